@@ -1,0 +1,49 @@
+"""The command line: options in, one call, result out. torch is imported only when a command runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import click
+
+from pretrain.recipe import PretrainSettings
+from simsiam_eval.command import command
+from simsiam_eval.result import Result
+from tasks.demo import DemoSettings, demo
+from tasks.extract import ExtractSettings, extract
+from tasks.inspect import InspectSettings, inspect
+from tasks.knn import KnnSettings, knn
+from tasks.linear_eval import LinearEvalSettings, linear_eval
+
+
+def _pretrain(settings: PretrainSettings) -> Result:
+    from pretrain.loop import pretrain
+
+    return pretrain(settings)
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"simsiam-eval {importlib.metadata.version('simsiam-eval')}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
+)
+def main() -> None:
+    """Pretrain a SimSiam encoder, find out whether it is any good, put it to work."""
+
+
+main.add_command(
+    command("demo", DemoSettings, lambda settings: demo(settings, lambda **run: _pretrain(PretrainSettings(**run))))
+)
+main.add_command(command("pretrain", PretrainSettings, _pretrain))
+main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
+main.add_command(command("extract", ExtractSettings, extract))
+main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
+main.add_command(command("knn", KnnSettings, knn))
+
+if __name__ == "__main__":
+    main(prog_name="cli.py")

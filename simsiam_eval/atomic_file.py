@@ -1,0 +1,85 @@
+"""Files that are either the whole new one or the whole old one, whatever happens while they are written."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from simsiam_eval.errors import DataError
+
+_WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file, open for reading and writing, that becomes `path` when the block ends without an exception.
+
+    It is a temporary file in `path`'s folder: flushed, synced to the disk and renamed over `path`, and the folder synced.
+    On any exception (Ctrl-C too) it is removed, and what was at `path` is untouched. A symbolic link at `path` stays: the
+    file that it points to is replaced. Raises DataError where the system refuses: disk full, not writable, no such folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(f"{folder}/a.bin") as file:
+    ...         written = file.write(b"whole")
+    ...     os.listdir(folder)
+    ['a.bin']
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        # Not tempfile: it makes files that only their owner can read, whatever the umask says.
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    file = os.fdopen(descriptor, "w+b")
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        system_error = _own_system_error(error, temporary)
+        if system_error is None:
+            raise
+        raise _cannot_write(path, system_error) from error
+    _sync_folder(target.parent)
+
+
+def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
+    """The OSError of writing the temporary file that `error` is, or hides: torch.save makes a full disk a RuntimeError."""
+    if isinstance(error, OSError):
+        # An error about another file that the block opened names that file; a failed write names none.
+        return error if error.errno is not None and error.filename in (None, str(temporary)) else None
+    cause: BaseException | None = error if isinstance(error, RuntimeError) else None
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _WRITE_FAILED:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
+    reason = (error.strerror or str(error)).lower()
+    return DataError(
+        f"{os.fspath(path)} cannot be written ({reason}): give a file in a folder that exists, is writable "
+        "and has room; nothing that was there has been changed"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

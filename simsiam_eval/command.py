@@ -1,0 +1,169 @@
+"""A Click command made from a settings dataclass: options in, one call, result out (design, contract 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from simsiam_eval.errors import UsageError, UserError
+from simsiam_eval.result import Result, Table
+from simsiam_eval.settings import Settings, field_types, option_name
+
+_TERMINATED, _INTERRUPTED = 143, 130
+S = TypeVar("S", bound=Settings)
+
+
+def command(
+    name: str, settings_class: type[S], run: Callable[[S], Result], arguments: tuple[str, ...] = ()
+) -> click.Command:
+    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position."""
+
+    def callback(config: Path | None, as_json: bool, debug: bool, **given: Any) -> None:
+        chosen = {field: value for field, value in given.items() if value is not None and value != ()}
+        _report(
+            lambda: run(settings_class.from_mapping(_config_values(config, name, settings_class) | chosen)),
+            as_json,
+            debug,
+        )
+
+    params: list[click.Parameter] = []
+    for field in dataclasses.fields(settings_class):
+        params.append(
+            click.Argument([field.name], required=False) if field.name in arguments else _option(field, settings_class)
+        )
+    params.sort(key=lambda param: not isinstance(param, click.Argument))
+    params += [
+        click.Option(
+            ["--config"], type=click.Path(path_type=Path), help="TOML file of settings; options go before it."
+        ),
+        click.Option(
+            ["--json", "as_json"], is_flag=True, help="Print the JSON record on standard output, and nothing else."
+        ),
+        click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+    ]
+    return click.Command(
+        name,
+        params=params,
+        callback=callback,
+        help=settings_class.__doc__,
+        no_args_is_help=bool(required(settings_class)),
+    )
+
+
+def required(settings_class: type[Settings]) -> list[str]:
+    """The fields that have no default."""
+    return [f.name for f in dataclasses.fields(settings_class) if f.default is dataclasses.MISSING]
+
+
+def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) -> str:
+    """A field's default as help and docs show it: a value, `required`, or the value of each preset."""
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.metadata["by_preset"]:
+        values = {preset: chosen[field.name] for preset, chosen in settings_class.PRESETS.items()}
+        return ", ".join(f"{preset} {_text(value)}" for preset, value in values.items())
+    return _text(field.default)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Option:
+    scalar, several, _ = field_types(settings_class)[field.name]
+    name = option_name(field.name)
+    spelling = [f"{name}/--no-{name[2:]}" if scalar is bool else (field.metadata["short"] or name), field.name]
+    text = field.metadata["help"]
+    if field.default is not None or field.metadata["by_preset"]:
+        text += f"  [{default_text(field, settings_class)}]"
+    choices = field.metadata["choices"]
+    kind: Any = (
+        click.Choice(choices)
+        if choices
+        else {int: click.INT, float: click.FLOAT, bool: click.BOOL}.get(scalar, click.STRING)
+    )
+    # The default is left to the dataclass: an option not given must not go before the config file or the preset.
+    return click.Option(spelling, type=kind, default=None, multiple=several, help=text)
+
+
+def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
+    """Settings of a TOML file: its table named after the command where there is one, else its top level."""
+    if path is None:
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not TOML: {error}.") from error
+    values = content.get(command_name, content)
+    known = {field.name for field in dataclasses.fields(settings_class)}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    for key in values:
+        if key not in known:
+            raise UsageError(
+                f"--config {path} has an unknown setting {key!r} for {command_name}; there are: {', '.join(sorted(known))}."
+            )
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
+    """Run, print the result, and turn what can go wrong into one sentence and an exit status (contract 9)."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        result = run()
+    except UserError as error:
+        _fail(str(error), error.exit_status, debug)
+    except KeyboardInterrupt:
+        _fail("Interrupted; finished files are whole.", _INTERRUPTED, debug)
+    except (OSError, MemoryError) as error:
+        _fail(f"{type(error).__name__}: {error}", 1, debug)
+    else:
+        try:
+            if as_json:
+                click.echo(result.to_json())
+            else:
+                _show(result.table)
+        except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
+            sys.stderr.close()
+
+
+def _on_sigterm(number: int, frame: Any) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+def _fail(message: str, status: int, debug: bool) -> None:
+    if debug:
+        raise
+    click.echo(f"Error: {message}", err=True)
+    raise SystemExit(status)
+
+
+def _show(table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    shown = RichTable(
+        title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(table.columns)
+    )
+    for column in table.columns:
+        shown.add_column(escape(column), overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    for note in table.notes:
+        console.print(escape(note))

@@ -1,0 +1,80 @@
+"""The encoder: a torchvision ResNet without its classifier or projector, images in, one row of features each out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, get_model
+
+from simsiam_eval.architectures import ARCHITECTURES, LAYERS, POOLINGS, STEMS, feature_width
+from simsiam_eval.errors import UsageError
+
+
+def _refuse_unknown(what: str, name: str, choices: Sequence[str]) -> None:
+    if name not in choices:
+        raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(choices)}")
+
+
+def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = False) -> ResNet:
+    """A freshly initialised torchvision ResNet whose `fc` is `nn.Identity()`; nothing is downloaded.
+
+    `stem` "imagenet" is torchvision's own (7x7 convolution of stride 2, max-pool); "cifar" is the one for 32-pixel
+    images (3x3 convolution of stride 1, no max-pool; He et al. 2015, section 4.2). `zero_init_residual` starts the last
+    batch normalisation of each block at zero, as SimSiam's pretraining does.
+    Raises UsageError for an unknown `arch` or `stem`.
+
+    >>> build_trunk("resnet18", stem="cifar")(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 512])
+    """
+    _refuse_unknown("architecture", arch, tuple(ARCHITECTURES))
+    _refuse_unknown("stem", stem, STEMS)
+    trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
+    trunk.fc = nn.Identity()
+    if stem == "cifar":
+        trunk.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+        trunk.maxpool = nn.Identity()
+    return trunk
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) float -> features (B, D) of the images' dtype, D being `width`.
+
+    `layer` says where to stop: "stem" (what enters layer1: after the max-pool, where there is one), "layer1" to
+    "layer4", or "pool"; later layers are not computed. `pooling` reduces the spatial positions: "avg" or "max". "pool"
+    with "avg" is the trunk's own average pool, the field's pool5; "pool" with "max" is the maximum over layer4.
+    Raises UsageError for an unknown `arch`, `stem`, `layer` or `pooling`.
+
+    >>> encoder = Encoder(build_trunk("resnet18"), "resnet18", "imagenet", layer="layer2")
+    >>> encoder.width, encoder(torch.zeros(2, 3, 64, 64)).shape
+    (128, torch.Size([2, 128]))
+    """
+
+    def __init__(self, trunk: ResNet, arch: str, stem: str, layer: str = "pool", pooling: str = "avg") -> None:
+        super().__init__()
+        _refuse_unknown("architecture", arch, tuple(ARCHITECTURES))
+        _refuse_unknown("stem", stem, STEMS)
+        _refuse_unknown("layer", layer, LAYERS)
+        _refuse_unknown("pooling", pooling, POOLINGS)
+        self.trunk = trunk
+        self.arch, self.stem, self.layer, self.pooling = arch, stem, layer, pooling
+
+    @property
+    def width(self) -> int:
+        """D, the number of features for an image; known without a forward pass."""
+        return feature_width(self.arch, self.layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> features (B, `width`)."""
+        trunk = self.trunk
+        maps = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            if self.layer == "stem":
+                break
+            maps = getattr(trunk, name)(maps)
+            if self.layer == name:
+                break
+        if self.pooling == "max":
+            return torch.amax(maps, dim=(2, 3))
+        pooled: Tensor = trunk.avgpool(maps) if self.layer == "pool" else maps.mean(dim=(2, 3))
+        return pooled.flatten(1)

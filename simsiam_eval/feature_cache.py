@@ -1,0 +1,169 @@
+"""Features for a task: read from the feature file it was given, or extracted first into a cache (design, contract 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.checkpoint import load_encoder
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.extraction import extract_features, file_attributes
+from simsiam_eval.feature_file import Features, read_features
+from simsiam_eval.preprocess import preprocessing_for
+from simsiam_eval.progress import say
+from simsiam_eval.sources import open_source
+
+if TYPE_CHECKING:
+    from simsiam_eval.settings import EvaluationSettings, FeatureSettings
+
+
+def is_feature_file(spec: str) -> bool:
+    """Whether a --train or --test value names a feature file rather than an image source."""
+    return Path(spec).suffix.lower() in (".h5", ".hdf5") and ":" not in spec
+
+
+def extract_to(
+    checkpoint: Path, spec: str, split: str | None, settings: FeatureSettings, out: Path | None
+) -> tuple[Path, dict[str, Any], int, int]:
+    """Extract the features of an image source with a checkpoint's encoder.
+
+    Args:
+        split: which split the spec means when it names none.
+        out: the feature file; None: its place in the cache, named by weights, source, preprocessing, layer, pooling,
+            precision and dtype.
+
+    Returns:
+        the file, its attributes, rows computed now, unreadable images.
+
+    Raises:
+        DataError: the checkpoint or the images cannot be used.
+    """
+    encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
+    source = open_source(spec, split)
+    preprocessing = preprocessing_for(report.stem, report.own, settings.resize, settings.crop)
+    described = {
+        "arch": report.arch,
+        "stem": report.stem,
+        "layer": settings.layer,
+        "pooling": settings.pool,
+        "weights_sha256": report.weights_sha256,
+    }
+    attributes = file_attributes(described, source, preprocessing, settings)
+    if out is None:
+        # The spec is left out of the key: the same images in another place are the same features.
+        source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
+        key = json.dumps([{**attributes, "source": source_key}, settings.dtype], sort_keys=True)
+        name = hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5"
+        out = cache_folder() / "features" / name
+        if out.exists():
+            say(f"features of {spec}: from the cache, {out}")
+            return out, attributes, 0, 0
+        say(f"features of {spec}: extracting into the cache, {out}")
+    computed, unreadable = extract_features(encoder, source, preprocessing, attributes, settings, out)
+    return out, attributes, computed, unreadable
+
+
+def train_and_test_features(settings: EvaluationSettings) -> tuple[Features, Features]:
+    """The features of a task's two sets, labelled rows only, the test set's labels in the training set's numbering.
+
+    Raises:
+        UsageError: images without a checkpoint.
+        DataError: features of two encoders, preprocessings or precisions; no labels; classes that the other lacks.
+    """
+    train = _features(settings.train, "train", settings)
+    test = train if settings.test == settings.train and is_feature_file(settings.test) else None
+    test = test or _features(settings.test, "test", settings)
+    _refuse_mixture(train, test)
+    return train, _in_numbering_of(train, test)
+
+
+def _features(spec: str, role: str, settings: EvaluationSettings) -> Features:
+    if is_feature_file(spec):
+        found = read_features(Path(spec))
+        if settings.checkpoint is not None:
+            from simsiam_eval.checkpoint import inspect_checkpoint
+
+            if (
+                found.attributes["encoder"].get("weights_sha256")
+                != inspect_checkpoint(settings.checkpoint).weights_sha256
+            ):
+                raise DataError(f"{spec} holds features of another encoder than {settings.checkpoint}.")
+    elif settings.checkpoint is None:
+        raise UsageError(f"--{role} {spec} is not a feature file (.h5): images need --checkpoint too.")
+    else:
+        found = read_features(extract_to(settings.checkpoint, spec, role, settings, None)[0])
+    if found.unreadable:
+        say(f"{spec}: {found.unreadable} unreadable images are left out.")
+    labelled = found.labels >= 0
+    if not labelled.any():
+        raise DataError(f"--{role} {spec} has no labels.")
+    if not labelled.all():
+        say(f"{spec}: {int((~labelled).sum())} images without a label are left out.")
+    return _subset(found, labelled)
+
+
+def _subset(features: Features, rows: np.ndarray[Any, Any]) -> Features:
+    if rows.all():
+        return features
+    return Features(
+        features.features[rows], features.labels[rows], features.ids[rows], features.attributes, features.unreadable,
+        features.path,
+    )  # fmt: skip
+
+
+def _refuse_mixture(train: Features, test: Features) -> None:
+    for key in ("encoder", "preprocessing", "precision"):
+        ours, theirs = train.attributes[key], test.attributes[key]
+        if ours != theirs:
+            what = key
+            if isinstance(ours, dict):
+                names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+                what = f"{key} ({', '.join(names)})"
+            raise DataError(f"{train.path} and {test.path} do not belong together: they differ in their {what}.")
+    if train.features.shape[1] != test.features.shape[1]:
+        raise DataError(
+            f"{train.path} has {train.features.shape[1]} features a row and {test.path} {test.features.shape[1]}."
+        )
+
+
+def _in_numbering_of(train: Features, test: Features) -> Features:
+    """Class k of two folders is only the same class where both have the same sub-folders: names decide, not numbers."""
+    ours, theirs = train.class_names, test.class_names
+    labels = test.labels
+    if ours is not None and theirs is not None and ours != theirs:
+        number = {name: place for place, name in enumerate(ours)}
+        unknown = sorted({theirs[label] for label in np.unique(labels)} - set(ours))
+        if unknown:
+            raise DataError(f"The test set has a class that the training set has not: {unknown[0]}.")
+        labels = np.array([number.get(name, -1) for name in theirs], dtype=np.int64)[labels]
+    missing = np.setdiff1d(labels, train.labels)
+    if len(missing):
+        name = ours[missing[0]] if ours is not None and missing[0] < len(ours) else str(missing[0])
+        raise DataError(f"The training set has no image of a class of the test set: {name}.")
+    return Features(test.features, labels, test.ids, test.attributes, test.unreadable, test.path)
+
+
+def same_rows(train: Features, test: Features) -> bool:
+    """Whether bank and queries are the same images, so that each must be left out of its own neighbours."""
+    same_source = train.attributes["source"]["fingerprint"] == test.attributes["source"]["fingerprint"]
+    return same_source and np.array_equal(train.ids, test.ids)
+
+
+def described_features(features: Features) -> dict[str, Any]:
+    """What a record says of a feature file under `provenance`."""
+    attributes = features.attributes
+    source = {key: attributes["source"].get(key) for key in ("spec", "fingerprint")}
+    return {
+        "file": str(features.path),
+        "rows": len(features.features),
+        "unreadable": features.unreadable,
+        "source": source,
+        "encoder": attributes["encoder"],
+        "preprocessing": attributes["preprocessing"],
+        "precision": attributes["precision"],
+    }

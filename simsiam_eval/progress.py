@@ -1,0 +1,49 @@
+"""What a person sees while work goes on: always on standard error, so that standard output stays the record's."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_PLAIN_SECONDS = 10.0  # without a terminal a line now and then, not a bar
+
+
+def say(message: str) -> None:
+    """One line to the person at the terminal."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Advance(Protocol):
+    def __call__(self, steps: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """A progress bar (a terminal) or a line every ten seconds (a log file); call the value with the steps done."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total, note="")
+
+            def advance(steps: int, note: str = "") -> None:
+                bar.update(task, advance=steps, note=note)
+
+            yield advance
+        return
+
+    done, last = 0, time.monotonic()
+
+    def advance_plain(steps: int, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last >= _PLAIN_SECONDS:
+            last = time.monotonic()
+            say(f"{title}: {done}/{total} {note}".rstrip())
+
+    yield advance_plain

@@ -1,0 +1,107 @@
+"""The record a command returns: one JSON document, and one table for the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+RECORD_VERSION = 1
+_PACKAGES = ("simsiam-eval", "torch", "torchvision", "faiss-cpu", "numpy", "h5py", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the terminal shows: a title, column names, rows of text and notes below."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command returns.
+
+    Attributes:
+        task: name of the command.
+        protocol: name of the preset whose settings were used, or None.
+        settings: every setting with its value.
+        metrics: accuracies as fractions in [0, 1], intervals as [low, high], counts, losses.
+        provenance: what it ran on: encoder, images, versions, machine, seconds.
+        files: what it wrote, by role.
+        table: the same for the terminal; not part of the record.
+    """
+
+    task: str
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+    table: Table
+    protocol: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON record as plain values."""
+        return {
+            "record": "simsiam-eval",
+            "record_version": RECORD_VERSION,
+            "task": self.task,
+            "protocol": self.protocol,
+            "metrics": self.metrics,
+            "provenance": self.provenance,
+            "files": self.files,
+            "settings": self.settings,
+        }
+
+    def to_json(self) -> str:
+        """The record as JSON text; a number that is not finite becomes null, which strict parsers accept."""
+        return json.dumps(_finite(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def provenance(started: float, device: str = "cpu", **more: Any) -> dict[str, Any]:
+    """What every record says of its run; `started` is a `time.perf_counter()` reading, `more` is the task's own."""
+    return {
+        **more,
+        "device": device,
+        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def percent(value: float, interval: Sequence[float] | None = None) -> str:
+    """An accuracy as the tables show it.
+
+    >>> percent(0.9125, (0.9, 0.92))
+    '91.25 [90.00, 92.00]'
+    """
+    text = f"{100 * value:.2f}"
+    return text if interval is None else f"{text} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"

@@ -1,0 +1,196 @@
+"""Settings: one frozen dataclass per command, the only place where an option's type, default and help live.
+
+The Click options, the keys of `--config FILE.toml`, the table in docs/settings.md and the JSON record are all read from
+these fields. Needs no torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from simsiam_eval.architectures import LAYERS, POOLINGS
+from simsiam_eval.errors import UsageError
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    by_preset: bool = False,
+    short: str | None = None,
+) -> Any:
+    """Declare one field of a Settings class: its default (none: required), help text and permitted values.
+
+    `by_preset=True` means that the value comes from the preset unless it is given.
+    """
+    metadata = dict(
+        help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short
+    )
+    return dataclasses.field(default=None if by_preset else default, metadata=metadata)
+
+
+def option_name(field_name: str) -> str:
+    """The command line's spelling of a field.
+
+    >>> option_name("batch_size")
+    '--batch-size'
+    """
+    return "--" + field_name.replace("_", "-")
+
+
+def field_types(settings_class: type[Settings]) -> dict[str, tuple[type, bool, bool]]:
+    """For each field: its scalar type, whether several values may be given, and whether it may be None."""
+    found = {}
+    for name, hint in typing.get_type_hints(settings_class).items():
+        if typing.get_origin(hint) is ClassVar:
+            continue
+        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        if optional:
+            hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        several = typing.get_origin(hint) is tuple
+        found[name] = (typing.get_args(hint)[0] if several else hint, several, optional)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every command takes. Values are checked, and filled from the preset, when the object is made.
+
+    Raises:
+        UsageError: a value is of the wrong type, out of range or not among the choices; the sentence names the option.
+    """
+
+    # preset name -> values of the `by_preset` fields; a class without presets leaves it empty.
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    device: str = setting("auto", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
+    precision: str = setting(
+        "float32",
+        choices=("float32", "bf16"),
+        help="Arithmetic of the encoder: float32, or bfloat16 autocast (faster; features differ slightly).",
+    )
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Seed of everything random.")
+
+    def __post_init__(self) -> None:
+        self._fill_from_preset()
+        kinds = field_types(type(self))
+        for field in dataclasses.fields(self):
+            scalar, several, optional = kinds[field.name]
+            value = getattr(self, field.name)
+            if value is None and optional:
+                continue
+            values = value if several and isinstance(value, list | tuple) else (value,)
+            checked = tuple(_checked(field, scalar, one) for one in values)
+            if several and not checked:
+                raise UsageError(f"{option_name(field.name)} needs at least one value.")
+            object.__setattr__(self, field.name, checked if several else checked[0])
+        self.check()
+
+    def _fill_from_preset(self) -> None:
+        if not self.PRESETS:
+            return
+        preset = getattr(self, "preset")  # noqa: B009 - declared by the subclasses that have presets
+        if preset not in self.PRESETS:
+            raise UsageError(f"--preset must be one of {', '.join(self.PRESETS)}, got {preset!r}.")
+        for field in dataclasses.fields(self):
+            if field.metadata.get("by_preset") and getattr(self, field.name) is None:
+                object.__setattr__(self, field.name, self.PRESETS[preset][field.name])
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other; a subclass overrides it."""
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Self:
+        """Make the settings from plain values (TOML, JSON).
+
+        Raises:
+            UsageError: a key is unknown or a required one is missing.
+        """
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UsageError(f"Unknown setting {unknown[0]!r}; there are: {', '.join(known)}.")
+        for name, field in known.items():
+            if field.default is dataclasses.MISSING and name not in values:
+                raise UsageError(f"{option_name(name)} is missing.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the JSON record and the checkpoint."""
+        plain = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            plain[field.name] = (
+                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            )
+        return plain
+
+
+def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
+    name, rules = option_name(field.name), field.metadata
+    wrong = UsageError(f"{name} must be {_describe(scalar)}, got {value!r}.")
+    if scalar is bool:
+        if not isinstance(value, bool):
+            raise wrong
+    elif isinstance(value, bool):
+        raise wrong
+    elif scalar is float and isinstance(value, int):
+        value = float(value)
+    elif scalar is Path and isinstance(value, str | Path):
+        value = Path(value).expanduser()
+    elif not isinstance(value, scalar):
+        raise wrong
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} must be a finite number, got {value}.")
+    if rules["choices"] and value not in rules["choices"]:
+        raise UsageError(f"{name} must be one of {', '.join(rules['choices'])}, got {value!r}.")
+    for rule, holds in (
+        ("at_least", lambda bound: value >= bound),
+        ("at_most", lambda bound: value <= bound),
+        ("above", lambda bound: value > bound),
+    ):
+        if rules[rule] is not None and not holds(rules[rule]):
+            raise UsageError(f"{name} must be {rule.replace('_', ' ')} {rules[rule]}, got {value}.")
+    return value
+
+
+def _describe(scalar: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}[scalar]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSettings(Settings):
+    """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
+
+    layer: str = setting("pool", choices=LAYERS, help="Which output of the encoder; pool is the trunk's own pool5.")
+    pool: str = setting("avg", choices=POOLINGS, help="How the spatial positions of the layer become one vector.")
+    resize: int | None = setting(
+        None, at_least=1, help="Short side in pixels before the centre crop; default: as the encoder was trained."
+    )
+    crop: int | None = setting(
+        None, at_least=1, help="Side of the centre crop in pixels; default: as the encoder was trained."
+    )
+    dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
+    extract_batch: int = setting(128, at_least=1, help="Images per forward pass.")
+    workers: int | None = setting(
+        None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
+    )
+    strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(FeatureSettings):
+    """A training and a test set, as feature files, or as images with the checkpoint of an encoder."""
+
+    train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
+    test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
+    checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")

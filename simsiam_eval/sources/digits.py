@@ -1,0 +1,26 @@
+"""`digits`: scikit-learn's 1,797 handwritten digits (UCI optdigits, 8x8, 16 grey levels), on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simsiam_eval.sources.base import ArraySource
+
+TEST_SIZE = 600
+_SPLIT_SEED = 0  # the split is part of the data set, not of a run
+
+
+def open_digits(spec: str, split: str | None = None) -> ArraySource:
+    """All of them, or the stratified split train (1,197) / test (600); values 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target))
+    if split:
+        parts = train_test_split(rows, test_size=TEST_SIZE, stratify=digits.target, random_state=_SPLIT_SEED)
+        rows = np.sort(parts[0 if split == "train" else 1])
+    grey = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)
+    pixels = np.repeat(grey[:, :, :, None], 3, axis=3)
+    ids = [f"digits/{row:04d}" for row in rows]
+    return ArraySource(spec, pixels, digits.target[rows], [str(name) for name in digits.target_names], ids)
