@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class Loader:
             )
         self.batches = _Shuffled(len(source), settings.batch_size, settings.seed)
         workers = worker_count(settings.workers, source)
-        self._loader = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             _Pairs(source, Views(settings), settings.seed),  # type: ignore[arg-type]
             batch_sampler=self.batches,  # type: ignore[arg-type]
             collate_fn=_collate,

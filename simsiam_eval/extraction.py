@@ -117,7 +117,7 @@ def extract_features(
             say(f"{out}: going on, {len(ids) - computed} of {len(ids)} rows are there.")
         errors: list[tuple[int, str, str]] = []
         workers = worker_count(settings.workers, source)
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             _Blocks(source, preprocessing, starts, size),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=workers,

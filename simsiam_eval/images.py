@@ -7,7 +7,7 @@ import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 class UnreadableImage(Exception):
@@ -33,7 +33,7 @@ def decode_rgb(file: bytes | str | os.PathLike[str]) -> Image.Image:
         raise UnreadableImage("no such file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"too many pixels: {error}") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableImage("not an image that Pillow knows, or empty") from error
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error

@@ -12,7 +12,8 @@ def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows (N,D) scaled to length one, float32; a row of zeros stays zero (its similarity to all is 0)."""
     features = np.ascontiguousarray(features, dtype=np.float32)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(lengths > 0, lengths, 1)
+    scaled: NDArray[np.float32] = features / np.where(lengths > 0, lengths, np.float32(1))
+    return scaled
 
 
 def search(

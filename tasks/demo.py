@@ -47,7 +47,7 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
     out = settings.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already: give another --out, or delete it.")
-    common = {"device": settings.device, "precision": settings.precision, "seed": settings.seed}
+    common: dict[str, Any] = {"device": settings.device, "precision": settings.precision, "seed": settings.seed}
     metrics: dict[str, Any] = {}
     rows: list[list[str]] = []
     files: dict[str, str] = {}
@@ -116,7 +116,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
 
 
 def _judged(features: dict[str, Path], common: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    sets = {split: str(path) for split, path in features.items()}
+    sets: dict[str, Any] = {split: str(path) for split, path in features.items()}
     near = knn(KnnSettings(k=(20,), temperature=0.07, **sets, **common)).metrics
     linear = linear_eval(LinearEvalSettings(preset="small", **sets, **common)).metrics
     kept = {"images": near["images"]}

@@ -96,4 +96,4 @@ def test_full_disk(tmp_path, write):
 
 def test_another_files_error_is_not_taken_for_ours(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
-        open(tmp_path / "other")
+        (tmp_path / "other").read_bytes()

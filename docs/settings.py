@@ -1,0 +1,46 @@
+"""Writes docs/settings.md from the settings dataclasses: python docs/settings.py"""
+
+import dataclasses
+from pathlib import Path
+
+from pretrain.recipe import PretrainSettings
+from simsiam_eval.command import default_text
+from simsiam_eval.settings import Settings, option_name
+from tasks.demo import DemoSettings
+from tasks.extract import ExtractSettings
+from tasks.inspect import InspectSettings
+from tasks.knn import KnnSettings
+from tasks.linear_eval import LinearEvalSettings
+
+COMMANDS: dict[str, type[Settings]] = {
+    "demo": DemoSettings,
+    "pretrain": PretrainSettings,
+    "inspect": InspectSettings,
+    "extract": ExtractSettings,
+    "linear-eval": LinearEvalSettings,
+    "knn": KnnSettings,
+}
+
+
+def page() -> str:
+    """The Markdown of docs/settings.md."""
+    lines = ["# Settings", "", "Written by `python docs/settings.py`; the same names, with `_` for `-`, are TOML keys."]
+    for name, settings_class in COMMANDS.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            settings_class.__doc__ or "",
+            "",
+            "| option | default | what it is |",
+            "| --- | --- | --- |",
+        ]
+        for field in dataclasses.fields(settings_class):
+            spelling = field.metadata["short"] or option_name(field.name)
+            default = default_text(field, settings_class).replace("None", "-")
+            lines.append(f"| `{spelling}` | {default} | {field.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_suffix(".md").write_text(page(), encoding="utf-8")
