@@ -17,9 +17,10 @@ _WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file, open for reading and writing, that becomes `path` when the block ends without an exception.
 
-    It is a temporary file in `path`'s folder: flushed, synced to the disk and renamed over `path`, and the folder synced.
-    On any exception (Ctrl-C too) it is removed, and what was at `path` is untouched. A symbolic link at `path` stays: the
-    file that it points to is replaced. Raises DataError where the system refuses: disk full, not writable, no such folder.
+    It is a temporary file in `path`'s folder: flushed, synced to the disk and renamed over `path`, and the folder
+    synced. On any exception (Ctrl-C too) it is removed, and what was at `path` is untouched. A symbolic link at `path`
+    stays: the file that it points to is replaced. Raises DataError where the system refuses: disk full, not writable,
+    no such folder.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +56,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
-    """The OSError of writing the temporary file that `error` is, or hides: torch.save makes a full disk a RuntimeError."""
+    """The OSError of writing `temporary` that `error` is, or hides: torch.save makes a full disk a RuntimeError."""
     if isinstance(error, OSError):
         # An error about another file that the block opened names that file; a failed write names none.
         return error if error.errno is not None and error.filename in (None, str(temporary)) else None

@@ -116,9 +116,9 @@ def write_checkpoint(
     """Write, whole or not at all, a checkpoint that the reference's scripts can read; `own` goes under "simsiam_eval".
 
     `state_dict` has the reference's keys already: `module.encoder.*` and `module.predictor.*`.
-    Raises ValueError for any other key, TypeError where `own` or the optimizer's settings hold what could not be read back
-    with `weights_only=True` (only numbers, strings, tensors and lists, tuples and dicts of them can), and DataError
-    where the file cannot be written.
+    Raises ValueError for any other key, TypeError where `own` or the optimizer's settings hold what could not be read
+    back with `weights_only=True` (only numbers, strings, tensors and lists, tuples and dicts of them can), and
+    DataError where the file cannot be written.
     """
     strange = [key for key in state_dict if not key.startswith(("module.encoder.", "module.predictor."))]
     if strange:

@@ -45,9 +45,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{name} cannot be read ({(error.strerror or str(error)).lower()}): give a readable file"
         ) from error
     if not isinstance(checkpoint, Mapping):
-        raise DataError(
-            f"{name} holds a {type(checkpoint).__name__}, not a checkpoint or a state dict: {_SAVE_WEIGHTS}"
-        )
+        raise DataError(f"{name} holds a {type(checkpoint).__name__}, not a state dict: {_SAVE_WEIGHTS}")
     return dict(checkpoint)
 
 
@@ -92,7 +90,7 @@ def _refuse_foreign_zip(file: BinaryIO, name: str) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [Path(member).name for member in archive.namelist()]
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # damage raises UnicodeDecodeError and others beside BadZipFile
         raise DataError(
             f"{name} is a truncated or damaged checkpoint (a zip archive without its end): copy or write it again"
         ) from error

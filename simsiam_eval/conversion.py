@@ -1,6 +1,6 @@
 """How checkpoints name the encoder's weights: the table of key rules, and what keys and shapes alone tell of a file.
 
-To read one more toolkit's files, add a row to FAMILIES (and to CONTAINERS, if it keeps its weights under a name of its own).
+To read one more toolkit's files, add a row to FAMILIES (and to CONTAINERS, if it keeps its weights elsewhere).
 """
 
 import functools
@@ -25,8 +25,8 @@ WRAPPERS = ("module", "_orig_mod")
 class Family:
     """How one toolkit names its keys, wrappers stripped; every prefix ends with a dot or is a whole key.
 
-    `left` pairs a prefix with the reason why its keys are not taken. A prefix inside `trunk` (the projector that sits in
-    the trunk's `fc`) wins over the trunk's.
+    `left` pairs a prefix with the reason why its keys are not taken. A prefix inside `trunk` (the projector that sits
+    in the trunk's `fc`) wins over the trunk's.
     """
 
     name: str
@@ -160,8 +160,8 @@ def match_state_dict(shapes: Mapping[str, Shape], where: str) -> Match:
 def recognise(trunk: Mapping[str, Shape], where: str, prefix: str = "") -> tuple[str, str]:
     """(arch, stem) of a trunk from its torchvision keys and their shapes, each of which is verified.
 
-    `prefix` is put before the keys that an error lists. Raises DataError, starting with `where`, for anything but a whole
-    trunk of a known architecture.
+    `prefix` is put before the keys that an error lists. Raises DataError, starting with `where`, for anything but a
+    whole trunk of a known architecture.
     """
     signature = _signature(trunk)
     arch = next((name for name, known in ARCHITECTURES.items() if known == signature), None)
@@ -219,7 +219,7 @@ def some(names: Iterable[str], limit: int = 4) -> str:
 
 
 def _place(family: Family, name: str) -> tuple[str, str]:
-    """(part, detail) of a key: part "trunk" with the trunk's own key, or another part with the reason why it is left."""
+    """(part, detail) of a key: "trunk" with the trunk's own key, or another part with the reason why it is left."""
     rules = [("left", prefix, why) for prefix, why in family.left]
     rules += [
         (part, prefix, f"the {part}")
@@ -260,7 +260,7 @@ def _choose_family(names: Iterable[str], where: str) -> Family:
 
 
 def _signature(trunk: Mapping[str, Shape]) -> tuple[str, Shape, int, int] | None:
-    """(block, blocks in layer1..layer4, groups, width per group) as in ARCHITECTURES; None where the keys cannot tell."""
+    """(block, blocks in layer1..layer4, groups, width per group) as in ARCHITECTURES; None where that cannot be told."""
     blocks = tuple(
         len({key.split(".")[1] for key in trunk if key.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
     )

@@ -10,10 +10,9 @@ _VOTE_ENTRIES = 1 << 24  # scores held at once: queries x classes, 128 MiB of fl
 
 def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows (N,D) scaled to length one, float32; a row of zeros stays zero (its similarity to all is 0)."""
-    features = np.ascontiguousarray(features, dtype=np.float32)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = features / np.where(lengths > 0, lengths, np.float32(1))
-    return scaled
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def search(
