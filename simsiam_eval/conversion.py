@@ -260,7 +260,7 @@ def _choose_family(names: Iterable[str], where: str) -> Family:
 
 
 def _signature(trunk: Mapping[str, Shape]) -> tuple[str, Shape, int, int] | None:
-    """(block, blocks in layer1..layer4, groups, width per group) as in ARCHITECTURES; None where that cannot be told."""
+    """(block, blocks in layer1..layer4, groups, width per group) as in ARCHITECTURES; None where it cannot be told."""
     blocks = tuple(
         len({key.split(".")[1] for key in trunk if key.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
     )

@@ -83,7 +83,7 @@ def test_load_gives_the_trunks_features_and_hash(tmp_path, trunk, state, family,
     assert (report.epoch, report.feature_width, report.own) == (5, 512, None)
     assert report.weights_sha256 == weights_sha256(state) == weights_sha256(encoder.trunk.state_dict())
     assert not encoder.training
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(encoder(images), trunk(images))
     loaded = encoder.trunk.state_dict()
@@ -130,7 +130,7 @@ def test_half_precision_is_loaded_as_float32_and_missing_batch_counts_are_zero(t
 def test_layer_and_pooling(tmp_path, state):
     path = saved(tmp_path, state)
     encoder, _ = load_encoder(path, layer="layer2", pooling="max")
-    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 128)
+    assert encoder(torch.zeros(1, 3, 8, 8)).shape == (1, 128)
     with pytest.raises(UsageError, match="layer1"):
         load_encoder(path, layer="head")
 
@@ -315,8 +315,7 @@ class TestWrongFiles:
         refused(saved(tmp_path, state | {"conv1.weight": "none"}), "conv1.weight", "missing")
         assert inspect_checkpoint(saved(tmp_path, state | {"version": 3})).left == {"version": "not a tensor"}
 
-    def test_errors_hold_from_a_stream_of_damage(self, tmp_path):
-        """Any flipped byte of a small file gives a report, a DataError, and nothing else."""
+    def test_any_damaged_byte_gives_one_sentence(self, tmp_path):
         buffer = io.BytesIO()
         torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, buffer)
         whole = buffer.getvalue()

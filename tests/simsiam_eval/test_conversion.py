@@ -90,7 +90,7 @@ def test_only_the_batch_counts_may_be_missing():
         lambda key: not key.startswith(("layer3", "layer4")),
         lambda key: key.startswith(("layer3", "layer4")),
         lambda key: "conv" in key,
-        lambda key: hash(key[::-1][7:]) % 2 or key == "conv1.weight",
+        lambda key: list(R18).index(key) % 2 == 0,
     ],
 )
 def test_a_part_lists_what_is_missing(keep):
@@ -100,9 +100,7 @@ def test_a_part_lists_what_is_missing(keep):
 
 
 def test_extra_trunk_keys():
-    with pytest.raises(
-        DataError, match=r"2 keys are unexpected \(encoder.layer1.0.se.weight, encoder.layer1.0.se.bias\)"
-    ):
+    with pytest.raises(DataError, match=r"2 keys are unexpected \(encoder.layer1.0.se.weight, encoder.layer1.0.se.b"):
         match_state_dict(
             {
                 **{f"encoder.{key}": s for key, s in R18.items()},

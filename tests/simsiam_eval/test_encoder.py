@@ -31,7 +31,7 @@ def test_poolings_reduce_the_layers_own_map(layer):
     maps = {}
     modules = {"stem": trunk.maxpool, "pool": trunk.layer4}
     modules.get(layer, getattr(trunk, layer, None)).register_forward_hook(lambda *call: maps.update(out=call[2]))
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         average = Encoder(trunk, "resnet18", "cifar", layer, "avg")(images)
         maximum = Encoder(trunk, "resnet18", "cifar", layer, "max")(images)

@@ -1,0 +1,38 @@
+import math
+
+import pytest
+
+from simsiam_eval.statistics import accuracy_interval, accuracy_metrics
+
+Z = 1.959963984540054  # the normal's 97.5 % point
+
+
+@pytest.mark.parametrize(("correct", "total"), [(1, 2), (7, 10), (90, 100), (5213, 10000), (1, 50000), (0, 8), (8, 8)])
+def test_interval_is_wilsons(correct, total):
+    p = correct / total
+    centre = (p + Z**2 / (2 * total)) / (1 + Z**2 / total)
+    half = Z / (1 + Z**2 / total) * math.sqrt(p * (1 - p) / total + Z**2 / (4 * total**2))
+    assert accuracy_interval(correct, total) == pytest.approx([centre - half, centre + half], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("total", [1, 10, 1000])
+def test_none_and_all_correct(total):
+    # By hand: the inner bound is z^2 / (n + z^2) from the edge; neither leaves [0, 1].
+    width = Z**2 / (total + Z**2)
+    assert accuracy_interval(0, total) == pytest.approx([0, width])
+    assert accuracy_interval(total, total) == pytest.approx([1 - width, 1])
+    for correct in (0, total):
+        low, high = accuracy_interval(correct, total)
+        assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (3, 2), (-1, 2)])
+def test_impossible_counts_are_refused(correct, total):
+    with pytest.raises(ValueError):
+        accuracy_interval(correct, total)
+
+
+def test_metrics_hold_the_accuracy_and_its_interval():
+    metrics = accuracy_metrics("top1", 3, 4)
+    assert metrics == {"top1": 0.75, "top1_interval": accuracy_interval(3, 4)}
+    assert all(type(bound) is float for bound in metrics["top1_interval"])
