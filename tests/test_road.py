@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_config_file_goes_below_options_and_above_the_preset(road, tmp_path):
     config = tmp_path / "knn.toml"
-    config.write_text('[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{0}/train.h5"\ntest = "{0}/test.h5"\n'.format(road))
+    config.write_text(f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{road}/train.h5"\ntest = "{road}/test.h5"\n')
     settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
     assert settings["k"] == [3]
     assert settings["temperature"] == 0.2

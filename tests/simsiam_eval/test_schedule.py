@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from simsiam_eval.schedule import cosine_lr
@@ -13,7 +15,7 @@ def test_cosine_starts_at_the_base_halves_in_the_middle_and_is_set_once_an_epoch
 
 def test_cosine_only_falls_and_is_symmetric_about_the_middle():
     rates = [cosine_lr(3.0, epoch, 30) for epoch in range(31)]
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
     assert [a + b for a, b in zip(rates, reversed(rates), strict=True)] == pytest.approx([3.0] * 31)
 
 
