@@ -52,10 +52,13 @@ class _Shuffled:
         return self.rows // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        return self._of(self.epoch)  # read now: the iterator is of this epoch, whenever it is used
+
+    def _of(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
         for start in range(len(self)):
             rows = order[start * self.batch_size : (start + 1) * self.batch_size]
-            yield [(self.epoch, int(row)) for row in rows]
+            yield [(epoch, int(row)) for row in rows]
 
 
 def _collate(pairs: list[tuple[torch.Tensor, torch.Tensor] | tuple[int, str]]) -> Batch:

@@ -1,0 +1,207 @@
+"""A command made from settings: config files, --json, exit statuses, and help without torch."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import CliRunner
+
+from simsiam_eval.command import command
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.progress import say
+from simsiam_eval.result import Result, Table
+from simsiam_eval.settings import Settings, setting
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven(Settings):
+    """Bakes."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"bread": {"heat": 220.0}, "cake": {"heat": 180.0}}
+
+    what: str = setting(help="Dough.")
+    preset: str = setting("bread", choices=tuple(PRESETS), help="Recipe.")
+    heat: float = setting(by_preset=True, above=0, help="Degrees.")
+    bake_time: int = setting(30, at_least=1, help="Minutes.")
+    steam: bool = setting(True, help="Wet.")
+    racks: tuple[int, ...] = setting((1,), help="Which.")
+
+
+def _bake(settings):
+    say("baking")
+    if settings.what == "stone":
+        raise DataError("A stone is no dough.")
+    if settings.what == "spoon":
+        raise UsageError("A spoon cannot be baked.")
+    if settings.what == "disk":
+        raise OSError(28, "No space left on device")
+    if settings.what == "interrupt":
+        raise KeyboardInterrupt
+    metrics = {"heat": settings.heat, "loss": float("nan")}
+    table = Table("Baked [bold]", ("what", "[red]heat"), [[settings.what, str(settings.heat)]], ["a note"])
+    return Result(task="bake", settings=settings.to_dict(), metrics=metrics, provenance={}, table=table)
+
+
+def bake(*arguments):
+    made = command("bake", Oven, _bake, arguments=("what",))
+    return CliRunner().invoke(made, [str(one) for one in arguments])
+
+
+def settings_of(*arguments):
+    result = bake(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["settings"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "oven.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_json_is_alone_on_standard_output_and_strict():
+    result = bake("rye", "--json")
+    record = json.loads(result.stdout, parse_constant=lambda constant: pytest.fail(constant))
+    assert record["task"] == "bake"
+    assert record["metrics"] == {"heat": 220.0, "loss": None}
+    assert result.stderr == "baking\n"
+
+
+def test_table_shows_square_brackets_as_they_are():
+    result = bake("rye[1]")
+    assert result.exit_code == 0
+    for shown in ("Baked [bold]", "[red]heat", "rye[1]", "220.0", "a note"):
+        assert shown in result.stdout
+    assert not result.stdout.startswith("{")
+
+
+@pytest.mark.parametrize("text", ["heat = 5\nbake-time = 7\n", "[bake]\nheat = 5\nbake_time = 7\n[other]\nx = 1\n"])
+def test_config_is_read_from_the_top_level_or_the_commands_table(config, text):
+    found = settings_of("rye", "--config", config(text))
+    assert (found["heat"], found["bake_time"]) == (5.0, 7)
+
+
+def test_an_option_goes_before_config_and_config_before_the_preset(config):
+    path = config("heat = 5\nsteam = true\nracks = [2, 3]\nbake_time = 7\n")
+    found = settings_of("rye", "--config", path, "--preset", "cake", "--no-steam", "--bake-time", 9)
+    assert found["heat"] == 5.0
+    assert found["racks"] == [2, 3]
+    assert found["steam"] is False
+    assert found["bake_time"] == 9
+    assert settings_of("rye", "--preset", "cake")["heat"] == 180.0
+    assert settings_of("rye", "--config", path, "--racks", 8, "--racks", 9)["racks"] == [8, 9]
+
+
+def test_config_may_choose_the_preset_and_give_what_is_required(config):
+    found = settings_of("--config", config('what = "rye"\npreset = "cake"\n'))
+    assert (found["what"], found["heat"]) == ("rye", 180.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("colour = 3\n", "'colour'"),
+        ("[bake]\ncolour = 3\n", "'colour'"),
+        ("heat = \n", "is not TOML"),
+        ('heat = "hot"\n', "--heat must be a number"),
+        ("bake_time = 1.5\n", "--bake-time must be a whole number"),
+        ('preset = "soup"\n', "--preset must be one of"),
+        ("steam = 1\n", "--steam must be true or false"),
+        ("racks = []\n", "--racks needs at least one value"),
+    ],
+)
+def test_a_wrong_config_is_a_sentence_and_status_2(config, text, says):
+    result = bake("rye", "--config", config(text), "--json")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_config_that_cannot_be_read(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    for name, says in (("none.toml", "No such file"), (".", "directory"), ("binary.toml", "is not TOML")):
+        result = bake("rye", "--config", tmp_path / name)
+        assert result.exit_code == 2, name
+        assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["rye", "--heat", "0"], 2, "--heat"),
+        (["rye", "--heat", "hot"], 2, "--heat"),
+        (["rye", "--bake-time", "1.5"], 2, "--bake-time"),
+        (["rye", "--preset", "soup"], 2, "soup"),
+        (["rye", "--colour", "3"], 2, "--colour"),
+        (["--heat", "3"], 2, "what is missing"),
+        (["spoon"], 2, "A spoon cannot be baked."),
+        (["stone"], 1, "A stone is no dough."),
+        (["disk"], 1, "No space left on device"),
+        (["interrupt"], 130, "Interrupted"),
+    ],
+)
+def test_exit_status_and_one_sentence(arguments, status, says):
+    result = bake(*arguments, "--json")
+    assert result.exit_code == status, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_debug_shows_the_traceback():
+    assert isinstance(bake("stone", "--debug").exception, DataError)
+    code = (
+        "import sys; sys.path.insert(0, 'tests/simsiam_eval'); import test_command as t\n"
+        "t.command('bake', t.Oven, t._bake, arguments=('what',))(sys.argv[1:])"
+    )
+    for more, shown in (([], False), (["--debug"], True)):
+        run = subprocess.run([sys.executable, "-c", code, "stone", *more], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode != 0
+        assert "A stone is no dough." in run.stderr
+        assert ("Traceback" in run.stderr) is shown
+
+
+def test_without_arguments_help_is_shown():
+    assert "--bake-time" in bake().output
+
+
+def test_help_says_defaults_and_those_of_each_preset():
+    shown = " ".join(bake("--help").output.split())
+    assert "[bread 220.0, cake 180.0]" in shown
+    assert "--steam / --no-steam" in shown
+    assert "Wet. [on]" in shown
+    assert "[30]" in shown
+
+
+def test_no_help_imports_torch():
+    code = (
+        "import sys, click, cli\n"
+        "from click.testing import CliRunner\n"
+        "for words in [[], *([name] for name in cli.main.commands)]:\n"
+        "    shown = CliRunner().invoke(cli.main, words + ['--help'])\n"
+        "    assert shown.exit_code == 0 and 'Usage' in shown.output, shown.output\n"
+        "    print(words)\n"
+        "heavy = {'torch', 'torchvision', 'faiss', 'sklearn', 'h5py', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) >= 7
+
+
+def test_cli_py_runs_as_a_script():
+    run = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "linear-eval" in run.stdout

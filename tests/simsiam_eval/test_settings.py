@@ -1,0 +1,144 @@
+"""Settings: presets, checks that name the option, and plain values in and out."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pretrain.recipe import PretrainSettings
+from simsiam_eval.errors import UsageError
+from simsiam_eval.settings import Settings, field_types, setting
+from tasks.knn import KnnSettings
+from tasks.linear_eval import LinearEvalSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven(Settings):
+    """Bakes."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "bread": {"heat": 220.0, "steam": True, "racks": (1,)},
+        "cake": {"heat": 180.0, "steam": False, "racks": (1, 2)},
+    }
+
+    out: Path = setting(help="Where to.")
+    preset: str = setting("bread", choices=tuple(PRESETS), help="What.")
+    heat: float = setting(by_preset=True, above=0, at_most=300, help="Degrees.")
+    steam: bool = setting(by_preset=True, help="Wet.")
+    racks: tuple[int, ...] = setting(by_preset=True, at_least=1, help="Which.")
+    rack_count: int | None = setting(None, at_least=1, help="How many.")
+
+
+def test_preset_fills_what_is_not_given():
+    oven = Oven(out="x", preset="cake")
+    assert (oven.heat, oven.steam, oven.racks) == (180.0, False, (1, 2))
+    assert Oven(out="x").heat == 220.0
+
+
+def test_a_given_value_goes_before_the_preset_even_where_it_is_false():
+    oven = Oven(out="x", preset="bread", steam=False, heat=1, racks=[7])
+    assert (oven.heat, oven.steam, oven.racks) == (1.0, False, (7,))
+    assert isinstance(oven.heat, float)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"heat": 0}, "--heat must be above 0"),
+        ({"heat": 301.0}, "--heat must be at most 300"),
+        ({"heat": float("nan")}, "--heat must be a finite number"),
+        ({"heat": float("inf")}, "--heat must be a finite number"),
+        ({"heat": "hot"}, "--heat must be a number, got 'hot'"),
+        ({"heat": True}, "--heat must be a number"),
+        ({"steam": 1}, "--steam must be true or false"),
+        ({"racks": (1, 0)}, "--racks must be at least 1, got 0"),
+        ({"racks": ()}, "--racks needs at least one value"),
+        ({"rack_count": 0}, "--rack-count must be at least 1"),
+        ({"rack_count": 1.5}, "--rack-count must be a whole number, got 1.5"),
+        ({"out": 3}, "--out must be a path"),
+        ({"preset": "soup"}, "--preset must be one of bread, cake, got 'soup'"),
+        ({"precision": "fp8"}, "--precision must be one of float32, bf16, got 'fp8'"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"seed": 2**32}, "--seed must be at most"),
+        ({"device": None}, "--device must be a text"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_option(wrong, says):
+    with pytest.raises(UsageError) as refused:
+        Oven(**({"out": "x"} | wrong))
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("bound", [{"seed": 0}, {"seed": 2**32 - 1}, {"heat": 300}, {"rack_count": 1}])
+def test_the_bounds_themselves_are_allowed(bound):
+    (name, value), oven = next(iter(bound.items())), Oven(out="x", **bound)
+    assert getattr(oven, name) == value
+
+
+def test_a_path_may_start_at_home():
+    assert Oven(out="~/bread").out == Path.home() / "bread"
+
+
+def test_one_value_stands_for_a_list_of_one():
+    assert Oven(out="x", racks=3).racks == (3,)
+
+
+def test_from_mapping_refuses_unknown_keys_and_names_missing_ones():
+    assert Oven.from_mapping({"out": "x", "heat": 5}) == Oven(out=Path("x"), heat=5.0)
+    with pytest.raises(UsageError, match="Unknown setting 'colour'.*racks"):
+        Oven.from_mapping({"out": "x", "colour": "red"})
+    with pytest.raises(UsageError, match="--out is missing"):
+        Oven.from_mapping({"heat": 5})
+
+
+def test_to_dict_is_json_and_goes_back():
+    oven = Oven(out="a/b", preset="cake", heat=7)
+    plain = json.loads(json.dumps(oven.to_dict(), allow_nan=False))
+    assert plain["out"] == "a/b"
+    assert plain["racks"] == [1, 2]
+    assert plain["rack_count"] is None
+    assert Oven.from_mapping(plain) == oven
+
+
+def test_replace_keeps_the_rest_and_checks_again():
+    oven = dataclasses.replace(Oven(out="x", preset="cake"), heat=9.0)
+    assert (oven.heat, oven.racks, oven.out) == (9.0, (1, 2), Path("x"))
+    with pytest.raises(UsageError, match="--heat"):
+        dataclasses.replace(oven, heat=-1.0)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Oven(out="x").heat = 3.0
+
+
+def test_field_types_leave_presets_out():
+    kinds = field_types(Oven)
+    assert kinds["racks"] == (int, True, False)
+    assert kinds["rack_count"] == (int, False, True)
+    assert "PRESETS" not in kinds
+
+
+@pytest.mark.parametrize("settings_class", [PretrainSettings, KnnSettings, LinearEvalSettings])
+def test_every_preset_has_exactly_the_fields_that_come_from_it_and_passes_the_checks(settings_class):
+    by_preset = {field.name for field in dataclasses.fields(settings_class) if field.metadata["by_preset"]}
+    required = {field.name: "x" for field in dataclasses.fields(settings_class) if field.default is dataclasses.MISSING}
+    for preset, values in settings_class.PRESETS.items():
+        assert set(values) == by_preset, preset
+        made = settings_class(preset=preset, **required)
+        assert {name: getattr(made, name) for name in by_preset} == values
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "values", "says"),
+    [
+        (PretrainSettings, {"data": "digits", "out": "x", "image_size": 8}, "--image-size"),
+        (LinearEvalSettings, {"train": "a.h5", "test": "b.h5", "momentum": 1.0}, "--momentum"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings_class, values, says):
+    with pytest.raises(UsageError, match=says):
+        settings_class(**values)
