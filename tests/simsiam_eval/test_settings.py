@@ -88,9 +88,9 @@ def test_one_value_stands_for_a_list_of_one():
 
 def test_from_mapping_refuses_unknown_keys_and_names_missing_ones():
     assert Oven.from_mapping({"out": "x", "heat": 5}) == Oven(out=Path("x"), heat=5.0)
-    with pytest.raises(UsageError, match="Unknown setting 'colour'.*racks"):
+    with pytest.raises(UsageError, match=r"Unknown setting 'colour'.*racks"):
         Oven.from_mapping({"out": "x", "colour": "red"})
-    with pytest.raises(UsageError, match="--out is missing"):
+    with pytest.raises(UsageError, match=r"--out is missing"):
         Oven.from_mapping({"heat": 5})
 
 

@@ -1,0 +1,163 @@
+"""Image sources: what is in each row, and what is refused."""
+
+import os
+import pickle
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images import UnreadableImage
+from simsiam_eval.sources import open_source
+
+
+def picture(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (value, value, value)).save(path)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    root = tmp_path / "photos"
+    for value, name in enumerate(["dog/b.png", "cat/a.png", "cat/deep/c.PNG"]):
+        picture(root / name, value)
+    return root
+
+
+def test_folder_is_sorted_and_labelled(classes):
+    source = open_source(f"folder:{classes}")
+    assert [source.id(row) for row in range(3)] == ["cat/a.png", "cat/deep/c.PNG", "dog/b.png"]
+    assert source.labels.tolist() == [0, 0, 1]
+    assert source.class_names == ("cat", "dog")
+    assert np.asarray(source.image(2)).max() == 0
+
+
+def test_flat_folder_has_no_labels(classes):
+    source = open_source(str(classes / "dog"))
+    assert source.labels.tolist() == [-1]
+    assert source.class_names is None
+
+
+def test_fingerprint_follows_content_and_order_not_place(classes, tmp_path):
+    first = open_source(str(classes)).fingerprint()
+    shutil.copytree(classes, tmp_path / "copy")
+    assert open_source(str(tmp_path / "copy")).fingerprint() == first
+    picture(classes / "dog" / "b.png", 9)
+    assert open_source(str(classes)).fingerprint() != first
+    os.rename(tmp_path / "copy/cat/a.png", tmp_path / "copy/cat/z.png")
+    assert open_source(str(tmp_path / "copy")).fingerprint() != first
+
+
+def test_folders_that_are_refused(classes, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"):
+        open_source(str(tmp_path / "empty"))
+    (classes / "horse").mkdir()
+    with pytest.raises(DataError, match="horse"):
+        open_source(str(classes))
+    (classes / "horse").rmdir()
+    picture(tmp_path / "data/train/cat/a.png", 1)
+    with pytest.raises(DataError, match="splits"):
+        open_source(str(tmp_path / "data"))
+    picture(classes / "stray.png", 1)
+    with pytest.raises(DataError, match="both"):
+        open_source(str(classes))
+
+
+def test_manifest_columns_paths_and_labels(classes):
+    table = classes / "list.csv"
+    table.write_text("\ufefffile,species\ncat/a.png,tabby\ndog/b.png,\ngone.png,beagle\n", encoding="utf-8")
+    source = open_source(f"manifest:{table}#path=file,label=species")
+    assert source.class_names == ("beagle", "tabby")
+    assert source.labels.tolist() == [1, -1, 0]
+    assert np.asarray(source.image(0)).max() == 1
+    with pytest.raises(UnreadableImage, match="no such file"):
+        source.image(2)
+    with pytest.raises(DataError, match="species"):
+        open_source(str(table))
+
+
+def test_manifest_numbers_stay_and_parquet_is_the_same(classes):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"path": ["dog/b.png"], "label": [7]}), classes / "list.parquet")
+    (classes / "list.tsv").write_text("path\tlabel\ndog/b.png\t7\n")
+    for name in ("list.parquet", "list.tsv"):
+        source = open_source(str(classes / name))
+        assert (source.labels.tolist(), source.class_names, source.id(0)) == ([7], None, "dog/b.png")
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("path\n", "no rows"), ("path,label\na\n", "row 1")])
+def test_broken_manifests(tmp_path, text, says):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        open_source(str(tmp_path / "list.csv"))
+
+
+def cifar_folder(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 3072), dtype=np.uint8)
+    labels = list(range(10))
+    folder = tmp_path / f"cifar-10-batches-{kind}"
+    folder.mkdir()
+    names = [f"class{label}" for label in labels]
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        if kind == "py":
+            (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}))
+        else:
+            rows = np.concatenate([np.array(labels, dtype=np.uint8)[:, None], pixels], axis=1)
+            (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [name.encode() for name in names]}))
+    (folder / "batches.meta.txt").write_text("\n".join(names))
+    return folder, pixels
+
+
+@pytest.mark.parametrize("kind", ["py", "bin"])
+def test_cifar10_versions_folder_and_archive(tmp_path, kind):
+    folder, pixels = cifar_folder(tmp_path, kind)
+    with tarfile.open(tmp_path / "cifar-10-x.tar.gz", "w:gz") as archive:
+        archive.add(folder, folder.name)
+    for place in (folder, tmp_path, tmp_path / "cifar-10-x.tar.gz"):
+        source = open_source(f"cifar10:{place}")
+        assert (len(source), source.labels[3], source.class_names[3]) == (50, 3, "class3")
+        assert np.array_equal(np.asarray(source.image(3)), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
+        assert len(open_source(f"cifar10:{place}#test")) == len(open_source(f"cifar10:{place}", "test")) == 10
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_cifar_pickle_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, _ = cifar_folder(tmp_path, "py")
+    (folder / "data_batch_1").write_bytes(pickle.dumps({b"data": Harmful()}))
+    with pytest.raises(DataError, match="nothing was executed"):
+        open_source(f"cifar10:{folder}")
+    assert not (tmp_path / "harm").exists()
+    (folder / "data_batch_1").write_bytes(b"\x80")
+    with pytest.raises(DataError, match="damaged"):
+        open_source(f"cifar10:{folder}")
+
+
+def test_digits_split_covers_all_once():
+    parts = [open_source(f"digits#{split}") for split in ("train", "test")]
+    assert [len(part) for part in parts] == [1197, 600]
+    ids = {part.id(row) for part in parts for row in range(len(part))}
+    assert len(ids) == len(open_source("digits")) == 1797
+    assert np.asarray(parts[0].image(0)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("spec", ["nowhere:x", "digits#colour=red", "digits#val", "digits:x"])
+def test_specs_that_are_refused(spec):
+    with pytest.raises(UsageError):
+        open_source(spec)
+
+
+def test_missing_path():
+    with pytest.raises(DataError, match="not-here"):
+        open_source("folder:not-here")
