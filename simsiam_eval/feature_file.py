@@ -268,7 +268,8 @@ class FeatureWriter:
         Raises:
             DataError: the disk is full, or a value does not fit in float16.
         """
-        rows = np.where(valid[:, None], features, 0).astype(self._dtype)
+        with np.errstate(over="ignore"):  # refused below
+            rows = np.where(valid[:, None], features, 0).astype(self._dtype)
         if not np.isfinite(rows).all():
             raise DataError("A feature is too large for float16: use --dtype float32.")
         try:
