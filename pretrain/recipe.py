@@ -54,7 +54,8 @@ class PretrainSettings(Settings):
             "image_size": 32,
             "blur": 0.0,
         },
-        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit.
+        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. The weight
+        # decay makes the collapse without stop-gradient complete in so few steps (5e-4: output std .47, this: .30).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",
@@ -62,7 +63,7 @@ class PretrainSettings(Settings):
             "epochs": 9,
             "batch_size": 64,
             "lr": 1.2,
-            "weight_decay": 5e-4,
+            "weight_decay": 5e-3,
             "fix_pred_lr": True,
             "dim": 512,
             "pred_dim": 128,

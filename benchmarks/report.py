@@ -1,0 +1,49 @@
+"""What every benchmark ends with: a Markdown table in benchmarks/results/, with the command, the machine and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from simsiam_eval.result import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The processor, its cores, and the GPU where there is one."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([f"{model}, {len(os.sched_getaffinity(0))} cores", *gpus])
+
+
+def write_table(
+    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+) -> Path:
+    """Print the table and write it to results/NAME.md."""
+    used = ", ".join(f"{package} {version}" for package, version in versions().items())
+    head = [
+        f"# {title}",
+        "",
+        f"`python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}",
+        f"on {machine()}; {used}.",
+        "",
+    ]
+    body = [" | ".join(["", *row, ""]).strip() for row in (columns, ["---"] * len(columns), *rows)]
+    text = "\n".join([*head, *body, *(f"\n{note}" for note in notes), ""])
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.md"
+    path.write_text(text)
+    return path

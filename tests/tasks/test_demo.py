@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+LINES = ["raw_pixels", "untrained", "simsiam", "no_stop_gradient"]
+
+
+@pytest.fixture(scope="module")
+def demo(call, tmp_path_factory):
+    """One epoch of the demo: its folder and its record."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    result = call("demo", "--out", out, "--epochs", 1, "--json")
+    assert result.exit_code == 0, result.output
+    return out, json.loads(result.stdout)
+
+
+def test_every_line_has_both_accuracies_with_their_intervals(demo):
+    metrics = demo[1]["metrics"]
+    assert list(metrics) == LINES
+    for line in metrics.values():
+        for name in ("knn_top1", "linear_top1"):
+            low, high = line[f"{name}_interval"]
+            assert 0 <= low < line[name] < high <= 1
+        assert line["images"] == 600
+    assert metrics["raw_pixels"]["knn_top1"] > 0.95  # scikit-learn's digits are easy for a nearest neighbour
+    assert metrics["untrained"]["output_std"] is None
+    assert metrics["no_stop_gradient"]["output_std"] < metrics["simsiam"]["output_std"]
+
+
+def test_other_commands_take_what_it_made(demo, record):
+    out, made = demo
+    found = record("inspect", made["files"]["simsiam"])["metrics"]
+    assert (found["arch"], found["epoch"]) == ("resnet18", 1)
+    again = record("knn", "--train", out / "simsiam-train.h5", "--test", out / "simsiam-test.h5", "-k", 20)
+    assert again["metrics"]["top1"] == made["metrics"]["simsiam"]["knn_top1"]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(demo, call):
+    before = sorted(Path(demo[0]).rglob("*"))
+    refused = call("demo", "--out", demo[0])
+    assert refused.exit_code == 1
+    assert "--out" in refused.stderr
+    assert sorted(Path(demo[0]).rglob("*")) == before

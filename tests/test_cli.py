@@ -1,0 +1,90 @@
+"""The whole road as a user walks it: pretrain, inspect, extract, linear-eval, knn, and what goes wrong on it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_checkpoint_is_the_references_and_loads_without_pickle(checkpoint):
+    loaded = torch.load(checkpoint, weights_only=True)
+    assert {"epoch", "arch", "state_dict", "optimizer"} <= set(loaded)
+    assert loaded["epoch"] == 1
+    assert all(key.startswith(("module.encoder.", "module.predictor.")) for key in loaded["state_dict"])
+
+
+def test_inspect_says_what_the_file_is(record, checkpoint):
+    metrics = record("inspect", checkpoint)["metrics"]
+    assert (metrics["arch"], metrics["stem"], metrics["epoch"], metrics["feature_width"]) == (
+        "resnet18",
+        "cifar",
+        1,
+        512,
+    )
+
+
+def test_features_are_in_source_order(road):
+    with h5py.File(road / "train.h5") as file:
+        assert file["features"].shape == (1197, 512)
+        assert file["valid"][:].all()
+        assert file.attrs["complete"]
+        assert file["ids"].asstr()[0].startswith("digits/")
+
+
+def test_linear_eval_and_knn_of_the_same_road(record, road):
+    sets = ["--train", road / "train.h5", "--test", road / "test.h5"]
+    linear = record("linear-eval", "--lars", "--preset", "small", "--epochs", 20, *sets)["metrics"]
+    assert 0.3 < linear["top1"] <= linear["top5"] <= 1
+    assert linear["top1_interval"][0] < linear["top1"] < linear["top1_interval"][1]
+    near = record("knn", *sets, "-k", 20, "-k", 5000, "--temperature", 0.07)["metrics"]
+    assert near["by_k"]["5000"]["k_used"] == 1197
+    assert near["top1"] == near["by_k"]["20"]["top1"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["inspect", "no-such-file.pth"], 1, "no-such-file.pth"),
+        (["pretrain", "--data", "digits", "--out", "x", "--epochs", "-1"], 2, "--epochs"),
+        (["pretrain", "--data", "nowhere:x", "--out", "x", "--preset", "digits"], 2, "nowhere"),
+        (["extract", "--checkpoint", "c", "--out", "x.h5"], 2, "--data"),
+        (["knn", "--train", "digits", "--test", "digits"], 2, "--checkpoint"),
+        (["knn", "--train", "a.h5", "--test", "b.h5"], 1, "a.h5"),
+        (["knn", "--train", "a.h5", "--test", "b.h5", "--device", "cuda:99", "--config", "none.toml"], 2, "none.toml"),
+        (["linear-eval", "--train", "a.h5", "--test", "b.h5", "--preset", "none"], 2, "none"),
+    ],
+)
+def test_a_mistake_is_one_sentence(call, arguments, status, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == status, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_config_file_goes_below_options_and_above_the_preset(call, record, road, tmp_path):
+    config = tmp_path / "knn.toml"
+    config.write_text(f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{road}/train.h5"\ntest = "{road}/test.h5"\n')
+    settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
+    assert settings["k"] == [3]
+    assert settings["temperature"] == 0.2
+    config.write_text("neighbours = 3\n")
+    assert "neighbours" in call("knn", "--config", config).stderr
+
+
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["knn"], ["demo"], ["linear-eval"], ["extract"], ["inspect"]])
+def test_help_does_not_import_torch(command):
+    code = (
+        "import sys, cli\n"
+        "try: cli.main(sys.argv[1:], prog_name='x')\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage" in shown.stdout
