@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from simsiam_eval.feature_file import write_features
+from simsiam_eval.feature_file import read_features, write_features
 from tasks.knn import KnnSettings, knn
 
 
@@ -25,9 +27,6 @@ def sets(tmp_path):
 
 
 def test_accuracy_is_that_of_a_vote_written_out(sets):
-    from simsiam_eval.feature_file import read_features
-    from pathlib import Path
-
     bank, queries = (read_features(Path(sets[name])) for name in ("train", "test"))
     unit = [one.features / np.linalg.norm(one.features, axis=1, keepdims=True) for one in (bank, queries)]
     right1 = right5 = 0
