@@ -1,102 +1,260 @@
-"""Batches of two views, the same for any number of workers: what an image becomes depends on seed, epoch and row only."""
+"""Batches of two views. What an image becomes depends on seed, epoch, step and its place in the batch only: not on how many
+processes or workers there are, nor on where the run was stopped."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pretrain.recipe import PretrainSettings
-from pretrain.views import Views
-from simsiam_eval.errors import DataError
+from pretrain.views import ViewParameters, augment, boxes, crop_image, crop_resident, draw
+from simsiam_eval.distributed import Processes
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import worker_count
 from simsiam_eval.images import UnreadableImage
-from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.progress import say
+from simsiam_eval.sources import ArraySource, ImageSource
+
+_RESIDENT_BYTES = 1 << 30
+_RESIDENT_SIDE = 128  # pixels; larger images are seldom of one size
 
 
-@dataclass(frozen=True)
-class Batch:
-    view1: torch.Tensor  # (B,3,S,S) uint8
+class Batch(NamedTuple):
+    """Two views (B,3,S,S) float32, normalised, on the device; B is this process's part of the batch."""
+
+    view1: torch.Tensor
     view2: torch.Tensor
-    unreadable: dict[int, str]  # row -> why
 
 
-class _Pairs:
-    """Map-style data set: (epoch, row) -> two views, or why there are none."""
+class Schedule:
+    """Which images a step takes, and the parameters of their views.
 
-    def __init__(self, source: ImageSource, views: Views, seed: int) -> None:
-        self.source, self.views, self.seed = source, views, seed
+    An epoch is a permutation of all rows, its incomplete last batch dropped.
+    """
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor] | tuple[int, str]:
-        epoch, row = key
-        try:
-            image = self.source.image(row)
-        except UnreadableImage as error:
-            return row, str(error)
-        rng = np.random.default_rng([self.seed, epoch, row])
-        first, second = (self.views.apply(image, self.views.draw(rng, *image.size)) for _ in range(2))
-        return first, second
+    def __init__(self, rows: int, settings: PretrainSettings, processes: Processes) -> None:
+        self._rows, self._settings = rows, settings
+        self._share = processes.share(settings.batch_size)
+        self.steps = rows // settings.batch_size
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
+    def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """(B,) rows of this process's part of the batch."""
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self._settings.seed, epoch, 0]).permutation(self._rows))
+        size = self._settings.batch_size
+        return self._order[1][step * size : (step + 1) * size][self._share]
 
-class _Shuffled:
-    """Batches of (epoch, row) in a new order every epoch; an incomplete last batch is dropped."""
-
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed, self.epoch = rows, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return self.rows // self.batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._of(self.epoch)  # read now: the iterator is of this epoch, whenever it is used
-
-    def _of(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        for start in range(len(self)):
-            rows = order[start * self.batch_size : (start + 1) * self.batch_size]
-            yield [(epoch, int(row)) for row in rows]
-
-
-def _collate(pairs: list[tuple[torch.Tensor, torch.Tensor] | tuple[int, str]]) -> Batch:
-    good = [pair for pair in pairs if isinstance(pair[0], torch.Tensor)]
-    bad = dict(pair for pair in pairs if not isinstance(pair[0], torch.Tensor))
-    empty = torch.empty((0, 3, 1, 1), dtype=torch.uint8)
-    first, second = (torch.stack(list(views)) for views in zip(*good, strict=True)) if good else (empty, empty)  # type: ignore[arg-type]
-    return Batch(first, second, bad)  # type: ignore[arg-type]
+    def parameters(self, epoch: int, step: int) -> tuple[ViewParameters, ViewParameters]:
+        """Of both views of this process's part: the whole batch's are drawn, whatever the number of processes."""
+        rng = np.random.default_rng([self._settings.seed, epoch, step + 1])
+        first, second = (draw(self._settings, rng, self._settings.batch_size) for _ in range(2))
+        return first[self._share], second[self._share]
 
 
 class Loader:
-    """Epochs of batches; an unreadable image makes its batch smaller.
+    """The batches of a run, from wherever it is.
+
+    Images of one small size are decoded once and stay on the device as uint8 (`resident`); all others are decoded by
+    workers, once for both crops, and arrive as uint8 crops. Everything after the crop runs on the device, on a stream of
+    its own where that is a GPU. An unreadable image's place is taken by the next readable one of its batch.
+
+    Attributes:
+        waited: seconds that `batches` has kept its caller waiting for images.
+        unreadable: row -> why, of the images that could not be read so far.
 
     Raises:
-        DataError: fewer images than one batch.
+        DataError: fewer images than one batch; with `strict`, an unreadable image.
+        UsageError: a batch that the processes and `accumulate` do not divide; `resident` on images that cannot be.
     """
 
-    def __init__(self, source: ImageSource, settings: PretrainSettings, pin_memory: bool) -> None:
+    def __init__(
+        self, source: ImageSource, settings: PretrainSettings, processes: Processes, preprocessing: Preprocessing
+    ) -> None:
         if len(source) < settings.batch_size:
             raise DataError(
                 f"{source.spec} has {len(source)} images, fewer than one batch of {settings.batch_size}: "
                 "give a smaller --batch-size."
             )
-        self.batches = _Shuffled(len(source), settings.batch_size, settings.seed)
-        workers = worker_count(settings.workers, source)
-        self._loader: DataLoader[Any] = DataLoader(
-            _Pairs(source, Views(settings), settings.seed),  # type: ignore[arg-type]
-            batch_sampler=self.batches,  # type: ignore[arg-type]
-            collate_fn=_collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            generator=torch.Generator().manual_seed(settings.seed),
-        )
+        if settings.batch_size % (processes.world * settings.accumulate):
+            raise UsageError(
+                f"--batch-size {settings.batch_size} cannot be cut into equal parts for {processes.world} processes "
+                f"and --accumulate {settings.accumulate}."
+            )
+        self._source, self._settings, self._device = source, settings, processes.device
+        self._preprocessing, self._quiet = preprocessing, not processes.main
+        self.schedule = Schedule(len(source), settings, processes)
+        self.waited, self.unreadable = 0.0, dict[int, str]()
+        self._pixels: torch.Tensor | None = None
+        if settings.resident is not False:
+            self._hold_resident(required=settings.resident is True)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        """Steps of an epoch."""
+        return self.schedule.steps
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        self.batches.epoch = epoch
-        return iter(self._loader)
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of the steps `first` to `last` - 1, counted over the whole run."""
+        steps = range(first, last)
+        cropped = self._resident_crops(steps) if self._pixels is not None else self._worker_crops(steps)
+        return self._prefetched(cropped) if self._device.type == "cuda" else map(self._views, self._timed(cropped))
+
+    def _resident_crops(self, steps: range) -> Iterator[Any]:
+        assert self._pixels is not None
+        height, width = self._pixels.shape[2:]
+        side = self._settings.image_size
+        for number in steps:
+            at = divmod(number, len(self))
+            rows = self.schedule.rows(*at)
+            self._note({int(row): self.unreadable[row] for row in rows if row in self.unreadable}, len(rows))
+            readable = np.array([row not in self.unreadable for row in rows])
+            where = torch.from_numpy(rows[_replacements(readable)]).to(self._device, non_blocking=True)
+            parameters = self.schedule.parameters(*at)
+            crops = []
+            for one in parameters:
+                chosen = boxes(one, np.full(len(rows), height), np.full(len(rows), width))
+                crops.append(crop_resident(self._pixels, where, chosen, side))
+            yield crops, parameters
+
+    def _worker_crops(self, steps: range) -> Iterator[Any]:
+        workers = worker_count(self._settings.workers, self._source)
+        pinned = self._device.type == "cuda"
+        crops = _Crops(self._source, self.schedule, self._settings.image_size)
+        loader: DataLoader[Any] = DataLoader(
+            crops,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=steps,  # the whole run's: no pause between epochs
+            num_workers=workers,
+            pin_memory=pinned,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+        )
+        for number, (first, second, reasons) in zip(steps, loader, strict=True):
+            self._note(reasons, len(first))
+            parameters = self.schedule.parameters(*divmod(number, len(self)))
+            yield [one.to(self._device, non_blocking=pinned) for one in (first, second)], parameters
+
+    def _views(self, cropped: Any) -> Batch:
+        crops, parameters = cropped
+        mean, std = self._preprocessing.mean, self._preprocessing.std
+        return Batch(*(augment(crop, one, mean, std) for crop, one in zip(crops, parameters, strict=True)))
+
+    def _timed(self, cropped: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            started = time.perf_counter()
+            one = next(cropped, None)
+            self.waited += time.perf_counter() - started
+            if one is None:
+                return
+            yield one
+
+    def _prefetched(self, cropped: Iterator[Any]) -> Iterator[Batch]:
+        """The next batch is copied, cropped and augmented on a side stream while the device works on this one."""
+        side, timed = torch.cuda.Stream(self._device), self._timed(cropped)
+        side.wait_stream(torch.cuda.current_stream(self._device))
+
+        def prepared() -> Batch | None:
+            with torch.cuda.stream(side):
+                one = next(timed, None)
+                return None if one is None else self._views(one)
+
+        batch = prepared()
+        while batch is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(side)
+            for view in batch:
+                view.record_stream(current)
+            yield batch  # the caller's step is queued on the device when this comes back
+            batch = prepared()
+
+    def _note(self, reasons: dict[int, str], rows: int) -> None:
+        if len(reasons) == rows:
+            raise DataError(
+                f"No image of a whole batch of {self._source.spec} could be read: {next(iter(reasons.values()))}."
+            )
+        for row, reason in reasons.items():
+            name = self._source.id(row)
+            if self._settings.strict:
+                raise DataError(
+                    f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped."
+                )
+            if row not in self.unreadable and not self._quiet:
+                say(f"skipped {name} (row {row}): {reason}")
+            self.unreadable[row] = reason
+
+    def _hold_resident(self, required: bool) -> None:
+        pixels, reasons = resident_pixels(self._source)
+        if pixels is None:
+            if required:
+                raise UsageError("--resident needs images of one size, at most 128 pixels a side and 1 GiB in all.")
+            return
+        self._note(reasons, len(self._source))
+        self._pixels = pixels.to(self._device)
+
+
+class _Crops:
+    """Map-style data set for DataLoader workers: number of a step -> both crops (B,3,S,S) uint8, and what was unreadable."""
+
+    def __init__(self, source: ImageSource, schedule: Schedule, side: int) -> None:
+        self.source, self.schedule, self.side = source, schedule, side
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
+        at = divmod(number, self.schedule.steps)
+        rows, parameters = self.schedule.rows(*at), self.schedule.parameters(*at)
+        crops = torch.zeros((2, len(rows), 3, self.side, self.side), dtype=torch.uint8)
+        reasons: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                image = self.source.image(int(row))
+            except UnreadableImage as error:
+                reasons[int(row)] = str(error)
+                continue
+            size = np.array([image.height]), np.array([image.width])
+            for view, one in enumerate(parameters):
+                box = boxes(one[place : place + 1], *size)[0]
+                crops[view, place] = crop_image(image, box, self.side)
+        if reasons and len(reasons) < len(rows):
+            crops = crops[:, torch.from_numpy(_replacements(np.array([int(row) not in reasons for row in rows])))]
+        return crops[0], crops[1], reasons
+
+
+def _replacements(readable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each place of a batch the place whose image it shows: itself, or the next readable one."""
+    places = np.flatnonzero(readable)
+    return places[np.searchsorted(places, np.arange(len(readable))) % len(places)]
+
+
+def resident_pixels(source: ImageSource) -> tuple[torch.Tensor | None, dict[int, str]]:
+    """All images of a source as (N,3,H,W) uint8, unreadable ones black, and why they are; None where they are not of one
+    size, or too large to be held."""
+    if isinstance(source, ArraySource):
+        return torch.from_numpy(source.pixels).permute(0, 3, 1, 2).contiguous(), {}
+    reasons: dict[int, str] = {}
+
+    def decode(row: int) -> NDArray[np.uint8] | None:
+        try:
+            return np.asarray(source.image(row))
+        except UnreadableImage as error:
+            reasons[row] = str(error)
+            return None
+
+    first = next((image for image in map(decode, range(min(100, len(source)))) if image is not None), None)
+    if first is None or max(first.shape) > _RESIDENT_SIDE or first.nbytes * len(source) > _RESIDENT_BYTES:
+        return None, {}
+    pixels = torch.zeros((len(source), *first.shape), dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        for row, image in enumerate(pool.map(decode, range(len(source)))):
+            if image is not None and image.shape != first.shape:
+                pool.shutdown(cancel_futures=True)
+                return None, {}
+            if image is not None:
+                pixels[row] = torch.from_numpy(image.copy())
+    return pixels.permute(0, 3, 1, 2).contiguous(), reasons

@@ -2,222 +2,282 @@
 
 from __future__ import annotations
 
-import json
 import time
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pretrain.health import output_std
-from pretrain.loader import Batch, Loader
-from pretrain.model import SimSiam, simsiam_loss
+from pretrain.health import Doctor, measure, output_std
+from pretrain.loader import Loader
+from pretrain.log import RunLog
+from pretrain.model import Outputs
+from pretrain.monitor import KnnMonitor
 from pretrain.recipe import PretrainSettings
+from pretrain.run_state import Position, RunFolder, restore
+from pretrain.step import TrainingStep
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.checkpoint import write_checkpoint
-from simsiam_eval.device import autocast, resolve_device
-from simsiam_eval.errors import DataError
+from simsiam_eval.distributed import Processes, join_processes
+from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.progress import progress, say
+from simsiam_eval.progress import Advance, progress, say
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.schedule import cosine_lr
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.stopping import StopRequest, stop_requests
+
+_TICK = 1.0  # seconds between two looks at the running sums, which wait for the device
+_COLLAPSED = 1  # as a reason to stop; the others are exit statuses, which are larger
 
 
 def pretrain(settings: PretrainSettings) -> Result:
-    """Run `pretrain`: one process, the protocol of the reference to the letter.
+    """Run `pretrain`: on one process, or on those that torchrun started.
+
+    In a folder that holds a run already it goes on where that was; the run is then the same as one never interrupted.
 
     Raises:
-        DataError: the images or the run folder cannot be used, or the loss is not finite.
+        DataError: the images or the run folder cannot be used, the loss is not finite, or, with `on_collapse` stop, the
+            output has collapsed.
+        Stopped: by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
     started = time.perf_counter()
-    device = resolve_device(settings.device)
-    source = open_source(settings.data, "train")
-    loader = Loader(source, settings, pin_memory=device.type == "cuda")
-    preprocessing = test_preprocessing(settings)
-    _prepare_run_folder(settings.out)
-
-    torch.manual_seed(settings.seed)
-    model = SimSiam(
-        settings.arch,
-        settings.stem,
-        settings.dim,
-        settings.pred_dim,
-        settings.projector_layers,
-        settings.projector_hidden,
-    ).to(device)
-    lr = settings.lr * settings.batch_size / 256
-    optimiser = torch.optim.SGD(
-        parameter_groups(model, settings.fix_pred_lr),
-        lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    unreadable = _Unreadable(source, settings.strict)
-    history: list[dict[str, float]] = []
-
-    def save(name: str, epochs_done: int) -> Path:
-        path = settings.out / name
-        write_checkpoint(
-            path,
-            epoch=epochs_done,
-            arch=settings.arch,
-            state_dict={f"module.{key}": value for key, value in model.state_dict().items()},
-            optimizer=optimiser.state_dict(),
-            own={
-                "format_version": 1,
-                "stem": settings.stem,
-                "preprocessing": preprocessing.to_dict(),
-                "settings": settings.to_dict(),
-                "history": history,
-            },
-        )
-        return path
-
-    if settings.epochs == 0:
-        estimate_bn_statistics(model, loader, preprocessing, device, unreadable)
-        checkpoint = save("checkpoint_untrained.pth.tar", 0)
-    with progress("pretrain", settings.epochs * len(loader)) as advance:
-        for epoch in range(settings.epochs):
-            now = cosine_lr(lr, epoch, settings.epochs)
-            for group in optimiser.param_groups:
-                group["lr"] = lr if group.get("fix_lr") else now
-            model.train()
-            epoch_started, sums, images = time.perf_counter(), torch.zeros(2, device=device), 0
-            for step, batch in enumerate(loader.epoch(epoch)):
-                unreadable.note(batch)
-                if len(batch.view1) < 2:  # BN needs two
-                    continue
-                view1, view2 = (
-                    preprocessing.normalise(view.to(device, non_blocking=True)) for view in (batch.view1, batch.view2)
-                )
-                with autocast(device, settings.precision):
-                    p1, p2, z1, z2 = model(view1, view2)
-                loss = simsiam_loss(p1.float(), p2.float(), z1.float(), z2.float(), settings.stop_gradient)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                sums += torch.stack((loss.detach(), output_std(z1))) * len(view1)
-                images += len(view1)
-                if step % 10 == 9 or step == len(loader) - 1:  # reading the sums waits for the device
-                    _check_finite(sums, epoch, step)
-                    mean_loss, std = (sums / images).tolist()
-                    rate = images / (time.perf_counter() - epoch_started)
-                    note = f"epoch {epoch} loss {mean_loss:.4f} std {std:.3f} lr {now:.4f} {rate:.0f} images/s"
-                    advance(step + 1 - step // 10 * 10, note)
-            if not images:
-                raise DataError(f"No batch of {source.spec} had two readable images.")
-            _check_finite(sums, epoch, len(loader))
-            mean_loss, std = (sums / images).tolist()
-            seconds = time.perf_counter() - epoch_started
-            history.append(
-                {"epoch": epoch, "loss": mean_loss, "output_std": std, "lr": now, "images_per_second": images / seconds}
-            )
-            with (settings.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(history[-1]) + "\n")
-            if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs:
-                checkpoint = save(f"checkpoint_{epoch:04d}.pth.tar", epoch + 1)
-    result = _result(settings, history, checkpoint, len(source), len(unreadable.reasons), str(device), started)
-    with atomic_write(settings.out / "result.json") as file:
-        file.write(result.to_json().encode())
+    with join_processes(settings.device) as processes:
+        source = open_source(settings.data, "train")
+        with (
+            closing(RunFolder(settings, source, test_preprocessing(settings), processes)) as folder,
+            closing(_Run(settings, source, folder, processes)) as run,
+        ):
+            with stop_requests(patient=processes.world > 1) as run.stop:
+                checkpoint = run.estimate_bn_statistics() if settings.epochs == 0 else run.train()
+            result = run.result(checkpoint, started)
+            if processes.main:
+                with atomic_write(settings.out / "result.json") as file:
+                    file.write(result.to_json().encode())
     return result
 
 
-def parameter_groups(model: SimSiam, fix_pred_lr: bool) -> list[dict[str, object]]:
-    """All parameters, weight decay on every one; with `fix_pred_lr` the predictor apart, marked `fix_lr`."""
-    if not fix_pred_lr:
-        return [{"params": list(model.parameters())}]
-    return [
-        {"params": list(model.encoder.parameters()), "fix_lr": False},
-        {"params": list(model.predictor.parameters()), "fix_lr": True},
-    ]
+class _Run:
+    """One run, new or going on."""
+
+    def __init__(
+        self, settings: PretrainSettings, source: ImageSource, folder: RunFolder, processes: Processes
+    ) -> None:
+        self.settings, self.source, self.folder, self.processes = settings, source, folder, processes
+        self.stop, self.diagnosis = StopRequest(), ""
+        saved = folder.read()
+        preprocessing = test_preprocessing(settings)
+        self.loader = Loader(source, settings, processes, preprocessing)
+        self.monitor = KnnMonitor(settings, source, preprocessing) if settings.val else None
+        self.step = TrainingStep(settings, processes)
+        self.position = Position(sums=torch.zeros(3, dtype=torch.float64, device=processes.device))
+        if saved is not None:
+            self.position = restore(saved, self.step.model, self.step.optimiser, processes.device)
+            if processes.main:
+                finished = self.position.epoch >= settings.epochs
+                where = f"going on at epoch {self.position.epoch}, step {self.position.step}"
+                say(f"{settings.out}: {'this run is finished' if finished else where}.")
+        self.doctor = Doctor(self.position.doctor)
+        self.log = RunLog(settings, self.steps_done) if processes.main else None
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.position.epoch * len(self.loader) + self.position.step
+
+    def train(self) -> Path:
+        """Every step that is left; returns the last checkpoint."""
+        position, steps = self.position, len(self.loader)
+        total = self.settings.epochs * steps
+        batches = self.loader.batches(self.steps_done, total)
+        with self._progress(total) as advance:
+            for epoch in range(position.epoch, self.settings.epochs):
+                clock = _Clock(self, advance, self.step.set_lr(epoch))
+                for number in range(position.step, steps):
+                    view1, view2 = next(batches)
+                    loss, outputs = self.step(view1, view2)
+                    position.sums += torch.stack((loss, output_std(outputs.z1), torch.ones_like(loss)))
+                    position.step = number + 1
+                    self._look_at_health(outputs)
+                    clock.tick()
+                    self._stop_if_asked()
+                    if self.settings.save_interval()[1] == "minutes" and position.step < steps:
+                        self._save_if_due()
+                self._end_epoch(clock)
+        return self.folder.finished(self.position)
+
+    def _end_epoch(self, clock: _Clock) -> None:
+        position = self.position
+        entry = clock.summary()
+        position.history.append(entry)
+        position.epoch, position.step = position.epoch + 1, 0
+        position.sums.zero_()
+        last = position.epoch == self.settings.epochs
+        best = False
+        if self.monitor and self.processes.main and (last or position.epoch % self.settings.knn_every == 0):
+            entry["knn_top1"] = self.monitor.accuracy(self.step.model.encoder, self.processes.device)
+            best = entry["knn_top1"] > position.best_knn
+            position.best_knn = max(position.best_knn, entry["knn_top1"])
+            say(f"epoch {entry['epoch']}: kNN {100 * entry['knn_top1']:.2f} %{' (best so far)' * best}")
+        if self.log:
+            self.log.write("epoch", self.steps_done, entry)
+        if last:
+            self._save()
+        if (last or self._save_if_due(now=best)) and best:
+            self.folder.keep_best_knn()
+
+    def _look_at_health(self, outputs: Outputs) -> None:
+        every = self.settings.health_every
+        if not (every and self.processes.main and self.steps_done % every == 0):
+            return
+        health = measure(outputs.features, outputs.z1, outputs.z2)
+        diagnosis = self.doctor.diagnose(health)
+        self.position.doctor = self.doctor.to_dict()
+        if self.log:
+            self.log.write("health", self.steps_done, health.to_dict())
+        if diagnosis:
+            say(f"Warning: step {self.steps_done}: {diagnosis}")
+            self.diagnosis = diagnosis if self.settings.on_collapse == "stop" else ""
+
+    def _stop_if_asked(self) -> None:
+        """At the same step in every process: a checkpoint, unless the output has collapsed, and out."""
+        reason = self.processes.largest(max(self.stop.status, _COLLAPSED if self.diagnosis else 0))
+        if not reason:
+            return
+        where = f"in epoch {self.position.epoch} after step {self.position.step}"
+        if reason == _COLLAPSED:
+            raise DataError(f"Stopped {where}: {self.diagnosis or 'collapse'} ({self.folder.last_good()})")
+        self._save()
+        self.processes.largest(0)  # no process leaves before the checkpoint is whole
+        raise Stopped(f"Stopped {where}; the same command goes on from {self.folder.last}.", reason)
+
+    def _save(self) -> None:
+        """Raises DataError for sums that are not finite: the last good state must not be replaced."""
+        self.check_finite(self.position.sums)
+        if self.processes.main:
+            self.folder.save(self.step.model, self.step.optimiser, self.position)
+
+    def _save_if_due(self, now: bool = False) -> bool:
+        """Where there is no room the run goes on: the checkpoint before is whole, and the next is tried when due."""
+        if not (now or self.folder.save_due(self.position)):
+            return False
+        self.check_finite(self.position.sums)
+        try:
+            self._save()
+        except DataError as error:
+            say(f"Warning: {error}; the run goes on")
+            return False
+        return True
+
+    def check_finite(self, sums: torch.Tensor) -> None:
+        """Raises DataError, naming the last good state."""
+        if not torch.isfinite(sums).all():
+            raise DataError(
+                f"The loss is not finite in epoch {self.position.epoch}, by step {self.position.step}: "
+                f"try a smaller --lr ({self.folder.last_good()})."
+            )
+
+    @torch.no_grad()
+    def estimate_bn_statistics(self) -> Path:
+        """Set the untrained model's running statistics to their mean over one epoch of views; returns its checkpoint."""
+        model = self.step.model
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch's sign for the cumulative mean
+        for view1, view2 in self.loader.batches(0, len(self.loader)):
+            model(view1, view2)
+            if self.stop.status:
+                raise Stopped("Stopped; nothing was written.", self.stop.status)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self._save()
+        return self.folder.finished(self.position)
+
+    def _progress(self, total: int) -> AbstractContextManager[Advance]:
+        if not self.processes.main:
+            return nullcontext(lambda steps, note="": None)
+        return progress("pretrain", total, done=self.steps_done)
+
+    def close(self) -> None:
+        """Write out the log."""
+        if self.log:
+            self.log.close()
+
+    def result(self, checkpoint: Path, started: float) -> Result:
+        """The record of the run as far as it has come."""
+        settings, unreadable = self.settings, len(self.loader.unreadable)
+        last = self.position.history[-1] if self.position.history else {}
+        metrics = {"epochs": settings.epochs, "images": len(self.source), "unreadable": unreadable, **last}
+        files = {"checkpoint": checkpoint, "last": self.folder.last, "log": settings.out / "log.jsonl"}
+        if self.position.best_knn >= 0:
+            metrics["best_knn_top1"] = self.position.best_knn
+            files["best_knn"] = self.folder.best_knn
+        row = [str(settings.epochs), str(len(self.source)), str(unreadable)]
+        row += [f"{last[name]:.4f}" for name in ("loss", "output_std")] if last else ["-", "-"]
+        row.append(f"{100 * last['knn_top1']:.2f}" if "knn_top1" in last else "-")
+        return Result(
+            task="pretrain",
+            protocol=settings.preset,
+            settings=settings.to_dict(),
+            metrics=metrics,
+            provenance=provenance(
+                started, str(self.processes.device), data=settings.data, processes=self.processes.world
+            ),
+            files={role: str(path) for role, path in files.items()},
+            table=Table(
+                f"SimSiam, {settings.arch} ({settings.stem} stem): {checkpoint}",
+                ("epochs", "images", "unreadable", "last loss", "output std x sqrt(d)", "kNN %"),
+                [row],
+            ),
+        )
+
+
+class _Clock:
+    """Speed and means of an epoch, and what the person at the terminal sees of them."""
+
+    def __init__(self, run: _Run, advance: Advance, lr: float) -> None:
+        self._run, self._advance, self._lr = run, advance, lr
+        self._first, self._shown = run.position.step, run.position.step
+        self._started = self._looked = time.perf_counter()
+        self._waited = run.loader.waited
+
+    def tick(self) -> None:
+        """Show where the run is, at most once a second: reading the sums waits for the device."""
+        if time.perf_counter() - self._looked < _TICK:
+            return
+        position, sums = self._run.position, self._run.position.sums
+        self._run.check_finite(sums)
+        loss, std = (sums[:2] / sums[2]).tolist()
+        self._looked = time.perf_counter()
+        note = f"epoch {position.epoch} loss {loss:.4f} std {std:.3f} lr {self._lr:.4f} {self._rate():.0f} images/s"
+        self._advance(position.step - self._shown, note)
+        self._shown = position.step
+
+    def summary(self) -> dict[str, Any]:
+        """The epoch's line of the log: means over its steps and over the processes; `waiting` is the share of the time
+        that this process stood waiting for images."""
+        run = self._run
+        sums = run.processes.total(run.position.sums)
+        run.check_finite(sums)
+        loss, std = (sums[:2] / sums[2]).tolist()
+        seconds = time.perf_counter() - self._started
+        self._advance(run.position.step - self._shown)
+        return {
+            "epoch": run.position.epoch,
+            "loss": loss,
+            "output_std": std,
+            "lr": self._lr,
+            "images_per_second": self._rate(),
+            "waiting": (run.loader.waited - self._waited) / seconds if seconds else 0.0,
+        }
+
+    def _rate(self) -> float:
+        steps = self._run.position.step - self._first
+        return steps * self._run.settings.batch_size / max(time.perf_counter() - self._started, 1e-9)
 
 
 def test_preprocessing(settings: PretrainSettings) -> Preprocessing:
     """How the encoder's images are to be prepared afterwards: 256 / 224 of the view's size, or small images whole."""
     size = settings.image_size
     return Preprocessing(resize=round(size * 256 / 224) if settings.stem == "imagenet" else size, crop=size)
-
-
-@torch.no_grad()
-def estimate_bn_statistics(
-    model: SimSiam, loader: Loader, preprocessing: Preprocessing, device: torch.device, unreadable: _Unreadable
-) -> None:
-    """Set BN's running statistics of an untrained model to their mean over one epoch of views."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's sign for the cumulative mean
-    model.train()
-    for batch in loader.epoch(0):
-        unreadable.note(batch)
-        if len(batch.view1) >= 2:
-            model(*(preprocessing.normalise(view.to(device)) for view in (batch.view1, batch.view2)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-class _Unreadable:
-    """The images that could not be read: each named once."""
-
-    def __init__(self, source: object, strict: bool) -> None:
-        self.source, self.strict, self.reasons = source, strict, dict[int, str]()
-
-    def note(self, batch: Batch) -> None:
-        for row, reason in batch.unreadable.items():
-            name = self.source.id(row)  # type: ignore[attr-defined]
-            if self.strict:
-                raise DataError(
-                    f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped."
-                )
-            if row not in self.reasons:
-                say(f"skipped {name} (row {row}): {reason}")
-            self.reasons[row] = reason
-
-
-def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
-    if not torch.isfinite(sums).all():
-        raise DataError(
-            f"The loss is not finite in epoch {epoch}, by step {step}: try a smaller --lr; earlier checkpoints are kept."
-        )
-
-
-def _prepare_run_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        used = (out / "log.jsonl").exists() or any(out.glob("checkpoint_*"))
-        with atomic_write(out / ".writable"):
-            pass
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise DataError(f"Cannot write to the run folder {out}: {error.strerror}.") from error
-    if used:
-        raise DataError(f"{out} holds an earlier run: choose another --out, or delete it.")
-
-
-def _result(
-    settings: PretrainSettings,
-    history: list[dict[str, float]],
-    checkpoint: Path,
-    images: int,
-    unreadable: int,
-    device: str,
-    started: float,
-) -> Result:
-    last = history[-1] if history else {}
-    metrics = {"epochs": settings.epochs, "images": images, "unreadable": unreadable, **last}
-    row = [str(settings.epochs), str(images), str(unreadable)]
-    row += [f"{last[name]:.4f}" for name in ("loss", "output_std")] if last else ["-", "-"]
-    return Result(
-        task="pretrain",
-        protocol=settings.preset,
-        settings=settings.to_dict(),
-        metrics=metrics,
-        provenance=provenance(started, device, data=settings.data),
-        files={"checkpoint": str(checkpoint), "log": str(settings.out / "log.jsonl")},
-        table=Table(
-            f"SimSiam, {settings.arch} ({settings.stem} stem): {checkpoint}",
-            ("epochs", "images", "unreadable", "last loss", "output std x sqrt(d)"),
-            [row],
-        ),
-    )

@@ -35,7 +35,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # Not tempfile: it makes files that only their owner can read, whatever the umask says.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     file = os.fdopen(descriptor, "w+b")
     try:
         yield file
@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         system_error = _own_system_error(error, temporary)
         if system_error is None:
             raise
-        raise _cannot_write(path, system_error) from error
+        raise cannot_write(path, system_error) from error
     _sync_folder(target.parent)
 
 
@@ -68,7 +68,8 @@ def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
     return None
 
 
-def _cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
+    """What to raise where `path`, a file or a folder, cannot be written."""
     reason = (error.strerror or str(error)).lower()
     return DataError(
         f"{os.fspath(path)} cannot be written ({reason}): give a file in a folder that exists, is writable "

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from simsiam_eval.errors import UsageError, UserError
+from simsiam_eval.errors import Stopped, UsageError, UserError
 from simsiam_eval.result import Result, Table
 from simsiam_eval.settings import Settings, field_types, option_name
 
@@ -121,6 +121,9 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         result = run()
+    except Stopped as stopped:
+        click.echo(str(stopped), err=True)
+        raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
     except KeyboardInterrupt:

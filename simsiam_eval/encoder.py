@@ -66,15 +66,26 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> features (B, `width`)."""
-        trunk = self.trunk
-        maps = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            if self.layer == "stem":
-                break
-            maps = getattr(trunk, name)(maps)
-            if self.layer == name:
-                break
+        maps = _maps(self.trunk, images, "layer4" if self.layer == "pool" else self.layer)
         if self.pooling == "max":
             return torch.amax(maps, dim=(2, 3))
-        pooled: Tensor = trunk.avgpool(maps) if self.layer == "pool" else maps.mean(dim=(2, 3))
+        pooled: Tensor = self.trunk.avgpool(maps) if self.layer == "pool" else maps.mean(dim=(2, 3))
         return pooled.flatten(1)
+
+
+def pooled_features(trunk: ResNet, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) -> (B, D): the trunk's average pool, what its `fc` reads."""
+    pooled: Tensor = trunk.avgpool(_maps(trunk, images, "layer4"))
+    return pooled.flatten(1)
+
+
+def _maps(trunk: ResNet, images: Tensor, layer: str) -> Tensor:
+    """The output (B, C, h, w) of `stem` or one of the four stages; later ones are not computed."""
+    maps: Tensor = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+    if layer == "stem":
+        return maps
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        maps = getattr(trunk, name)(maps)
+        if name == layer:
+            break
+    return maps

@@ -15,3 +15,11 @@ class UsageError(UserError):
     """A setting is impossible, or two contradict each other: exit status 2."""
 
     exit_status = 2
+
+
+class Stopped(UserError):
+    """The user asked the work to stop, and it did, resumable: exit status 130 (Ctrl-C) or 143."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

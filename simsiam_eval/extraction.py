@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,9 @@ _NAMED = 5  # unreadable images named on the terminal; all of them are in the fi
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
+    """Consecutive rows of a source, prepared for the encoder but for the normalisation."""
+
     rows: range
     pixels: torch.Tensor  # (B,3,H,W) uint8, zeros where the image could not be read
     reasons: dict[int, str]  # row -> why it could not be read
@@ -43,7 +45,7 @@ class _Blocks:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> _Block:
+    def __getitem__(self, index: int) -> Block:
         start = self.starts[index]
         rows = range(start, min(start + self.size, len(self.source)))
         side = self.preprocessing.crop
@@ -54,7 +56,20 @@ class _Blocks:
                 pixels[place] = self.preprocessing.pixels(self.source.image(row))
             except UnreadableImage as error:
                 reasons[row] = str(error)
-        return _Block(rows, pixels, reasons)
+        return Block(rows, pixels, reasons)
+
+
+def image_blocks(
+    source: ImageSource, preprocessing: Preprocessing, starts: Sequence[int], size: int, workers: int, pin_memory: bool
+) -> Iterable[Block]:
+    """The blocks of `size` rows that begin at `starts`, in that order, decoded by `workers` processes."""
+    return DataLoader(
+        _Blocks(source, preprocessing, starts, size),  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+    )
 
 
 def worker_count(asked: int | None, source: ImageSource) -> int:
@@ -117,14 +132,8 @@ def extract_features(
             say(f"{out}: going on, {len(ids) - computed} of {len(ids)} rows are there.")
         errors: list[tuple[int, str, str]] = []
         workers = worker_count(settings.workers, source)
-        loader: DataLoader[Any] = DataLoader(
-            _Blocks(source, preprocessing, starts, size),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-        )
         with progress(f"extract {out.name}", computed) as advance:
-            for block in loader:
+            for block in image_blocks(source, preprocessing, starts, size, workers, device.type == "cuda"):
                 for row, reason in block.reasons.items():
                     errors.append((row, ids[row], reason))
                     _report(errors, settings.strict)

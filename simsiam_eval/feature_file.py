@@ -11,7 +11,6 @@ written when its `valid` flag is set, and flags are set after the rows are on di
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import time
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.errors import DataError
+from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 _SYNC_SECONDS = 5.0
@@ -205,7 +205,7 @@ class FeatureWriter:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_and_keep(self._fd)
         except BlockingIOError as error:
             raise DataError(f"Another process is writing {self._path}; wait for it or choose another --out.") from error
 
@@ -339,7 +339,7 @@ class FeatureWriter:
                     self.sync()
             except OSError:
                 pass  # the rows not flagged are computed again
-            os.close(self._fd)
+            unlock_and_close(self._fd)
             self._fd = -1
 
     def __enter__(self) -> Self:

@@ -21,15 +21,18 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """A progress bar (a terminal) or a line every ten seconds (a log file); call the value with the steps done."""
+def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """A progress bar (a terminal) or a line every ten seconds (a log file); call the value with the steps done.
+
+    `done` steps were there before.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=total, note="")
+            task = bar.add_task(title, total=total, completed=done, note="")
 
             def advance(steps: int, note: str = "") -> None:
                 bar.update(task, advance=steps, note=note)
@@ -37,7 +40,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
             yield advance
         return
 
-    done, last = 0, time.monotonic()
+    last = time.monotonic()
 
     def advance_plain(steps: int, note: str = "") -> None:
         nonlocal done, last

@@ -27,14 +27,17 @@ def setting(
     above: float | None = None,
     by_preset: bool = False,
     short: str | None = None,
+    may_change: bool = False,
 ) -> Any:
     """Declare one field of a Settings class: its default (none: required), help text and permitted values.
 
-    `by_preset=True` means that the value comes from the preset unless it is given.
+    `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
+    resumed may have another value than it started with.
     """
     metadata = dict(
-        help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short
-    )
+        help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
+        may_change=may_change,
+    )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 
 
@@ -45,6 +48,11 @@ def option_name(field_name: str) -> str:
     '--batch-size'
     """
     return "--" + field_name.replace("_", "-")
+
+
+def may_change(settings_class: type[Settings]) -> set[str]:
+    """Names of the settings that resumed work may have other values of."""
+    return {field.name for field in dataclasses.fields(settings_class) if field.metadata["may_change"]}
 
 
 def field_types(settings_class: type[Settings]) -> dict[str, tuple[type, bool, bool]]:
@@ -72,7 +80,7 @@ class Settings:
     # preset name -> values of the `by_preset` fields; a class without presets leaves it empty.
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    device: str = setting("auto", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
+    device: str = setting("auto", may_change=True, help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
     precision: str = setting(
         "float32",
         choices=("float32", "bf16"),

@@ -17,12 +17,6 @@ def test_the_same_seed_gives_the_same_weights(record, checkpoint, small, tmp_pat
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_an_earlier_run_is_not_overwritten(call, road, small):
-    refused = call("pretrain", *small, "--epochs", 1, "--out", road / "run")
-    assert refused.exit_code == 1
-    assert "earlier run" in refused.stderr
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(call, small, tmp_path):
     stopped = call("pretrain", *small, "--epochs", 2, "--lr", 1e30, "--out", tmp_path / "run")
     assert stopped.exit_code == 1

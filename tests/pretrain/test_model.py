@@ -7,8 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from pretrain.loop import parameter_groups
-from pretrain.model import SimSiam, simsiam_loss
+from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
 
 EPS = 1e-5  # of BN
 
@@ -62,12 +61,13 @@ def test_each_view_has_its_own_batch_statistics(small):
     model = copy.deepcopy(small).train()
     torch.manual_seed(0)
     view1, view2 = torch.randn(4, 3, 8, 8), 5 * torch.randn(4, 3, 8, 8) + 3
-    p1, p2, z1, z2 = model(view1, view2)
+    p1, p2, z1, z2, features = model(view1, view2)
+    torch.testing.assert_close(model.encoder.fc(features), z1)
     for p, z, view in ((p1, z1, view1), (p2, z2, view2)):
         torch.testing.assert_close(z, model.encoder(view))
         torch.testing.assert_close(p, model.predictor(z))
         torch.testing.assert_close(z.mean(dim=0), torch.zeros(12), atol=1e-5, rtol=0)
-    assert int(model.encoder.bn1.num_batches_tracked) == 4  # two in the forward pass, two above
+    assert int(model.encoder.bn1.num_batches_tracked) == 4  # two in the forward pass, two below
 
 
 def cosine_and_gradient(p, z):
@@ -90,7 +90,7 @@ def numpy_loss(p1, p2, z1, z2):
 def test_loss_and_gradients_against_the_formula(shape, stop_gradient):
     arrays = np.random.default_rng(3).normal(size=(4, *shape)) * np.array([0.1, 1, 3, 20]).reshape(4, 1, 1)
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
-    loss = simsiam_loss(*tensors, stop_gradient)
+    loss = simsiam_loss(Outputs(*tensors, None), stop_gradient)
     loss.backward()
     expected, gradients = numpy_loss(*arrays)
     assert loss.item() == pytest.approx(expected, abs=1e-12)
@@ -104,9 +104,9 @@ def test_loss_and_gradients_against_the_formula(shape, stop_gradient):
 def test_loss_stops_the_gradient_unless_told_and_is_minus_one_where_all_agree():
     x = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
     z = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
-    simsiam_loss(x, x, z, z).backward()
+    simsiam_loss(Outputs(x, x, z, z, None)).backward()
     assert z.grad is None
-    assert simsiam_loss(x, 2 * x, 3 * x, x).item() == pytest.approx(-1)
+    assert simsiam_loss(Outputs(x, 2 * x, 3 * x, x, None)).item() == pytest.approx(-1)
 
 
 class NumpyNet:
@@ -184,7 +184,9 @@ def numpy_run(w, batches, stop_gradient, fix_pred_lr):
 @pytest.mark.parametrize("stop_gradient", [True, False])
 def test_ten_steps_agree_with_numpy(small, stop_gradient, fix_pred_lr):
     model = copy.deepcopy(small).double().train()
-    optimiser = torch.optim.SGD(parameter_groups(model, fix_pred_lr), LRS[0], momentum=MOMENTUM, weight_decay=DECAY)
+    optimiser = torch.optim.SGD(
+        parameter_groups(model, "constant" if fix_pred_lr else "cosine"), LRS[0], momentum=MOMENTUM, weight_decay=DECAY
+    )
     modules = {"fc": model.encoder.fc, "pred": model.predictor}
 
     def weights():
@@ -199,7 +201,7 @@ def test_ten_steps_agree_with_numpy(small, stop_gradient, fix_pred_lr):
         for group in optimiser.param_groups:
             group["lr"] = LRS[0] if group.get("fix_lr") else lr
         z1, z2 = model.encoder.fc(torch.tensor(x1)), model.encoder.fc(torch.tensor(x2))
-        loss = simsiam_loss(model.predictor(z1), model.predictor(z2), z1, z2, stop_gradient)
+        loss = simsiam_loss(Outputs(model.predictor(z1), model.predictor(z2), z1, z2, x1), stop_gradient)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -218,7 +220,64 @@ def test_ten_steps_agree_with_numpy(small, stop_gradient, fix_pred_lr):
 def test_every_parameter_is_in_one_group_and_only_the_predictor_keeps_its_lr(fix_pred_lr):
     with torch.device("meta"):
         model = SimSiam("resnet18", "cifar", dim=8, pred_dim=4)
-    groups = parameter_groups(model, fix_pred_lr)
+    groups = parameter_groups(model, "constant" if fix_pred_lr else "cosine")
     assert sorted(id(one) for group in groups for one in group["params"]) == sorted(map(id, model.parameters()))
     fixed = {id(one) for group in groups if group.get("fix_lr") for one in group["params"]}
     assert fixed == ({id(one) for one in model.predictor.parameters()} if fix_pred_lr else set())
+
+
+def log_softmax(x):
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def test_cross_entropy_and_the_asymmetric_loss_against_the_formula():
+    p1, p2, z1, z2 = np.random.default_rng(4).normal(size=(4, 6, 5))
+    outputs = Outputs(*map(torch.tensor, (p1, p2, z1, z2)), None)
+    terms = [-(np.exp(log_softmax(z)) * log_softmax(p)).sum(axis=1).mean() for p, z in ((p1, z2), (p2, z1))]
+    assert simsiam_loss(outputs, similarity="cross-entropy").item() == pytest.approx(np.mean(terms), abs=1e-12)
+    one = simsiam_loss(outputs, similarity="cross-entropy", symmetric=False).item()
+    assert one == pytest.approx(terms[0], abs=1e-12)
+    cosine = simsiam_loss(outputs, symmetric=False).item()
+    assert cosine == pytest.approx(-cosine_and_gradient(p1, z2)[0].mean(), abs=1e-12)
+
+
+def kinds(sequence):
+    return [type(step).__name__ for step in sequence]
+
+
+@pytest.mark.parametrize(
+    ("norms", "projector", "predictor"),
+    [
+        ("none", ["Linear", "ReLU", "Linear"], ["Linear", "ReLU", "Linear"]),
+        ("hidden", ["Linear", "BatchNorm1d", "ReLU", "Linear"], ["Linear", "BatchNorm1d", "ReLU", "Linear"]),
+        ("all", ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"],
+         ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]),
+    ],
+)  # fmt: skip
+def test_norms_of_the_heads(norms, projector, predictor):
+    with torch.device("meta"):
+        model = SimSiam("resnet18", projector_layers=2, projector_bn=norms, predictor_bn=norms)
+    assert kinds(model.encoder.fc) == projector
+    assert kinds(model.predictor) == predictor
+    for head in (model.encoder.fc, model.predictor):
+        for linear, following in zip(head, [*list(head)[1:], None], strict=True):
+            if isinstance(linear, torch.nn.Linear) and head[-1] is not following and linear is not head[-1]:
+                assert (linear.bias is None) == isinstance(following, torch.nn.BatchNorm1d)
+
+
+def test_a_head_without_norm_trains_its_bias():
+    with torch.device("meta"):
+        model = SimSiam("resnet18", projector_bn="hidden")
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_without_a_predictor_p_is_z_and_a_fixed_one_is_not_trained(small):
+    with torch.device("meta"):
+        none = SimSiam("resnet18", predictor="none")
+        fixed = SimSiam("resnet18", predictor="fixed")
+    z = torch.randn(3, 2048)
+    assert none.predictor(z) is z
+    assert not any(value.requires_grad for value in fixed.predictor.parameters())
+    assert [key for key in none.state_dict() if key.startswith("predictor.")] == []
+    assert all(value.requires_grad for value in fixed.encoder.layer1.parameters())

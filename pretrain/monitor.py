@@ -1,0 +1,61 @@
+"""Online kNN: how good the encoder is while it is being pretrained (InstDisc's monitor, as the field uses it)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pretrain.recipe import PretrainSettings
+from simsiam_eval.device import autocast
+from simsiam_eval.encoder import Encoder
+from simsiam_eval.errors import DataError
+from simsiam_eval.extraction import image_blocks, worker_count
+from simsiam_eval.neighbours import search, weighted_vote
+from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.sources import ImageSource, open_source
+
+
+class KnnMonitor:
+    """kNN accuracy on --val, with the pretraining images as the bank.
+
+    Raises:
+        DataError: one of the two has no labels, or a class that the bank has not.
+    """
+
+    def __init__(self, settings: PretrainSettings, bank: ImageSource, preprocessing: Preprocessing) -> None:
+        assert settings.val is not None
+        self._settings, self._preprocessing = settings, preprocessing
+        queries = open_source(settings.val, "test")
+        for source in (bank, queries):
+            if (source.labels < 0).all():
+                raise DataError(f"{source.spec} has no labels: the online kNN of --val needs those of both.")
+        if bank.class_names != queries.class_names:
+            raise DataError(f"{queries.spec} and {bank.spec} do not have the same classes: leave out --val.")
+        self._sources = bank, queries
+
+    @torch.no_grad()
+    def accuracy(self, trunk: torch.nn.Module, device: torch.device) -> float:
+        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop."""
+        settings = self._settings
+        encoder = Encoder(trunk, settings.arch, settings.stem).eval()  # type: ignore[arg-type]
+        (bank, bank_labels), (queries, labels) = (self._features(encoder, source, device) for source in self._sources)
+        trunk.train()
+        similarities, rows = search(bank, queries, settings.knn_k)
+        guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
+        return float((guesses == labels).mean())
+
+    def _features(
+        self, encoder: Encoder, source: ImageSource, device: torch.device
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Of the labelled images that can be read: (N,D) and (N,)."""
+        features, labels = [], []
+        blocks = image_blocks(source, self._preprocessing, range(0, len(source), 256), 256,
+                              worker_count(self._settings.workers, source), device.type == "cuda")  # fmt: skip
+        for block in blocks:
+            with autocast(device, self._settings.precision):
+                found = encoder(self._preprocessing.normalise(block.pixels.to(device, non_blocking=True)))
+            used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
+            features.append(found.float().cpu().numpy()[used])
+            labels.append(source.labels[block.rows.start : block.rows.stop][used])
+        return np.concatenate(features), np.concatenate(labels)

@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM as a request that is met at the next safe moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60).
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """`status` is 0 until a signal comes, then the exit status it asks for: 130 for Ctrl-C, 143 for the others."""
+
+    status = 0
+
+
+@contextmanager
+def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
+    """Within the block a first signal only sets `status`; a second one acts at once, as it does outside.
+
+    `patient`: not even a second one does: torchrun passes on a Ctrl-C that the process has had already.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def asked(number: int, frame: Any) -> None:
+        request.status = 130 if number == signal.SIGINT else 143
+        if not patient:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, asked)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
