@@ -22,6 +22,7 @@ from simsiam_eval.images import UnreadableImage
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import say
 from simsiam_eval.sources import ArraySource, ImageSource
+from simsiam_eval.stopping import ignore_stop_signals
 
 _RESIDENT_BYTES = 1 << 30
 _RESIDENT_SIDE = 128  # pixels; larger images are seldom of one size
@@ -135,6 +136,7 @@ class Loader:
             num_workers=workers,
             pin_memory=pinned,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
         )
         for number, (first, second, reasons) in zip(steps, loader, strict=True):

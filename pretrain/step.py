@@ -47,9 +47,7 @@ class TrainingStep:
         self._whole: Any = self.model
         if processes.world > 1:
             ids = [self.device.index] if on_gpu else None
-            self._whole = DistributedDataParallel(
-                self.model, ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self._whole = DistributedDataParallel(self.model, ids, gradient_as_bucket_view=True)
 
     def set_lr(self, epoch: int) -> float:
         """Set the lr of an epoch: cosine over all epochs (after the warm-up, those that are left), but constant where

@@ -18,6 +18,7 @@ from simsiam_eval.feature_file import FeatureWriter, read_attributes
 from simsiam_eval.images import UnreadableImage
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
+from simsiam_eval.stopping import ignore_stop_signals
 
 if TYPE_CHECKING:
     from simsiam_eval.encoder import Encoder
@@ -68,6 +69,7 @@ def image_blocks(
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
     )
 

@@ -43,3 +43,9 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_stop_signals(worker: int = 0) -> None:
+    """For DataLoader workers, which a terminal, torchrun and Slurm signal too: they end when their parent does."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
-EPOCHS, BATCH, IMAGES = 3, 8, 50  # six steps an epoch, two images left out of each
+EPOCHS, IMAGES = 3, 50  # as conftest's `tiny` has them
 
 # Runs `pretrain` in forked children, so that torch is imported once; each line of standard input is one run:
 # {"kill": seconds from the first step, or -1 in the middle of writing the second checkpoint, or null, "args": [...]}
@@ -58,24 +57,6 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for number in range(IMAGES):
-        kind = folder / f"{'ab'[number % 2]}"
-        kind.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(kind / f"{number:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def options(images):
-    chosen = {"epochs": EPOCHS, "batch-size": BATCH, "image-size": 8, "dim": 16, "pred-dim": 8, "projector-hidden": 16}
-    chosen |= {"health-every": 2, "every": "1 epochs", "data": images, "val": images, "knn-every": 1, "knn-k": 5}
-    return ["--preset", "cifar10", "--no-resident", *(str(x) for name, x in chosen.items() for x in (f"--{name}", x))]
-
-
-@pytest.fixture(scope="module")
 def pretrain():
     """pretrain(arguments, kill=None) -> wait status of a process that ran it."""
     server = subprocess.Popen(
@@ -96,10 +77,10 @@ def pretrain():
 
 
 @pytest.fixture(scope="module")
-def whole(pretrain, options, tmp_path_factory):
+def whole(pretrain, tiny, tmp_path_factory):
     """A run that was never interrupted."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert pretrain([*options, "--out", out]) == 0
+    assert pretrain([*tiny, "--out", out]) == 0
     return out
 
 
@@ -135,25 +116,25 @@ def assert_same(one, two, where=""):
         assert one == two, where
 
 
-def test_killed_at_ten_instants_it_is_the_run_that_was_not(pretrain, options, whole, tmp_path):
+def test_killed_at_ten_instants_it_is_the_run_that_was_not(pretrain, tiny, whole, tmp_path):
     rng, kills, runs = random.Random(0), 0, 0
     instants = [-1, *(rng.uniform(0.0, 0.8) for _ in range(9))]
     while kills < len(instants):  # a run that came to its end unharmed is followed by another
         out = tmp_path / f"run{runs}"
-        status = pretrain([*options, "--out", out, "--workers", kills % 3], kill=instants[kills])
+        status = pretrain([*tiny, "--out", out, "--workers", kills % 3], kill=instants[kills])
         assert status in (0, 9)
         kills, runs = kills + (status == 9), runs + (status == 0)
         assert not [path for path in out.glob("checkpoint_*") if path.stat().st_size < 1_000_000]
-    assert pretrain([*options, "--out", tmp_path / f"run{runs}"]) == 0
+    assert pretrain([*tiny, "--out", tmp_path / f"run{runs}"]) == 0
     for number in range(runs + 1):
         assert_same(contents(whole), contents(tmp_path / f"run{number}"))
     names = {path.name for path in (tmp_path / "run0").glob("checkpoint_*")}
     assert names == {f"checkpoint_{name}.pth.tar" for name in ("last", "best_knn", "0001", "0002")}
 
 
-def test_a_finished_run_is_left_as_it_is(pretrain, options, whole):
+def test_a_finished_run_is_left_as_it_is(pretrain, tiny, whole):
     before = {path.name: path.read_bytes() for path in whole.glob("checkpoint_*")}
-    assert pretrain([*options, "--out", whole]) == 0
+    assert pretrain([*tiny, "--out", whole]) == 0
     assert before == {path.name: path.read_bytes() for path in whole.glob("checkpoint_*")}
     assert json.loads((whole / "result.json").read_text())["metrics"]["epoch"] == EPOCHS - 1
 
@@ -167,31 +148,31 @@ def test_a_finished_run_is_left_as_it_is(pretrain, options, whole):
         (["--resume", "never"], "earlier run"),
     ],
 )
-def test_a_changed_setting_that_matters_is_refused_by_name(call, options, whole, changed, says):
-    refused = call("pretrain", *options, "--out", whole, *changed)
+def test_a_changed_setting_that_matters_is_refused_by_name(call, tiny, whole, changed, says):
+    refused = call("pretrain", *tiny, "--out", whole, *changed)
     assert refused.exit_code == 1
     assert says in refused.stderr
 
 
-def test_other_images_are_refused(call, options, whole, tmp_path):
+def test_other_images_are_refused(call, tiny, whole, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(IMAGES):
         Image.new("RGB", (12, 12)).save(tmp_path / "images" / f"other{number}.png")
-    at = options.index("--val")
-    refused = call("pretrain", *options[:at], *options[at + 2 :], "--data", tmp_path / "images", "--out", whole)
+    at = tiny.index("--val")
+    refused = call("pretrain", *tiny[:at], *tiny[at + 2 :], "--data", tmp_path / "images", "--out", whole)
     assert refused.exit_code == 1
     assert "other images" in refused.stderr
 
 
-def test_resume_must_needs_a_run(call, options, tmp_path):
-    refused = call("pretrain", *options, "--out", tmp_path / "empty", "--resume", "must")
+def test_resume_must_needs_a_run(call, tiny, tmp_path):
+    refused = call("pretrain", *tiny, "--out", tmp_path / "empty", "--resume", "must")
     assert refused.exit_code == 1
     assert "no run" in refused.stderr
 
 
-def test_two_processes_in_one_folder(call, options, tmp_path):
+def test_two_processes_in_one_folder(call, tiny, tmp_path):
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = call("pretrain", *options, "--out", tmp_path)
+        refused = call("pretrain", *tiny, "--out", tmp_path)
     assert refused.exit_code == 1
     assert "Another process" in refused.stderr
