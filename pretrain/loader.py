@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pretrain.recipe import PretrainSettings
-from pretrain.views import ViewParameters, augment, boxes, crop_image, crop_resident, draw
+from pretrain.views import ViewParameters, Views, boxes, crop_image, crop_resident, draw
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import worker_count
@@ -91,7 +91,7 @@ class Loader:
                 f"and --accumulate {settings.accumulate}."
             )
         self._source, self._settings, self._device = source, settings, processes.device
-        self._preprocessing, self._quiet = preprocessing, not processes.main
+        self._augment, self._quiet = Views(preprocessing.mean, preprocessing.std).augment, not processes.main
         self.schedule = Schedule(len(source), settings, processes)
         self.waited, self.unreadable = 0.0, dict[int, str]()
         self._pixels: torch.Tensor | None = None
@@ -121,8 +121,7 @@ class Loader:
             parameters = self.schedule.parameters(*at)
             crops = []
             for one in parameters:
-                chosen = boxes(one, np.full(len(rows), height), np.full(len(rows), width))
-                crops.append(crop_resident(self._pixels, where, chosen, side))
+                crops.append(crop_resident(self._pixels, where, boxes(one, height, width), side))
             yield crops, parameters
 
     def _worker_crops(self, steps: range) -> Iterator[Any]:
@@ -146,8 +145,7 @@ class Loader:
 
     def _views(self, cropped: Any) -> Batch:
         crops, parameters = cropped
-        mean, std = self._preprocessing.mean, self._preprocessing.std
-        return Batch(*(augment(crop, one, mean, std) for crop, one in zip(crops, parameters, strict=True)))
+        return Batch(*(self._augment(crop, one) for crop, one in zip(crops, parameters, strict=True)))
 
     def _timed(self, cropped: Iterator[Any]) -> Iterator[Any]:
         while True:
@@ -219,9 +217,8 @@ class _Crops:
             except UnreadableImage as error:
                 reasons[int(row)] = str(error)
                 continue
-            size = np.array([image.height]), np.array([image.width])
             for view, one in enumerate(parameters):
-                box = boxes(one[place : place + 1], *size)[0]
+                box = boxes(one[place : place + 1], image.height, image.width)[0]
                 crops[view, place] = crop_image(image, box, self.side)
         if reasons and len(reasons) < len(rows):
             crops = crops[:, torch.from_numpy(_replacements(np.array([int(row) not in reasons for row in rows])))]

@@ -37,6 +37,7 @@ _IMAGENET: dict[str, Any] = {
     "shift": 0.0,
     "zoom": 0.0,
     "shear": 0.0,
+    "knn_k": 200,
 }
 
 
@@ -82,6 +83,7 @@ class PretrainSettings(Settings):
             "shift": 0.1,
             "zoom": 0.1,
             "shear": 5.0,
+            "knn_k": 20,
         },
     }
 
@@ -150,7 +152,7 @@ class PretrainSettings(Settings):
     knn_every: int = setting(
         10, at_least=1, may_change=True, help="Epochs between two online kNN evaluations, where there is --val."
     )
-    knn_k: int = setting(200, at_least=1, may_change=True, help="Neighbours of the online kNN.")
+    knn_k: int = setting(by_preset=True, at_least=1, may_change=True, help="Neighbours of the online kNN.")
     knn_temperature: float = setting(0.1, above=0, may_change=True, help="Temperature of the online kNN.")
     health_every: int = setting(
         100, at_least=0, may_change=True, help="Steps between two looks of the collapse doctor; 0: none."

@@ -1,12 +1,21 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pretrain.loader import Loader
+from pretrain.loader import Loader, Schedule, resident_pixels
 from pretrain.recipe import PretrainSettings
-from simsiam_eval.errors import DataError
+from simsiam_eval.distributed import Processes
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.sources import ArraySource, PathSource
+
+CPU = torch.device("cpu")
+UNCHANGED = {"crop_area": 1.0, "jitter": 0.0, "greyscale": 0.0, "flip": 0.0}
+GREY_LEVELS = Preprocessing(8, 8, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 
 def settings(**values):
@@ -15,7 +24,12 @@ def settings(**values):
     )
 
 
-UNCHANGED = {"crop_area": 1.0, "jitter": 0.0, "greyscale": 0.0, "flip": 0.0}
+def loader(source, processes=None, preprocessing=GREY_LEVELS, **values):
+    return Loader(source, settings(**values), processes or Processes(CPU), preprocessing)
+
+
+def epoch(made, number):
+    return list(made.batches(number * len(made), (number + 1) * len(made)))
 
 
 @pytest.fixture
@@ -25,46 +39,54 @@ def source():
     return ArraySource("noise", pixels, np.full(11, -1), None, [f"image {row}" for row in range(11)])
 
 
-def grey_levels(batches):
-    """The row of every image, where row r is a plain square of grey level r."""
-    return [int(one) for batch in batches for one in batch.view1[:, 0, 0, 0]]
+@pytest.fixture
+def numbered():
+    """Row r is a plain square of grey level r."""
+    pixels = np.arange(11, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    return ArraySource("numbered", pixels, np.full(11, -1), None, [str(row) for row in range(11)])
 
 
 @pytest.fixture
-def numbered():
-    pixels = np.arange(11, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
-    return ArraySource("numbered", pixels, np.full(11, -1), None, [str(row) for row in range(11)])
+def files(numbered, tmp_path):
+    """The same as files."""
+    paths = [tmp_path / f"{row:02d}.png" for row in range(11)]
+    for row, path in enumerate(paths):
+        numbered.image(row).save(path)
+    return PathSource(paths)
+
+
+def rows_of(batches):
+    return [round(float(one)) for batch in batches for one in batch.view1[:, 0, 0, 0]]
 
 
 def same(first, second):
     return torch.equal(first.view1, second.view1) and torch.equal(first.view2, second.view2)
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(source):
-    alone, helped = (Loader(source, settings(workers=workers), False) for workers in (0, 2))
-    for epoch in (0, 1, 0):
-        ours, theirs = list(alone.epoch(epoch)), list(helped.epoch(epoch))
-        assert len(ours) == len(theirs) == 2
-        assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+def test_workers_and_residence_change_nothing_but_rounding(files):
+    made = [loader(files, workers=0, resident=False), loader(files, workers=2, resident=False), loader(files)]
+    for number in (0, 1, 0):
+        alone, helped, resident = (epoch(one, number) for one in made)
+        assert len(alone) == len(helped) == len(resident) == 2
+        assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+        for a, b in zip(alone, resident, strict=True):
+            torch.testing.assert_close(a.view1, b.view1, atol=2, rtol=0)
 
 
-def test_an_epoch_does_not_depend_on_those_before_it_nor_on_global_seeds(source):
-    whole = Loader(source, settings(), False)
-    list(whole.epoch(0))
-    next(whole.epoch(1))
+def test_a_batch_does_not_depend_on_those_before_it_nor_on_global_seeds(source):
+    whole = list(loader(source).batches(0, 6))
     torch.manual_seed(7)
     np.random.seed(7)
-    again = list(Loader(source, settings(), False).epoch(2))
-    assert all(same(a, b) for a, b in zip(whole.epoch(2), again, strict=True))
+    later = list(loader(source).batches(3, 6))
+    assert all(same(a, b) for a, b in zip(whole[3:], later, strict=True))
 
 
 def test_views_differ_from_each_other_and_between_epochs_and_seeds(source):
-    loader = Loader(source, settings(batch_size=11), False)
-    (first,), (second,) = loader.epoch(0), loader.epoch(1)
+    first, second = loader(source, batch_size=11).batches(0, 2)
     assert first.view1.shape == first.view2.shape == (11, 3, 8, 8)
-    assert first.view1.dtype == torch.uint8
+    assert first.view1.dtype == torch.float32
     assert not (first.view1 == first.view2).flatten(1).all(dim=1).any()
-    (other,) = Loader(source, settings(batch_size=11, seed=1), False).epoch(0)
+    (other,) = loader(source, batch_size=11, seed=1).batches(0, 1)
 
     def pictures(batch):
         return {one.numpy().tobytes() for one in batch.view1}
@@ -74,50 +96,85 @@ def test_views_differ_from_each_other_and_between_epochs_and_seeds(source):
 
 
 def test_every_epoch_has_another_order_and_drops_the_incomplete_batch(numbered):
-    loader = Loader(numbered, settings(**UNCHANGED), False)
+    made = loader(numbered, **UNCHANGED)
     orders = []
-    for epoch in range(12):
-        batches = list(loader.epoch(epoch))
-        assert len(loader) == len(batches) == 2
+    for number in range(12):
+        batches = epoch(made, number)
         assert [len(batch.view1) for batch in batches] == [4, 4]
-        assert all(torch.equal(batch.view1, batch.view2) and not batch.unreadable for batch in batches)
-        orders.append(tuple(grey_levels(batches)))
+        assert all(torch.equal(batch.view1, batch.view2) for batch in batches)
+        orders.append(tuple(rows_of(batches)))
     assert all(len(set(order)) == 8 for order in orders)  # no image twice in an epoch
     assert len(set(orders)) == 12
     assert set().union(*orders) == set(range(11))  # and none is always the one dropped
 
 
-def test_as_many_images_as_a_batch_are_one_batch(numbered):
-    (batch,) = Loader(numbered, settings(batch_size=11, **UNCHANGED), False).epoch(0)
-    assert sorted(grey_levels([batch])) == list(range(11))
+def test_views_are_normalised_as_the_encoder_will_be(numbered):
+    preprocessing = Preprocessing(8, 8)
+    (batch,) = loader(numbered, preprocessing=preprocessing, batch_size=11, **UNCHANGED).batches(0, 1)
+    plain = preprocessing.normalise(torch.arange(11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+    order = Schedule(11, settings(batch_size=11), Processes(CPU)).rows(0, 0)
+    torch.testing.assert_close(batch.view1, plain[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_makes_its_batch_smaller_and_is_reported(tmp_path, workers):
-    paths = [tmp_path / f"{row}.png" for row in range(6)]
-    for row, path in enumerate(paths):
-        Image.new("RGB", (8, 8), (row, row, row)).save(path)
-    paths[2].write_bytes(paths[2].read_bytes()[:30])
-    paths[4].unlink()
-    loader = Loader(PathSource(paths), settings(batch_size=3, workers=workers, **UNCHANGED), False)
-    batches = list(loader.epoch(0))
-    assert len(batches) == 2
-    reasons = {row: reason for batch in batches for row, reason in batch.unreadable.items()}
-    assert set(reasons) == {2, 4}
-    assert reasons[4] == "no such file"
-    assert reasons[2]
-    for batch in batches:
-        assert len(batch.view1) == len(batch.view2) == 3 - len(batch.unreadable)
-    assert sorted(grey_levels(batches)) == [0, 1, 3, 5]
+def test_processes_share_the_batches_of_one(source):
+    whole = epoch(loader(source, batch_size=6), 0)
+    parts = [epoch(loader(source, Processes(CPU, rank, 3), batch_size=6), 0) for rank in range(3)]
+    for number, batch in enumerate(whole):
+        torch.testing.assert_close(torch.cat([part[number].view1 for part in parts]), batch.view1)
+        torch.testing.assert_close(torch.cat([part[number].view2 for part in parts]), batch.view2)
 
 
-def test_a_batch_of_unreadable_images_is_empty(tmp_path):
-    loader = Loader(PathSource([tmp_path / "a.png", tmp_path / "b.png"]), settings(batch_size=2), False)
-    (batch,) = loader.epoch(0)
-    assert len(batch.view1) == len(batch.view2) == 0
-    assert set(batch.unreadable) == {0, 1}
+@pytest.mark.parametrize("options", [{"resident": False}, {"resident": False, "workers": 2}, {"resident": True}])
+def test_an_unreadable_images_place_is_taken_by_the_next_readable_one(files, options, capsys):
+    for row, content in ((2, files.paths[2][:4].encode()), (4, None)):
+        path = Path(files.paths[row])
+        path.write_bytes(content) if content else path.unlink()
+    made = loader(files, batch_size=5, **UNCHANGED, **options)
+    order = [Schedule(11, settings(batch_size=5), Processes(CPU)).rows(0, step).tolist() for step in (0, 1)]
+    shown = [rows_of([batch]) for batch in epoch(made, 0)]
+    for asked, got in zip(order, shown, strict=True):
+        ring = asked + asked
+        for place in range(len(asked)):
+            expected = next(one for one in ring[place:] if one not in (2, 4))
+            assert got[place] == expected
+    met = {row for batch in order for row in batch} & {2, 4}
+    assert set(made.unreadable) >= met
+    assert made.unreadable.get(4, "no such file") == "no such file"
+    said = capsys.readouterr().err
+    assert all(said.count(f"(row {row})") == 1 for row in met)
 
 
-def test_too_few_images_for_a_batch_are_refused(source):
+def test_strict_stops_at_an_unreadable_image(files):
+    os.remove(files.paths[3])
+    with pytest.raises(DataError, match=r"03.png \(row 3\).*--strict"):
+        epoch(loader(files, batch_size=11, strict=True, resident=False), 0)
+    with pytest.raises(DataError, match=r"03.png \(row 3\).*--strict"):
+        loader(files, batch_size=11, strict=True, resident=True)
+
+
+@pytest.mark.parametrize("resident", [False, None])
+def test_a_batch_without_a_readable_image_is_an_error(tmp_path, resident):
+    with pytest.raises(DataError, match="No image of a whole batch"):
+        epoch(loader(PathSource([tmp_path / "a.png", tmp_path / "b.png"]), batch_size=2, resident=resident), 0)
+
+
+def test_only_small_images_of_one_size_are_held(files, tmp_path):
+    pixels, reasons = resident_pixels(files)
+    assert pixels.shape == (11, 3, 8, 8)
+    assert pixels[:, 1, 2, 3].tolist() == list(range(11))
+    assert reasons == {}
+    Image.new("RGB", (9, 8)).save(files.paths[10])
+    assert resident_pixels(files) == (None, {})
+    with pytest.raises(UsageError, match="one size"):
+        loader(files, resident=True)
+    Image.new("RGB", (200, 8)).save(tmp_path / "large.png")
+    assert resident_pixels(PathSource([tmp_path / "large.png"])) == (None, {})
+
+
+def test_too_few_images_and_batches_that_cannot_be_cut_are_refused(source):
     with pytest.raises(DataError, match=r"noise has 11 images.*12.*--batch-size"):
-        Loader(source, settings(batch_size=12), False)
+        loader(source, batch_size=12)
+    with pytest.raises(UsageError, match="2 processes"):
+        loader(source, Processes(CPU, 0, 2), batch_size=5)
+    with pytest.raises(UsageError, match="--accumulate 4"):
+        loader(source, Processes(CPU, 0, 2), batch_size=4, accumulate=4)

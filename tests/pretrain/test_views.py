@@ -1,151 +1,342 @@
-"""Drawn parameters against torchvision's distributions, applied ones against torchvision's operations."""
+"""Drawn parameters against torchvision's distributions, applied ones against torchvision's operations on PIL images.
 
-import dataclasses
+Tolerances are in grey levels: the largest and the mean difference over the pixels of noise and of photographs.
+"""
+
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
 from pretrain.recipe import PretrainSettings
-from pretrain.views import View, Views, draw_box
+from pretrain.view_parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, ViewParameters, boxes, draw
+from pretrain.view_steps import blend_, grey, turn_hue
+from pretrain.views import Views, crop_image, crop_resident
 
-PLAIN = View(box=None, affine=None, jitter=(), grey=False, blur=None, flip=False)
+BILINEAR = InterpolationMode.BILINEAR
+JITTER = {
+    BRIGHTNESS: tv.adjust_brightness,
+    CONTRAST: tv.adjust_contrast,
+    SATURATION: tv.adjust_saturation,
+    HUE: tv.adjust_hue,
+    NOTHING: lambda image, _: image,
+}
+LEVELS = Views(mean=(0, 0, 0), std=(1 / 255,) * 3)  # whose views are in grey levels
 
 
-def views(**values):
-    return Views(PretrainSettings(data="digits", out="unused", **({"preset": "imagenet", "image_size": 24} | values)))
+def recipe(**values):
+    return PretrainSettings(data="digits", out="unused", **({"preset": "imagenet"} | values))
+
+
+def unchanged(count):
+    off = recipe(crop_area=1.0, jitter=0.0, greyscale=0.0, blur=0.0, flip=0.0)
+    return draw(off, np.random.default_rng(0), count)
+
+
+def jittered(count, order, factors):
+    """The given operations in this order, on every image."""
+    order = np.array([*order, *[NOTHING] * (4 - len(order))])
+    values = np.array([factors.get(kind, 1.0 if kind != HUE else 0.0) for kind in range(4)])
+    return replace(unchanged(count), order=np.tile(order, (count, 1)), factors=np.tile(values, (count, 1)))
+
+
+def tensors(images):
+    return torch.stack([tv.pil_to_tensor(image) for image in images])
+
+
+def differences(parameters, images, operation):
+    """|our views - the operation's images|, (B,3,S,S)."""
+    expected = tensors([operation(image) for image in images]).numpy().astype(float)
+    return np.abs(LEVELS.augment(tensors(images), parameters).numpy() - expected)
+
+
+def assert_close(found, largest, mean):
+    assert found.max() <= largest + 1e-3
+    assert found.mean() <= mean
 
 
 @pytest.fixture(scope="module")
-def image():
-    """Smooth and coloured, so that no two operations give the same."""
-    y, x = np.mgrid[0:30, 0:40]
-    colours = np.stack([6 * x, 8 * y, 255 - 3 * x - 3 * y], axis=-1) + np.random.default_rng(0).integers(
-        0, 15, (30, 40, 3)
+def photos():
+    return [Image.fromarray(photo) for photo in load_sample_images().images]
+
+
+@pytest.fixture(scope="module", params=[32, 77])  # a blur's single block; several blocks, an odd side
+def images(request, photos):
+    side = request.param
+    noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    noise[1] = 255 * (noise[1] > 128)  # full colours, black, white
+    crops = [tv.resized_crop(photo, 40, 80, 300, 420, [side, side]) for photo in photos]
+    return [*crops, *(Image.fromarray(one) for one in noise)]
+
+
+# --- each operation, for given parameters ---
+
+
+def test_nothing_is_normalisation_alone(images):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    found = Views(mean, std).augment(tensors(images), unchanged(len(images)))
+    assert found.dtype == torch.float32
+    expected = torch.stack([tv.normalize(tv.to_tensor(image), mean, std) for image in images])
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors", "largest", "mean"),
+    [
+        (BRIGHTNESS, (0.6, 0.987, 1.4), 1, 0.001),
+        (CONTRAST, (0.613, 0.987, 1.4), 1, 0.001),
+        (SATURATION, (0.613, 0.987, 1.4), 1, 0.001),
+        # Where a hue is a whole number of Pillow's 1/255 turns, rounding decides between two: six levels at full chroma.
+        (HUE, (-0.1, 0.0, 0.037, 0.1, 0.5), 6, 0.01),
+    ],
+)
+def test_each_jitter(images, kind, factors, largest, mean):
+    for factor in factors:
+        parameters = jittered(len(images), [kind], {kind: factor})
+        assert_close(differences(parameters, images, lambda image, by=factor: JITTER[kind](image, by)), largest, mean)
+
+
+def test_every_order_of_the_jitter_at_once(images):
+    orders = np.array(list(itertools.permutations(range(4))))
+    factors = np.random.default_rng(1).uniform([0.6, 0.6, 0.6, -0.1], [1.4, 1.4, 1.4, 0.1], (24, 4))
+    for image in images:
+        expected = []
+        for order, values in zip(orders, factors, strict=True):
+            changed = image
+            for kind in order:
+                changed = JITTER[kind](changed, values[kind])
+            expected.append(changed)
+        found = LEVELS.augment(tensors([image] * 24), replace(unchanged(24), order=orders, factors=factors))
+        # What follows a hue that fell to the other side can double it.
+        assert_close(np.abs(found.numpy() - tensors(expected).numpy()), 12, 0.05)
+
+
+def test_greyscale_is_exact(images):
+    grey = replace(unchanged(len(images)), grey=np.ones(len(images), bool))
+    assert differences(grey, images, lambda image: tv.rgb_to_grayscale(image, 3)).max() < 1e-3
+
+
+def test_flip_is_exact(images):
+    flip = replace(unchanged(len(images)), flip=np.ones(len(images), bool))
+    assert differences(flip, images, tv.hflip).max() < 1e-3
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.5, 1.0, 1.3, 2.0])
+def test_blur_up_to_the_edges(images, radius):
+    """Pillow rounds to whole levels six times on the way, which the weights of a small radius do not survive."""
+    parameters = replace(unchanged(len(images)), blur=np.full(len(images), radius))
+    found = differences(parameters, images, lambda image: image.filter(ImageFilter.GaussianBlur(radius)))
+    assert_close(found[:2], 2.6, 0.6)  # photographs
+    assert_close(found[2:], 3, 1.3)  # noise
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 44, 45, 63])
+def test_blur_of_any_side(side):
+    image = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    found = differences(
+        replace(unchanged(1), blur=np.array([2.0])), [image], lambda image: image.filter(ImageFilter.GaussianBlur(2.0))
     )
-    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
+    assert_close(found, 2.5, 0.5)
 
 
-def small(image):
-    return tv.resize(image, [24, 24], InterpolationMode.BILINEAR)
+@pytest.mark.parametrize(
+    ("degrees", "right", "down", "scale", "shear"),
+    [(0, 0, 0, 1, 0), (10, 0.1, -0.05, 0.9, 5), (-40, 0, 0.02, 1.3, -20), (180, 0.0137, 0, 1.1, 60)],
+)
+def test_affine(images, degrees, right, down, scale, shear):
+    side = images[0].width
+    values = np.tile([float(degrees), right, down, scale, shear], (len(images), 1))
+
+    def operation(image):
+        shift = [right * side, down * side]
+        return tv.affine(image, float(degrees), shift, scale, [float(shear), 0.0], BILINEAR)
+
+    found = differences(replace(unchanged(len(images)), affine=values), images, operation)
+    assert_close(found, 1, 0.05)
 
 
-EXPECTED = {
-    "nothing": ({}, small),
-    "box": ({"box": (3, 5, 20, 11)}, lambda image: tv.resized_crop(image, 3, 5, 20, 11, [24, 24])),
-    "affine": (
-        {"affine": (20.0, 2.0, -3.0, 1.2, 7.0)},
-        lambda image: tv.affine(small(image), 20.0, [2.0, -3.0], 1.2, [7.0, 0.0], InterpolationMode.BILINEAR),
-    ),
-    "brightness": ({"jitter": (("brightness", 1.3),)}, lambda image: tv.adjust_brightness(small(image), 1.3)),
-    "contrast": ({"jitter": (("contrast", 0.7),)}, lambda image: tv.adjust_contrast(small(image), 0.7)),
-    "saturation": ({"jitter": (("saturation", 0.6),)}, lambda image: tv.adjust_saturation(small(image), 0.6)),
-    "hue": ({"jitter": (("hue", -0.08),)}, lambda image: tv.adjust_hue(small(image), -0.08)),
-    "two jitters": (
-        {"jitter": (("hue", 0.1), ("contrast", 1.4))},
-        lambda image: tv.adjust_contrast(tv.adjust_hue(small(image), 0.1), 1.4),
-    ),
-    "jitters the other way round": (
-        {"jitter": (("contrast", 1.4), ("hue", 0.1))},
-        lambda image: tv.adjust_hue(tv.adjust_contrast(small(image), 1.4), 0.1),
-    ),
-    "grey": ({"grey": True}, lambda image: tv.rgb_to_grayscale(small(image), 3)),
-    "blur": ({"blur": 1.5}, lambda image: small(image).filter(ImageFilter.GaussianBlur(1.5))),
-    "flip": ({"flip": True}, lambda image: small(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
-    "all": (
-        {"box": (1, 2, 25, 30), "jitter": (("saturation", 1.3),), "grey": True, "blur": 0.8, "flip": True},
-        lambda image: tv.hflip(
-            tv.rgb_to_grayscale(tv.adjust_saturation(tv.resized_crop(image, 1, 2, 25, 30, [24, 24]), 1.3), 3).filter(
-                ImageFilter.GaussianBlur(0.8)
-            )
-        ),
-    ),
-}
+def test_the_whole_chain(images):
+    changing = recipe(crop_area=1.0, rotate=10.0, zoom=0.1)
+    for image in images[:2]:
+        parameters = draw(changing, np.random.default_rng(3), 60)
+        expected = []
+        for row in range(60):
+            degrees, right, down, scale, shear = parameters.affine[row].tolist()
+            view = tv.affine(image, degrees, [right, down], scale, [shear, 0.0], BILINEAR)
+            for kind in parameters.order[row]:
+                view = JITTER[kind](view, parameters.factors[row, kind % 4])
+            view = tv.rgb_to_grayscale(view, 3) if parameters.grey[row] else view
+            view = view.filter(ImageFilter.GaussianBlur(float(parameters.blur[row])))
+            expected.append(tv.hflip(view) if parameters.flip[row] else view)
+        found = LEVELS.augment(tensors([image] * 60), parameters)
+        assert_close(np.abs(found.numpy() - tensors(expected).numpy()), 12, 0.25)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_each_step_is_torchvisions(image, name):
-    values, operation = EXPECTED[name]
-    found = views().apply(image, dataclasses.replace(PLAIN, **values))
-    assert found.dtype == torch.uint8
-    assert found.shape == (3, 24, 24)
-    expected = np.asarray(operation(image)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(found.numpy(), expected)
-    assert name == "nothing" or not np.array_equal(expected, np.asarray(small(image)).transpose(2, 0, 1))
+# --- crops ---
+
+BOXES = [
+    (0, 0, 90, 120),
+    (0, 0, 20, 15),
+    (70, 105, 20, 15),
+    (5, 0, 85, 64),
+    (31, 17, 33, 44),
+    (10, 10, 32, 32),
+    (3, 4, 1, 2),
+]
+
+
+@pytest.mark.parametrize("size", [10, 32, 65])
+def test_crops_are_pillows(photos, size):
+    pictures = [photo.crop((100, 100, 220, 190)) for photo in photos]  # 120 x 90
+    expected = tensors([tv.resized_crop(one, *box, [size, size], BILINEAR) for one in pictures for box in BOXES]).int()
+    alone = torch.stack([crop_image(one, box, size) for one in pictures for box in BOXES])
+    assert alone.dtype == torch.uint8
+    assert alone.is_contiguous()
+    assert_close((alone.int() - expected).abs().float(), 1, 0.03)
+    rows = torch.tensor([0, 1]).repeat_interleave(len(BOXES))
+    resident = crop_resident(tensors(pictures), rows, np.array(BOXES * 2), size)
+    assert torch.equal(resident, resident.round())
+    assert_close((resident - expected).abs(), 1, 0.15)
+
+
+# --- batches ---
+
+
+def drawn(count=40, **values):
+    return draw(recipe(rotate=5.0, **values), np.random.default_rng(4), count)
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (40, 3, 50, 50), dtype=np.uint8))
+
+
+def test_views_do_not_depend_on_the_batch(crops):
+    parameters = drawn()
+    whole = LEVELS.augment(crops, parameters)
+    halves = torch.cat([LEVELS.augment(crops[part], parameters[part]) for part in (slice(0, 17), slice(17, 40))])
+    alone = torch.cat([LEVELS.augment(crops[i : i + 1], parameters[i : i + 1]) for i in range(40)])
+    picked = LEVELS.augment(crops[[7, 3]], parameters[np.array([7, 3])])
+    for other in (halves, alone):
+        torch.testing.assert_close(other, whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(picked, whole[[7, 3]], atol=1e-3, rtol=0)
+
+
+def test_bytes_and_floats_give_the_same_views_and_are_left_as_they_are(crops):
+    kept, floats = crops.clone(), crops.float()
+    assert torch.equal(LEVELS.augment(crops, drawn()), LEVELS.augment(floats, drawn()))
+    assert torch.equal(crops, kept)
+    assert torch.equal(floats, kept.float())
+    strided = crops.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(LEVELS.augment(strided, drawn()), LEVELS.augment(crops, drawn()))
+
+
+def test_an_autocast_around_them_changes_nothing(crops):
+    rows, found = torch.arange(40), boxes(drawn(), 50, 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        views, resident = LEVELS.augment(crops, drawn()), crop_resident(crops, rows, found, 20)
+    assert torch.equal(views, LEVELS.augment(crops, drawn()))
+    assert torch.equal(resident, crop_resident(crops, rows, found, 20))
+
+
+def test_parameters_of_another_batch_are_refused(crops):
+    with pytest.raises(ValueError, match="3 crops but parameters of 40 views"):
+        LEVELS.augment(crops[:3], drawn())
+
+
+def test_no_images_are_no_views():
+    assert LEVELS.augment(torch.zeros(0, 3, 8, 8), drawn(0)).shape == (0, 3, 8, 8)
+    none = crop_resident(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long), np.zeros((0, 4), int), 8
+    )
+    assert none.shape == (0, 3, 8, 8)
+
+
+def test_the_steps_can_be_compiled(crops):
+    """In one graph each: nothing in them depends on a value. (The eager backend needs no C++ compiler.)"""
+    x, numbers = crops.flatten(2).float(), torch.full((40, 1, 1), 0.5)
+    for step, arguments in ((turn_hue, (numbers[..., 0],)), (blend_, (numbers, numbers, numbers)), (grey, ())):
+        ours, theirs = x.clone(), x.clone()
+        compiled = torch.compile(step, backend="eager", fullgraph=True, dynamic=True)
+        torch.testing.assert_close(compiled(theirs, *arguments), step(ours, *arguments))
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_views_on_a_gpu_are_the_same(crops):
+    found = (LEVELS.augment(crops.cuda(), drawn()).cpu() - LEVELS.augment(crops, drawn())).abs()
+    assert found.max() <= 12
+    assert (found > 0.5).float().mean() < 1e-3
+
+
+# --- draws ---
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "cifar10", "digits"])
 def test_a_draw_is_repeatable_from_the_generator(preset):
-    drawer = views(preset=preset)
-    rng, again = np.random.default_rng(5), np.random.default_rng(5)
-    drawn = [drawer.draw(rng, 40, 30) for _ in range(20)]
-    assert drawn == [drawer.draw(again, 40, 30) for _ in range(20)]
-    assert len(set(drawn)) > 10  # and each is another
-
-
-def test_drawn_views_can_be_applied(image):
-    rng = np.random.default_rng(0)
-    for preset in ("imagenet", "digits"):
-        drawer = views(preset=preset)
-        results = [drawer.apply(image, drawer.draw(rng, *image.size)) for _ in range(10)]
-        assert all(one.shape == (3, 24, 24) for one in results)
-        assert not torch.equal(results[0], results[1])
+    first, again, other = (draw(recipe(preset=preset), np.random.default_rng(seed), 30) for seed in (5, 5, 6))
+    for name, array in vars(first).items():
+        assert np.array_equal(array, getattr(again, name)) or array is None
+    assert not np.array_equal(first.factors, other.factors)
+    assert len(first) == 30
+    assert len(first[4:11]) == 7
 
 
 def test_probabilities_and_ranges_of_the_references_views():
-    rng, drawer = np.random.default_rng(1), views()
-    drawn = [drawer.draw(rng, 40, 30) for _ in range(4000)]
-    rate = 0.03  # some 4 standard deviations
-    assert np.mean([bool(view.jitter) for view in drawn]) == pytest.approx(0.8, abs=rate)
-    assert np.mean([view.grey for view in drawn]) == pytest.approx(0.2, abs=rate)
-    assert np.mean([view.blur is not None for view in drawn]) == pytest.approx(0.5, abs=rate)
-    assert np.mean([view.flip for view in drawn]) == pytest.approx(0.5, abs=rate)
-    assert all(view.affine is None for view in drawn)
-    radii = [view.blur for view in drawn if view.blur is not None]
-    assert 0.1 <= min(radii) < 0.15 and 1.95 < max(radii) <= 2
-    assert np.mean(radii) == pytest.approx(1.05, abs=0.05)
-    for name, low, high in [
-        ("brightness", 0.6, 1.4),
-        ("contrast", 0.6, 1.4),
-        ("saturation", 0.6, 1.4),
-        ("hue", -0.1, 0.1),
-    ]:
-        factors = [dict(view.jitter)[name] for view in drawn if view.jitter]
+    views, rate = draw(recipe(), np.random.default_rng(1), 20000), 0.015  # some 4 standard deviations
+    jittered = (views.order != NOTHING).all(axis=1)
+    assert np.array_equal(jittered, (views.order != NOTHING).any(axis=1))
+    assert jittered.mean() == pytest.approx(0.8, abs=rate)
+    assert views.grey.mean() == pytest.approx(0.2, abs=rate)
+    assert (views.blur > 0).mean() == pytest.approx(0.5, abs=rate)
+    assert views.flip.mean() == pytest.approx(0.5, abs=rate)
+    assert views.affine is None
+    ranges = [(views.blur[views.blur > 0], 0.1, 2.0), (views.area, 0.2, 1.0), (views.offset, 0.0, 1.0)]
+    ranges += [(factor, 0.6, 1.4) for factor in views.factors[:, :3].T]
+    ranges += [(views.factors[:, 3], -0.1, 0.1), (np.log(views.ratio), np.log(3 / 4), np.log(4 / 3))]
+    for values, low, high in ranges:
         slack = 0.01 * (high - low)
-        assert low <= min(factors) < low + slack and high - slack < max(factors) <= high
-        assert np.mean(factors) == pytest.approx((low + high) / 2, abs=3 * slack)
-    orders = [tuple(name for name, _ in view.jitter) for view in drawn if view.jitter]
-    counts = {order: orders.count(order) for order in set(orders)}
-    assert len(counts) == 24  # every order, about as often
-    assert max(counts.values()) < 2 * min(counts.values())
+        assert low - 1e-12 <= values.min() < low + slack
+        assert high - slack < values.max() <= high + 1e-12
+        assert np.quantile(values, [0.25, 0.5, 0.75]) == pytest.approx(np.linspace(low, high, 5)[1:4], abs=2 * slack)
+    orders, counts = np.unique(views.order[jittered], axis=0, return_counts=True)
+    assert len(orders) == 24  # every order, about as often
+    assert counts.max() < 1.3 * counts.min()
 
 
 def test_ranges_of_the_affine_transform():
-    rng = np.random.default_rng(1)
-    drawer = views(preset="digits", image_size=10, rotate=10.0, shift=0.2, zoom=0.3, shear=5.0)
-    drawn = np.array([drawer.draw(rng, 8, 8).affine for _ in range(2000)])
-    low, high = np.array([-10, -2, -2, 0.7, -5]), np.array([10, 2, 2, 1.3, 5])
+    moving = recipe(preset="digits", rotate=10.0, shift=0.2, zoom=0.3, shear=5.0)
+    affine = draw(moving, np.random.default_rng(1), 2000).affine
+    low, high = np.array([-10, -0.2, -0.2, 0.7, -5]), np.array([10, 0.2, 0.2, 1.3, 5])
     slack = 0.02 * (high - low)
-    assert (drawn >= low).all() and (drawn <= high).all()
-    assert (drawn.min(axis=0) < low + slack).all() and (drawn.max(axis=0) > high - slack).all()
+    assert (affine >= low).all() and (affine <= high).all()
+    assert (affine.min(axis=0) < low + slack).all() and (affine.max(axis=0) > high - slack).all()
 
 
 def test_off_is_off_and_always_is_always():
-    rng = np.random.default_rng(2)
-    off = views(jitter=0.0, greyscale=0.0, blur=0.0, flip=0.0, crop_area=1.0)
-    assert {off.draw(rng, 40, 30) for _ in range(200)} == {PLAIN}
-    on = views(jitter=1.0, greyscale=1.0, blur=1.0, flip=1.0, shear=3.0)
-    drawn = [on.draw(rng, 40, 30) for _ in range(200)]
-    assert all(view.jitter and view.grey and view.blur and view.flip and view.box and view.affine for view in drawn)
+    off = unchanged(200)
+    assert off.area is None and off.affine is None
+    assert (off.order == NOTHING).all() and not off.grey.any() and not off.blur.any() and not off.flip.any()
+    always = recipe(jitter=1.0, greyscale=1.0, blur=1.0, flip=1.0, shear=3.0)
+    on = draw(always, np.random.default_rng(2), 200)
+    assert (on.order != NOTHING).all() and on.grey.all() and on.blur.all() and on.flip.all()
+    without_hue = draw(recipe(jitter=1.0, jitter_hue=0.0), np.random.default_rng(2), 200)
+    assert (np.sort(without_hue.order, axis=1) == [BRIGHTNESS, CONTRAST, SATURATION, NOTHING]).all()
+
+
+# --- boxes ---
 
 
 @pytest.mark.parametrize(("width", "height", "smallest"), [(64, 48, 0.2), (32, 32, 0.2), (30, 90, 0.08), (50, 40, 0.9)])
 def test_boxes_are_distributed_as_random_resized_crops(width, height, smallest):
-    rng, count = np.random.default_rng(3), 2500
-    ours = np.array([draw_box(rng, width, height, smallest) for _ in range(count)])
+    count = 2500
+    ours = boxes(draw(recipe(crop_area=smallest), np.random.default_rng(3), count), height, width)
     torch.manual_seed(3)
     picture = Image.new("RGB", (width, height))
     scale, ratio = (smallest, 1.0), (3 / 4, 4 / 3)
@@ -160,13 +351,28 @@ def test_boxes_are_distributed_as_random_resized_crops(width, height, smallest):
             assert np.mean(a <= np.quantile(b, share)) == pytest.approx(np.mean(b <= np.quantile(b, share)), abs=0.06)
 
 
-@pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (997, 7), (3, 500), (1, 60), (60, 1)])
+def test_a_box_is_the_same_alone_and_in_a_batch():
+    parameters, rng = drawn(300), np.random.default_rng(6)
+    heights, widths = rng.integers(1, 700, (2, 300))
+    together = boxes(parameters, heights, widths)
+    assert together.dtype == np.int64
+    for row in range(300):
+        alone = boxes(parameters[row : row + 1], int(heights[row]), int(widths[row]))
+        assert np.array_equal(alone, together[row : row + 1])
+
+
+@pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (997, 7), (3, 500), (1, 60), (60, 1), (1, 1)])
 def test_where_no_box_fits_it_is_torchvisions_central_one(size):
-    picture = Image.new("RGB", size)
-    assert draw_box(np.random.default_rng(0), *size, 0.9) == tuple(
-        RandomResizedCrop.get_params(picture, (0.9, 1.0), (3 / 4, 4 / 3))
-    )
+    width, height = size
+    expected = RandomResizedCrop.get_params(Image.new("RGB", size), (0.9, 1.0), (3 / 4, 4 / 3))
+    found = boxes(draw(recipe(crop_area=0.9), np.random.default_rng(0), 5), height, width)
+    assert found.tolist() == [list(expected)] * 5
 
 
-def test_one_pixel_is_its_own_box():
-    assert draw_box(np.random.default_rng(0), 1, 1, 0.2) == (0, 0, 1, 1)
+def test_without_a_crop_the_box_is_the_image():
+    assert boxes(unchanged(2), np.array([3, 5]), np.array([4, 6])).tolist() == [[0, 0, 3, 4], [0, 0, 5, 6]]
+
+
+def test_parameters_are_plain_arrays():
+    parameters: ViewParameters = drawn()
+    assert all(array is None or isinstance(array, np.ndarray) for array in vars(parameters).values())

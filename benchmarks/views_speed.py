@@ -1,0 +1,191 @@
+"""Views per second: the reference's pipeline (one PIL image after the other) and ours (a batch at a time), on the CPU.
+
+Both end with a normalised float32 batch. 32 px: images of 32 x 32 pixels held in memory; the reference makes a PIL image of
+each, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375. One core: one process, one thread. All
+cores: a DataLoader with one worker per core, but ours at 32 px in the main process' threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from report import write_table
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from pretrain.recipe import PretrainSettings
+from pretrain.view_parameters import ViewParameters, boxes, draw
+from pretrain.views import Views, crop_image, crop_resident
+from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+BATCH = {32: 512, 224: 64}
+HEIGHT, WIDTH = 375, 500
+
+
+class Blur:
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+def reference_transform(size: int) -> Callable:
+    steps = [
+        transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(p=0.2),
+        *([transforms.RandomApply([Blur()], p=0.5)] if size == 224 else []),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    return transforms.Compose(steps)
+
+
+class ReferenceViews(Dataset):
+    """Row -> one view."""
+
+    def __init__(self, images: list, size: int, count: int) -> None:
+        self.images, self.count, self.transform = images, count, reference_transform(size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        image = self.images[row % len(self.images)]
+        return self.transform(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+
+
+class OurViews(Dataset):
+    """(rows, parameters) of a batch -> its views."""
+
+    def __init__(self, images: list, size: int) -> None:
+        self.images, self.size, self.views = images, size, Views(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __getitem__(self, batch: tuple[np.ndarray, ViewParameters]) -> torch.Tensor:
+        rows, parameters = batch
+        chosen = [self.images[row] for row in rows]
+        found = boxes(parameters, np.array([one.height for one in chosen]), np.array([one.width for one in chosen]))
+        crops = [crop_image(image, box, self.size) for image, box in zip(chosen, found, strict=True)]
+        return self.views.augment(torch.stack(crops), parameters)
+
+
+class Batches:
+    """Batches of (rows, parameters), drawn anew in every epoch."""
+
+    def __init__(self, size: int, images: int, count: int) -> None:
+        self.images = images
+        self.recipe = PretrainSettings(data="none", out="none", preset="cifar10" if size == 32 else "imagenet")  # type: ignore[arg-type]
+        self.count, self.batch, self.rng = count, BATCH[size], np.random.default_rng(0)
+
+    def __iter__(self) -> Iterator[list]:
+        for _ in range(self.count // self.batch):
+            rows = self.rng.integers(self.images, size=self.batch)
+            yield [(rows, draw(self.recipe, self.rng, self.batch))]
+
+
+def alone(batch: list) -> object:
+    return batch[0]
+
+
+def reference(size: int, images: list, count: int, workers: int) -> Callable[[], None]:
+    loader = DataLoader(
+        ReferenceViews(images, size, count), BATCH[size], num_workers=workers, persistent_workers=workers > 0
+    )
+
+    def run() -> None:
+        assert sum(len(views) for views in loader) == count
+
+    return run
+
+
+def ours(size: int, images: list, count: int, workers: int) -> Callable[[], None]:
+    batches = Batches(size, len(images), count)
+    if size == 32:
+        views, resident = Views(IMAGENET_MEAN, IMAGENET_STD), torch.from_numpy(np.stack(images))
+        resident = resident.permute(0, 3, 1, 2).contiguous()
+
+        def run_resident() -> None:
+            for [(rows, parameters)] in batches:
+                crops = crop_resident(resident, torch.from_numpy(rows), boxes(parameters, size, size), size)
+                views.augment(crops, parameters)
+
+        return run_resident
+
+    loader = DataLoader(
+        OurViews(images, size),
+        batch_sampler=batches,
+        collate_fn=alone,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+    def run() -> None:
+        assert sum(len(views) for views in loader) == count
+
+    return run
+
+
+def pictures(size: int) -> list:
+    """Arrays of 32 x 32 pixels, or PIL images, of two photographs."""
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    if size == 224:
+        return [photo.resize((WIDTH, HEIGHT)) for photo in photos] * 8
+    rng = np.random.default_rng(0)
+    corners = [(int(rng.integers(500)), int(rng.integers(280))) for _ in range(1000)]
+    return [
+        np.asarray(photos[at % 2].crop((x, y, x + 128, y + 128)).resize((32, 32))) for at, (x, y) in enumerate(corners)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=6)
+    asked = parser.parse_args()
+    every = os.sched_getaffinity(0)
+    rows = []
+    for size in BATCH:
+        images, count = pictures(size), asked.batches * BATCH[size]
+        for cores in sorted({1, len(every)}):
+            os.sched_setaffinity(0, set(list(every)[:cores]))
+            torch.set_num_threads(cores)
+            workers = 0 if cores == 1 else cores
+            runs = [make(size, images, count, workers) for make in (reference, ours)]
+            seconds: list[list[float]] = [[], []]
+            for repetition in range(asked.repetitions + 1):
+                for run, took in zip(runs, seconds, strict=True):
+                    started = time.perf_counter()
+                    run()
+                    if repetition:  # the first starts the workers
+                        took.append(time.perf_counter() - started)
+            speeds = [sorted(count / one for one in took) for took in seconds]
+            middle = [statistics.median(of) for of in speeds]
+            shown = [f"{at:.0f} ({of[0]:.0f} to {of[-1]:.0f})" for at, of in zip(middle, speeds, strict=True)]
+            rows.append([str(size), str(cores), *shown, f"{middle[1] / middle[0]:.1f}"])
+            print(rows[-1], flush=True)
+    os.sched_setaffinity(0, every)
+    write_table(
+        "views_speed",
+        "Views per second on the CPU",
+        ("side, px", "cores", "reference (PIL)", "ours", "ratio"),
+        rows,
+        [
+            f"Medians (lowest to highest) of {asked.repetitions} repetitions of {asked.batches} batches "
+            f"({BATCH[32]} views at 32 px, {BATCH[224]} at 224 px), alternating; decoding is not in it. "
+            f"Load before it: {LOAD:.2f}.",
+        ],
+    )
+
+
+LOAD = os.getloadavg()[0]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The random numbers of views, drawn for a whole batch before any image is touched.
+
+Ranges and probabilities: RandomResizedCrop > affine > colour jitter > greyscale > blur > flip, as in the reference; the
+affine transform is for images that have a right way up, such as digits. Nothing here depends on the size of an image or
+of a view, so that a process can draw for a whole batch and apply its share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pretrain.recipe import PretrainSettings
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
+_BLUR_RADIUS = (0.1, 2.0)  # Pillow's radius: the standard deviation in pixels
+_STRENGTH = 0.4  # of brightness, contrast and saturation
+_RATIO = (3 / 4, 4 / 3)  # width / height of a crop
+_TRIES = 10
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """One view of each of B images. `parameters[a:b]` and `parameters[rows]` are the parameters of those images."""
+
+    area: Floats | None  # (B,10) share of the image's area, per try; None: no crop, the whole image
+    ratio: Floats | None  # (B,10) width / height, per try
+    offset: Floats | None  # (B,2) in [0,1): which of the possible tops and lefts
+    affine: (
+        Floats | None
+    )  # (B,5) degrees, shift right and down as shares of the side, scale, horizontal shear in degrees
+    order: Integers  # (B,4) which of BRIGHTNESS, CONTRAST, SATURATION, HUE or NOTHING comes 1st, 2nd, ...
+    factors: Floats  # (B,4) of brightness, contrast and saturation (1: no change); hue shift in turns
+    grey: NDArray[np.bool_]  # (B,)
+    blur: Floats  # (B,) radius in pixels; 0: none
+    flip: NDArray[np.bool_]  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.flip)
+
+    def __getitem__(self, rows: slice | Integers) -> ViewParameters:
+        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
+        taken: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
+        return ViewParameters(**taken)
+
+
+def draw(recipe: PretrainSettings, rng: np.random.Generator, count: int) -> ViewParameters:
+    """Parameters of one view of `count` images, the same for the same state of `rng`.
+
+    The jitter's hue is left out where its range is 0, as torchvision's ColorJitter leaves it out.
+    """
+
+    def uniform(low: float, high: float, *shape: int) -> Floats:
+        return rng.uniform(low, high, (count, *shape))
+
+    def chosen(probability: float) -> NDArray[np.bool_]:
+        return rng.random(count) < probability
+
+    area = ratio = offset = affine = None
+    if recipe.crop_area < 1:
+        area = uniform(recipe.crop_area, 1, _TRIES)
+        ratio = np.exp(uniform(math.log(_RATIO[0]), math.log(_RATIO[1]), _TRIES))
+        offset = rng.random((count, 2))
+    if recipe.rotate or recipe.shift or recipe.zoom or recipe.shear:
+        reach = np.array([recipe.rotate, recipe.shift, recipe.shift, recipe.zoom, recipe.shear])
+        affine = [0, 0, 0, 1, 0] + reach * uniform(-1, 1, 5)
+    order = np.argsort(rng.random((count, 4)), axis=1)
+    if not recipe.jitter_hue:
+        order[order == HUE] = NOTHING
+    order[~chosen(recipe.jitter)] = NOTHING
+    factors = [1, 1, 1, 0] + np.array([_STRENGTH, _STRENGTH, _STRENGTH, recipe.jitter_hue]) * uniform(-1, 1, 4)
+    return ViewParameters(
+        area,
+        ratio,
+        offset,
+        affine,
+        order,
+        factors,
+        grey=chosen(recipe.greyscale),
+        blur=np.where(chosen(recipe.blur), uniform(*_BLUR_RADIUS), 0.0),
+        flip=chosen(recipe.flip),
+    )
+
+
+def boxes(parameters: ViewParameters, heights: Integers | int, widths: Integers | int) -> Integers:
+    """RandomResizedCrop's boxes (Szegedy et al. 2015) in images of the given sizes in pixels.
+
+    Per image the first of ten tries that fits, else the largest central box of a permitted ratio. Only correctly rounded
+    operations: an image has the same box alone as in any batch.
+
+    Args:
+        heights, widths: (B,), or one number for all.
+
+    Returns:
+        (B,4) int64: top, left, height, width.
+    """
+    count = len(parameters)
+    high, wide = (np.broadcast_to(np.asarray(side, dtype=np.int64), (count,)) for side in (heights, widths))
+    if parameters.area is None or parameters.ratio is None or parameters.offset is None:
+        return np.stack([np.zeros_like(high), np.zeros_like(high), high, wide], axis=1)
+    area = (high * wide)[:, None] * parameters.area
+    w = np.rint(np.sqrt(area * parameters.ratio)).astype(np.int64)
+    h = np.rint(np.sqrt(area / parameters.ratio)).astype(np.int64)
+    fits = (w > 0) & (w <= wide[:, None]) & (h > 0) & (h <= high[:, None])
+    images = np.arange(count)
+    first = fits.argmax(axis=1)
+    fitting = fits[images, first]
+    low, most = _RATIO
+    h = np.where(fitting, h[images, first], np.where(wide < low * high, np.rint(wide / low).astype(np.int64), high))
+    w = np.where(fitting, w[images, first], np.where(wide > most * high, np.rint(high * most).astype(np.int64), wide))
+    room = np.stack([high - h, wide - w], axis=1)
+    corner = np.where(fitting[:, None], np.floor(parameters.offset * (room + 1)).astype(np.int64), room // 2)
+    return np.concatenate([corner, h[:, None], w[:, None]], axis=1)
