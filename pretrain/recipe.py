@@ -38,6 +38,7 @@ _IMAGENET: dict[str, Any] = {
     "zoom": 0.0,
     "shear": 0.0,
     "knn_k": 200,
+    "health_every": 100,
 }
 
 
@@ -84,6 +85,7 @@ class PretrainSettings(Settings):
             "zoom": 0.1,
             "shear": 5.0,
             "knn_k": 20,
+            "health_every": 10,
         },
     }
 
@@ -155,7 +157,7 @@ class PretrainSettings(Settings):
     knn_k: int = setting(by_preset=True, at_least=1, may_change=True, help="Neighbours of the online kNN.")
     knn_temperature: float = setting(0.1, above=0, may_change=True, help="Temperature of the online kNN.")
     health_every: int = setting(
-        100, at_least=0, may_change=True, help="Steps between two looks of the collapse doctor; 0: none."
+        by_preset=True, at_least=0, may_change=True, help="Steps between two looks of the collapse doctor; 0: none."
     )
     on_collapse: str = setting("warn", choices=("warn", "stop"), may_change=True, help="What to do about a collapse.")
     every: str = setting(

@@ -33,27 +33,27 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
-    """Run `demo`.
+    """Run `demo`; in a folder where it was stopped it goes on, and what is finished is not made again.
 
     Args:
         pretrain: the pretraining command, called with the fields of its settings (tasks do not import pretrain).
 
     Raises:
-        DataError: the folder is not empty or cannot be written.
+        DataError: the folder holds something else, or a demo of other settings, or cannot be written.
     """
     from simsiam_eval.progress import say
 
     started = time.perf_counter()
     out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already: give another --out, or delete it.")
+    pixels = {split: out / f"pixels-{split}.h5" for split in ("train", "test")}
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not pixels["train"].exists())):
+        raise DataError(f"{out} holds something else: give another --out, or delete it.")
     common: dict[str, Any] = {"device": settings.device, "precision": settings.precision, "seed": settings.seed}
     metrics: dict[str, Any] = {}
     rows: list[list[str]] = []
     files: dict[str, str] = {}
 
     say("raw pixels")
-    pixels = {split: out / f"pixels-{split}.h5" for split in ("train", "test")}
     write_pixel_features(pixels)
     metrics["raw_pixels"], row = _judged(pixels, common)
     rows.append(["raw 8x8 pixels", *row, "-"])
@@ -92,13 +92,16 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
 
 
 def write_pixel_features(paths: dict[str, Path]) -> None:
-    """Feature files of the digits' own 64 grey values, in [0, 1]: the line any encoder has to be seen beside."""
+    """Feature files of the digits' own 64 grey values, in [0, 1], where they are not yet: the line any encoder has to be seen
+    beside."""
     import numpy as np
 
     from simsiam_eval.feature_file import write_features
     from simsiam_eval.sources import open_source
 
     for split, path in paths.items():
+        if path.exists():
+            continue
         source = open_source("digits", split)
         images = [np.asarray(source.image(row))[:, :, 0].reshape(-1) for row in range(len(source))]
         write_features(

@@ -36,9 +36,19 @@ def test_other_commands_take_what_it_made(demo, record):
     assert again["metrics"]["top1"] == made["metrics"]["simsiam"]["knn_top1"]
 
 
-def test_a_folder_with_something_in_it_is_left_alone(demo, call):
-    before = sorted(Path(demo[0]).rglob("*"))
-    refused = call("demo", "--out", demo[0])
-    assert refused.exit_code == 1
-    assert "--out" in refused.stderr
-    assert sorted(Path(demo[0]).rglob("*")) == before
+def test_a_second_run_makes_nothing_again(demo, record):
+    out, made = demo
+    before = {path: path.stat().st_mtime_ns for path in Path(out).rglob("*.h5")}
+    assert record("demo", "--out", out, "--epochs", 1)["metrics"] == made["metrics"]
+    assert {path: path.stat().st_mtime_ns for path in Path(out).rglob("*.h5")} == before
+
+
+def test_a_folder_of_other_settings_or_of_something_else_is_left_alone(demo, call, tmp_path):
+    other = call("demo", "--out", demo[0], "--epochs", 1, "--seed", 4)
+    assert other.exit_code == 1
+    assert "--seed 0, not 4" in other.stderr
+    (tmp_path / "mine.txt").write_text("keep")
+    foreign = call("demo", "--out", tmp_path)
+    assert foreign.exit_code == 1
+    assert "--out" in foreign.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
