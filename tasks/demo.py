@@ -92,8 +92,8 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
 
 
 def write_pixel_features(paths: dict[str, Path]) -> None:
-    """Feature files of the digits' own 64 grey values, in [0, 1], where they are not yet: the line any encoder has to be seen
-    beside."""
+    """Feature files of the digits' own 64 grey values, in [0, 1], where they are not yet: the line every encoder has to be
+    seen beside."""
     import numpy as np
 
     from simsiam_eval.feature_file import write_features
