@@ -1,0 +1,226 @@
+"""Pretraining, images per second: the step alone, our loop on JPEG files, the reference's pipeline, and lightly's.
+
+All on one machine in one run, in turns; every number is the median over the repeats, after one round that is not counted.
+Small noise images of JPEG are made first; nothing is downloaded. Where lightly is not installed its line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from report import write_table
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+from views_speed import reference_pipeline
+
+from pretrain.loader import Loader
+from pretrain.loop import test_preprocessing
+from pretrain.model import SimSiam, parameter_groups, simsiam_loss
+from pretrain.recipe import PretrainSettings
+from pretrain.step import TrainingStep
+from simsiam_eval.distributed import Processes
+from simsiam_eval.sources import PathSource
+
+# name: (preset, changes for this benchmark, side of the JPEG files)
+CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
+    "cifar": ("cifar10", {"batch_size": 512}, (32, 32)),
+    "imagenet": ("imagenet", {"batch_size": 256}, (500, 375)),
+    "toy32": ("cifar10", {"batch_size": 32}, (32, 32)),
+    "toy224": ("imagenet", {"arch": "resnet18", "batch_size": 8}, (500, 375)),
+}
+Step = Callable[[], None]
+
+
+def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """`count` JPEG files, each another part of two photographs."""
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    rng, paths = np.random.default_rng(0), []
+    for number in range(count):
+        photo = photos[number % 2]
+        x, y = (int(rng.integers(0, most + 1)) for most in (photo.width - size[0], photo.height - size[1]))
+        paths.append(folder / f"{number:05d}.jpg")
+        photo.crop((x, y, x + size[0], y + size[1])).save(paths[-1], quality=90)
+    return paths
+
+
+def step_alone(settings: PretrainSettings, device: torch.device) -> Step:
+    """Forward, backward and SGD on one batch that lies on the device: the limit."""
+    step = TrainingStep(settings, Processes(device))
+    views = torch.randn(2, settings.batch_size, 3, settings.image_size, settings.image_size, device=device)
+    return lambda: void(step(*views))
+
+
+def our_loop(settings: PretrainSettings, paths: list[Path], device: torch.device) -> Step:
+    processes = Processes(device)
+    loader = Loader(PathSource(paths), settings, processes, test_preprocessing(settings))
+    step, batches = TrainingStep(settings, processes), loader.batches(0, 1 << 30)
+    return lambda: void(step(*next(batches)))
+
+
+class Files:
+    """Files, and a transform that makes the views of each."""
+
+    def __init__(self, paths: list[Path], transform: Callable[[Image.Image], Any]) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Any:
+        with Image.open(self.paths[row]) as file:
+            image = file.convert("RGB")
+        return self.transform(image)
+
+
+class TwoViews:
+    """The reference's TwoCropsTransform: one pipeline, twice."""
+
+    def __init__(self, pipeline: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.pipeline = pipeline
+
+    def __call__(self, image: Image.Image) -> list[torch.Tensor]:
+        return [self.pipeline(image), self.pipeline(image)]
+
+
+def forever(dataset: Any, settings: PretrainSettings, workers: int, **more: Any) -> Iterator[Any]:
+    loader = DataLoader(dataset, settings.batch_size, shuffle=True, num_workers=workers, pin_memory=True, drop_last=True,
+                        persistent_workers=workers > 0, **more)  # fmt: skip
+    while True:
+        yield from loader
+
+
+def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Step:
+    """As docs/protocols.md describes it: Pillow views in workers, float32 (TF32 where cuDNN takes it), plain SGD."""
+    views = reference_pipeline(settings.image_size, blurred=settings.blur > 0)
+    batches = forever(Files(paths, TwoViews(views)), settings, workers)
+    model = SimSiam.of(settings).to(device)
+    optimiser = torch.optim.SGD(parameter_groups(model, settings.predictor), 0.05, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        view1, view2 = (view.to(device, non_blocking=True) for view in next(batches))
+        loss = simsiam_loss(model(view1, view2))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Step | None:
+    """lightly's transform, heads and loss on the same trunk, in the loop of its SimSiam example."""
+    try:
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+        from lightly.transforms import SimSiamTransform
+    except ImportError:
+        return None
+    from simsiam_eval.architectures import feature_width
+    from simsiam_eval.encoder import build_trunk
+
+    blur = {"gaussian_blur": 0.0} if not settings.blur else {}
+    batches = forever(Files(paths, SimSiamTransform(input_size=settings.image_size, **blur)), settings, workers)
+    width = feature_width(settings.arch)
+    trunk = build_trunk(settings.arch, settings.stem).to(device)
+    projector = SimSiamProjectionHead(width, settings.projector_hidden or width, settings.dim).to(device)
+    predictor = SimSiamPredictionHead(settings.dim, settings.pred_dim, settings.dim).to(device)
+    parts, criterion = torch.nn.ModuleList([trunk, projector, predictor]), NegativeCosineSimilarity()
+    optimiser = torch.optim.SGD(parts.parameters(), 0.05)
+
+    def step() -> None:
+        z, p = [], []
+        for view in next(batches):
+            output = projector(trunk(view.to(device, non_blocking=True)))
+            z.append(output.detach())
+            p.append(predictor(output))
+        loss = 0.5 * (criterion(z[0], p[1]) + criterion(z[1], p[0]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def void(_: object) -> None:
+    """Nothing: a step's result is not kept."""
+
+
+def rate(step: Step, steps: int, batch: int, device: torch.device) -> float:
+    """Images per second over `steps` steps."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return steps * batch / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, help="Default: cifar and imagenet on CUDA, the toys on a CPU."
+    )
+    parser.add_argument("--steps", type=int, help="Steps of a round; default: 50 on CUDA, 4 on a CPU.")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="Default: one per core, at most 16.")
+    asked = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    workers = asked.workers if asked.workers is not None else min(16, len(os.sched_getaffinity(0)))
+    steps = asked.steps or (50 if on_gpu else 4)
+    fast: dict[str, Any] = {"precision": "bf16"} if on_gpu else {}
+    rows = []
+    for name in asked.cases or (("cifar", "imagenet") if on_gpu else ("toy32", "toy224")):
+        preset, changed, size = CASES[name]
+        compiled = {"compile": "cuda-graphs" if preset == "cifar10" else "on"} if on_gpu else {}
+        ours = PretrainSettings(preset=preset, data="-", out="-", workers=workers, **fast, **compiled, **changed)
+        plain = PretrainSettings(preset=preset, data="-", out="-", **changed)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = make_images(Path(folder), 8 * ours.batch_size, size)
+            runs: dict[str, Step | None] = {
+                "(1) the step alone, our settings": step_alone(ours, device),
+                "(2) our loop on JPEG files": our_loop(ours, paths, device),
+                "(3) the reference's pipeline": reference_loop(plain, paths, device, workers),
+                "(4) lightly": lightly_loop(plain, paths, device, workers),
+            }
+            rates: dict[str, list[float]] = {run: [] for run, step in runs.items() if step}
+            for number in range(asked.repeats + 1):
+                for run in rates:
+                    step = runs[run]
+                    assert step is not None
+                    found = rate(step, steps, ours.batch_size, device)
+                    rates[run] += [found] if number else []
+            del runs
+        medians = {run: float(np.median(found)) for run, found in rates.items()}
+        for run in ("(1) the step alone, our settings", "(2) our loop on JPEG files", "(3) the reference's pipeline",
+                    "(4) lightly"):  # fmt: skip
+            if run not in medians:
+                rows.append([name, run, "not installed", "", ""])
+                continue
+            relative = medians[run] / medians["(3) the reference's pipeline"]
+            took = f"{1000 * ours.batch_size / medians[run]:.1f}"
+            rows.append([name, run, f"{medians[run]:.0f}", took, f"{relative:.2f}"])
+    write_table(
+        "pretrain_speed_cuda" if on_gpu else "pretrain_speed_cpu",
+        "Pretraining speed",
+        ("case", "what runs", "images/s", "step, ms", "of (3)"),
+        rows,
+        [
+            "; ".join(f"{name}: preset {preset}, {changed}, JPEG of {size[0]} x {size[1]}" for name, (preset, changed, size)
+                      in CASES.items()),
+            f"{workers} workers, {steps} steps a round, medians of {asked.repeats}. Ours on CUDA: bf16, channels-last, "
+            "fused SGD, torch.compile; (3) and (4): float32, cuDNN's TF32.",
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
