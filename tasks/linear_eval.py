@@ -100,20 +100,23 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         "images": len(x_test),
         "classes": len(classes),
     }
-    table = Table(
-        f"Linear evaluation, {settings.preset}{'' if settings.lars else ' without LARS'}, {len(x_train)} training and "
-        f"{len(x_test)} test images",
-        ("top-1 % [95 %]", "top-5 % [95 %]", "train top-1 %", "best epoch on test %"),
-        [[percent(metrics["top1"], metrics["top1_interval"]),
-          percent(metrics["top5"], metrics["top5_interval"]) if "top5" in metrics else "-",
-          percent(metrics["train_top1"]), f"{percent(metrics['top1_best_epoch'])} ({metrics['best_epoch']})"]],
-        ["Reported is the last epoch; the best epoch is chosen on the test set, for comparison with the reference."],
-    )  # fmt: skip
     return Result(
         task="linear-eval",
         protocol=settings.preset,
         settings=settings.to_dict(),
         metrics={**metrics, "test_top1_by_epoch": curve, "train_loss_by_epoch": losses},
         provenance=provenance(started, str(device), train=described_features(train), test=described_features(test)),
-        table=table,
+        table=_table(settings, metrics, len(x_train)),
+    )
+
+
+def _table(settings: LinearEvalSettings, metrics: dict[str, Any], train_images: int) -> Table:
+    top5 = percent(metrics["top5"], metrics["top5_interval"]) if "top5" in metrics else "-"
+    best = f"{percent(metrics['top1_best_epoch'])} ({metrics['best_epoch']})"
+    return Table(
+        f"Linear evaluation, {settings.preset}{'' if settings.lars else ' without LARS'}, {train_images} training and "
+        f"{metrics['images']} test images",
+        ("top-1 % [95 %]", "top-5 % [95 %]", "train top-1 %", "best epoch on test %"),
+        [[percent(metrics["top1"], metrics["top1_interval"]), top5, percent(metrics["train_top1"]), best]],
+        ["Reported is the last epoch; the best epoch is chosen on the test set, for comparison with the reference."],
     )
