@@ -1,15 +1,18 @@
-"""Whether the output still spreads over the sphere, or has collapsed: to a point (paper, Sec. 4.1) or a few directions."""
+"""Whether the output still spreads over the sphere or has collapsed: to a point (paper, Sec. 4.1) or a few directions."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional
 
-_ROWS = 512  # of a batch that are looked at: enough for the numbers to stand still, and a bound to their cost
-_PATIENCE = 3  # looks in a row that must see the same collapse
+# Rows of a batch whose spectrum is taken, far above the ranks at which the doctor speaks. Bounds the cost: (512, 2048) takes
+# 37 ms on one CPU core, with 512 rows 110.
+_ROWS = 256
+_NOISE = 1e-12  # eigenvalues below this share of the trace are rounding: singular values below float32's own 1e-6
 
 
 @torch.no_grad()
@@ -24,20 +27,24 @@ def output_std(z: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Health:
-    """What one batch tells of a run.
+    """What one batch says about a run; the ranks and the AUC are of its first 256 rows.
 
     Attributes:
-        output_std: of the outputs z, see output_std.
-        output_rank, feature_rank: effective rank (RankMe, Garrido et al. 2023) of the outputs and of the features.
-        feature_auc: area under the features' cumulative explained variance, in (0, 1]: .5 where every direction has as much,
-            1 where one has all (Li, Efros and Pathak 2022, arXiv 2209.15007).
-        alignment: mean squared distance of the two views' normalised outputs, in [0, 4].
-        uniformity: log of the mean Gaussian potential exp(-2 |a - b|^2) of pairs of normalised outputs; the lower the more
-            uniform, 0 where all are the same (both: Wang and Isola 2020).
+        output_std: see `output_std`, of the first view.
+        output_rank: RankMe (see `effective_rank`) of the first view's outputs.
+        rank_limit: the most that output_rank can be: the smaller of the rows and d.
+        feature_rank: RankMe of the first view's features.
+        feature_auc: see `explained_variance_auc`, of the first view's features.
+        alignment: mean squared distance of an image's two L2-normalised outputs, in [0, 4].
+        uniformity: log of the mean over pairs of images of exp(-2 x squared distance) of their L2-normalised outputs, mean
+            over the two views, in [-8, 0]; -4 (nearly) when spread evenly in many dimensions, 0 when all are the same.
+
+    Alignment and uniformity: Wang and Isola, arXiv 2005.10242, with their alpha = 2 and t = 2.
     """
 
     output_std: float
     output_rank: float
+    rank_limit: float
     feature_rank: float
     feature_auc: float
     alignment: float
@@ -50,90 +57,213 @@ class Health:
 
 @torch.no_grad()
 def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Health:
-    """Health from what a training step has computed anyway: the first view's features (B,D), both views' outputs (B,d)."""
-    features, z1, z2 = (x[:_ROWS].float() for x in (features, z1, z2))
-    unit1, unit2 = functional.normalize(z1, dim=1), functional.normalize(z2, dim=1)
-    similarities = unit1 @ unit1.T
-    rows, columns = torch.triu_indices(len(z1), len(z1), 1, device=z1.device)
-    pairs = (2 - 2 * similarities[rows, columns]).clamp_(min=0)
-    values = (
-        output_std(z1),
-        effective_rank(z1),
-        effective_rank(features),
-        explained_variance_auc(features),
-        (unit1 - unit2).square().sum(dim=1).mean(),
-        (-2 * pairs).exp().mean().log(),
-    )
-    return Health(*torch.stack([value.double() for value in values]).tolist())
+    """The health of a training step, from what it has computed anyway.
 
+    Args:
+        features: (B,D) of the first view, before the projector; any float dtype, as all three.
+        z1, z2: (B,d), the projector's outputs of the two views, not normalised; B is at least 2.
 
-def effective_rank(rows: torch.Tensor) -> torch.Tensor:
-    """RankMe of (B,D): exp of the entropy of the singular values over their sum; 1 to min(B,D), 0 for zeros."""
-    singular = _spectrum(rows).sqrt()
-    total = singular.sum()
-    shares = singular / total.clamp(min=1e-30)
-    return torch.where(total > 0, torch.special.entr(shares).sum().exp(), torch.zeros_like(total))
-
-
-def explained_variance_auc(rows: torch.Tensor) -> torch.Tensor:
-    """Mean over k of the share of the variance that the first k principal directions of (B,D) have; k to min(B - 1, D).
-
-    1 where all rows are the same.
+    Everything stays on its device until the result is read, once. Input that is not finite gives NaN, no error.
     """
-    spectrum = (
-        _spectrum(rows - rows.mean(dim=0)).sort(descending=True).values[: max(1, min(len(rows) - 1, rows.shape[1]))]
+    if not (features.ndim == z1.ndim == 2 and z1.shape == z2.shape and len(features) == len(z1) >= 2):
+        raise ValueError(
+            "features (B,D), z1 (B,d) and z2 (B,d) with B >= 2 are wanted, "
+            f"got {tuple(features.shape)}, {tuple(z1.shape)}, {tuple(z2.shape)}."
+        )
+    std = output_std(z1)
+    features, z1, z2 = (x.detach()[:_ROWS] for x in (features, z1, z2))
+    unit1, unit2 = (functional.normalize(z.float(), dim=1) for z in (z1, z2))
+    output_values, _ = _singular_values(z1)
+    feature_values, centred_values = _singular_values(features)
+    values = torch.stack(
+        [
+            std.double(),
+            _rankme(output_values),
+            _rankme(feature_values),
+            _area(centred_values),
+            (unit1 - unit2).square().sum(dim=1).mean().double(),
+            (_uniformity(unit1) + _uniformity(unit2)) / 2,
+        ]
     )
-    total = spectrum.sum()
-    shares = spectrum.cumsum(0) / total.clamp(min=1e-30)
-    return torch.where(total > 0, shares.mean(), torch.ones_like(total))
+    finite = features.isfinite().all() & z1.isfinite().all() & z2.isfinite().all()
+    std_read, output_rank, feature_rank, area, alignment, uniformity = torch.where(finite, values, torch.nan).tolist()
+    return Health(std_read, output_rank, float(min(z1.shape)), feature_rank, area, alignment, uniformity)
 
 
-def _spectrum(rows: torch.Tensor) -> torch.Tensor:
-    """Squared singular values of (B,D), by the smaller of the two Gram matrices; float64, noise below its accuracy is 0."""
-    rows = rows.double()
-    gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-    found = torch.linalg.eigvalsh(gram).clamp(min=0)
-    return torch.where(found > found.max() * 1e-12, found, torch.zeros_like(found))
+@torch.no_grad()
+def effective_rank(x: torch.Tensor) -> torch.Tensor:
+    """RankMe of (B,D): exp of the entropy of the singular values divided by their sum; float64 scalar.
+
+    From 1, one direction, to min(B, D), where all have the same weight; 0 if x is 0. Not centred, as in Garrido et al.
+    (arXiv 2210.02885, Eq. 1); their 1e-7 against log 0 is not needed.
+
+    >>> round(effective_rank(torch.eye(3, 8)).item(), 6)
+    3.0
+    """
+    return _rankme(_singular_values(x)[0])
+
+
+@torch.no_grad()
+def explained_variance_auc(x: torch.Tensor) -> torch.Tensor:
+    """Area under the curve of what the first k principal directions of (B,D) explain, k = 1 ... K; float64 scalar.
+
+    With s_1 >= s_2 >= ... the singular values of x less its mean row: 1/K sum_k (s_1 + ... + s_k) / (s_1 + ... + s_K).
+    (K + 1) / 2K, about .5, where all directions have the same weight, 1 where one has all or x does not vary. Li, Efros and
+    Pathak (arXiv 2209.15007, Eq. 2) as their code has it: singular values, not squared. They have B > D and so K = D; here
+    K is min(B - 1, D), all that a batch can show. It therefore depends on the batch size.
+    """
+    return _area(_singular_values(x)[1])
+
+
+def _singular_values(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of (B,D), as it is and less its mean row, float64, largest first: min(B,D), and min(B-1,D) of them.
+
+    By the smaller Gram matrix: at (256, 2048) it is 15 times as fast as the SVD. Its squares are why this is float64.
+    """
+    x = x.nan_to_num().double()
+    rows, width = x.shape
+    scale = x.abs().amax().clamp(min=1e-300)
+    x = x / scale
+    if rows <= width:
+        gram = x @ x.T
+        means = gram.mean(dim=0)
+        centred = gram - means - means[:, None] + means.mean()
+    else:
+        gram = x.T @ x
+        mean = x.mean(dim=0)
+        centred = gram - rows * torch.outer(mean, mean)
+    squares = torch.linalg.eigvalsh(torch.stack((gram, centred))).flip(1)  # largest first
+    noise = _NOISE * gram.trace()
+    values = torch.where(squares > noise, squares, 0).sqrt() * scale
+    return values[0], values[1, : min(rows - 1, width)]
+
+
+def _rankme(values: torch.Tensor) -> torch.Tensor:
+    total = values.sum()
+    shares = values / total.clamp(min=1e-300)
+    return torch.where(total > 0, torch.special.entr(shares).sum().exp(), 0)
+
+
+def _area(values: torch.Tensor) -> torch.Tensor:
+    total = values.sum()
+    return torch.where(total > 0, (values.cumsum(0) / total.clamp(min=1e-300)).mean(), 1)
+
+
+def _uniformity(unit: torch.Tensor) -> torch.Tensor:
+    gram = (unit @ unit.T).double()
+    lengths = gram.diagonal()
+    potential = (-2 * (lengths + lengths[:, None] - 2 * gram).clamp(min=0)).exp()
+    rows = len(unit)
+    return ((potential.sum() - potential.diagonal().sum()) / (rows * (rows - 1))).log()
+
+
+# What the doctor calls a collapse, from runs of ResNet-18 with this repository's loop on one CPU thread. Healthy: the least
+# of the whole run, its untrained start included; collapsing: the least and the most of the last five looks.
+#   data, pixels, batch, steps                         output_std    output_rank    feature_rank
+#   healthy           digits   10   64  162               .98           10.1           17.2
+#                     digits    8   16  148               .73            4.3            7.2
+#                     digits    8    8  149               .90            3.8            4.2
+#                     digits    8   64   72, d 2048       .68           12.2           15.3
+#                     CIFAR-10 16   64  155, lr 1         .96           28.2           27.5
+#                     CIFAR-10 32   32   30               .98           25.2           16.2
+#   fixed predictor   digits   10   64  162               .86 - .95      7.3 - 8.4      8.2 - 9.1
+#   no predictor      digits   10   64  162               .63 - .70      1.8 - 1.9     12.7 - 15.0
+#                     CIFAR-10 16   64  155, lr 1         .50 - .64      2.5 - 3.9     13.8 - 17.1
+#   no stop-gradient  digits   10   64  162               .25 - .48      1.2 - 1.3      9.5 - 14.2
+#                     CIFAR-10 16   64  155, lr 1         .34 - .47      1.4 - 3.7      7.8 - 20.4
+# The projector's BN keeps every channel's std at 1, so that what is left of a collapse is one direction, on which nearly all
+# images are at one point and a few far off (std .3), or two clusters (std up to 1); without that BN the std falls to .01.
+# The perceptron of tests/pretrain/test_health.py, healthy, least of 3 seeds, rank 9.6 at batch 64, 3.9 at 16, 2.6 at 8.
+_SAME = 0.5  # output_std: where channels are alike, a mean cosine of two outputs above .75
+_FEW = 3.0  # output_rank. 4 would have seen no predictor on CIFAR-10 earlier, but data of few classes may have no more.
+# feature_rank: never seen before the outputs go. RankMe is not centred: a large mean alone gives about 1.
+_FEW_FEATURES = 2.0
+_SHARE = 0.2  # of rank_limit at most, for batches under 15: a batch of 8 has rank 2.6 in health
+_PATIENCE = 3  # looks in a row; see Doctor
 
 
 class Doctor:
-    """Tells a collapse from a bad moment: it must be seen several times in a row."""
+    """Says when a run has collapsed, given its `Health` every so many steps.
 
-    def __init__(self, state: dict[str, Any] | None = None) -> None:
-        self._seen: dict[str, int] = {"full": 0, "partial": 0, **(state or {})}
+    Full collapse: nearly all outputs are the same point. Partial, or dimensional, collapse: they differ, but along a few
+    directions only, or the features do. Either must be found in 3 looks in a row before it is said; a look that finds
+    nothing ends it. What lasts is said again after 6, 12, 24, ... looks, and when partial has become full. A look that is
+    not finite is passed over.
 
-    def to_dict(self) -> dict[str, int]:
-        """State to go on from."""
-        return dict(self._seen)
+    Attributes:
+        finding: what holds now: "full", "partial", or "" for nothing.
+
+    Args:
+        state: from `to_dict`, of the run that is continued.
+        stop_gradient, predictor: whether the run has them, and trains the predictor; for the advice only.
+
+    >>> sick = Health(output_std=0.3, output_rank=1.2, rank_limit=64, feature_rank=11, feature_auc=0.9, alignment=0.1,
+    ...               uniformity=-0.1)
+    >>> doctor = Doctor(stop_gradient=False)
+    >>> [doctor.diagnose(sick)[:13] for _ in range(4)]
+    ['', '', 'Full collapse', '']
+    >>> doctor.to_dict()
+    {'full': 4, 'any': 4, 'finding': 'full'}
+    """
+
+    def __init__(
+        self, state: Mapping[str, int | str] | None = None, *, stop_gradient: bool = True, predictor: bool = True
+    ) -> None:
+        state = state or {}
+        self._full, self._any = int(state.get("full", 0)), int(state.get("any", 0))
+        self.finding = str(state.get("finding", ""))
+        self._missing = [
+            name for name, there in (("stop-gradient", stop_gradient), ("trained predictor", predictor)) if not there
+        ]
+
+    def to_dict(self) -> dict[str, int | str]:
+        """State to go on from: looks in a row that found a full collapse, or any, and the finding."""
+        return {"full": self._full, "any": self._any, "finding": self.finding}
 
     def diagnose(self, health: Health) -> str:
-        """What to tell the user after this look: empty, or once for each collapse what was seen and what usually helps."""
-        kind = collapse_of(health)
-        for name in self._seen:
-            self._seen[name] = self._seen[name] + 1 if name == kind else 0
-        if kind is None or self._seen[kind] != _PATIENCE:
+        """Take one look in; the warning, two sentences, or "" where there is nothing (new) to say."""
+        if not all(map(math.isfinite, health.to_dict().values())):
             return ""
-        return f"{_SEEN[kind].format(**health.to_dict())} {_HELPS}"
+        found, before = collapse_of(health), self.finding
+        self._full = self._full + 1 if found == "full" else 0
+        self._any = self._any + 1 if found else 0
+        if not found:
+            self.finding = ""
+        elif self._full >= _PATIENCE:
+            self.finding = (
+                "full"  # and stays so while there is any: outputs that jump between two clusters are not news
+            )
+        elif self._any >= _PATIENCE:
+            self.finding = before or "partial"
+        doubled = self._any % _PATIENCE == 0 and (self._any // _PATIENCE).bit_count() == 1
+        if not self.finding or (self.finding == before and not doubled):
+            return ""
+        return f"{_seen(self.finding, health)} {self._advice()}"
+
+    def _advice(self) -> str:
+        if self._missing:
+            return f"This run has no {' and no '.join(self._missing)}: SimSiam collapses without."
+        return (
+            "What usually helps: a smaller --lr or --weight-decay, a larger --batch-size, a constant learning rate of the "
+            "predictor."
+        )
 
 
-# Seen on handwritten digits (ResNet-18, d 512, batch 64, 162 steps, a look every 9): a healthy run keeps an output std
-# above .98 and an effective rank of its outputs above 7.8; without stop-gradient the rank is below 2.5 from step 27 on (std
-# .25 to .58: two clusters, kept apart by the projector's last BN), without a predictor from step 90 (std .43 to .83), with
-# a fixed random one from step 153. Without that BN (projector_bn hidden) all outputs become one point: std below .1.
-_FULL_STD, _PARTIAL_RANK = 0.1, 2.5
-_SEEN = {
-    "full": "The output has collapsed to a point (std x sqrt(d) {output_std:.3f}; 1 is spread over the sphere).",
-    "partial": "The output has collapsed to a few directions (effective rank {output_rank:.1f}, std x sqrt(d) "
-    "{output_std:.2f}; features: effective rank {feature_rank:.1f}, explained-variance AUC {feature_auc:.3f}).",
-}
-_HELPS = (
-    "What usually helps: a smaller --lr or a larger --batch-size, --predictor constant, a smaller --weight-decay; "
-    "stop-gradient and a trained predictor must be on."
-)
-
-
-def collapse_of(health: Health) -> str | None:
-    """`full`: all outputs are one point; `partial`: they lie on a few directions; None: neither."""
-    if health.output_std < _FULL_STD:
+def collapse_of(health: Health) -> str:
+    """What a single look finds: "full", "partial" or ""; the `Doctor` waits for more."""
+    if health.output_std < _SAME:
         return "full"
-    return "partial" if health.output_rank < _PARTIAL_RANK else None
+    possible = _SHARE * health.rank_limit
+    few_outputs = health.output_rank < min(_FEW, possible)
+    few_features = health.feature_rank < min(_FEW_FEATURES, possible)
+    return "partial" if few_outputs or few_features else ""
+
+
+def _seen(finding: str, health: Health) -> str:
+    numbers = (
+        f"output std x sqrt(d) {health.output_std:.2f} (healthy: about 1), effective rank of the outputs "
+        f"{health.output_rank:.1f} of {health.rank_limit:.0f} and of the features {health.feature_rank:.1f}"
+    )
+    if finding == "full":
+        return f"Full collapse: nearly all outputs are the same; {numbers}."
+    return f"Partial (dimensional) collapse: the outputs or features vary along a few directions only; {numbers}."

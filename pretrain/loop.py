@@ -76,7 +76,8 @@ class _Run:
                 finished = self.position.epoch >= settings.epochs
                 where = f"going on at epoch {self.position.epoch}, step {self.position.step}"
                 say(f"{settings.out}: {'this run is finished' if finished else where}.")
-        self.doctor = Doctor(self.position.doctor)
+        trained = settings.predictor not in ("none", "fixed")
+        self.doctor = Doctor(self.position.doctor, stop_gradient=settings.stop_gradient, predictor=trained)
         self.log = RunLog(settings, self.steps_done) if processes.main else None
 
     @property

@@ -38,7 +38,7 @@ _IMAGENET: dict[str, Any] = {
     "zoom": 0.0,
     "shear": 0.0,
     "knn_k": 200,
-    "health_every": 100,
+    "health_every": 200,
 }
 
 
