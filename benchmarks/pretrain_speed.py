@@ -20,7 +20,7 @@ from PIL import Image
 from report import write_table
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
-from views_speed import reference_pipeline
+from views_speed import reference_transform
 
 from pretrain.loader import Loader
 from pretrain.loop import test_preprocessing
@@ -100,7 +100,7 @@ def forever(dataset: Any, settings: PretrainSettings, workers: int, **more: Any)
 
 def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Step:
     """As docs/protocols.md describes it: Pillow views in workers, float32 (TF32 where cuDNN takes it), plain SGD."""
-    views = reference_pipeline(settings.image_size, blurred=settings.blur > 0)
+    views = reference_transform(settings.image_size)
     batches = forever(Files(paths, TwoViews(views)), settings, workers)
     model = SimSiam.of(settings).to(device)
     optimiser = torch.optim.SGD(parameter_groups(model, settings.predictor), 0.05, momentum=0.9, weight_decay=1e-4)
