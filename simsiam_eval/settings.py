@@ -179,16 +179,43 @@ def _describe(scalar: type) -> str:
 class FeatureSettings(Settings):
     """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
 
-    layer: str = setting("pool", choices=LAYERS, help="Which output of the encoder; pool is the trunk's own pool5.")
+    layer: tuple[str, ...] = setting(
+        ("pool",),
+        choices=LAYERS,
+        help="Which output of the encoder; pool is the trunk's own pool5. Given several times, all come from one pass: the "
+        "first is `features` of the file, the others lie under layers/.",
+    )
     pool: str = setting("avg", choices=POOLINGS, help="How the spatial positions of the layer become one vector.")
+    transform: str = setting(
+        "auto",
+        choices=("auto", "imagenet", "cifar", "squash"),
+        help="auto: as the encoder was trained; imagenet: 256, crop 224; cifar: 32; squash: the whole image to a square.",
+    )
     resize: int | None = setting(
-        None, at_least=1, help="Short side in pixels before the centre crop; default: as the encoder was trained."
+        None, at_least=1, help="Short side in pixels before the centre crop; default: that of --transform."
     )
     crop: int | None = setting(
-        None, at_least=1, help="Side of the centre crop in pixels; default: as the encoder was trained."
+        None, at_least=1, help="Side of the centre crop in pixels; default: that of --transform."
+    )
+    flip_average: bool = setting(False, help="Features are the mean of those of the image and of its mirror image.")
+    normalize: bool = setting(False, help="Features are scaled to length one.")
+    views: int = setting(
+        0,
+        at_least=0,
+        help="Augmented views per image beside the centre crop (RandomResizedCrop and flip, drawn from --seed and the row), "
+        "for the linear protocol with augmentation; data set `views` (N,V,D).",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
-    extract_batch: int = setting(128, at_least=1, help="Images per forward pass.")
+    compile: str = setting(
+        "auto",
+        choices=("auto", "on", "off"),
+        help="torch.compile of the encoder; auto: on a CPU with a C++ compiler, from 20,000 images.",
+    )
+    extract_batch: int | None = setting(
+        None,
+        at_least=1,
+        help="Images per forward pass; default: 16 on a CPU, whose caches hold so many, and 256 on a GPU.",
+    )
     workers: int | None = setting(
         None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
     )

@@ -96,7 +96,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
     seen beside."""
     import numpy as np
 
-    from simsiam_eval.feature_file import write_features
+    from simsiam_eval.feature_writer import write_features
     from simsiam_eval.sources import open_source
 
     for split, path in paths.items():

@@ -45,6 +45,10 @@ class ImageSource(ABC):
     def id(self, row: int) -> str:
         """The row's name: stable, valid UTF-8."""
 
+    def ids_of(self, rows: range) -> list[str]:
+        """The names of consecutive rows."""
+        return [self.id(row) for row in rows]
+
     @abstractmethod
     def image(self, row: int) -> Image:
         """The row's image, RGB.

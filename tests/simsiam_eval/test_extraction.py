@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction import extract_features, file_attributes
+from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.settings import FeatureSettings
@@ -43,8 +44,16 @@ def extract(source, out, encoder=None, **values):
     encoder = encoder or Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     settings = FeatureSettings(device="cpu", **({"extract_batch": 4} | values))
     preprocessing = Preprocessing(resize=8, crop=8)
-    attributes = file_attributes({"arch": "resnet18"}, source, preprocessing, settings)
-    return extract_features(encoder, source, preprocessing, attributes, settings, out)
+    attributes = {
+        "encoder": {"arch": "resnet18"},
+        "preprocessing": preprocessing.to_dict(),
+        "source": {"spec": source.spec, "fingerprint": source.fingerprint(), "class_names": list(source.class_names)},
+        "views": None,
+        "precision": settings.precision,
+    }
+    device = torch.device("cpu")
+    work = Extraction(encoder, source, preprocessing, settings, device)
+    return write_extraction(work, attributes, out, Processes(device))
 
 
 def test_features_are_the_encoders_of_each_image_in_order(source, tmp_path):
@@ -96,15 +105,16 @@ def test_a_complete_file_is_left_and_another_ones_refused(source, tmp_path):
 
 
 def test_features_that_are_not_finite_are_errors_not_rows(source, tmp_path):
-    class Poisoned(torch.nn.Module):
-        width = 4
-
-        def forward(self, images):
-            features = images.flatten(1)[:, :4].clone()
+    class Poisoned(Encoder):
+        def all_layers(self, images, pool_in=None):
+            (features,) = super().all_layers(images, pool_in)
             features[1] = float("nan")  # the second row of every block
-            return features
+            return (features,)
 
-    assert extract(source, tmp_path / "a.h5", Poisoned()) == (10, 3)
+    assert extract(source, tmp_path / "a.h5", Poisoned(build_trunk("resnet18", "cifar"), "resnet18", "cifar")) == (
+        10,
+        3,
+    )
     with h5py.File(tmp_path / "a.h5") as file:
         assert [row for row, *_ in file["errors"][:]] == [1, 5, 9]
         assert np.flatnonzero(~file["valid"][:].astype(bool)).tolist() == [1, 5, 9]
@@ -117,7 +127,7 @@ def test_killed_extraction_goes_on_to_the_same_file(call, record, checkpoint, im
     # The process kills itself with SIGKILL after its third block.
     code = (
         "import os, signal, sys, cli\n"
-        "from simsiam_eval.feature_file import FeatureWriter\n"
+        "from simsiam_eval.feature_writer import FeatureWriter\n"
         "write, blocks = FeatureWriter.write, []\n"
         "def killed(self, *rows):\n"
         "    write(self, *rows); self.sync(); blocks.append(1)\n"

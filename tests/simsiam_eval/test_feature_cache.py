@@ -3,7 +3,7 @@ import pytest
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_cache import is_feature_file, same_rows, train_and_test_features
-from simsiam_eval.feature_file import write_features
+from simsiam_eval.feature_writer import write_features
 from simsiam_eval.settings import EvaluationSettings
 
 
