@@ -5,7 +5,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
 
 
 def load_encoder(
-    path: str | os.PathLike[str], layer: str = "pool", pooling: str = "avg"
+    path: str | os.PathLike[str], layer: str | Sequence[str] = "pool", pooling: str = "avg"
 ) -> tuple[Encoder, CheckpointReport]:
     """The encoder of a checkpoint of any known family, in eval mode and float32 on the CPU, and what was taken for it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 import tomllib
@@ -131,6 +132,8 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     else:
+        if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
+            return
         try:
             if as_json:
                 click.echo(result.to_json())

@@ -61,7 +61,7 @@ def plan_extraction(
         raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
 
     def attributes() -> dict[str, Any]:
-        described = {
+        described: dict[str, Any] = {
             "spec": source.spec,
             "fingerprint": source.fingerprint(),
             "class_names": list(source.class_names) if source.class_names is not None else None,

@@ -316,7 +316,7 @@ class _GivenRows:
         return len(self.ids)
 
     def ids_of(self, rows: range) -> list[str]:
-        return list(self.ids[rows.start : rows.stop])
+        return [str(name) for name in self.ids[rows.start : rows.stop]]
 
 
 def write_features(
@@ -358,7 +358,9 @@ def write_features(
     rows, columns = _GivenRows(ids, labels), {"features": (features.shape[1],)}
     with FeatureWriter(path, rows, columns, str(features.dtype), attributes) as writer:
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        writer.write(0, {"features": features}, {int(row): (ids[row], "the features are not finite") for row in bad})
+        writer.write(
+            0, {"features": features}, {row: (ids[row], "the features are not finite") for row in bad.tolist()}
+        )
         writer.finish()
 
 
@@ -374,6 +376,7 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) ->
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same rows make the same bytes
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype), logical=True)

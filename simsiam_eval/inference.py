@@ -58,11 +58,11 @@ class FeatureModel:
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         ready = fold_batch_norms(copy.deepcopy(encoder).eval().requires_grad_(False))
-        ready = ready.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model: Any = _PooledInFloat32(ready)
         if compile:
             # Freezing packs the weights for the CPU's kernels ahead of the first image; no gain on a GPU.
-            options = {"freezing": True} if device.type == "cpu" else {}
+            options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
             self._model = torch.compile(self._model, options=options, dynamic=False)
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
@@ -114,7 +114,7 @@ class _PooledInFloat32(nn.Module):
         return self.encoder.all_layers(images, pool_in=torch.float32)
 
 
-def fold_batch_norms(model: nn.Module) -> nn.Module:
+def fold_batch_norms(model: Encoder) -> Encoder:
     """`model`, in eval mode, with every `bnK` in the `convK` before it, and those of the shortcuts; changed in place.
 
     A torchvision ResNet has BN nowhere else; the last lines make sure of it.

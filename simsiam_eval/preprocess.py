@@ -21,8 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @dataclass(frozen=True)
 class Preprocessing:
     """Short side to `resize` pixels (bilinear, antialiased, as Pillow does it), centre crop of `crop` pixels, then
-    (x / 255 - mean) / std per channel. The defaults are the reference's test transform on ImageNet. `squash`: the whole image
-    is resized to the square instead, whatever its proportions."""
+    (x / 255 - mean) / std per channel. The defaults are the reference's test transform on ImageNet. `squash`: the whole
+    image is resized to the square instead, whatever its proportions."""
 
     resize: int = 256
     crop: int = 224

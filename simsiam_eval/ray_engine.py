@@ -1,4 +1,4 @@
-"""Extraction on a Ray cluster (extra `ray`): Ray places the work, starts lost processes again, and gives their blocks out anew.
+"""Extraction on a Ray cluster (extra `ray`): Ray places the work, restarts lost processes and gives their blocks out anew.
 
 The cluster's machines need this package and the images under the same paths; features come back to this process, which
 writes the file, so that they need no place to write to.
@@ -63,12 +63,12 @@ def _computed(ray: Any, work: Extraction, starts: NDArray[np.int64], workers: in
     gpus = 1 if work.device.type == "cuda" else 0
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
     shared = ray.put(work)
-    crew = [actor.remote(shared, torch.get_num_threads()) for _ in range(workers)]
+    crew = [actor.remote(torch.get_num_threads()) for _ in range(workers)]
     step = max(1, _TASK_IMAGES // work.batch)
     tasks = iter([starts[at : at + step] for at in range(0, len(starts), step)])
     working: deque[tuple[Any, Any]] = deque()
     for member in crew * _AHEAD:
-        _give(member, tasks, working)
+        _give(member, shared, tasks, working)
     while working:
         member, task = working.popleft()
         try:
@@ -79,22 +79,26 @@ def _computed(ray: Any, work: Extraction, starts: NDArray[np.int64], workers: in
             ) from error
         except ray.exceptions.RayError as error:
             raise DataError(f"Ray lost a worker for good ({error}): run the same command again to go on.") from error
-        _give(member, tasks, working)
+        _give(member, shared, tasks, working)
         yield from blocks
 
 
-def _give(member: Any, tasks: Iterator[NDArray[np.int64]], working: deque[tuple[Any, Any]]) -> None:
+def _give(member: Any, shared: Any, tasks: Iterator[NDArray[np.int64]], working: deque[tuple[Any, Any]]) -> None:
     starts = next(tasks, None)
     if starts is not None:
-        working.append((member, member.compute.remote(starts)))
+        working.append((member, member.compute.remote([shared], starts)))
 
 
 class _Worker:
     """One process of the cluster: the encoder, made ready once, and the images."""
 
-    def __init__(self, work: Extraction, threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._work = work
+        self._work: Extraction | None = None
 
-    def compute(self, starts: NDArray[np.int64]) -> list[BlockFeatures]:
-        return list(self._work.compute(starts))
+    def compute(self, shared: list[Any], starts: NDArray[np.int64]) -> list[BlockFeatures]:
+        """`shared` holds the reference to the work: in a list, so that it is fetched once and not with every task."""
+        import ray
+
+        work = self._work = self._work or ray.get(shared[0])
+        return list(work.compute(starts))
