@@ -61,7 +61,7 @@ class PretrainSettings(Settings):
             "blur": 0.0,
         },
         # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. The weight
-        # decay makes the collapse without stop-gradient complete in so few steps (5e-4: output std .47, this: .30).
+        # decay brings the run without stop-gradient below the untrained encoder in so few steps (benchmarks/results/demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -169,6 +170,14 @@ class RunFolder:
         """The checkpoint at the end of the run."""
         return self.out / (self._epoch_name(position) or LAST)
 
+    def mend_names(self, position: Position) -> None:
+        """Give `checkpoint_last` the names that a kill just after it was written has kept from it."""
+        name = self._epoch_name(position)
+        if name and not (self.out / name).exists():
+            self._name(name)
+        if position.history and position.history[-1].get("knn_top1") == position.best_knn and not position.step:
+            self._name(BEST_KNN)
+
     def keep_best_knn(self) -> None:
         """Give the checkpoint that was just saved the name of the best by kNN."""
         self._name(BEST_KNN)
@@ -185,8 +194,9 @@ class RunFolder:
         os.replace(new, self.out / name)
 
     def _prune(self) -> None:
-        kept = sorted(self.out.glob("checkpoint_[0-9]*.pth.tar"), key=lambda path: int(path.name.split("_")[1][:-8]))
-        for path in kept[: -self.settings.keep] if self.settings.keep else []:
+        ours = [(path, re.fullmatch(r"checkpoint_(\d+)\.pth\.tar", path.name)) for path in self.out.iterdir()]
+        kept = sorted((int(match[1]), path) for path, match in ours if match)
+        for _, path in kept[: -self.settings.keep] if self.settings.keep else []:
             path.unlink()
 
     def last_good(self) -> str:
@@ -202,7 +212,8 @@ def restore(
     model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
     optimiser.load_state_dict(checkpoint["optimizer"])
     set_random_state(own["random"])
-    position = Position(**own["position"])
+    known = {one.name for one in fields(Position)}
+    position = Position(**{name: value for name, value in own["position"].items() if name in known})
     position.sums = position.sums.to(device)
     return position
 

@@ -239,8 +239,7 @@ class FeatureWriter:
                 _pwrite_all(self._fd, b"\0", self._at["valid"] + row)
             os.fsync(self._fd)
             os.replace(self._part, self._path)
-            for old in (self._undo, *self._all_reasons()):
-                old.unlink()
+            remove_leftovers(self._path)
         except OSError as error:
             raise self._disk_error(error) from error
         return len(errors)
@@ -257,8 +256,7 @@ class FeatureWriter:
         return [found[row] for row in sorted(found)]
 
     def _all_reasons(self) -> list[Path]:
-        prefix = f"{self._path.name}.part.errors."
-        return [entry for entry in sorted(self._path.parent.iterdir()) if entry.name.startswith(prefix)]
+        return _beside(self._path, ".part.errors.")
 
     def _remember_for_roll_back(self) -> None:
         """Keep the bytes that HDF5 is about to change (all but the raw data): a kill in between must not cost the rows."""
@@ -304,6 +302,18 @@ class FeatureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a kill just after `path` got its name has left beside it."""
+    if not part_of(path).exists():
+        for old in (*_beside(path, ".part.undo"), *_beside(path, ".part.errors.")):
+            old.unlink(missing_ok=True)
+
+
+def _beside(path: Path, ending: str) -> list[Path]:
+    prefix = path.name + ending
+    return [entry for entry in sorted(path.parent.iterdir()) if entry.name.startswith(prefix)]
 
 
 class _GivenRows:

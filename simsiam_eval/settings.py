@@ -107,7 +107,7 @@ class Settings:
         if not self.PRESETS:
             return
         preset = getattr(self, "preset")  # noqa: B009 - declared by the subclasses that have presets
-        if preset not in self.PRESETS:
+        if not isinstance(preset, str) or preset not in self.PRESETS:
             raise UsageError(f"--preset must be one of {', '.join(self.PRESETS)}, got {preset!r}.")
         for field in dataclasses.fields(self):
             if field.metadata.get("by_preset") and getattr(self, field.name) is None:
@@ -222,6 +222,16 @@ class FeatureSettings(Settings):
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
 
 
+def is_feature_file(spec: str) -> bool:
+    """Whether a --train or --test value names a feature file rather than an image source.
+
+    >>> is_feature_file("runs/train.h5"), is_feature_file("hdf5:images.h5"), is_feature_file("digits")
+    (True, False, False)
+    """
+    path = Path(spec)
+    return path.suffix.lower() in (".h5", ".hdf5") and (":" not in spec or path.exists())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(FeatureSettings):
     """A training and a test set, as feature files, or as images with the checkpoint of an encoder."""
@@ -229,3 +239,28 @@ class EvaluationSettings(FeatureSettings):
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
     checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
+
+    # Names of extraction's settings that the task also applies to a feature file.
+    ON_FILES: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self) -> None:
+        if not self._only_files():
+            return
+        for name in self._of_extraction():
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            if getattr(self, name) != default:
+                raise UsageError(
+                    f"{option_name(name)} is for images: {self.train} and {self.test} hold features already."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Settings'; without the settings of an extraction that did not happen."""
+        left_out = self._of_extraction() if self._only_files() else ()
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
+
+    def _only_files(self) -> bool:
+        return is_feature_file(self.train) and is_feature_file(self.test)
+
+    def _of_extraction(self) -> list[str]:
+        names = [field.name for field in dataclasses.fields(FeatureSettings)]
+        return [name for name in names if name not in self.ON_FILES | {"device", "seed"}]
