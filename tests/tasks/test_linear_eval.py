@@ -43,12 +43,16 @@ def test_the_same_seed_gives_the_same_number(sets):
 
 
 def test_presets_are_the_protocols():
-    chosen = {name: LinearEvalSettings(preset=name, train="a", test="b") for name in ("simsiam-code", "simsiam-paper")}
-    assert {(one.batch_size, one.epochs, one.momentum, one.weight_decay) for one in chosen.values()} == {
-        (4096, 90, 0.9, 0.0)
+    chosen = {name: LinearEvalSettings(preset=name, train="a", test="b") for name in LinearEvalSettings.PRESETS}
+    names = ("lars", "lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay")
+    assert {name: tuple(getattr(one, field) for field in names) for name, one in chosen.items()} == {
+        "simsiam-code": (True, (0.1,), 4096, 90, "cosine", 0.9, (0.0,)),
+        "simsiam-paper": (True, (0.02,), 4096, 90, "cosine", 0.9, (0.0,)),
+        "moco-sgd": (False, (30.0,), 256, 100, "step", 0.9, (0.0,)),
+        "dino": (False, (0.001,), 1024, 100, "cosine", 0.9, (0.0,)),
+        "small": (True, (10.0,), 256, 100, "cosine", 0.9, (0.0,)),
+        "logistic": (None, None, None, None, None, 0.9, (0.0,)),
     }
-    assert [one.lr for one in chosen.values()] == [0.1, 0.02]
-    assert all(one.lars for one in chosen.values())
 
 
 def test_one_class_and_a_diverging_head_are_refused(tmp_path, sets):
