@@ -2,10 +2,10 @@
 
 python benchmarks/extract_speed.py --data folder:caltech101-34/val --thingsvision OTHER_ENVIRONMENT/bin/python
 
-Images per second of the clock and of CPU time (this process and its workers). Features are compared with those of the plain
-loop: cosine, and whether the nearest neighbour's label is the same. The encoder is a ResNet-50 with random weights whose BN
-statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted: it happens on the first
-blocks, and its seconds stand in the notes. thingsvision pins old versions: it runs in an environment of its own, if given.
+Images per second of the clock and of CPU time (this process and its workers). Features are compared with those of the
+plain loop: cosine, and whether the nearest neighbour's label is the same. The encoder is a ResNet-50 with random weights
+whose BN statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted: it happens on
+the first blocks, and its seconds stand in the notes. thingsvision pins old versions: it runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -143,8 +143,10 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
         from lightly.data import LightlyDataset
     except ImportError:
         return None
+    if count < len(source):
+        return None
     names = [str(Path(source.paths[row]).relative_to(folder)) for row in range(count)]  # type: ignore[attr-defined]
-    data = LightlyDataset(str(folder), transform=Photos(source, 0).transform, filenames=names)
+    data = LightlyDataset(str(folder), transform=Photos(source, 0).transform)
     loader = DataLoader(data, 32, num_workers=worker_count(None, source))
     with torch.no_grad():
         features = torch.cat([encoder.trunk(batch).flatten(1) for batch, _, _ in loader])
@@ -152,11 +154,9 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
     return features.numpy()[[order[name] for name in names]]
 
 
-def thingsvision_loop(
-    python: str, encoder: Encoder, folder: Path, count: int, out: Path
-) -> tuple[list[Any], np.ndarray]:
+def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) -> tuple[list[Any], np.ndarray]:
     weights = out / "weights.pt"
-    torch.save({key: value for key, value in encoder.trunk.state_dict().items()}, weights)
+    torch.save(encoder.trunk.state_dict(), weights)
     done = subprocess.run([python, "-c", THINGSVISION, weights, folder, out], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"thingsvision failed: {done.stderr[-1500:]}")
@@ -260,14 +260,14 @@ def main() -> None:
         with Stopwatch() as watch:
             theirs = lightly_loop(encoder, source, count, root)
         if theirs is None:
-            rows.append(["lightly", "not installed", *[""] * 5])
+            rows.append(["lightly", "not installed, or --images", *[""] * 5])
         else:
             add("lightly", watch, *agreement(reference, theirs, labels))
         notes = [f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; first block with "
                  f"compilation: {', '.join(compile_seconds)}."]  # fmt: skip
         if asked.thingsvision and count == len(source):
             (total, watch.clock, watch.cpu, version), theirs = thingsvision_loop(
-                asked.thingsvision, encoder, root, count, folder
+                asked.thingsvision, encoder, root, folder
             )
             assert total == count
             add(f"thingsvision (torch {version})", watch, *agreement(reference, theirs, labels))
