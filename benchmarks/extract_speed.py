@@ -10,6 +10,10 @@ the first blocks, and its seconds stand in the notes. thingsvision pins old vers
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; read when torch is imported
+
 import argparse
 import gc
 import json
