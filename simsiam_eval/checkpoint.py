@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 OWN_KEY = "simsiam_eval"
+RANDOM_KEY = "random_state"  # of a run, in `own`: of no interest to a reader
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class CheckpointReport:
         random state of a run is left out."""
         found = {field.name: _for_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
         if self.own is not None:
-            found["own"] = {name: value for name, value in found["own"].items() if name != "random"}
+            found["own"] = {name: value for name, value in found["own"].items() if name != RANDOM_KEY}
         return found
 
 
