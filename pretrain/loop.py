@@ -230,7 +230,7 @@ class _Run:
         row.append(f"{100 * last['knn_top1']:.2f}" if "knn_top1" in last else "-")
         return Result(
             task="pretrain",
-            protocol=settings.preset,
+            protocol=settings.protocol(),
             settings=settings.to_dict(),
             metrics=metrics,
             provenance=provenance(

@@ -60,8 +60,8 @@ class PretrainSettings(Settings):
             "image_size": 32,
             "blur": 0.0,
         },
-        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. The weight
-        # decay brings the run without stop-gradient below the untrained encoder in so few steps (benchmarks/results/demo_seeds.md).
+        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. Under this
+        # weight decay the run without stop-gradient is below the untrained encoder in so few steps (demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",

@@ -19,7 +19,7 @@ import torch
 from pretrain.model import SimSiam
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.atomic_file import atomic_write, cannot_write
-from simsiam_eval.checkpoint import OWN_KEY, read_checkpoint, write_checkpoint
+from simsiam_eval.checkpoint import OWN_KEY, RANDOM_KEY, read_checkpoint, write_checkpoint
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
@@ -145,7 +145,7 @@ class RunFolder:
     def save(self, model: SimSiam, optimiser: torch.optim.Optimizer, position: Position) -> None:
         """Write `checkpoint_last`; at the end of an epoch also under the epoch's name."""
         state = {f"module.{key}": value for key, value in model.state_dict().items()}
-        own = self._own | {"position": vars(position), "history": position.history, "random": random_state()}
+        own = self._own | {"position": vars(position), "history": position.history, RANDOM_KEY: random_state()}
         write_checkpoint(
             self.last,
             epoch=position.epoch,
@@ -211,7 +211,7 @@ def restore(
     own = checkpoint[OWN_KEY]
     model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
     optimiser.load_state_dict(checkpoint["optimizer"])
-    set_random_state(own["random"])
+    set_random_state(own[RANDOM_KEY])
     known = {one.name for one in fields(Position)}
     position = Position(**{name: value for name, value in own["position"].items() if name in known})
     position.sums = position.sums.to(device)

@@ -116,6 +116,14 @@ class Settings:
     def check(self) -> None:
         """Refuse settings that contradict each other; a subclass overrides it."""
 
+    def protocol(self) -> str | None:
+        """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
+        if not self.PRESETS:
+            return None
+        name = getattr(self, "preset")  # noqa: B009 - as above
+        changed = [key for key, value in self.PRESETS[name].items() if getattr(self, key) != value]
+        return f"{name}, changed: {', '.join(changed)}" if changed else str(name)
+
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Self:
         """Make the settings from plain values (TOML, JSON).

@@ -175,7 +175,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",
-        protocol=settings.preset,
+        protocol=settings.protocol(),
         settings=settings.to_dict(),
         metrics=metrics,
         provenance=provenance(

@@ -61,7 +61,7 @@ def contents(out):
             del entry[name]
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     log = [{name: value for name, value in line.items() if name not in TIMES} for line in log]
-    kept = {"position": {**own["position"], "history": None}, "history": own["history"], "random": own["random"]}
+    kept = {"position": {**own["position"], "history": None}, "history": own["history"], "random": own["random_state"]}
     return {"weights": loaded["state_dict"], "optimiser": loaded["optimizer"], "log": log, **kept}
 
 
