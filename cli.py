@@ -14,6 +14,7 @@ from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.predict import PredictSettings, predict
 
 
 def _pretrain(settings: PretrainSettings) -> Result:
@@ -43,6 +44,7 @@ main.add_command(command("pretrain", PretrainSettings, _pretrain))
 main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
 main.add_command(command("extract", ExtractSettings, extract))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
+main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.predict import PredictSettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
@@ -18,6 +19,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "inspect": InspectSettings,
     "extract": ExtractSettings,
     "linear-eval": LinearEvalSettings,
+    "predict": PredictSettings,
     "knn": KnnSettings,
 }
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
 
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
@@ -27,6 +29,8 @@ from simsiam_eval.progress import progress, say
 from simsiam_eval.stopping import ignore_stop_signals
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from simsiam_eval.encoder import Encoder
     from simsiam_eval.settings import FeatureSettings
     from simsiam_eval.sources.base import ImageSource
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
 _BATCH = {"cpu": 16, "cuda": 256}
 # Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
-VIEWS = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
+VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,27 @@ class _Blocks:
             try:
                 image = self.source.image(row)
                 pixels[place, 0] = self.preprocessing.pixels(image)
+                for view in range(self.views):
+                    rng = np.random.default_rng([self.seed, row, view])
+                    pixels[place, 1 + view] = _view_pixels(image, side, rng)
             except UnreadableImage as error:
                 reasons[row] = str(error)
         return Block(rows, pixels, reasons)
+
+
+def _view_pixels(image: Image, side: int, rng: np.random.Generator) -> torch.Tensor:
+    """torchvision's RandomResizedCrop and flip of an RGB image: (3,side,side) uint8."""
+    width, height = image.size
+    box = (0, 0, height, width)
+    for _ in range(10):
+        area, ratio = width * height * rng.uniform(*VIEWS["scale"]), np.exp(rng.uniform(*np.log(VIEWS["ratio"])))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            box = (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+            break
+    cut = transforms.resized_crop(image, *box, [side, side], InterpolationMode.BILINEAR)
+    pixels = transforms.pil_to_tensor(cut)
+    return pixels.flip(2) if rng.random() < VIEWS["flip"] else pixels
 
 
 class Extraction:

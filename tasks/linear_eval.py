@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, provenance
-from simsiam_eval.settings import EvaluationSettings, option_name, setting
+from simsiam_eval.settings import EvaluationSettings, is_feature_file, option_name, setting
 
 if TYPE_CHECKING:
     from simsiam_eval.feature_file import Features
     from simsiam_eval.probing import Feed, Fitted, Probe, ProbeData
 
-_SGD = {"lars": False, "schedule": "cosine", "c": None}
-_LARS = {"lars": True, "schedule": "cosine", "c": None}
+_SGD: dict[str, Any] = dict(lars=False, schedule="cosine", momentum=0.9, weight_decay=(0.0,), scaling=("none",), c=None)
+_LARS = _SGD | {"lars": True}
 _SWEPT = tuple(10 ** (power / 2) for power in range(-6, 7))  # times the lr
 
 
@@ -36,8 +36,8 @@ class LinearEvalSettings(EvaluationSettings):
         "dino": {"lr": (0.001,), "batch_size": 1024, "epochs": 100} | _SGD,
         # Not published: for sets of a few thousand images, where 90 epochs of one full batch are 90 steps.
         "small": {"lr": (10.0,), "batch_size": 256, "epochs": 100} | _LARS,
-        "logistic": dict.fromkeys(("lr", "batch_size", "epochs", "lars", "schedule"))
-        | {"c": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)},
+        "logistic": dict.fromkeys(("lr", "batch_size", "epochs", "lars", "schedule", "momentum", "weight_decay"))
+        | {"c": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3), "scaling": ("none",)},
     }
     ON_FILES = frozenset({"layer", "views"})
 
@@ -59,15 +59,15 @@ class LinearEvalSettings(EvaluationSettings):
         choices=("cosine", "step"),
         help="Of the lr, once an epoch; step: a tenth from 60 %, 80 % of them.",
     )
-    momentum: float = setting(0.9, at_least=0, help="Momentum of SGD, below 1.")
-    weight_decay: tuple[float, ...] = setting(
-        (0.0,), at_least=0, help="Weight decay (the protocols have none). Several: a sweep."
+    momentum: float | None = setting(by_preset=True, at_least=0, help="Momentum of SGD, below 1.")
+    weight_decay: tuple[float, ...] | None = setting(
+        by_preset=True, at_least=0, help="Weight decay (the protocols have none). Several: a sweep."
     )
     c: tuple[float, ...] | None = setting(
         by_preset=True, above=0, short="-C", help="Logistic regression's C: scikit-learn's, of the summed loss."
     )
     scaling: tuple[str, ...] = setting(
-        ("none",),
+        by_preset=True,
         choices=("none", "l2", "standard"),
         help="Of the features: as they are, every row to length one, or every feature to mean 0 and deviation 1 over the "
         "training images. Several: a sweep.",
@@ -90,7 +90,7 @@ class LinearEvalSettings(EvaluationSettings):
 
     def check(self) -> None:
         super().check()
-        if self.momentum >= 1:
+        if self.momentum is not None and self.momentum >= 1:
             raise UsageError(f"--momentum must be below 1, got {self.momentum}.")
         if self.held_out >= 1:
             raise UsageError(f"--held-out must be below 1, got {self.held_out}.")
@@ -99,8 +99,6 @@ class LinearEvalSettings(EvaluationSettings):
         if given := [name for name in foreign if getattr(self, name) is not None]:
             name = "-C" if given[0] == "c" else option_name(given[0])
             raise UsageError(f"{name} has no meaning with --preset {self.preset}.")
-        if logistic and self.weight_decay != (0.0,):
-            raise UsageError("--weight-decay has no meaning with --preset logistic, whose -C it is.")
         if self.sweep and (logistic or len(self.lr or ()) > 1):
             raise UsageError("--sweep spreads one --lr: give it without several --lr, and not with --preset logistic.")
         if logistic and (self.views or self.end_to_end):
@@ -109,12 +107,17 @@ class LinearEvalSettings(EvaluationSettings):
             raise UsageError("Give --views or --end-to-end, not both.")
         if self.views and (self.per_layer or len(self.layer) > 1):
             raise UsageError("--views are of one layer: give one --layer, and no --per-layer.")
-        if self.end_to_end and self.checkpoint is None:
-            raise UsageError("--end-to-end needs --checkpoint and images.")
+        if self.end_to_end and (self.checkpoint is None or is_feature_file(self.train)):
+            raise UsageError("--end-to-end needs --checkpoint, and images as --train.")
         if self.save_head is not None and self.several:
             raise UsageError(
                 "--save-head saves one head: give one --fraction or --shots, one trial, and no --per-layer."
             )
+
+    def protocol(self) -> str | None:
+        """As Settings'; --sweep changes the lr."""
+        named = super().protocol()
+        return f"{named}, lr swept" if self.sweep else named
 
     @property
     def several(self) -> bool:
@@ -133,7 +136,8 @@ class LinearEvalSettings(EvaluationSettings):
                 for layer, scaling in places
                 for c in dict.fromkeys(self.c or ())
             )
-        assert self.lr and self.epochs and self.batch_size and self.schedule and self.lars is not None
+        assert self.lr and self.epochs and self.batch_size and self.schedule and self.weight_decay
+        assert self.lars is not None and self.momentum is not None
         rates = [self.lr[0] * factor for factor in _SWEPT] if self.sweep else list(dict.fromkeys(self.lr))
         return tuple(
             HeadRecipe(
@@ -164,14 +168,15 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     make_folder(settings.out, settings.save_head)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(settings, device, settings.per_layer)
-    feed = _feed(settings, data, train)
     asked = _questions(settings, data)
-    fitted = _fitted(settings, [probe for _, probe in asked], data, feed)
+    probes = [probe for _, probe in asked]
+    feed = _feed(settings, data, train, probes)
+    fitted = _fitted(settings, probes, data, feed)
     if settings.several:
         metrics, table = describe_many(settings, data, [what for what, _ in asked], fitted, feed.name)
     else:
-        crop = None if feed.name == "crop" else _on_crops(settings, asked[0][1], fitted[0], data)
-        metrics, table = describe_one(settings, data, fitted[0], feed.name, crop)
+        crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
+        metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",
@@ -186,15 +191,19 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     return write_files(settings, result, None if settings.several else fitted[0], data, train.attributes)
 
 
-def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features) -> Any:
+def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes: list[Probe]) -> Any:
+    import numpy as np
+
+    from simsiam_eval.end_to_end import EndToEndFeed
     from simsiam_eval.probe_data import feed_of
 
     if not settings.end_to_end:
         return feed_of(settings, data, train)
-    from simsiam_eval.end_to_end import EndToEndFeed
-
+    everything = np.arange(len(train.rows))
+    needed = np.unique(np.concatenate([everything if one.rows is None else one.rows for one in probes]))
     assert settings.checkpoint is not None
-    return EndToEndFeed(settings.checkpoint, settings, train, list(data.train), data.device)
+    epochs = settings.epochs or 0
+    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train), epochs, data.device)
 
 
 def _questions(settings: LinearEvalSettings, data: ProbeData) -> list[tuple[dict[str, Any], Probe]]:

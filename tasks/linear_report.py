@@ -17,7 +17,7 @@ from simsiam_eval.curves import draw_curves
 from simsiam_eval.errors import DataError
 from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
-from simsiam_eval.probing import Fitted, ProbeData, judge
+from simsiam_eval.probing import Fitted, Probe, ProbeData, judge
 from simsiam_eval.result import Result, Table, percent
 from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals
 
@@ -33,11 +33,12 @@ _FED = {
 
 
 def describe_one(
-    settings: LinearEvalSettings, data: ProbeData, fitted: Fitted, fed: str, crop: Fitted | None
+    settings: LinearEvalSettings, data: ProbeData, probe: Probe, fitted: Fitted, fed: str, crop: Fitted | None
 ) -> tuple[dict[str, Any], Table]:
     """Metrics and table of one head.
 
     Args:
+        probe: what was asked.
         fed: what it was trained on, a Feed's name.
         crop: the same recipe trained on centre crops, where that is not the same.
     """
@@ -46,8 +47,11 @@ def describe_one(
     metrics = _accuracies(scores, data, settings.seed)
     matrix = confusion_matrix(labels, guesses, data.classes)
     by_class = dict(zip(data.class_names, per_class_accuracy(matrix).tolist(), strict=True))
+    rows, features = probe.all_rows(data), data.train[fitted.head.layer]
+    trained = (features, data.train_labels) if rows is None else (features[rows], data.train_labels[rows])
     metrics |= {
-        "train_top1": judge(fitted.head, data.train[fitted.head.layer], data.train_labels)[0],
+        "train_top1": judge(fitted.head, *trained)[0],
+        "train_images": len(trained[0]),
         "images": len(labels),
         "classes": data.classes,
         "trained_on": fed,
@@ -62,7 +66,7 @@ def describe_one(
         metrics |= _difference(guesses, labels, crop, data, settings.seed)
     if data.classes <= _IN_RECORD:
         metrics["confusion"] = matrix.tolist()
-    table = _table_of_one(settings, metrics, fed, len(data.train_labels))
+    table = _table_of_one(settings, metrics, fed)
     return metrics | {"test_top1_by_epoch": fitted.test_top1, "train_loss_by_epoch": fitted.train_loss}, table
 
 
@@ -98,7 +102,7 @@ def _difference(
     return found | {"difference_to_crop": float(gain.mean()), "difference_to_crop_interval": interval}
 
 
-def _table_of_one(settings: LinearEvalSettings, metrics: dict[str, Any], fed: str, train_images: int) -> Table:
+def _table_of_one(settings: LinearEvalSettings, metrics: dict[str, Any], fed: str) -> Table:
     notes = []
     if "best_epoch" in metrics:
         notes = [
@@ -114,7 +118,7 @@ def _table_of_one(settings: LinearEvalSettings, metrics: dict[str, Any], fed: st
         )
     best = f"{percent(metrics['top1_best_epoch'])} ({metrics['best_epoch']})" if "best_epoch" in metrics else "-"
     return Table(
-        f"{_title(settings, fed)}, {train_images} training and {metrics['images']} test images",
+        f"{_title(settings, fed)}, {metrics['train_images']} training and {metrics['images']} test images",
         ("top-1 % [95 %]", "top-5 % [95 %]", "mean per class % [95 %]", "train top-1 %", "best epoch on test %"),
         [[*(percent(metrics[name], metrics[f"{name}_interval"]) if name in metrics else "-"
             for name in ("top1", "top5", "mean_per_class")), percent(metrics["train_top1"]), best]],
@@ -137,9 +141,7 @@ def _choice(settings: LinearEvalSettings, metrics: dict[str, Any]) -> str:
 
 
 def _title(settings: LinearEvalSettings, fed: str) -> str:
-    usual = settings.PRESETS[settings.preset]["lars"]
-    lars = "" if settings.lars == usual else " with LARS" if settings.lars else " without LARS"
-    return f"Linear evaluation, {settings.preset}{lars}, {_FED[fed].format(settings.views)}"
+    return f"Linear evaluation, {settings.protocol()}, {_FED[fed].format(settings.views)}"
 
 
 def describe_many(
