@@ -62,7 +62,7 @@ class EndToEndFeed:
         chosen |= {"views": 1, "layer": tuple(layers), "compile": "on" if compiled else "off"}
         self._settings = FeatureSettings(**chosen)
         preprocessing = preprocessing_for(report.stem, report.own, settings)
-        self._work = _Views(self._encoder, source, preprocessing, self._settings, device)
+        self._work = ViewExtraction(self._encoder, source, preprocessing, self._settings, device)
         self._rows, self._needed = torch.from_numpy(train.rows), set(train.rows[needed].tolist())
         self._device = device
         self._before = report.weights_sha256, self._work.sha256()
@@ -89,7 +89,7 @@ class EndToEndFeed:
         return {"weights_sha256_before": self._before[0], "weights_sha256_after": after[0], "encoder_unchanged": True}
 
 
-class _Views(Extraction):
+class ViewExtraction(Extraction):
     """The views alone, without the centre crops."""
 
     def sha256(self) -> str:

@@ -33,8 +33,10 @@ def larc(
     weight_norm = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
     gradient_norm = torch.linalg.vector_norm(gradient, dim=axes, keepdim=True)
     ratio = trust_coefficient * weight_norm / (gradient_norm + decay * weight_norm + eps)
-    # torch.where, not `if`: no wait for the device in the middle of a step.
-    return torch.where((weight_norm > 0) & (gradient_norm > 0), ratio * (gradient + decay * weight), gradient)
+    # Tensors, not `if`: no wait for the device in the middle of a step.
+    adapt = (weight_norm > 0) & (gradient_norm > 0)
+    factor = torch.where(adapt, ratio, 1.0)
+    return torch.addcmul(gradient * factor, weight, factor * decay * adapt)
 
 
 class LARS(torch.optim.Optimizer):

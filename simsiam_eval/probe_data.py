@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from simsiam_eval.architectures import LAYERS
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import train_and_test_features
 from simsiam_eval.feature_file import Features, read_attributes
@@ -34,11 +35,15 @@ def chosen_layers(settings: EvaluationSettings, path: Path, every: bool) -> dict
     """
     there = layers_in(read_attributes(path))
     if every or (settings.layer == ("pool",) and "pool" not in there):
-        return there if every else dict([next(iter(there.items()))])
+        return dict(sorted(there.items(), key=_depth) if every else [next(iter(there.items()))])
     for layer in settings.layer:
         if layer not in there:
             raise DataError(f"{path} holds no layer {layer}; it holds: {', '.join(there)}.")
     return {layer: there[layer] for layer in settings.layer}
+
+
+def _depth(layer: tuple[str, str]) -> int:
+    return LAYERS.index(layer[0]) if layer[0] in LAYERS else -1
 
 
 def read_probe_data(

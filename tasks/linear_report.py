@@ -154,7 +154,7 @@ def describe_many(
     rows: list[dict[str, Any]] = []
     for one, answer in zip(what, fitted, strict=True):
         right = among_top(answer.head.scores(data.test[answer.head.layer]), data.test_labels, 1)
-        trial = {"seed": answer.recipe.seed, "top1": float(right.float().mean()), "chosen": answer.recipe.varied()}
+        trial = {"seed": answer.recipe.seed, "top1": float(right.double().mean()), "chosen": answer.recipe.varied()}
         trial["top1_interval"] = accuracy_interval(int(right.sum()), len(right))
         if not rows or rows[-1]["of"] != one:
             rows.append({"of": one, "trials": []})
