@@ -1,0 +1,87 @@
+"""What is slow to find out about files, kept in the cache folder until the files change."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from simsiam_eval.cache_folder import cache_folder
+
+_Value = TypeVar("_Value")
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def files_key(files: Iterable[str | os.PathLike[str]], *settings: Any) -> str:
+    """A name for what is found out about these files with these settings: by paths, sizes and times, not by content."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for file in files:
+        digest.update(json.dumps([os.path.abspath(file), *size_and_time(file)]).encode())
+    return digest.hexdigest()
+
+
+def size_and_time(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Bytes and modification time (ns) of a file; -1, -1 where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def remembered_text(key: str, compute: Callable[[], str]) -> str:
+    """compute(), a sha256 in hexadecimal, or what it gave for this key before."""
+
+    def read(note: Path) -> str:
+        known = note.read_text()
+        if len(known) != 64:
+            raise ValueError(known)
+        return known
+
+    return _remembered("fingerprints", key, read, lambda note, value: note.write_text(value), compute)
+
+
+def remembered_arrays(key: str, compute: Callable[[], Arrays]) -> Arrays:
+    """compute(), or the arrays that it gave for this key before."""
+
+    def read(note: Path) -> Arrays:
+        with np.load(note, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def write(note: Path, arrays: Arrays) -> None:
+        with note.open("wb") as file:  # a name would be given another ending
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    return _remembered("indexes", key, read, write, compute)
+
+
+def _remembered(
+    kind: str,
+    key: str,
+    read: Callable[[Path], _Value],
+    write: Callable[[Path, _Value], Any],
+    compute: Callable[[], _Value],
+) -> _Value:
+    """A cache that cannot be read or written does no harm."""
+    note = cache_folder() / kind / key
+    try:
+        return read(note)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        pass
+    value = compute()
+    temporary = note.with_name(f"{key}.{os.getpid()}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary, value)
+        os.replace(temporary, note)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return value
