@@ -67,6 +67,21 @@ def test_folders_that_are_refused(classes, tmp_path):
         open_source(str(classes))
 
 
+def test_hidden_folders_are_left_out_and_others_are_searched(classes):
+    picture(classes / "cat/.ipynb_checkpoints/a-checkpoint.png", 1)
+    picture(classes / "cat/deep/deeper/.d.png", 1)
+    picture(classes / "cat/deep/deeper/d.png", 1)
+    (classes / "cat/deep/circle").symlink_to(classes / "cat")
+    source = open_source(str(classes))
+    assert list(source.ids) == ["cat/a.png", "cat/deep/c.PNG", "cat/deep/deeper/d.png", "dog/b.png"]
+
+
+def test_class_folders_beside_tables_and_archives_are_a_folder(classes):
+    for name in ("list.parquet", "all.tar", "list.txt"):
+        (classes / name).touch()
+    assert len(open_source(str(classes))) == 3
+
+
 def test_manifest_columns_paths_and_labels(classes):
     table = classes / "list.csv"
     table.write_text("\ufefffile,species\ncat/a.png,tabby\ndog/b.png,\ngone.png,beagle\n", encoding="utf-8")
@@ -91,7 +106,16 @@ def test_manifest_numbers_stay_and_parquet_is_the_same(classes):
         assert (source.labels.tolist(), source.class_names, source.id(0)) == ([7], None, "dog/b.png")
 
 
-@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("path\n", "no rows"), ("path,label\na\n", "row 1")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("path\n", "no rows"),
+        ("path,label\na\n", "row 1"),
+        ("path\na\n''\n\"\"\n", "row 3: the path is empty"),
+        ("path\na.png\nb.png\n", r"None of the first 2 images .*a\.png"),
+    ],
+)
 def test_broken_manifests(tmp_path, text, says):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=says):
