@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -76,7 +77,7 @@ def _remembered(
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass
     value = compute()
-    temporary = note.with_name(f"{key}.{os.getpid()}")
+    temporary = note.with_name(f"{key}.{secrets.token_hex(6)}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         write(temporary, value)
