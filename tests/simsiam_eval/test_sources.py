@@ -182,6 +182,26 @@ def test_specs_that_are_refused(spec):
         open_source(spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("folder:{}/dog/b.png", "is not a folder"),
+        ("list:{}/dog", "is a folder, and the image source list is a file"),
+        ("{}/dog/b.png", "is no image source"),
+        ("{}/none.txt", "There is no .*none.txt; image sources are"),
+        ("{}/none-{{0..1}}.tar", r"no .*none-0.tar \(2 of 2"),
+        ("manifest:{}/dog/b.png", "A manifest is a .csv"),
+        ("manifest:{}/bad.parquet", "is not a Parquet file"),
+        ("manifest:{}/bad.csv", "cannot be read as a table"),
+    ],
+)
+def test_files_that_are_refused(classes, spec, says):
+    (classes / "bad.parquet").write_bytes(b"text")
+    (classes / "bad.csv").write_bytes(b"path\n\xff\n")
+    with pytest.raises(DataError, match=says):
+        open_source(spec.format(classes))
+
+
 def test_missing_path():
     with pytest.raises(DataError, match="not-here"):
         open_source("folder:not-here")

@@ -113,6 +113,30 @@ def test_rows_without_an_image(tmp_path):
             open_source(str(tmp_path / "b.parquet")).image(row)
 
 
+def test_a_damaged_row_group_is_unreadable_images(tmp_path):
+    path = write(tmp_path / "a.parquet", range(8))
+    group = parquet.read_metadata(path).row_group(1)
+    start, size = (getattr(group.column(0), name) for name in ("dictionary_page_offset", "total_compressed_size"))
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * size)
+    source = open_source(str(path))
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        source.image(2)
+    assert (red(source, 1), red(source, 4)) == (1, 4)
+    assert source.fingerprint()
+
+
+def test_damaged_labels(tmp_path):
+    path = write(tmp_path / "a.parquet", range(8))
+    column = parquet.read_metadata(path).row_group(1).column(2)
+    with open(path, "r+b") as file:
+        file.seek(column.dictionary_page_offset)
+        file.write(b"\xff" * column.total_compressed_size)
+    with pytest.raises(DataError, match="damaged"):
+        open_source(str(path))
+
+
 class Rows:
     def __init__(self, source):
         self.source = source
