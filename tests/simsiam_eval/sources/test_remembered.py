@@ -33,7 +33,7 @@ def test_arrays_are_computed_once_and_again_where_the_note_is_damaged(tmp_path):
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path / "file"))
-    assert remembered_text("key", lambda: "f" * 64) == "f" * 64
+    assert remembered_text("key", lambda: ("f" * 64, True)) == "f" * 64
     assert remembered_arrays("key", lambda: {"a": np.arange(2)})["a"].tolist() == [0, 1]
 
 
