@@ -45,7 +45,7 @@ def extract_to(
     """
     encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
     source = open_source(spec, split)
-    preprocessing = preprocessing_for(report.stem, report.own, settings.resize, settings.crop)
+    preprocessing = preprocessing_for(report.stem, report.own, settings.resize, settings.crop, settings.decode)
     described = {
         "arch": report.arch,
         "stem": report.stem,

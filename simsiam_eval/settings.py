@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 from simsiam_eval.architectures import LAYERS, POOLINGS
 from simsiam_eval.errors import UsageError
 
+DECODINGS = ("full", "scaled")
+
 
 def setting(
     default: Any = dataclasses.MISSING,
@@ -186,6 +188,12 @@ class FeatureSettings(Settings):
     )
     crop: int | None = setting(
         None, at_least=1, help="Side of the centre crop in pixels; default: as the encoder was trained."
+    )
+    decode: str | None = setting(
+        None,
+        choices=DECODINGS,
+        help="full, or scaled: JPEGs much larger than needed are decoded to a half, quarter or eighth of their sides; "
+        "default: as the checkpoint says, else full.",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
     extract_batch: int = setting(128, at_least=1, help="Images per forward pass.")

@@ -9,16 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.cache_folder import cache_folder
-from simsiam_eval.images import decode_rgb
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from simsiam_eval.images import DecodedImage, OpenedImage, open_image
 
 
 class ImageSource(ABC):
@@ -46,11 +42,11 @@ class ImageSource(ABC):
         """The row's name: stable, valid UTF-8."""
 
     @abstractmethod
-    def image(self, row: int) -> Image:
-        """The row's image, RGB.
+    def image(self, row: int) -> OpenedImage:
+        """The row's image, RGB; a JPEG is decoded only when its pixels are asked for.
 
         Raises:
-            UnreadableImage: it cannot be decoded.
+            UnreadableImage: it cannot be opened.
         """
 
     @abstractmethod
@@ -84,10 +80,8 @@ class ArraySource(ImageSource):
     def id(self, row: int) -> str:
         return self.ids[row]
 
-    def image(self, row: int) -> Image:
-        from PIL import Image
-
-        return Image.fromarray(self.pixels[row])
+    def image(self, row: int) -> OpenedImage:
+        return DecodedImage(self.pixels[row])
 
     def _content_hashes(self) -> Iterator[bytes]:
         return (hashlib.sha256(image.tobytes()).digest() for image in self.pixels)
@@ -122,8 +116,8 @@ class PathSource(ImageSource):
     def id(self, row: int) -> str:
         return self.ids[row]
 
-    def image(self, row: int) -> Image:
-        return decode_rgb(self.paths[row])
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self.paths[row])
 
     def fingerprint(self) -> str:
         """As ImageSource's; remembered by names, sizes and times, so that a restart does not read ten million files."""
