@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms import functional as transforms
 
 from simsiam_eval import preprocess
-from simsiam_eval.encoder import load_encoder
+from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.sources import ImageSource, open_source
 

@@ -54,7 +54,7 @@ def crop_image(pixels: NDArray[np.uint8], box: Sequence[int] | Integers, size: i
 
 
 def _span(start: int, length: int, factor: int) -> slice:
-    first = round(start / factor)
+    first = min(round(start / factor), (start + length - 1) // factor)
     return slice(first, max(first + 1, round((start + length) / factor)))
 
 

@@ -21,7 +21,7 @@ _STRIP = 8  # a resized image this many times longer than its crop is cut first:
 
 
 def resize(pixels: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
-    """Bilinear, antialiased: as Pillow does it to within one grey level, in a fraction of the time.
+    """Bilinear, antialiased: as Pillow does it to within one grey level (rarely two), in a fraction of the time.
 
     Args:
         pixels: (H,W,3) uint8.
@@ -50,7 +50,7 @@ class Preprocessing:
     decode: str = "full"
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
-        """Image -> (3,crop,crop) uint8, within one grey level of torchvision's Resize and CenterCrop of a PIL image.
+        """Image -> (3,crop,crop) uint8, within one grey level (rarely two) of torchvision's Resize and CenterCrop on PIL.
 
         Raises:
             UnreadableImage: it cannot be decoded.
