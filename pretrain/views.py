@@ -38,24 +38,18 @@ _DEVICE_CHUNK = 2**25
 
 def crop_image(pixels: NDArray[np.uint8], box: Sequence[int] | Integers, size: int, factor: int = 1) -> Tensor:
     """Crop and resize one decoded image as torchvision's RandomResizedCrop does (bilinear, antialiased), to within one
-    grey level of Pillow's.
+    grey level (rarely two) of Pillow's.
 
     Args:
         pixels: (H,W,3) uint8.
         box: top, left, height, width in pixels of the whole image.
         size: side S of the result.
-        factor: how many times larger than `pixels` the whole image is; the box's edges go to the nearest pixel.
+        factor: how many times larger than `pixels` the whole image is.
 
     Returns:
         (3,S,S) uint8.
     """
-    top, left, height, width = (int(edge) for edge in box)
-    return resize(pixels[_span(top, height, factor), _span(left, width, factor)], size, size).contiguous()
-
-
-def _span(start: int, length: int, factor: int) -> slice:
-    first = min(round(start / factor), (start + length - 1) // factor)
-    return slice(first, max(first + 1, round((start + length) / factor)))
+    return resize(pixels, [int(edge) / factor for edge in box], size, size).contiguous()
 
 
 @torch.no_grad()

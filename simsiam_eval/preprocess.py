@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,18 +22,36 @@ MARGIN = 2.0  # pixels a side of a scaled image to those asked of it, at least (
 _STRIP = 8  # a resized image this many times longer than its crop is cut first: it would not fit into memory
 
 
-def resize(pixels: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
-    """Bilinear, antialiased: as Pillow does it to within one grey level (rarely two), in a fraction of the time.
+def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: int) -> torch.Tensor:
+    """A part of an image at another size: bilinear, antialiased, as Pillow does it to within one grey level (rarely two).
+
+    By torch, in a fraction of Pillow's time; a box between pixels, as scaled decoding makes it, by Pillow: half a pixel off
+    would move features more than the scale does.
 
     Args:
         pixels: (H,W,3) uint8.
+        box: top, left, height, width of the part, in pixels.
 
     Returns:
         (3,height,width) uint8.
     """
-    writable = np.require(pixels, requirements="W")  # torch warns of an array that it could overwrite
+    top, left, bottom, right = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    first, start = math.floor(top), math.floor(left)
+    part = pixels[first : math.ceil(bottom), start : math.ceil(right)]
+    if part.shape[:2] != (box[2], box[3]):
+        edges = (left - start, top - first, right - start, bottom - first)
+        return _pillow_resize(part, edges, height, width)
+    writable = np.require(part, requirements="W")  # torch warns of an array that it could overwrite
     image = torch.from_numpy(writable).permute(2, 0, 1)[None]
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
+
+
+def _pillow_resize(
+    pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int
+) -> torch.Tensor:
+    """`edges`: left, top, right, bottom."""
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, edges)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -57,26 +77,22 @@ class Preprocessing:
         """
         short = min(image.height, image.width)
         height, width = (int(self.resize * side / short) for side in (image.height, image.width))
-        pixels, _ = image.reduced(short / (MARGIN * self.resize) if self.decode == "scaled" else 1)
+        pixels, factor = image.reduced(short / (MARGIN * self.resize) if self.decode == "scaled" else 1)
+        high, wide = image.height / factor, image.width / factor
         if max(height, width) > _STRIP * max(self.crop, self.resize):
-            resized = self._middle(pixels, height, width)
+            resized = self._middle(pixels, high, wide, height, width)
         else:
-            resized = resize(pixels, height, width)
+            resized = resize(pixels, (0, 0, high, wide), height, width)
         return transforms.center_crop(resized, [self.crop, self.crop])
 
-    def _middle(self, pixels: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
+    def _middle(self, pixels: NDArray[np.uint8], high: float, wide: float, height: int, width: int) -> torch.Tensor:
         """The part of the resized image that the centre crop takes of its long side."""
-        top, bottom, left, right = 0.0, float(pixels.shape[0]), 0.0, float(pixels.shape[1])
         first = round((max(height, width) - self.crop) / 2)
+        last = first + self.crop
         if height > width:
-            top, bottom = (edge * bottom / height for edge in (first, first + self.crop))
-            height = self.crop
-        else:
-            left, right = (edge * right / width for edge in (first, first + self.crop))
-            width = self.crop
-        box = (left, top, right, bottom)
-        part = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box)
-        return transforms.pil_to_tensor(part)
+            edges = (0.0, first * high / height, wide, last * high / height)
+            return _pillow_resize(pixels, edges, self.crop, width)
+        return _pillow_resize(pixels, (first * wide / width, 0.0, last * wide / width, high), height, self.crop)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""

@@ -214,22 +214,17 @@ SCALED_BOXES = [(0, 0, 427, 640), (13, 27, 300, 400), (1, 1, 257, 301), (170, 33
 @pytest.mark.parametrize("factor", [2, 4])
 @pytest.mark.parametrize("box", SCALED_BOXES)
 def test_crops_of_a_smaller_decoding_are_those_of_the_whole(photos, box, factor):
-    """Mean grey levels, at twice the pixels of the crop: nothing but an edge's half pixel of the smaller image is lost."""
+    """To some grey levels in the mean, at twice the pixels that the crop has."""
     for photo in photos:
         file = io.BytesIO()
         photo.save(file, "JPEG", quality=90)
         image = open_image(file.getvalue())
         pixels, was = image.reduced(factor)
         assert was == factor
-        side = 128 // factor
+        side = min(box[2:]) // (2 * factor)
         whole = crop_image(image.pixels(), box, side).float()
-        apart = (crop_image(pixels, box, side, factor) - whole).abs()
-        aligned = all(edge % factor == 0 for edge in box)
-        assert apart.mean() < (2 if aligned else 5)
-        # A box one pixel of the crop away is further off.
-        step = box[2] // side
-        moved = crop_image(image.pixels(), (max(box[0] - step, 0), box[1] + step, *box[2:]), side).float()
-        assert apart.mean() < (moved - whole).abs().mean()
+        apart = (crop_image(pixels, box, side, factor) - whole).abs().mean()
+        assert apart < 2
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (26, 28, 1, 1), (25, 27, 2, 2), (0, 0, 27, 29)])
