@@ -9,17 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_text, state_of_file
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _AT_ONCE = 4096  # rows
 UNREADABLE = b"unreadable"  # in the place of a content's hash
@@ -54,11 +50,11 @@ class ImageSource(ABC):
         return [self.id(row) for row in rows]
 
     @abstractmethod
-    def image(self, row: int) -> Image:
-        """The row's image, RGB.
+    def image(self, row: int) -> OpenedImage:
+        """The row's image, RGB; a JPEG is decoded only when its pixels are asked for.
 
         Raises:
-            UnreadableImage: it cannot be decoded.
+            UnreadableImage: it cannot be opened.
         """
 
     @abstractmethod
@@ -132,10 +128,8 @@ class ArraySource(ImageSource):
     def id(self, row: int) -> str:
         return self.ids[row]
 
-    def image(self, row: int) -> Image:
-        from PIL import Image
-
-        return Image.fromarray(self.pixels[row])
+    def image(self, row: int) -> OpenedImage:
+        return DecodedImage(self.pixels[row])
 
     def _content_hashes(self) -> Iterator[bytes]:
         return (hashlib.sha256(image.tobytes()).digest() for image in self.pixels)
@@ -183,8 +177,8 @@ class PathSource(ImageSource):
     def ids_of(self, rows: range) -> list[str]:
         return self.ids[rows.start : rows.stop : rows.step]
 
-    def image(self, row: int) -> Image:
-        return decode_rgb(self.paths[row])
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self.paths[row])
 
     def _files_key(self) -> str:
         digest = hashlib.sha256(json.dumps(self.class_names).encode())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.folder import SPLITS
 from simsiam_eval.sources.labels import Labels
@@ -21,7 +21,6 @@ from simsiam_eval.sources.shards import chosen_split
 
 if TYPE_CHECKING:
     import h5py
-    from PIL.Image import Image
 
 _IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "data")
 _LABEL_NAMES = ("labels", "label", "y", "targets", "target")
@@ -82,15 +81,14 @@ class Hdf5Source(ImageSource):
     def id(self, row: int) -> str:
         return self._ids[row] if self._ids is not None else f"{self._name.lstrip('/')}/{row:08d}"
 
-    def image(self, row: int) -> Image:
-        from PIL import Image
-
+    def image(self, row: int) -> OpenedImage:
         stored = self._stored(row)
         if self._layout == "bytes":
-            return decode_rgb(stored.tobytes())
+            return open_image(stored.tobytes())
         pixels = stored.transpose(1, 2, 0) if self._layout == "CHW" else stored
-        grey = pixels.reshape(pixels.shape[:2]) if self._layout == "HW" or pixels.shape[2] == 1 else None
-        return Image.fromarray(np.ascontiguousarray(pixels) if grey is None else grey).convert("RGB")
+        return DecodedImage(
+            np.ascontiguousarray(np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3)))
+        )
 
     def _open(self, name: str) -> tuple[h5py.Dataset, h5py.File]:
         import h5py

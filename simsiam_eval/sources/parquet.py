@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
@@ -20,7 +20,6 @@ from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pat
 
 if TYPE_CHECKING:
     import pyarrow
-    from PIL.Image import Image
     from pyarrow.parquet import ParquetFile
 
 _ROW_GROUPS = 2  # held by a process: a row is read with its whole group
@@ -90,8 +89,8 @@ class ParquetSource(ImageSource):
         number, _ = self._groups[self._group_of(row)]
         return f"{self._prefixes[number]}/{row - int(self._file_starts[number]):08d}"
 
-    def image(self, row: int) -> Image:
-        return decode_rgb(self._content(row))
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self._content(row))
 
     def _group_of(self, row: int) -> int:
         return int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.remembered import Arrays, files_key, remembered_arrays
 from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pattern, names_of
 from simsiam_eval.sources.tar_index import refuse_compressed, tar_index
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _OPEN_SHARDS = 64  # a process may have 1,024 open files, often less
 
@@ -83,8 +79,8 @@ class TarSource(ImageSource):
         name = as_utf8(self._names[row])
         return f"{as_utf8(self._shard_names[self._shard[row]])}/{name}" if self._shard_names else name
 
-    def image(self, row: int) -> Image:
-        return decode_rgb(self._content(row))
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self._content(row))
 
     def _open(self, shard: int) -> _OpenFile:
         return _OpenFile(self._shards[shard])

@@ -33,7 +33,7 @@ def test_folder_is_sorted_and_labelled(classes):
     assert [source.id(row) for row in range(3)] == ["cat/a.png", "cat/deep/c.PNG", "dog/b.png"]
     assert source.labels.tolist() == [0, 0, 1]
     assert source.class_names == ("cat", "dog")
-    assert np.asarray(source.image(2)).max() == 0
+    assert source.image(2).pixels().max() == 0
 
 
 def test_flat_folder_has_no_labels(classes):
@@ -89,7 +89,7 @@ def test_manifest_columns_paths_and_labels(classes):
     source = open_source(f"manifest:{table}#path=file,label=species")
     assert source.class_names == ("beagle", "tabby")
     assert source.labels.tolist() == [1, -1, 0]
-    assert np.asarray(source.image(0)).max() == 1
+    assert source.image(0).pixels().max() == 1
     with pytest.raises(UnreadableImage, match="no such file"):
         source.image(2)
     with pytest.raises(DataError, match="species"):
@@ -148,7 +148,7 @@ def test_cifar10_versions_folder_and_archive(tmp_path, kind):
     for place in (folder, tmp_path, tmp_path / "cifar-10-x.tar.gz"):
         source = open_source(f"cifar10:{place}")
         assert (len(source), source.labels[3], source.class_names[3]) == (50, 3, "class3")
-        assert np.array_equal(np.asarray(source.image(3)), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
+        assert np.array_equal(source.image(3).pixels(), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
         assert len(open_source(f"cifar10:{place}#test")) == len(open_source(f"cifar10:{place}", "test")) == 10
 
 
@@ -174,7 +174,7 @@ def test_digits_split_covers_all_once():
     assert [len(part) for part in parts] == [1197, 600]
     ids = {part.id(row) for part in parts for row in range(len(part))}
     assert len(ids) == len(open_source("digits")) == 1797
-    assert np.asarray(parts[0].image(0)).shape == (8, 8, 3)
+    assert parts[0].image(0).pixels().shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("spec", ["nowhere:x", "digits#colour=red", "digits#val", "digits:x"])
