@@ -109,11 +109,14 @@ class Preprocessing:
         return (pixels.float() / 255 - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as feature files and checkpoints record them; without `decode` where it is full."""
+        """Plain values, as feature files and checkpoints record them; `squash` and `decode` only where they are not the
+        defaults: so records from before there was a choice are equal to those of today."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        if self.decode == "full":
-            del values["decode"]  # as in records from before there was a choice, which so are equal to those of today
-        return values
+        return {
+            name: value
+            for name, value in values.items()
+            if (name, value) not in (("squash", False), ("decode", "full"))
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
