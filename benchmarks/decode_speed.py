@@ -32,7 +32,7 @@ from torchvision.transforms import functional as transforms
 
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import boxes, draw
-from pretrain.views import crop_image
+from simsiam_eval.crops import crop_image
 from simsiam_eval.images import DecodedImage, open_image
 from simsiam_eval.preprocess import MARGIN, Preprocessing
 

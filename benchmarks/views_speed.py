@@ -25,7 +25,8 @@ from torchvision import transforms
 
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import ViewParameters, boxes, draw
-from pretrain.views import Views, crop_image, crop_resident
+from pretrain.views import Views, crop_resident
+from simsiam_eval.crops import crop_image
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = {32: 512, 224: 64}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pretrain.recipe import PretrainSettings
-from pretrain.views import ViewParameters, Views, boxes, crop_image, crop_resident, draw
+from pretrain.views import ViewParameters, Views, boxes, crop_resident, draw
+from simsiam_eval.crops import crop_image
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import worker_count

@@ -19,16 +19,14 @@ from pretrain.view_parameters import (
     CONTRAST,
     HUE,
     SATURATION,
-    Floats,
-    Integers,
     ViewParameters,
     boxes,
     draw,
 )
 from pretrain.view_steps import blend_, blur, grey, turn_hue, warp
-from simsiam_eval.preprocess import resize
+from simsiam_eval.crops import Floats, Integers
 
-__all__ = ["ViewParameters", "Views", "boxes", "crop_image", "crop_resident", "draw"]
+__all__ = ["ViewParameters", "Views", "boxes", "crop_resident", "draw"]
 
 # Values of a part of a batch. CPU: 1.2 MB, which a core's cache holds, and at 224 px one image, so that no image pays for
 # a step that only another takes. Elsewhere: what bounds the memory of the temporaries (some 128 MB each).
@@ -36,25 +34,9 @@ _CHUNK = 300_000
 _DEVICE_CHUNK = 2**25
 
 
-def crop_image(pixels: NDArray[np.uint8], box: Sequence[int] | Integers, size: int, factor: int = 1) -> Tensor:
-    """Crop and resize one decoded image as torchvision's RandomResizedCrop does (bilinear, antialiased), to within one
-    grey level (rarely two) of Pillow's.
-
-    Args:
-        pixels: (H,W,3) uint8.
-        box: top, left, height, width in pixels of the whole image.
-        size: side S of the result.
-        factor: how many times larger than `pixels` the whole image is.
-
-    Returns:
-        (3,S,S) uint8.
-    """
-    return resize(pixels, [int(edge) / factor for edge in box], size, size).contiguous()
-
-
 @torch.no_grad()
 def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int) -> Tensor:
-    """Crop and resize images that lie on the device; equals `crop_image` to within one grey level.
+    """Crop and resize images that lie on the device; equals `simsiam_eval.crops.crop_image` to within one grey level.
 
     Args:
         pixels: (N,3,H,W) uint8, the whole data set.

@@ -70,7 +70,7 @@ class DecodedImage(OpenedImage):
     """An image in memory: (height,width,3) uint8."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self._pixels = pixels
+        self._pixels = np.ascontiguousarray(pixels)
         self.height, self.width = pixels.shape[:2]
 
     def reduced(self, most: float) -> tuple[NDArray[np.uint8], int]:

@@ -18,7 +18,8 @@ from torchvision.transforms import functional as tv
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, ViewParameters, boxes, draw
 from pretrain.view_steps import blend_, grey, turn_hue
-from pretrain.views import Views, crop_image, crop_resident
+from pretrain.views import Views, crop_resident
+from simsiam_eval.crops import crop_image
 from simsiam_eval.images import open_image
 
 BILINEAR = InterpolationMode.BILINEAR
@@ -326,9 +327,9 @@ def test_probabilities_and_ranges_of_the_references_views():
     assert (views.blur > 0).mean() == pytest.approx(0.5, abs=rate)
     assert views.flip.mean() == pytest.approx(0.5, abs=rate)
     assert views.affine is None
-    ranges = [(views.blur[views.blur > 0], 0.1, 2.0), (views.area, 0.2, 1.0), (views.offset, 0.0, 1.0)]
+    ranges = [(views.blur[views.blur > 0], 0.1, 2.0), (views.crops.area, 0.2, 1.0), (views.crops.offset, 0.0, 1.0)]
     ranges += [(factor, 0.6, 1.4) for factor in views.factors[:, :3].T]
-    ranges += [(views.factors[:, 3], -0.1, 0.1), (np.log(views.ratio), np.log(3 / 4), np.log(4 / 3))]
+    ranges += [(views.factors[:, 3], -0.1, 0.1), (np.log(views.crops.ratio), np.log(3 / 4), np.log(4 / 3))]
     for values, low, high in ranges:
         slack = 0.01 * (high - low)
         assert low - 1e-12 <= values.min() < low + slack
@@ -350,7 +351,7 @@ def test_ranges_of_the_affine_transform():
 
 def test_off_is_off_and_always_is_always():
     off = unchanged(200)
-    assert off.area is None and off.affine is None
+    assert off.crops is None and off.affine is None
     assert (off.order == NOTHING).all() and not off.grey.any() and not off.blur.any() and not off.flip.any()
     always = recipe(jitter=1.0, greyscale=1.0, blur=1.0, flip=1.0, shear=3.0)
     on = draw(always, np.random.default_rng(2), 200)
@@ -404,4 +405,6 @@ def test_without_a_crop_the_box_is_the_image():
 
 def test_parameters_are_plain_arrays():
     parameters: ViewParameters = drawn()
-    assert all(array is None or isinstance(array, np.ndarray) for array in vars(parameters).values())
+    arrays = {**vars(parameters), **vars(parameters.crops)}
+    del arrays["crops"]
+    assert all(array is None or isinstance(array, np.ndarray) for array in arrays.values())
