@@ -11,6 +11,8 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command
 from simsiam_eval.result import Result
 from tasks.demo import DemoSettings, demo
+from tasks.detection.detect import detect
+from tasks.detection.settings import DetectSettings
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
@@ -49,6 +51,7 @@ main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkp
 main.add_command(command("extract", ExtractSettings, extract))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("knn", KnnSettings, knn))
+main.add_command(command("detect", DetectSettings, detect))
 
 if __name__ == "__main__":
     main(prog_name="cli.py")

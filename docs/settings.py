@@ -7,6 +7,7 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
 from tasks.demo import DemoSettings
+from tasks.detection.settings import DetectSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
@@ -19,6 +20,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "extract": ExtractSettings,
     "linear-eval": LinearEvalSettings,
     "knn": KnnSettings,
+    "detect": DetectSettings,
 }
 
 

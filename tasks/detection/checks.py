@@ -14,7 +14,8 @@ from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 class Findings:
     """Counts of a set, and for each oddity the images it was found in.
 
-    `unused`: classes without a box. `left_out`: boxes of classes that --classes leaves out. `odd`: what it is and what is done about it -> ids of the images, one for each case.
+    `unused`: classes without a box. `left_out`: boxes of classes that --classes leaves out. `odd`: what it is
+    and what is done about it -> ids of the images, one for each case.
     """
 
     images: int = 0

@@ -105,6 +105,17 @@ def shapes_coco(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def few_voc(tmp_path_factory):
+    """Few images, for runs whose result does not matter."""
+    return write_voc(tmp_path_factory.mktemp("few"), {"trainval": 8, "test": 4})
+
+
+@pytest.fixture(scope="session")
+def few_coco(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("few"), {"train2017": 8, "val2017": 4})
+
+
+@pytest.fixture(scope="session")
 def made():
     """The writers above, for tests that want sets of their own: made.write_voc, made.write_xml, made.write_coco."""
     from types import SimpleNamespace
