@@ -10,6 +10,7 @@ import click
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command
 from simsiam_eval.result import Result
+from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
 from tasks.detection.detect import detect
 from tasks.detection.settings import DetectSettings
@@ -48,6 +49,7 @@ main.add_command(
 )
 main.add_command(command("pretrain", PretrainSettings, _pretrain))
 main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
+main.add_command(command("convert", ConvertSettings, convert, arguments=("checkpoint",)))
 main.add_command(command("extract", ExtractSettings, extract))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("knn", KnnSettings, knn))

@@ -62,7 +62,7 @@ def test_it_learns_shapes_though_it_is_stopped_and_killed(shapes_voc, tmp_path):
     out = tmp_path / "run"
     shapes = {
         "train": (str(shapes_voc),), "test": str(shapes_voc), "out": out, "backend": "torchvision", "init": ("random",),
-        "arch": "resnet18", "batch": 2, "iterations": 200, "lr": 0.02, "min_sizes": (160,), "test_size": 160,
+        "arch": "resnet18", "batch": 2, "iterations": 200, "lr": 0.01, "min_sizes": (160,), "test_size": 160,
         "max_size": 160, "checkpoint_every": 40, "workers": 0,
     }  # fmt: skip
     untrained = detect(DetectSettings(**shapes | {"out": tmp_path / "none", "iterations": 1, "lr": 1e-9}))
