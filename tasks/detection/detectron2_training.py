@@ -37,7 +37,7 @@ from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.batches import read_pixels, worker_count
 from tasks.detection.dataset import DetectionSet, LabelledImage
 from tasks.detection.detectron2_config import config_values, yaml_text
-from tasks.detection.predictions import Detections
+from tasks.detection.predictions import Detections, readable
 from tasks.detection.schedule import Schedule
 
 # detectron2's own, about its own calls, which a user of ours can do nothing about.
@@ -268,15 +268,16 @@ def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
         raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:
         raise DataError(
-            f"The loss is not finite by step {trainer.iter + 1}: try a smaller --lr ({work.folder} holds the last good state)."
+            f"The loss is not finite by step {trainer.iter + 1}: try a smaller --lr ({work.folder} holds the last "
+            "good state)."
         ) from error
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in text:
             raise
         raise DataError(
-            f"Out of memory on {work.processes.device} in step {trainer.iter + 1}: make room and give the same command, which "
-            "goes on, or choose another --out with a smaller --batch, --rois or --max-size."
+            f"Out of memory on {work.processes.device} in step {trainer.iter + 1}: make room and give the same command, "
+            "which goes on, or choose another --out with a smaller --batch, --rois or --max-size."
         ) from error
 
 
@@ -318,7 +319,8 @@ class _TestImages(Dataset):
 @torch.no_grad()
 def predict(arch: str, spec: DetectorSpec, model: nn.Module, data: DetectionSet, work: Work) -> Sequence[Detections]:
     """One entry for each image, in the set's order, the same in every process."""
-    processes, found = work.processes, {}
+    processes = work.processes
+    found: dict[int, Detections | str] = {}
     model.to(processes.device).eval()
     images = _TestImages(
         _run_config(arch, spec, data, work), data, range(processes.rank, len(data.images), processes.world)
@@ -340,12 +342,7 @@ def predict(arch: str, spec: DetectorSpec, model: nn.Module, data: DetectionSet,
         parts: list[dict[int, Any]] = [{}] * processes.world
         dist.all_gather_object(parts, found, group=processes.control)
         found = {row: one for part in parts for row, one in part.items()}
-    for one in found.values():
-        if isinstance(one, str):
-            raise DataError(
-                f"The evaluation cannot be finished: {one}; put that right and give the same command again."
-            )
-    return [found[row] for row in range(len(data.images))]
+    return [readable(found[row]) for row in range(len(data.images))]
 
 
 def _detections(instances: Any) -> Detections:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from simsiam_eval.errors import DataError
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -23,3 +25,14 @@ class Detections:
     scores: np.ndarray
     labels: np.ndarray
     masks: list[dict[str, Any]] | None = None
+
+
+def readable(one: Detections | str) -> Detections:
+    """What was found in an image, which is a clause with the reason where the image cannot be read.
+
+    Raises:
+        DataError: the reason.
+    """
+    if isinstance(one, str):
+        raise DataError(f"The evaluation cannot be finished: {one}; put that right and give the same command again.")
+    return one

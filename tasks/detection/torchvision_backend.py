@@ -14,13 +14,13 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from simsiam_eval.device import autocast
 from simsiam_eval.encoder import Encoder
-from simsiam_eval.errors import DataError, Stopped
+from simsiam_eval.errors import Stopped
 from simsiam_eval.progress import progress
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.batches import TestImages, worker_count
 from tasks.detection.dataset import DetectionSet
-from tasks.detection.predictions import Detections
+from tasks.detection.predictions import Detections, readable
 from tasks.detection.torchvision_model import build_detector
 from tasks.detection.torchvision_training import Training
 
@@ -81,13 +81,7 @@ class TorchvisionBackend:
             parts: list[dict[int, Detections | str]] = [{}] * processes.world
             dist.all_gather_object(parts, found, group=processes.control)
             found = {row: one for part in parts for row, one in part.items()}
-        return [_whole(found[row]) for row in range(len(data.images))]
-
-
-def _whole(one: Detections | str) -> Detections:
-    if isinstance(one, str):
-        raise DataError(f"The evaluation cannot be finished: {one}; put that right and give the same command again.")
-    return one
+        return [readable(found[row]) for row in range(len(data.images))]
 
 
 def _detections(output: dict[str, Tensor], masks: bool) -> Detections:

@@ -70,7 +70,7 @@ def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, h
 def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
     with pytest.raises(UsageError, match="3x3 one of CIFAR"):
         convert(ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pth"))
-    with pytest.raises(UsageError, match="must end in .pth"):
+    with pytest.raises(UsageError, match=r"must end in \.pth"):
         ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pkl")
     with pytest.raises(UsageError, match="is the checkpoint itself"):
         convert(ConvertSettings(checkpoint=simsiam, to="reference", out=simsiam))
