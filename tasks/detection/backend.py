@@ -63,8 +63,8 @@ class Backend(Protocol):
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
         """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
 
-    def fit(self, detector: Any, data: DetectionSet, work: Work) -> None:
-        """Train to the end of the schedule, from where `work.folder` says that it was.
+    def fit(self, detector: Any, data: DetectionSet, work: Work) -> int:
+        """Train to the end of the schedule, from where `work.folder` says that it was; returns the steps done now.
 
         Raises Stopped at a signal, after a checkpoint; DataError for an unreadable image (after a checkpoint too), a loss
         that is not finite, or too little memory.

@@ -114,12 +114,14 @@ class _Detection:
             settings = self.settings
             work = Work(self.schedule, folder, seed, self.processes, stop, settings.precision, settings.workers,
                         settings.checkpoint_every)  # fmt: skip
-            began = time.perf_counter()
             detector = self.backend.build(self._encoder(checkpoint, seed), self.spec)
-            self.backend.fit(detector, self.train, work)
-            trained = time.perf_counter() - began
+            began = time.perf_counter()
+            steps = self.backend.fit(detector, self.train, work)
+            seconds = time.perf_counter() - began
             detections = self.backend.predict(detector, self.test, work)
-        return self._evaluate(folder, detections, {"label": label, "seed": seed, "seconds": round(trained, 1)})
+        # Of a run that went on: of the steps since then.
+        rate = steps * self.schedule.batch / seconds if steps > 0 else None
+        return self._evaluate(folder, detections, {"label": label, "seed": seed, "images_per_second": rate})
 
     def _encoder(self, checkpoint: Path | None, seed: int) -> Encoder:
         import torch

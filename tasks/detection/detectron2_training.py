@@ -59,8 +59,10 @@ def fresh_model(arch: str, spec: DetectorSpec, **more: Any) -> nn.Module:
         return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), MODEL__DEVICE="cpu", **more))
 
 
-def fit(arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionSet, work: Work) -> nn.Module:
-    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model."""
+def fit(
+    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionSet, work: Work
+) -> tuple[nn.Module, int]:
+    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and the steps done now."""
     processes = work.processes
     if processes.world > 1:
         if processes.device.type == "cpu":
@@ -85,7 +87,7 @@ def fit(arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: Dete
         if trainer.start_iter < trainer.max_iter:
             with _one_sentence(trainer, work):
                 trainer.train()
-    return trainer.checkpointer.model
+    return trainer.checkpointer.model, trainer.max_iter - trainer.start_iter
 
 
 class _Trainer(DefaultTrainer):  # type: ignore[misc]
