@@ -53,24 +53,26 @@ def check_training_set(data: DetectionSet, masks: bool) -> tuple[DetectionSet, F
 
     A VOC box of xmin = xmax is one pixel wide in VOC's way of counting and is kept; difficult objects are kept too.
 
+    With `masks`, boxes without a segmentation are dropped as well.
+
     Raises:
-        DataError: no box is left, or, with `masks`, one has no segmentation.
+        DataError: no box is left.
     """
     findings, kept = Findings(), []
     for image in data.images:
         annotations = []
         for one in image.annotations:
             clipped = _trained_on(one, image, findings, data.kind)
-            if clipped is not None:
-                annotations.append(clipped)
             if clipped is not None and masks and one.segmentation is None:
-                raise DataError(
-                    f"Image {image.id} of {data.spec} has a box without a segmentation: use --no-masks, or give it one."
-                )
+                findings.note("box without a segmentation, dropped", image)
+            elif clipped is not None:
+                annotations.append(clipped)
         if annotations:
             kept.append(replace(image, annotations=tuple(annotations)))
         else:
             findings.note("image without a box to learn, dropped", image)
+    if not kept and "box without a segmentation, dropped" in findings.odd:
+        raise DataError(f"There are no segmentations in {data.spec}: use --no-masks.")
     if not kept:
         raise DataError(f"There are no boxes at all to learn from in {data.spec}: annotate it, or check --classes.")
     trained = replace(data, images=tuple(kept))
@@ -102,16 +104,18 @@ def _outside(one: Annotation, image: LabelledImage) -> bool:
     return x1 < -rounding or y1 < -rounding or x2 > image.width + rounding or y2 > image.height + rounding
 
 
-def check_test_set(data: DetectionSet) -> Findings:
+def check_test_set(data: DetectionSet, masks: bool) -> Findings:
     """What is odd in a set that is evaluated on, where every annotation stays as it is written.
 
     Raises:
-        DataError: nothing is asked for in it.
+        DataError: nothing is asked for in it, or, with `masks`, there is an annotation without a segmentation.
     """
     findings, asked = Findings(), 0
     for image in data.images:
         for one in image.annotations:
             asked += not (one.crowd or one.difficult)
+            if masks and one.segmentation is None:
+                raise DataError(f"Image {image.id} of {data.spec} has a box without a segmentation: use --no-masks.")
             if one.crowd:
                 findings.note("crowd, a region that is not counted", image)
             if one.difficult:

@@ -61,8 +61,16 @@ def _annotation(one: dict[str, Any], label: int, where: str) -> Annotation:
         label=label,
         crowd=bool(one.get("iscrowd", 0)),
         area=float(one.get("area", max(box[2], 0) * max(box[3], 0))),
-        segmentation=one.get("segmentation") or None,
+        segmentation=_segmentation(one.get("segmentation")),
     )
+
+
+def _segmentation(given: Any) -> Any:
+    """RLE, or the polygons that have three corners and more; None where there are none."""
+    if isinstance(given, dict):
+        return given if {"size", "counts"} <= set(given) else None
+    polygons = [one for one in given or () if isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0]
+    return polygons or None
 
 
 def _files(path: Path, tail: str, spec: str, role: str) -> tuple[Path, Path]:
@@ -82,6 +90,10 @@ def _files(path: Path, tail: str, spec: str, role: str) -> tuple[Path, Path]:
             raise DataError(f"{spec}: name the split, such as #train2017; there are: {there or 'none'}.")
         split = found[0].stem.removeprefix("instances_")
     return path / "annotations" / f"instances_{split}.json", path / split
+
+
+_TYPES: dict[str, Any] = {"id": int, "image_id": int, "category_id": int, "width": int, "height": int, "name": str,
+                          "file_name": str}  # fmt: skip
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -104,4 +116,9 @@ def _read(file: Path) -> dict[str, Any]:
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise DataError(f"{file} is not a COCO annotation file: {part}[{place}] has no {missing[0]!r}.")
+            for key in set(keys) & set(_TYPES):
+                if not isinstance(entry[key], _TYPES[key]) or (key in ("width", "height") and entry[key] < 1):
+                    raise DataError(
+                        f"{file} is not a COCO annotation file: {part}[{place}] has {entry[key]!r} as {key}."
+                    )
     return content

@@ -61,7 +61,7 @@ class _Detection:
         self.backend: Backend = choose_backend(settings.backend, "cifar" if "cifar" in stems else self.stem)
         train, self.test = open_train_and_test(settings.train, settings.test, settings.classes or ())
         self.train, self.found_train = check_training_set(train, settings.masks)
-        self.found_test = check_test_set(self.test)
+        self.found_test = check_test_set(self.test, settings.masks)
         self.spec, self.said = specification(settings, self.train.classes, processes.device.type == "cpu")
         if processes.main:
             self._say()

@@ -44,6 +44,7 @@ class Training:
             momentum=work.schedule.momentum,
         )
         self.order = Order(len(data.images), work.schedule.batch, work.seed)
+        self.finished = False
         self.iteration = self._restore()
         self.model: nn.Module = self.detector
         if several:
@@ -54,7 +55,7 @@ class Training:
     def run(self) -> None:
         """Every step that is left, the BN statistics, and the last checkpoint."""
         schedule, work = self.work.schedule, self.work
-        if self.iteration >= schedule.iterations:
+        if self.finished:
             return
         batches = self._batches(range(self.iteration, schedule.iterations))
         self.model.train()
@@ -68,7 +69,9 @@ class Training:
                     self._look(advance)
                 if self.iteration % work.checkpoint_every == 0 and self.iteration < schedule.iterations:
                     self._save_and_go_on()
+            self._save()  # an estimate that is stopped begins again from here
             self._estimate_bn_statistics()
+        self.finished = True
         self._save()
 
     def _step(self, batch: list[Any]) -> None:
@@ -171,6 +174,7 @@ class Training:
             content = {
                 "format_version": 1,
                 "iteration": self.iteration,
+                "finished": self.finished,
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimiser.state_dict(),
             }
@@ -191,13 +195,13 @@ class Training:
         try:
             self.detector.load_state_dict(content["model"])
             self.optimiser.load_state_dict(content["optimizer"])
-            iteration = int(content["iteration"])
+            iteration, self.finished = int(content["iteration"]), bool(content["finished"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise DataError(f"{self.path} is not a checkpoint of this run: choose another --out.") from error
         if self.work.processes.main:
             _drop_later_lines(self.work.folder / "log.jsonl", iteration)
-            done = iteration >= self.work.schedule.iterations
-            say(f"{self.work.folder}: {'this run is finished' if done else f'going on after step {iteration}'}.")
+            where = "this run is finished" if self.finished else f"going on after step {iteration}"
+            say(f"{self.work.folder}: {where}.")
         return iteration
 
 

@@ -91,14 +91,28 @@ def test_training_set_is_made_as_the_protocol_does(coco):
         "image without a box to learn, dropped": 3,
     }
     assert findings.unused == ["square", "triangle"]
-    asked = check_test_set(opened)
+    asked = check_test_set(opened, masks=False)
     assert asked.boxes == 4
     assert sum(len(ids) for what, ids in asked.odd.items() if what.startswith("image without boxes")) == 3
     said = findings.sentences("train")
     assert "train: 1 x crowd, dropped (7)." in said
     assert json.dumps(findings.to_dict())
-    with pytest.raises(DataError, match="without a segmentation: use --no-masks"):
+    with pytest.raises(DataError, match=r"no segmentations in .*: use --no-masks"):
         check_training_set(opened, masks=True)
+    with pytest.raises(DataError, match=r"Image 7 of .* has a box without a segmentation: use --no-masks"):
+        check_test_set(opened, masks=True)
+
+
+def test_polygons_of_two_corners_are_no_segmentation(coco):
+    def change(content):
+        content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+        content["annotations"][1]["segmentation"] = [[1, 2, 3, 4], [0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
+
+    opened = open_detection_set(coco(change), "train")
+    kept, findings = check_training_set(opened, masks=True)
+    assert len(findings.odd["box without a segmentation, dropped"]) == 1
+    every = [one for image in kept.images for one in image.annotations]
+    assert every[0].segmentation == [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
 
 
 def test_voc_box_without_area_is_one_pixel(made, tmp_path):
@@ -111,7 +125,7 @@ def test_voc_box_without_area_is_one_pixel(made, tmp_path):
 
 def test_no_boxes_at_all(coco):
     opened = open_detection_set(coco(lambda content: content["annotations"].clear()), "train")
-    for check in (lambda: check_training_set(opened, masks=False), lambda: check_test_set(opened)):
+    for check in (lambda: check_training_set(opened, masks=False), lambda: check_test_set(opened, False)):
         with pytest.raises(DataError, match="no boxes at all"):
             check()
 
@@ -125,6 +139,8 @@ def test_no_boxes_at_all(coco):
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
         (lambda c: c["annotations"][0].update(category_id=99), "category 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(image_id=99), "image 99, which the file does not list"),
+        (lambda c: c["images"][0].update(width="160"), r"images\[0\] has '160' as width"),
+        (lambda c: c["categories"][0].update(id=[1]), r"categories\[0\] has \[1\] as id"),
         (lambda c: c["categories"][0].update(name="square"), "two categories of one name"),
         (lambda c: c["images"][0].update(id=17), "two images of one id"),
         (lambda c: c["images"][0].update(file_name="none.png"), "1 of 4 images are missing .*none.png"),

@@ -114,6 +114,30 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(tiny, monkeypatch, extra
     assert resumed.metrics["images"] == 4
 
 
+def test_a_stop_while_bn_is_estimated_costs_no_step(tiny, monkeypatch):
+    detect(DetectSettings(**tiny))
+    whole, losses = weights(tiny["out"] / RUN), Training._losses
+    tiny["out"] = tiny["out"].with_name("stopped")
+
+    def stop_in_the_estimate(self, batch, number):
+        if number == 5:
+            self.work.stop.status = 143
+        return losses(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_losses", stop_in_the_estimate)
+        with pytest.raises(Stopped, match="after step 5 of 5"):
+            detect(DetectSettings(**tiny))
+    monkeypatch.setattr(Training, "_step", lambda *_: pytest.fail("a step is done again"))
+    detect(DetectSettings(**tiny))
+    again = weights(tiny["out"] / RUN)
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_bf16(tiny):
+    assert detect(DetectSettings(**tiny | {"precision": "bf16", "iterations": 2})).metrics["images"] == 4
+
+
 def test_masks_of_both_kinds_of_heads(tiny, few_coco):
     tiny |= {"train": (str(few_coco),), "test": str(few_coco), "metric": "coco", "masks": True, "iterations": 1}
     for heads in ("c4", "fpn"):
