@@ -145,7 +145,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     missing = Detectron2Backend().available()
     difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]
     if missing is None:
-        from tasks.detection.detectron2_training import fresh_model
+        from tasks.detection.detectron2_model import fresh_model
 
         difference = largest_difference(encoder, weights, fresh_model(report.arch, spec), spec.heads)
         refuse_difference(difference)

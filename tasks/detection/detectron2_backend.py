@@ -42,8 +42,8 @@ class Detectron2Backend:
         return None
 
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
+        from tasks.detection.detectron2_model import fresh_model
         from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
-        from tasks.detection.detectron2_training import fresh_model
 
         weights = detectron2_weights(encoder, spec.heads)
         refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
@@ -56,6 +56,6 @@ class Detectron2Backend:
         return steps
 
     def predict(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> Sequence[Detections]:
-        from tasks.detection.detectron2_training import predict
+        from tasks.detection.detectron2_predict import predict
 
         return predict(detector.arch, detector.spec, detector.model, data, work)

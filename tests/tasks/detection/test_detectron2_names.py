@@ -107,7 +107,7 @@ def test_a_difference_is_refused(largest):
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("heads", ["c4", "fpn"])
 def test_detectron2_computes_the_same(encoder, arch, heads):
-    from tasks.detection.detectron2_training import fresh_model
+    from tasks.detection.detectron2_model import fresh_model
 
     made = encoder(arch)
     weights = detectron2_weights(made, heads)
@@ -121,7 +121,7 @@ def test_detectron2_computes_the_same(encoder, arch, heads):
 
 @pytest.mark.detectron2
 def test_stride_in_the_wrong_convolution_is_caught(encoder):
-    from tasks.detection.detectron2_training import fresh_model
+    from tasks.detection.detectron2_model import fresh_model
 
     made = encoder("resnet50")
     model = fresh_model("resnet50", spec("c4"), MODEL__RESNETS__STRIDE_IN_1X1=True)
@@ -131,7 +131,7 @@ def test_stride_in_the_wrong_convolution_is_caught(encoder):
 
 @pytest.mark.detectron2
 def test_a_detector_of_another_architecture_is_refused(encoder):
-    from tasks.detection.detectron2_training import fresh_model
+    from tasks.detection.detectron2_model import fresh_model
 
     made = encoder("resnet18")
     with pytest.raises(DataError, match="do not fit"):
