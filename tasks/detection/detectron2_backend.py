@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from simsiam_eval.encoder import Encoder
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
+
+# detectron2's own, about its own calls, which a user of ours can do nothing about.
+warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
 

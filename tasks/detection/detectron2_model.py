@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -16,9 +15,6 @@ from tasks.detection.batches import worker_count
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.detectron2_config import config_values
 from tasks.detection.schedule import Schedule
-
-# detectron2's own, about its own calls, which a user of ours can do nothing about.
-warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script)")
 
 
 def config(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str = "BN", **more: Any) -> Any:

@@ -166,3 +166,32 @@ def test_a_stop_is_a_checkpoint_at_that_step(tiny, monkeypatch):
             detect(DetectSettings(**tiny))
     assert (tiny["out"] / RUN / "last_checkpoint").read_text() == "model_0000002.pth"
     assert detect(DetectSettings(**tiny)).metrics["images"] == 4
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("preset", ["voc07", "coco-1x-fpn"])
+def test_detectron2s_own_tools_take_the_converted_files(tmp_path, preset):
+    import torch
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    import tasks.detection.detectron2_heads  # noqa: F401 - as docs/detection.md says
+    from simsiam_eval.encoder import build_trunk
+    from tasks.convert import ConvertSettings, convert
+
+    trunk = build_trunk("resnet18")
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    given = ConvertSettings(checkpoint=tmp_path / "trunk.pth", to="detectron2", out=tmp_path / "r18.pth", preset=preset)
+    assert convert(given).metrics["largest_difference"] <= 1e-4
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "r18.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"  # SyncBN wants CUDA
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    bottom = model.backbone if preset == "voc07" else model.backbone.bottom_up
+    assert torch.equal(bottom.stem.conv1.weight, trunk.conv1.weight)
+    last = model.roi_heads.res5 if preset == "voc07" else bottom.res5
+    assert torch.equal(last[1].conv2.norm.running_var, trunk.layer4[1].bn2.running_var)
+    assert torch.equal(last[1].conv2.weight, trunk.layer4[1].conv2.weight)
