@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 
 import click
 
@@ -18,10 +17,6 @@ from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
-
-# Torch's threads spin while they wait for each other: beside another busy process that made pretraining on two cores four
-# times slower (34 images/s against 146 with this). Read when torch is imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _pretrain(settings: PretrainSettings) -> Result:

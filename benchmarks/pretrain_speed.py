@@ -6,8 +6,11 @@ Small noise images of JPEG are made first; nothing is downloaded. Where lightly 
 
 from __future__ import annotations
 
-import argparse
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; read when torch is imported
+
+import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from pretrain.recipe import PretrainSettings
-from simsiam_eval.device import autocast
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction import image_blocks, worker_count
+from simsiam_eval.extraction import Extraction
 from simsiam_eval.neighbours import search, weighted_vote
 from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
 
 
@@ -38,9 +38,8 @@ class KnnMonitor:
     def accuracy(self, trunk: torch.nn.Module, device: torch.device) -> float:
         """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop."""
         settings = self._settings
-        encoder = Encoder(trunk, settings.arch, settings.stem).eval()  # type: ignore[arg-type]
+        encoder = Encoder(trunk, settings.arch, settings.stem)  # type: ignore[arg-type]
         (bank, bank_labels), (queries, labels) = (self._features(encoder, source, device) for source in self._sources)
-        trunk.train()
         similarities, rows = search(bank, queries, settings.knn_k)
         guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
         return float((guesses == labels).mean())
@@ -49,13 +48,13 @@ class KnnMonitor:
         self, encoder: Encoder, source: ImageSource, device: torch.device
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Of the labelled images that can be read: (N,D) and (N,)."""
+        chosen = FeatureSettings(precision=self._settings.precision, workers=self._settings.workers, compile="off")
+        work = Extraction(encoder, source, self._preprocessing, chosen, device)
         features, labels = [], []
-        blocks = image_blocks(source, self._preprocessing, range(0, len(source), 256), 256,
-                              worker_count(self._settings.workers, source), device.type == "cuda")  # fmt: skip
-        for block in blocks:
-            with autocast(device, self._settings.precision):
-                found = encoder(self._preprocessing.normalise(block.pixels.to(device, non_blocking=True)))
+        for block in work.compute(work.starts):
             used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
-            features.append(found.float().cpu().numpy()[used])
+            features.append(block.columns["features"][used])
             labels.append(source.labels[block.rows.start : block.rows.stop][used])
+        if not sum(map(len, labels)):
+            raise DataError(f"{source.spec} has no labelled image that can be read")
         return np.concatenate(features), np.concatenate(labels)

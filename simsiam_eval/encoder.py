@@ -43,49 +43,71 @@ class Encoder(nn.Module):
     `layer` says where to stop: "stem" (what enters layer1: after the max-pool, where there is one), "layer1" to
     "layer4", or "pool"; later layers are not computed. `pooling` reduces the spatial positions: "avg" or "max". "pool"
     with "avg" is the trunk's own average pool, the field's pool5; "pool" with "max" is the maximum over layer4.
-    Raises UsageError for an unknown `arch`, `stem`, `layer` or `pooling`.
+    Several layers come from one pass by `all_layers`; the first of them is the encoder's output.
+    Raises UsageError for an unknown `arch`, `stem`, layer or `pooling`, or a layer that is there twice.
 
     >>> encoder = Encoder(build_trunk("resnet18"), "resnet18", "imagenet", layer="layer2")
     >>> encoder.width, encoder(torch.zeros(2, 3, 64, 64)).shape
     (128, torch.Size([2, 128]))
     """
 
-    def __init__(self, trunk: ResNet, arch: str, stem: str, layer: str = "pool", pooling: str = "avg") -> None:
+    def __init__(
+        self, trunk: ResNet, arch: str, stem: str, layer: str | Sequence[str] = "pool", pooling: str = "avg"
+    ) -> None:
         super().__init__()
+        layers = (layer,) if isinstance(layer, str) else tuple(layer)
         _refuse_unknown("architecture", arch, tuple(ARCHITECTURES))
         _refuse_unknown("stem", stem, STEMS)
-        _refuse_unknown("layer", layer, LAYERS)
+        for one in layers:
+            _refuse_unknown("layer", one, LAYERS)
+        if len(set(layers)) < len(layers) or not layers:
+            raise UsageError(f"every layer once, got {', '.join(layers) or 'none'}")
         _refuse_unknown("pooling", pooling, POOLINGS)
         self.trunk = trunk
-        self.arch, self.stem, self.layer, self.pooling = arch, stem, layer, pooling
+        self.arch, self.stem, self.layers, self.pooling = arch, stem, layers, pooling
 
     @property
     def width(self) -> int:
         """D, the number of features for an image; known without a forward pass."""
-        return feature_width(self.arch, self.layer)
+        return self.widths[0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of each of `layers`."""
+        return tuple(feature_width(self.arch, layer) for layer in self.layers)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> features (B, `width`)."""
-        maps = _maps(self.trunk, images, "layer4" if self.layer == "pool" else self.layer)
+        return self.all_layers(images)[0]
+
+    def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) -> features (B, D) of each of `layers`, in one pass; `pool_in`: dtype of the pooling."""
+        stages = ["layer4" if layer == "pool" else layer for layer in self.layers]
+        maps = _maps(self.trunk, images, stages)
+        if pool_in is not None:
+            maps = {stage: found.to(pool_in) for stage, found in maps.items()}
+        return tuple(self._pooled(maps[stage], layer) for stage, layer in zip(stages, self.layers, strict=True))
+
+    def _pooled(self, maps: Tensor, layer: str) -> Tensor:
         if self.pooling == "max":
             return torch.amax(maps, dim=(2, 3))
-        pooled: Tensor = self.trunk.avgpool(maps) if self.layer == "pool" else maps.mean(dim=(2, 3))
+        pooled: Tensor = self.trunk.avgpool(maps) if layer == "pool" else maps.mean(dim=(2, 3))
         return pooled.flatten(1)
 
 
 def pooled_features(trunk: ResNet, images: Tensor) -> Tensor:
     """Images (B, 3, H, W) -> (B, D): the trunk's average pool, what its `fc` reads."""
-    pooled: Tensor = trunk.avgpool(_maps(trunk, images, "layer4"))
+    pooled: Tensor = trunk.avgpool(_maps(trunk, images, ["layer4"])["layer4"])
     return pooled.flatten(1)
 
 
-def _maps(trunk: ResNet, images: Tensor, layer: str) -> Tensor:
-    """The output (B, C, h, w) of `stem` or one of the four stages; later ones are not computed."""
+def _maps(trunk: ResNet, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """The outputs (B, C, h, w) of the wanted ones of `stem` and the four stages; later ones are not computed."""
     maps: Tensor = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
-    if layer == "stem":
-        return maps
+    found = {"stem": maps}
     for name in ("layer1", "layer2", "layer3", "layer4"):
-        maps = getattr(trunk, name)(maps)
-        if name == layer:
+        if found.keys() >= set(wanted):
             break
-    return maps
+        maps = getattr(trunk, name)(maps)
+        found[name] = maps
+    return {name: found[name] for name in wanted}

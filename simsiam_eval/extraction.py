@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from simsiam_eval.device import autocast, resolve_device
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import FeatureWriter, read_attributes
+from simsiam_eval.feature_file import read_attributes
+from simsiam_eval.feature_writer import FeatureWriter, remove_leftovers
 from simsiam_eval.images import UnreadableImage
+from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
 from simsiam_eval.stopping import ignore_stop_signals
@@ -26,52 +32,146 @@ if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
 
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
+_BATCH = {"cpu": 16, "cuda": 256}
+# Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
+VIEWS = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a source, prepared for the encoder but for the normalisation."""
+    """Consecutive rows of a source, prepared for the encoder but for the normalisation.
+
+    Attributes:
+        rows: which.
+        pixels: (B,1+V,3,H,W) uint8: the centre crop and V augmented views; zeros where the image could not be read, and
+            where the last block has fewer than B rows.
+        reasons: row -> why it could not be read.
+    """
 
     rows: range
-    pixels: torch.Tensor  # (B,3,H,W) uint8, zeros where the image could not be read
-    reasons: dict[int, str]  # row -> why it could not be read
+    pixels: torch.Tensor
+    reasons: dict[int, str]
+
+
+@dataclass(frozen=True)
+class BlockFeatures:
+    """What becomes of a block: the feature file's columns of its rows, float32, and row -> why it has none."""
+
+    rows: range
+    columns: dict[str, NDArray[np.float32]]
+    reasons: dict[int, str]
 
 
 class _Blocks:
     """The source cut into blocks of rows, as a map-style data set for DataLoader workers."""
 
-    def __init__(self, source: ImageSource, preprocessing: Preprocessing, starts: Sequence[int], size: int) -> None:
-        self.source, self.preprocessing, self.starts, self.size = source, preprocessing, starts, size
+    def __init__(self, work: Extraction, starts: Sequence[int] | NDArray[np.int64]) -> None:
+        self.source, self.preprocessing, self.rows = work.source, work.preprocessing, work.rows
+        self.starts, self.size, self.views, self.seed = starts, work.batch, work.views, work.settings.seed
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Block:
-        start = self.starts[index]
-        rows = range(start, min(start + self.size, len(self.source)))
+        start = int(self.starts[index])
+        rows = range(start, min(start + self.size, self.rows.stop))
         side = self.preprocessing.crop
-        pixels = torch.zeros((len(rows), 3, side, side), dtype=torch.uint8)
+        pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
         reasons = {}
         for place, row in enumerate(rows):
             try:
-                pixels[place] = self.preprocessing.pixels(self.source.image(row))
+                image = self.source.image(row)
+                pixels[place, 0] = self.preprocessing.pixels(image)
             except UnreadableImage as error:
                 reasons[row] = str(error)
         return Block(rows, pixels, reasons)
 
 
-def image_blocks(
-    source: ImageSource, preprocessing: Preprocessing, starts: Sequence[int], size: int, workers: int, pin_memory: bool
-) -> Iterable[Block]:
-    """The blocks of `size` rows that begin at `starts`, in that order, decoded by `workers` processes."""
-    return DataLoader(
-        _Blocks(source, preprocessing, starts, size),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
-    )
+class Extraction:
+    """The features of some rows of a source, as a pure function of block numbers: which process computes a block, and
+    when, changes nothing.
+
+    Every block of `batch` rows is one forward pass, an unreadable image a black one in its place, the last block filled
+    up, so that features do not depend on where an earlier run was killed, nor on the number of workers.
+
+    Args:
+        rows: of the source; default: all.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        settings: FeatureSettings,
+        device: torch.device,
+        rows: range | None = None,
+    ) -> None:
+        self.encoder, self.source, self.preprocessing = encoder, source, preprocessing
+        self.settings, self.device = settings, device
+        self.rows = range(len(source)) if rows is None else rows
+        self.views = settings.views
+        self.batch = settings.extract_batch or _BATCH[device.type]
+
+    @property
+    def columns(self) -> dict[str, tuple[int, ...]]:
+        """Data set of the feature file -> shape of a row in it."""
+        names = ["features", *(f"layers/{name}" for name in self.encoder.layers[1:])]
+        found: dict[str, tuple[int, ...]] = {
+            name: (width,) for name, width in zip(names, self.encoder.widths, strict=True)
+        }
+        return found | ({"views": (self.views, self.encoder.width)} if self.views else {})
+
+    @property
+    def starts(self) -> range:
+        """First rows of the blocks."""
+        return self.rows[:: self.batch]
+
+    def compute(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[BlockFeatures]:
+        """The blocks that begin at `starts`, in that order; a GPU works on the next one while one is taken."""
+        working: deque[tuple[Block, list[PendingFeatures]]] = deque()
+        for block in self._read(starts):
+            working.append((block, [self._model.start(view) for view in block.pixels.unbind(1)]))
+            if len(working) > 1 or self.device.type == "cpu":
+                yield self._finished(*working.popleft())
+        for block, views in working:
+            yield self._finished(block, views)
+
+    def _finished(self, block: Block, views: list[PendingFeatures]) -> BlockFeatures:
+        found = [view.read() for view in views]
+        columns = dict(zip(self.columns, found[0], strict=False))
+        if self.views:
+            columns["views"] = np.stack([view[0] for view in found[1:]], axis=1)
+        columns = {name: values[: len(block.rows)] for name, values in columns.items()}
+        finite = np.all(
+            [np.isfinite(values).reshape(len(values), -1).all(axis=1) for values in columns.values()], axis=0
+        )
+        reasons = {block.rows[place]: "the encoder's features are not finite" for place in np.flatnonzero(~finite)}
+        return BlockFeatures(block.rows, columns, reasons | block.reasons)
+
+    def _read(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterable[Block]:
+        return DataLoader(
+            _Blocks(self, starts),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=worker_count(self.settings.workers, self.source),
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+        )
+
+    @cached_property
+    def _model(self) -> FeatureModel:
+        chosen = self.settings
+        compiled = compile_wanted(chosen.compile, len(self.rows), self.device)
+        return FeatureModel(
+            self.encoder,
+            self.preprocessing,
+            self.device,
+            chosen.precision,
+            compiled,
+            chosen.flip_average,
+            chosen.normalize,
+        )
 
 
 def worker_count(asked: int | None, source: ImageSource) -> int:
@@ -81,84 +181,115 @@ def worker_count(asked: int | None, source: ImageSource) -> int:
     return 0 if source.in_memory else min(16, len(os.sched_getaffinity(0)))
 
 
-def file_attributes(
-    encoder: dict[str, Any], source: ImageSource, preprocessing: Preprocessing, settings: FeatureSettings
-) -> dict[str, Any]:
-    """The root attributes of the feature file that an extraction will write: what makes it this one and no other."""
-    return {
-        "encoder": encoder,
-        "preprocessing": preprocessing.to_dict(),
-        "source": {
-            "spec": source.spec,
-            "fingerprint": source.fingerprint(),
-            "class_names": list(source.class_names) if source.class_names is not None else None,
-        },
-        "precision": settings.precision,
-    }
+Engine = Callable[[Extraction, NDArray[np.int64]], Iterator[BlockFeatures]]
 
 
-def extract_features(
-    encoder: Encoder,
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    attributes: dict[str, Any],
-    settings: FeatureSettings,
+def write_extraction(
+    work: Extraction,
+    attributes: Mapping[str, Any],
     out: Path,
+    processes: Processes,
+    engine: Engine = Extraction.compute,
 ) -> tuple[int, int]:
-    """Write the features of every image of `source` to `out`; goes on with an unfinished file.
+    """Write the features of `work` to `out`; goes on with an unfinished file.
 
-    Every block of `extract_batch` rows is one forward pass, an unreadable image a black one in its place, so that a
-    file does not depend on where an earlier run was killed, nor on the number of workers.
+    Args:
+        attributes: root attributes of the file, needed by the first process only.
+        processes: those that share the work, each every so manieth block.
+        engine: what maps block numbers to features; the blocks may come in any order.
 
     Returns:
-        how many rows were computed now, and how many images of the source could not be read.
+        how many rows were computed now by all processes, and how many images could not be read.
 
     Raises:
         DataError: the output belongs to something else or cannot be written; with `strict`, an unreadable image.
     """
-    if out.exists():
-        there = read_attributes(out)
-        if any(there[key] != value for key, value in attributes.items()) or there["dtype"] != settings.dtype:
-            raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
-        say(f"{out} is there already and complete: nothing to do.")
-        return 0, there["unreadable"]
-    device = resolve_device(settings.device)
-    encoder = encoder.to(device).eval()
-    ids = [source.id(row) for row in range(len(source))]
-    size = settings.extract_batch
-    with FeatureWriter(out, ids, source.labels, encoder.width, settings.dtype, attributes) as writer:
-        # A block with an unreadable image is read again: its reasons are not in the file yet.
-        starts = [start for start in range(0, len(ids), size) if not writer.valid[start : start + size].all()]
-        computed = sum(min(size, len(ids) - start) for start in starts)
-        if computed < len(ids):
-            say(f"{out}: going on, {len(ids) - computed} of {len(ids)} rows are there.")
-        errors: list[tuple[int, str, str]] = []
-        workers = worker_count(settings.workers, source)
-        with progress(f"extract {out.name}", computed) as advance:
-            for block in image_blocks(source, preprocessing, starts, size, workers, device.type == "cuda"):
-                for row, reason in block.reasons.items():
-                    errors.append((row, ids[row], reason))
-                    _report(errors, settings.strict)
-                with torch.inference_mode(), autocast(device, settings.precision):
-                    images = preprocessing.normalise(block.pixels.to(device, non_blocking=True))
-                    features = encoder(images).float().cpu().numpy()
-                valid = np.array([row not in block.reasons for row in block.rows])
-                for place in np.flatnonzero(valid & ~np.isfinite(features).all(axis=1)):
-                    row = block.rows[place]
-                    errors.append((row, ids[row], "the encoder's features are not finite"))
-                    valid[place] = False
-                    _report(errors, settings.strict)
-                writer.write(block.rows[0], features, valid)
+    there = _complete_file(work, attributes, out) if processes.main else None
+    if processes.largest(0 if there is None else 1):
+        return 0, 0 if there is None else int(there["unreadable"])
+    with closing(_shared_writer(work, attributes, out, processes)) as writer:
+        size, first = work.batch, work.rows.start
+        starts = np.array(work.starts, dtype=np.int64)
+        written = np.array([writer.is_written(_in_file(work, start)) for start in starts.tolist()], dtype=bool)
+        lengths = np.minimum(size, work.rows.stop - starts)
+        left = int(lengths[~written].sum())
+        if processes.main and left < len(work.rows):
+            say(f"{out}: going on, {len(work.rows) - left} of {len(work.rows)} rows are there.")
+        processes.largest(0)  # every process has seen the file as it was
+        mine = np.arange(len(starts)) % processes.world == processes.rank
+        todo = starts[mine & ~written]
+        named = 0
+        with progress(f"extract {out.name}", int(lengths[mine].sum()), int(lengths[mine & written].sum())) as advance:
+            for block in engine(work, todo):
+                reasons = {}
+                for row, reason in sorted(block.reasons.items()):
+                    reasons[row - first] = (work.source.id(row), reason)
+                    named = _name(work, row, reason, named)
+                writer.write(block.rows.start - first, block.columns, reasons)
                 advance(len(block.rows))
-        writer.finish(sorted(errors))
-    if errors:
-        say(f"{len(errors)} of {len(ids)} images could not be read; they are named in `errors` of {out}.")
-    return computed, len(errors)
+        writer.sync()
+        processes.largest(0)  # all rows are in the file
+        unreadable = writer.finish() if processes.main else 0
+        processes.largest(0)
+    if unreadable:
+        say(f"{unreadable} of {len(work.rows)} images could not be read; they are named in `errors` of {out}.")
+    return left, unreadable
 
 
-def _report(errors: list[tuple[int, str, str]], strict: bool) -> None:
-    row, name, reason = errors[-1]
-    if strict:
-        raise DataError(f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped.")
-    if len(errors) <= _NAMED:
-        say(f"skipped {name} (row {row}): {reason}")
+def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
+    if not out.exists():
+        return None
+    there = read_attributes(out)
+    same = all(there[key] == value for key, value in attributes.items())
+    if not same or there["dtype"] != work.settings.dtype or there["columns"] != work.columns:
+        raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
+    if work.settings.strict and there["unreadable"]:
+        raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
+    remove_leftovers(out)
+    say(f"{out} is there already and complete: nothing to do.")
+    return there
+
+
+def _shared_writer(work: Extraction, attributes: Mapping[str, Any], out: Path, processes: Processes) -> FeatureWriter:
+    """The first process makes the file, the others then open it."""
+    rows = SomeRows(work.source, work.rows)
+
+    def opened() -> FeatureWriter:
+        return FeatureWriter(out, rows, work.columns, work.settings.dtype, attributes, processes.rank)
+
+    writer = opened() if processes.main else None
+    processes.largest(0)
+    return writer or opened()
+
+
+def _in_file(work: Extraction, start: int) -> range:
+    first = start - work.rows.start
+    return range(first, min(first + work.batch, len(work.rows)))
+
+
+def _name(work: Extraction, row: int, reason: str, named: int) -> int:
+    """Say which image could not be read, of the first few; with `strict`, stop."""
+    if work.settings.strict:
+        raise DataError(
+            f"Image {work.source.id(row)} (row {row}) could not be read: {reason}; without --strict it is skipped."
+        )
+    if named < _NAMED:
+        say(f"skipped {work.source.id(row)} (row {row}): {reason}")
+    return named + 1
+
+
+class SomeRows:
+    """Some rows of a source, as FeatureWriter wants them."""
+
+    def __init__(self, source: ImageSource, rows: range) -> None:
+        self._source, self._rows = source, rows
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self._source.labels[self._rows.start : self._rows.stop]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ids_of(self, rows: range) -> list[str]:
+        return self._source.ids_of(self._rows[rows.start : rows.stop])

@@ -4,68 +4,101 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.checkpoint import load_encoder
+from simsiam_eval.device import resolve_device
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction import extract_features, file_attributes
+from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.progress import say
+from simsiam_eval.settings import is_feature_file
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:
     from simsiam_eval.settings import EvaluationSettings, FeatureSettings
 
 
-def is_feature_file(spec: str) -> bool:
-    """Whether a --train or --test value names a feature file rather than an image source."""
-    return Path(spec).suffix.lower() in (".h5", ".hdf5") and ":" not in spec
-
-
-def extract_to(
-    checkpoint: Path, spec: str, split: str | None, settings: FeatureSettings, out: Path | None
-) -> tuple[Path, dict[str, Any], int, int]:
-    """Extract the features of an image source with a checkpoint's encoder.
+def plan_extraction(
+    checkpoint: Path,
+    spec: str,
+    split: str | None,
+    settings: FeatureSettings,
+    device: torch.device,
+    rows: tuple[int, int] | None = None,
+) -> tuple[Extraction, Callable[[], dict[str, Any]]]:
+    """The features of an image source by a checkpoint's encoder, not computed yet.
 
     Args:
         split: which split the spec means when it names none.
-        out: the feature file; None: its place in the cache, named by weights, source, preprocessing, layer, pooling,
-            precision and dtype.
+        rows: first row and the one after the last; default: all.
 
     Returns:
-        the file, its attributes, rows computed now, unreadable images.
+        the work, and the root attributes of its feature file: all that makes it this one and no other. (A function:
+        the source's fingerprint reads every image, which one of several processes need do.)
+
+    Raises:
+        DataError: the checkpoint or the images cannot be used.
+        UsageError: `rows` are not in the source.
+    """
+    encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
+    source = open_source(spec, split)
+    preprocessing = preprocessing_for(report.stem, report.own, settings)
+    some = None if rows is None else range(len(source))[rows[0] : rows[1]]
+    if some is not None and not some:
+        raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
+
+    def attributes() -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "spec": source.spec,
+            "fingerprint": source.fingerprint(),
+            "class_names": list(source.class_names) if source.class_names is not None else None,
+        }
+        if some is not None:
+            described |= {"rows": [some.start, some.stop]}
+        return {
+            "encoder": {
+                "arch": report.arch,
+                "stem": report.stem,
+                "layer": settings.layer[0],
+                "pooling": settings.pool,
+                "flip_average": settings.flip_average,
+                "normalize": settings.normalize,
+                "weights_sha256": report.weights_sha256,
+            },
+            "preprocessing": preprocessing.to_dict(),
+            "source": described,
+            "views": VIEWS | {"count": settings.views, "seed": settings.seed} if settings.views else None,
+            "precision": settings.precision,
+        }
+
+    return Extraction(encoder, source, preprocessing, settings, device, some), attributes
+
+
+def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: FeatureSettings) -> Path:
+    """Extract features to their place in the cache, named by weights, source, preprocessing, layers, precision and dtype.
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
     """
-    encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
-    source = open_source(spec, split)
-    preprocessing = preprocessing_for(report.stem, report.own, settings.resize, settings.crop)
-    described = {
-        "arch": report.arch,
-        "stem": report.stem,
-        "layer": settings.layer,
-        "pooling": settings.pool,
-        "weights_sha256": report.weights_sha256,
-    }
-    attributes = file_attributes(described, source, preprocessing, settings)
-    if out is None:
-        # The spec is left out of the key: the same images in another place are the same features.
-        source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
-        key = json.dumps([{**attributes, "source": source_key}, settings.dtype], sort_keys=True)
-        name = hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5"
-        out = cache_folder() / "features" / name
-        if out.exists():
-            say(f"features of {spec}: from the cache, {out}")
-            return out, attributes, 0, 0
-        say(f"features of {spec}: extracting into the cache, {out}")
-    computed, unreadable = extract_features(encoder, source, preprocessing, attributes, settings, out)
-    return out, attributes, computed, unreadable
+    work, attributes_of = plan_extraction(checkpoint, spec, split, settings, resolve_device(settings.device))
+    attributes = attributes_of()
+    # The spec is left out of the key: the same images in another place are the same features.
+    source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
+    key = json.dumps([{**attributes, "source": source_key}, settings.dtype, list(work.columns)], sort_keys=True)
+    out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
+    where = "from the cache" if out.exists() else "extracting into the cache"
+    say(f"features of {spec}: {where}, {out}")
+    write_extraction(work, attributes, out, Processes(work.device))
+    return out
 
 
 def train_and_test_features(settings: EvaluationSettings) -> tuple[Features, Features]:
@@ -96,7 +129,7 @@ def _features(spec: str, role: str, settings: EvaluationSettings) -> Features:
     elif settings.checkpoint is None:
         raise UsageError(f"--{role} {spec} is not a feature file (.h5): images need --checkpoint too.")
     else:
-        found = read_features(extract_to(settings.checkpoint, spec, role, settings, None)[0])
+        found = read_features(extract_to_cache(settings.checkpoint, spec, role, settings))
     if found.unreadable:
         say(f"{spec}: {found.unreadable} unreadable images are left out.")
     labelled = found.labels >= 0
@@ -135,6 +168,11 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
     """Class k of two folders is only the same class where both have the same sub-folders: names decide, not numbers."""
     ours, theirs = train.class_names, test.class_names
     labels = test.labels
+    if (ours is None) != (theirs is None):
+        named, bare = (train, test) if theirs is None else (test, train)
+        raise DataError(
+            f"{named.path} names its classes and {bare.path} only numbers them: nothing says which is which."
+        )
     if ours is not None and theirs is not None and ours != theirs:
         number = {name: place for place, name in enumerate(ours)}
         unknown = sorted({theirs[label] for label in np.unique(labels)} - set(ours))
@@ -150,8 +188,8 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
 
 def same_rows(train: Features, test: Features) -> bool:
     """Whether bank and queries are the same images, so that each must be left out of its own neighbours."""
-    same_source = train.attributes["source"]["fingerprint"] == test.attributes["source"]["fingerprint"]
-    return same_source and np.array_equal(train.ids, test.ids)
+    ours, theirs = (one.attributes["source"].get("fingerprint") for one in (train, test))
+    return ours is not None and ours == theirs and np.array_equal(train.ids, test.ids)
 
 
 def described_features(features: Features) -> dict[str, Any]:

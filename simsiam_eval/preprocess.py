@@ -12,6 +12,8 @@ from torchvision.transforms import functional as transforms
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from simsiam_eval.settings import FeatureSettings
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -19,16 +21,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @dataclass(frozen=True)
 class Preprocessing:
     """Short side to `resize` pixels (bilinear, antialiased, as Pillow does it), centre crop of `crop` pixels, then
-    (x / 255 - mean) / std per channel. The defaults are the reference's test transform on ImageNet."""
+    (x / 255 - mean) / std per channel. The defaults are the reference's test transform on ImageNet. `squash`: the whole
+    image is resized to the square instead, whatever its proportions."""
 
     resize: int = 256
     crop: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    squash: bool = False
 
     def pixels(self, image: Image) -> torch.Tensor:
         """RGB image -> (3,crop,crop) uint8."""
-        image = transforms.resize(image, self.resize, InterpolationMode.BILINEAR)
+        to: int | list[int] = [self.crop, self.crop] if self.squash else self.resize
+        image = transforms.resize(image, to, InterpolationMode.BILINEAR)
         return transforms.pil_to_tensor(transforms.center_crop(image, [self.crop, self.crop]))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -43,24 +48,33 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        return cls(int(values["resize"]), int(values["crop"]), tuple(values["mean"]), tuple(values["std"]))
+        sides, colours = (int(values["resize"]), int(values["crop"])), (tuple(values["mean"]), tuple(values["std"]))
+        return cls(*sides, *colours, bool(values.get("squash", False)))
 
 
-def preprocessing_for(
-    stem: str, own: dict[str, Any] | None, resize: int | None = None, crop: int | None = None
-) -> Preprocessing:
-    """How the images of an encoder are prepared when the user says nothing else.
+# `--transform`: the published test transforms by name, and one that cuts nothing off.
+TRANSFORMS = {
+    "imagenet": Preprocessing(),
+    "cifar": Preprocessing(resize=32, crop=32),
+    "squash": Preprocessing(resize=224, crop=224, squash=True),
+}
+
+
+def preprocessing_for(stem: str, own: dict[str, Any] | None, settings: FeatureSettings) -> Preprocessing:
+    """How the images of an encoder are prepared.
 
     Args:
-        stem: imagenet (256 / 224 px) or cifar (32 px).
+        stem: imagenet (256 / 224 px) or cifar (32 px): the default's.
         own: what our own checkpoint recorded, which goes before the stem's default.
-        resize, crop: what the user said, which goes before both; `crop` alone also sets `resize` in the protocol's
-            proportion (256 / 224) for an ImageNet stem.
+        settings: `transform` goes before both, `resize` and `crop` before all; `crop` alone also sets `resize` in the
+            same proportion.
     """
-    if own and own.get("preprocessing"):
+    if settings.transform != "auto":
+        chosen = TRANSFORMS[settings.transform]
+    elif own and own.get("preprocessing"):
         chosen = Preprocessing.from_dict(own["preprocessing"])
     else:
-        chosen = Preprocessing() if stem == "imagenet" else Preprocessing(resize=32, crop=32)
-    if crop is not None:
-        chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
-    return chosen if resize is None else replace(chosen, resize=resize)
+        chosen = TRANSFORMS[stem]
+    if settings.crop is not None:
+        chosen = replace(chosen, resize=round(settings.crop * chosen.resize / chosen.crop), crop=settings.crop)
+    return chosen if settings.resize is None else replace(chosen, resize=settings.resize)

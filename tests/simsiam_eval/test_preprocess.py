@@ -5,6 +5,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing_for
+from simsiam_eval.settings import FeatureSettings
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (20, 20), (33, 97)])
@@ -35,8 +36,20 @@ def test_plain_values_make_it_again():
         ("imagenet", None, {"resize": 320, "crop": 288}, (320, 288)),
         ("cifar", {"preprocessing": Preprocessing(10, 8).to_dict()}, {}, (10, 8)),
         ("cifar", {"preprocessing": Preprocessing(10, 8).to_dict()}, {"resize": 12}, (12, 8)),
+        ("cifar", {"preprocessing": Preprocessing(10, 8).to_dict()}, {"transform": "imagenet"}, (256, 224)),
+        ("imagenet", None, {"transform": "cifar", "crop": 28}, (28, 28)),
     ],
 )
 def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, own, asked, sizes):
-    chosen = preprocessing_for(stem, own, **asked)
+    chosen = preprocessing_for(stem, own, FeatureSettings(**asked))
     assert (chosen.resize, chosen.crop) == sizes
+
+
+def test_squash_cuts_nothing_off():
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste("white", (36, 0, 40, 20))  # a right edge that a centre crop loses
+    squashed = Preprocessing(resize=20, crop=20, squash=True)
+    assert squashed.pixels(image).shape == (3, 20, 20)
+    assert squashed.pixels(image)[:, :, -1].min() > 250
+    assert Preprocessing(resize=20, crop=20).pixels(image).max() == 0
+    assert Preprocessing.from_dict(squashed.to_dict()) == squashed

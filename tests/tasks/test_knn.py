@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simsiam_eval.feature_file import read_features, write_features
+from simsiam_eval.feature_file import read_features
+from simsiam_eval.feature_writer import write_features
 from tasks.knn import KnnSettings, knn
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_file import write_features
+from simsiam_eval.feature_writer import write_features
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 
 
