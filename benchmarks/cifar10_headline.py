@@ -57,7 +57,8 @@ def main() -> None:
     linear = linear_eval(LinearEvalSettings(preset=protocol, **sets)).metrics
     found = " / ".join(percent(one["top1"], one["top1_interval"]) for one in near)
     settings = run.settings
-    who = f"this run, {run.metrics['images']} images, {asked.epochs} epochs, batch {settings['batch_size']}, {asked.precision}"
+    who = f"this run, {run.metrics['images']} images, {asked.epochs} epochs, batch {settings['batch_size']}"
+    who += f", {asked.precision}"
     ours = (who, found, percent(linear["top1"], linear["top1_interval"]), f"{minutes:.1f}")
     path = write_table(
         f"{asked.stem}_{asked.epochs}_epochs",

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.functional import pil_to_tensor
 
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import UnreadableImage, open_image
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.dataset import DetectionSet, LabelledImage
 
@@ -60,7 +59,7 @@ class TestImages(Dataset):
 def read_pixels(image: LabelledImage) -> Tensor | str:
     """(3,H,W) uint8, or a clause with the reason why not."""
     try:
-        pixels = pil_to_tensor(decode_rgb(image.path))
+        pixels = torch.tensor(open_image(image.path).pixels()).permute(2, 0, 1).contiguous()
     except UnreadableImage as error:
         return f"the image {image.path} cannot be read ({error})"
     if tuple(pixels.shape[1:]) != (image.height, image.width):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.images import UnreadableImage, decode_rgb
+from simsiam_eval.images import UnreadableImage, open_image
 from tasks.detection.batches import binary_mask
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
@@ -39,7 +39,7 @@ def write_picture(path: Path, data: DetectionSet, detections: Sequence[Detection
         if not image.annotations:
             continue
         try:
-            pixels = decode_rgb(image.path)
+            pixels = Image.fromarray(open_image(image.path).pixels())
         except UnreadableImage:
             continue
         scale = _HEIGHT / pixels.height
