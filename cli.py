@@ -9,7 +9,10 @@ import click
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command
 from simsiam_eval.result import Result
+from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
+from tasks.detection.detect import detect
+from tasks.detection.settings import DetectSettings
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
@@ -42,10 +45,12 @@ main.add_command(
 )
 main.add_command(command("pretrain", PretrainSettings, _pretrain))
 main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
+main.add_command(command("convert", ConvertSettings, convert, arguments=("checkpoint",)))
 main.add_command(command("extract", ExtractSettings, extract))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))
+main.add_command(command("detect", DetectSettings, detect))
 
 if __name__ == "__main__":
     main(prog_name="cli.py")

@@ -56,10 +56,10 @@ weights, folder, out = sys.argv[1:]
 model = models.resnet50()
 state = torch.load(weights)
 model.load_state_dict(state, strict=False)
-extractor = get_extractor_from_model(model=model.eval(), device="cpu", transforms=transforms.Compose([
+extractor = get_extractor_from_model(model=model.eval(), device="cpu", backend="pt")
+dataset = ImageDataset(root=folder, out_path=out, backend="pt", transforms=transforms.Compose([
     transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
-    transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]), backend="pt")
-dataset = ImageDataset(root=folder, out_path=out, backend="pt", transforms=extractor.get_transformations())
+    transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]))
 def cpu():
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 started, used = time.perf_counter(), cpu()

@@ -6,7 +6,9 @@ from pathlib import Path
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
+from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
+from tasks.detection.settings import DetectSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
@@ -17,10 +19,12 @@ COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
     "pretrain": PretrainSettings,
     "inspect": InspectSettings,
+    "convert": ConvertSettings,
     "extract": ExtractSettings,
     "linear-eval": LinearEvalSettings,
     "predict": PredictSettings,
     "knn": KnnSettings,
+    "detect": DetectSettings,
 }
 
 

@@ -292,4 +292,5 @@ class _Clock:
 def test_preprocessing(settings: PretrainSettings) -> Preprocessing:
     """How the encoder's images are to be prepared afterwards: 256 / 224 of the view's size, or small images whole."""
     size = settings.image_size
-    return Preprocessing(resize=round(size * 256 / 224) if settings.stem == "imagenet" else size, crop=size)
+    short = round(size * 256 / 224) if settings.stem == "imagenet" else size
+    return Preprocessing(resize=short, crop=size, decode=settings.decode)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.architectures import ARCHITECTURES, STEMS
 from simsiam_eval.errors import UsageError
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.settings import DECODINGS, Settings, setting
 
 PREDICTORS = ("none", "fixed", "cosine", "constant")
 NORMS = ("none", "hidden", "all")
@@ -188,6 +188,11 @@ class PretrainSettings(Settings):
     )
     resident: bool | None = setting(
         None, help="Keep all pixels on the device and crop there; default: for images of one size up to 1 GiB."
+    )
+    decode: str = setting(
+        "full",
+        choices=DECODINGS,
+        help="full, or scaled: JPEGs much larger than their crops are decoded to a half, quarter or eighth of their sides.",
     )
     workers: int | None = setting(
         None,

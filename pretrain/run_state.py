@@ -115,8 +115,9 @@ class RunFolder:
 
     def _refuse_changes(self, own: dict[str, Any]) -> None:
         free = may_change(PretrainSettings)
+        since = {"decode": "full"}  # settings younger than some runs, and what those runs did
         for name, value in self._own["settings"].items():  # type: ignore[attr-defined]
-            was = own["settings"].get(name)
+            was = own["settings"].get(name, since.get(name))
             if was != value and name not in free:
                 raise DataError(
                     f"{self.out} holds a run with {option_name(name)} {was}, not {value}: "

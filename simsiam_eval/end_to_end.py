@@ -92,6 +92,8 @@ class EndToEndFeed:
 class ViewExtraction(Extraction):
     """The views alone, without the centre crops."""
 
+    centre_crop = False
+
     def sha256(self) -> str:
         """Of the weights as they are used."""
         return self._model.weights_sha256()

@@ -15,22 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
+from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_attributes
 from simsiam_eval.feature_writer import FeatureWriter, remove_leftovers
-from simsiam_eval.images import UnreadableImage
+from simsiam_eval.images import DecodedImage, UnreadableImage
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
 from simsiam_eval.stopping import ignore_stop_signals
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from simsiam_eval.encoder import Encoder
     from simsiam_eval.settings import FeatureSettings
     from simsiam_eval.sources.base import ImageSource
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
 _BATCH = {"cpu": 16, "cuda": 256}
 # Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
-VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
+VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ class _Blocks:
     def __init__(self, work: Extraction, starts: Sequence[int] | NDArray[np.int64]) -> None:
         self.source, self.preprocessing, self.rows = work.source, work.preprocessing, work.rows
         self.starts, self.size, self.views, self.seed = starts, work.batch, work.views, work.settings.seed
+        self.centre_crop = work.centre_crop
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -85,28 +83,24 @@ class _Blocks:
         for place, row in enumerate(rows):
             try:
                 image = self.source.image(row)
-                pixels[place, 0] = self.preprocessing.pixels(image)
-                for view in range(self.views):
-                    rng = np.random.default_rng([self.seed, row, view])
-                    pixels[place, 1 + view] = _view_pixels(image, side, rng)
+                if self.views:
+                    image = DecodedImage(image.pixels())  # once for all of them
+                    pixels[place, 1:] = self._augmented(image.pixels(), row)
+                if self.centre_crop:
+                    pixels[place, 0] = self.preprocessing.pixels(image)
             except UnreadableImage as error:
                 reasons[row] = str(error)
+                pixels[place] = 0
         return Block(rows, pixels, reasons)
 
-
-def _view_pixels(image: Image, side: int, rng: np.random.Generator) -> torch.Tensor:
-    """torchvision's RandomResizedCrop and flip of an RGB image: (3,side,side) uint8."""
-    width, height = image.size
-    box = (0, 0, height, width)
-    for _ in range(10):
-        area, ratio = width * height * rng.uniform(*VIEWS["scale"]), np.exp(rng.uniform(*np.log(VIEWS["ratio"])))
-        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            box = (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-            break
-    cut = transforms.resized_crop(image, *box, [side, side], InterpolationMode.BILINEAR)
-    pixels = transforms.pil_to_tensor(cut)
-    return pixels.flip(2) if rng.random() < VIEWS["flip"] else pixels
+    def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
+        """(V,3,S,S) uint8: random crops of an image, some mirrored; the same for the same seed and row."""
+        rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
+        boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
+        views = torch.stack([crop_image(image, box, side) for box in boxes])
+        mirrored = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
+        views[mirrored] = views[mirrored].flip(3)
+        return views
 
 
 class Extraction:
@@ -119,6 +113,8 @@ class Extraction:
     Args:
         rows: of the source; default: all.
     """
+
+    centre_crop = True  # whether blocks hold it; zeros otherwise
 
     def __init__(
         self,

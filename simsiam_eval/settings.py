@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 from simsiam_eval.architectures import LAYERS, POOLINGS
 from simsiam_eval.errors import UsageError
 
+DECODINGS = ("full", "scaled")
+
 
 def setting(
     default: Any = dataclasses.MISSING,
@@ -200,7 +202,10 @@ class FeatureSettings(Settings):
         help="auto: as the encoder was trained; imagenet: 256, crop 224; cifar: 32; squash: the whole image to a square.",
     )
     resize: int | None = setting(
-        None, at_least=1, help="Short side in pixels before the centre crop; default: that of --transform."
+        None,
+        at_least=1,
+        at_most=8192,
+        help="Short side in pixels before the centre crop; default: that of --transform.",
     )
     crop: int | None = setting(
         None, at_least=1, help="Side of the centre crop in pixels; default: that of --transform."
@@ -212,6 +217,12 @@ class FeatureSettings(Settings):
         at_least=0,
         help="Augmented views per image beside the centre crop (RandomResizedCrop and flip, drawn from --seed and the row), "
         "for the linear protocol with augmentation; data set `views` (N,V,D).",
+    )
+    decode: str | None = setting(
+        None,
+        choices=DECODINGS,
+        help="full, or scaled: JPEGs much larger than needed are decoded to a half, quarter or eighth of their sides; "
+        "default: as the checkpoint says, else full.",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
     compile: str = setting(

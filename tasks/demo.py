@@ -104,7 +104,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
         if path.exists():
             continue
         source = open_source("digits", split)
-        images = [np.asarray(source.image(row))[:, :, 0].reshape(-1) for row in range(len(source))]
+        images = [source.image(row).pixels()[:, :, 0].reshape(-1) for row in range(len(source))]
         write_features(
             path,
             np.stack(images).astype(np.float32) / 255,

@@ -109,6 +109,7 @@ def test_a_finished_run_is_left_as_it_is(pretrain, tiny, whole):
     [
         (["--lr", "0.5"], "--lr 0.03, not 0.5"),
         (["--seed", "3"], "--seed 0, not 3"),
+        (["--decode", "scaled"], "--decode full, not scaled"),
         (["--no-stop-gradient"], "--stop-gradient True, not False"),
         (["--resume", "never"], "earlier run"),
     ],
@@ -117,6 +118,15 @@ def test_a_changed_setting_that_matters_is_refused_by_name(call, tiny, whole, ch
     refused = call("pretrain", *tiny, "--out", whole, *changed)
     assert refused.exit_code == 1
     assert says in refused.stderr
+
+
+def test_a_run_from_before_there_was_scaled_decoding_goes_on(call, tiny, whole, tmp_path):
+    old = torch.load(whole / "checkpoint_last.pth.tar", weights_only=True)
+    del old["simsiam_eval"]["settings"]["decode"]
+    torch.save(old, tmp_path / "checkpoint_last.pth.tar")
+    assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+    refused = call("pretrain", *tiny, "--out", tmp_path, "--decode", "scaled")
+    assert "--decode full, not scaled" in refused.stderr
 
 
 def test_other_images_are_refused(call, tiny, whole, tmp_path):

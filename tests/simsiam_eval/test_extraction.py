@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder, build_trunk
@@ -314,3 +315,41 @@ def test_bf16_features_agree(source, tmp_path):
     cosine = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
     assert cosine.min() > 0.999
     assert not np.array_equal(one, two)
+
+
+def test_views_are_random_crops_of_each_row_whatever_block_it_is_in(source, tmp_path):
+    extract(source, tmp_path / "a.h5", views=3)
+    extract(source, tmp_path / "b.h5", views=3, extract_batch=7)
+    extract(source, tmp_path / "c.h5", views=3, seed=1)
+    with (
+        h5py.File(tmp_path / "a.h5") as file,
+        h5py.File(tmp_path / "b.h5") as other,
+        h5py.File(tmp_path / "c.h5") as third,
+    ):
+        views = file["views"][:]
+        assert views.shape == (10, 3, 512)
+        np.testing.assert_allclose(views, other["views"][:], rtol=1e-3, atol=1e-4)
+        assert not np.allclose(views, third["views"][:], rtol=1e-2)
+        assert np.ptp(views, axis=1).max(axis=1).min() > 0  # no row has the same view three times
+        centre = file["features"][:]
+    extract(source, tmp_path / "d.h5")
+    assert np.array_equal(centre, read_features(tmp_path / "d.h5").features)
+
+
+def test_augmented_views_are_torchvisions_random_resized_crops(source):
+    settings = FeatureSettings(device="cpu", views=400, workers=0)
+    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    image[:, :, 0], image[:, :, 1] = np.arange(60), np.arange(40)[:, None]  # a pixel says where it was
+    one = ArraySource("ramp", image[None], np.array([0]), None, ["a"])
+    work = Extraction(encoder, one, Preprocessing(resize=8, crop=8), settings, torch.device("cpu"))
+    ours = next(iter(work._read(work.starts))).pixels[0, 1:].float()
+    torch.manual_seed(0)
+    theirs = v2.Compose([v2.RandomResizedCrop(8), v2.RandomHorizontalFlip()])
+    expected = torch.stack([theirs(torch.from_numpy(image).permute(2, 0, 1)) for _ in range(400)]).float()
+    for found in (ours, expected):
+        assert (found[:, 0, 0, 0] > found[:, 0, 0, -1]).float().mean() == pytest.approx(0.5, abs=0.1)  # mirrored
+    assert ours.mean(dim=(0, 2, 3))[:2].tolist() == pytest.approx(expected.mean(dim=(0, 2, 3))[:2].tolist(), rel=0.1)
+    assert ours.std(dim=0).mean(dim=(1, 2))[:2].tolist() == pytest.approx(
+        expected.std(dim=0).mean(dim=(1, 2))[:2].tolist(), rel=0.15
+    )

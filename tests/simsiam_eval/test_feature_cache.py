@@ -89,3 +89,12 @@ def test_features_of_two_encoders_are_not_mixed(call, record, road, small, tmp_p
     refused = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
     assert refused.exit_code == 1
     assert "weights_sha256" in refused.output
+
+
+def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint, tmp_path):
+    scaled = tmp_path / "scaled.h5"
+    made = record("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled)
+    assert made["provenance"]["preprocessing"]["decode"] == "scaled"
+    refused = call("knn", "--train", road / "train.h5", "--test", scaled)
+    assert refused.exit_code == 1
+    assert "preprocessing (decode)" in refused.output
