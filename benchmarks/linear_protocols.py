@@ -25,7 +25,6 @@ from tasks.linear_eval import LinearEvalSettings, linear_eval
 WAYS: dict[str, dict[str, Any]] = {
     "centre crop": {},
     "1 view": {"views": 1},
-    "3 views": {"views": 3},
     "10 views": {"views": 10},
     "end to end": {"end_to_end": True},
 }

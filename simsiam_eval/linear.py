@@ -162,6 +162,24 @@ class HeadStack:
             loss -= logs.gather(1, truth.expand(heads, 1, -1)).sum(dim=(1, 2))
         return right / len(labels), loss / len(labels)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that the next epoch depends on: copies, on the CPU."""
+        tensors = {
+            "weight": self.weight,
+            "bias": self.bias,
+            "velocity": self._velocity[0],
+            "bias_velocity": self._velocity[1],
+        }
+        return {name: one.cpu().clone() for name, one in tensors.items()} | {"order": self._order.get_state()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go back to a `state` of a stack of the same recipes."""
+        self.weight.copy_(state["weight"])
+        self.bias.copy_(state["bias"])
+        for velocity, name in zip(self._velocity, ("velocity", "bias_velocity"), strict=True):
+            velocity.copy_(state[name])
+        self._order.set_state(state["order"])
+
     def head(self, number: int) -> Head:
         """Head `number` as it is now."""
         bias = self.bias[number, :, 0].clone()

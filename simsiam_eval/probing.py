@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.linear import Head, HeadRecipe, HeadStack, stacks_of
+from simsiam_eval.probe_state import ProbeState
 from simsiam_eval.splits import hold_out
 
 Layers = Mapping[str, torch.Tensor]
@@ -113,7 +114,12 @@ class Fitted:
 
 
 def fit_probes(
-    probes: Sequence[Probe], data: ProbeData, feed: Feed, held_out: float, after_epoch: Callable[[str], None]
+    probes: Sequence[Probe],
+    data: ProbeData,
+    feed: Feed,
+    held_out: float,
+    after_epoch: Callable[[str], None],
+    kept: ProbeState | None = None,
 ) -> list[Fitted]:
     """Choose, refit and follow a head for every probe; the recipes of all have the same number of epochs.
 
@@ -121,9 +127,11 @@ def fit_probes(
         held_out: share of a probe's rows by which its recipe is chosen, where there is more than one: the best top-1 after
             the last epoch, the smaller loss among equals.
         after_epoch: called with a note after every epoch, `passes(probes, feed)` times the epochs.
+        kept: where a costly training is kept after every epoch, and goes on from.
 
     Raises:
-        DataError: a class of one image cannot be held out; the head, or all of the heads to choose from, diverged.
+        DataError: a class of one image cannot be held out; the head, or all of the heads to choose from, diverged; what was
+            kept is of another training.
     """
     splits = {number: probe.halves(data, held_out) for number, probe in enumerate(probes) if len(probe.recipes) > 1}
     trials = {number: _Heads(probes[number].recipes, data, kept) for number, (kept, _) in splits.items()}
@@ -138,7 +146,7 @@ def fit_probes(
 
     if feed.costly:
         finals = [_Heads(probe.recipes, data, probe.all_rows(data)) for probe in probes]
-        _train([*trials.values(), *finals], finals, data, feed, after_epoch)
+        _train([*trials.values(), *finals], finals, data, feed, after_epoch, kept)
         chosen = [best(number) for number in range(len(probes))]
     else:
         if trials:
@@ -190,6 +198,19 @@ class _Heads:
             )
         ]
 
+    def state(self) -> dict[str, Any]:
+        """Heads and curves."""
+        curves = {"losses": self.losses, "test_top1": self.test_top1}
+        listed = {name: [[epoch[one] for one in self.stacks] for epoch in curve] for name, curve in curves.items()}
+        return {"stacks": [stack.state() for stack in self.stacks], **listed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for stack, one in zip(self.stacks, state["stacks"], strict=True):
+            stack.restore(one)
+        self.losses, self.test_top1 = (
+            [dict(zip(self.stacks, epoch, strict=True)) for epoch in state[name]] for name in ("losses", "test_top1")
+        )
+
     def fitted(self, place: int, tried: list[dict[str, Any]]) -> Fitted:
         stack, number = self.places[place]
         losses = [epoch[stack][number] for epoch in self.losses]
@@ -202,14 +223,27 @@ class _Heads:
 
 
 def _train(
-    trained: Sequence[_Heads], tested: Sequence[_Heads], data: ProbeData, feed: Feed, after_epoch: Callable[[str], None]
+    trained: Sequence[_Heads],
+    tested: Sequence[_Heads],
+    data: ProbeData,
+    feed: Feed,
+    after_epoch: Callable[[str], None],
+    kept: ProbeState | None = None,
 ) -> None:
-    epochs = trained[0].recipes[0].epochs
-    for epoch in range(epochs):
+    first = 0
+    if kept is not None and (there := kept.load()) is not None:
+        first = there["epoch"]
+        for heads, state in zip(trained, there["heads"], strict=True):
+            heads.restore(state)
+        for _ in range(first):
+            after_epoch("")
+    for epoch in range(first, trained[0].recipes[0].epochs):
         features = feed(epoch)
         loss = min(heads.train_epoch(features, epoch) for heads in trained)
         for heads in tested:
             heads.test(data)
+        if kept is not None:
+            kept.save(epoch + 1, [heads.state() for heads in trained])
         after_epoch(f"loss {loss:.4f}")
 
 

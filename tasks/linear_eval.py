@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, provenance
-from simsiam_eval.settings import EvaluationSettings, is_feature_file, option_name, setting
+from simsiam_eval.settings import EvaluationSettings, is_feature_file, may_change, option_name, setting
 
 if TYPE_CHECKING:
     from simsiam_eval.feature_file import Features
+    from simsiam_eval.probe_state import ProbeState
     from simsiam_eval.probing import Feed, Fitted, Probe, ProbeData
 
 _SGD: dict[str, Any] = dict(lars=False, schedule="cosine", momentum=0.9, weight_decay=(0.0,), scaling=("none",), c=None)
@@ -171,7 +172,8 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     asked = _questions(settings, data)
     probes = [probe for _, probe in asked]
     feed = _feed(settings, data, train, probes)
-    fitted = _fitted(settings, probes, data, feed)
+    kept = _kept(settings, train, test)
+    fitted = _fitted(settings, probes, data, feed, kept)
     if settings.several:
         metrics, table = describe_many(settings, data, [what for what, _ in asked], fitted, feed.name)
     else:
@@ -188,7 +190,25 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         ),
         table=table,
     )
-    return write_files(settings, result, None if settings.several else fitted[0], data, train.attributes)
+    result = write_files(settings, result, None if settings.several else fitted[0], data, train.attributes)
+    if kept is not None:
+        kept.remove()
+    return result
+
+
+def _kept(settings: LinearEvalSettings, train: Features, test: Features) -> ProbeState | None:
+    """Where an end-to-end training with --out is kept while it goes on."""
+    from simsiam_eval.probe_state import ProbeState
+
+    if not settings.end_to_end or settings.out is None:
+        return None
+    free = {"out", "save_head", "workers", "strict", *may_change(type(settings))}
+    key = {
+        name: value for name, value in settings.to_dict().items() if name not in free | {"train", "test", "checkpoint"}
+    }
+    key |= {"encoder": train.attributes["encoder"], "preprocessing": train.attributes["preprocessing"]}
+    key |= {"sources": [one.attributes["source"]["fingerprint"] for one in (train, test)]}
+    return ProbeState(settings.out / "unfinished.pt", key)
 
 
 def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes: list[Probe]) -> Any:
@@ -227,7 +247,9 @@ def _questions(settings: LinearEvalSettings, data: ProbeData) -> list[tuple[dict
     return found
 
 
-def _fitted(settings: LinearEvalSettings, probes: list[Probe], data: ProbeData, feed: Feed) -> list[Fitted]:
+def _fitted(
+    settings: LinearEvalSettings, probes: list[Probe], data: ProbeData, feed: Feed, kept: ProbeState | None = None
+) -> list[Fitted]:
     from simsiam_eval.logistic import fit_logistic, fits
     from simsiam_eval.probing import fit_probes, passes
     from simsiam_eval.progress import progress
@@ -236,7 +258,7 @@ def _fitted(settings: LinearEvalSettings, probes: list[Probe], data: ProbeData, 
         with progress("linear-eval", fits(probes)) as advance:
             return fit_logistic(probes, data, settings.held_out, lambda note: advance(1, note))
     with progress("linear-eval", passes(probes, feed) * (settings.epochs or 0)) as advance:
-        return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note))
+        return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
 
 
 def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:

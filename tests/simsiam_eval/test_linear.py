@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as some
 from torch.nn import functional
 
 from simsiam_eval.lars import LARS
@@ -143,6 +146,15 @@ def test_the_top_are_the_highest_and_more_than_the_classes_are_all():
     labels = torch.tensor([0, 1, 2])
     found = {top: among_top(scores, labels, top).tolist() for top in (1, 2, 5)}
     assert found == {1: [True, False, False], 2: [True, True, False], 5: [True, True, True]}
+
+
+@given(some.integers(1, 9), some.integers(2, 7), some.integers(1, 9), some.integers(0, 10**6))
+def test_the_top_are_those_with_fewer_than_so_many_higher_scores(rows, classes, top, seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.permuted(np.tile(np.arange(classes), (rows, 1)), axis=1), rng.integers(classes, size=rows)
+    own = scores[np.arange(rows), labels]
+    expected = (scores > own[:, None]).sum(axis=1) < top
+    assert among_top(torch.from_numpy(scores), torch.from_numpy(labels), top).tolist() == expected.tolist()
 
 
 def test_scores_of_many_rows_are_those_of_each():

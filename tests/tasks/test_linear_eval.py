@@ -274,3 +274,33 @@ def test_end_to_end_trains_on_new_views_and_leaves_the_encoder(record, call, che
     swept = record("linear-eval", *sets, *short, "--lr", 0.001, "--end-to-end")["metrics"]
     assert swept["chosen"]["lr"] == 100 and len(swept["heads"]) == 2
     assert swept["train_loss_by_epoch"] == pytest.approx(metrics["train_loss_by_epoch"], rel=1e-4)
+
+
+def test_a_killed_end_to_end_run_goes_on_to_the_same_numbers(record, call, checkpoint, forked, tmp_path):
+    arguments = ["linear-eval", "--train", "digits#test", "--test", "digits#test", "--checkpoint", checkpoint, "--layer",
+                 "layer1", "--preset", "small", "--epochs", 3, "--end-to-end", "--lr", 1, "--lr", 100]  # fmt: skip
+    whole = record(*arguments)["metrics"]
+    # The process kills itself after its second epoch.
+    prepare = (
+        "from simsiam_eval.probe_state import ProbeState\n"
+        "save = ProbeState.save\n"
+        "def killed(self, epoch, heads):\n"
+        "    save(self, epoch, heads)\n"
+        "    if epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "ProbeState.save = killed\n"
+    )
+    out = tmp_path / "out"
+    assert forked([*arguments, "--out", out], prepare=prepare) == 9
+    assert [path.name for path in out.iterdir()] == ["unfinished.pt"]
+    other = call(*arguments, "--seed", 1, "--out", out)
+    assert other.exit_code == 1 and "unfinished.pt is of other images, settings" in other.stderr
+    again = call(*arguments, "--out", out, "--json")
+    assert "going on after epoch 1" in again.stderr
+    assert not (out / "unfinished.pt").exists()
+    found = json.loads(again.stdout)["metrics"]
+    assert found.keys() == whole.keys()
+    assert found["train_loss_by_epoch"] == pytest.approx(whole["train_loss_by_epoch"], rel=1e-5)
+    assert (found["top1"], found["chosen"]) == (whole["top1"], whole["chosen"])
+    (out / "unfinished.pt").write_bytes(b"junk")
+    damaged = call(*arguments, "--out", out)
+    assert damaged.exit_code == 1 and "is damaged" in damaged.stderr
