@@ -238,6 +238,12 @@ class FeatureSettings(Settings):
     workers: int | None = setting(
         None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
     )
+    fingerprint: str = setting(
+        "content",
+        choices=("content", "listing"),
+        help="What tells that the images are the same: their content, which is read once and remembered; or ids, labels and "
+        "sizes only, for sources too large to be read twice.",
+    )
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
 
 
