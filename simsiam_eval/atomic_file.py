@@ -52,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if system_error is None:
             raise
         raise cannot_write(path, system_error) from error
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
@@ -77,8 +77,9 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
+def sync_folder(folder: Path) -> None:
+    """Put a rename in `folder` on the disk."""
+    # It has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

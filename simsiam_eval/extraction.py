@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_attributes
-from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.feature_writer import FeatureWriter, remove_notes
 from simsiam_eval.images import UnreadableImage
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
@@ -243,6 +243,7 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
     same = all(there[key] == value for key, value in attributes.items())
     if not same or there["dtype"] != work.settings.dtype or there["columns"] != work.columns:
         raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
+    remove_notes(out)
     say(f"{out} is there already and complete: nothing to do.")
     return there
 

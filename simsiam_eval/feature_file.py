@@ -15,6 +15,8 @@ from simsiam_eval.errors import DataError
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "versions")
+# Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
+VALID, UNREADABLE = 1, 2
 
 
 @dataclass(frozen=True)
