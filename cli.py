@@ -11,10 +11,13 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command
 from simsiam_eval.result import Result
 from tasks.demo import DemoSettings, demo
+from tasks.export import ExportSettings, export
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.merge import MergeSettings, merge
+from tasks.verify import VerifySettings, verify
 
 # Torch's threads spin while they wait for each other: beside another busy process that made pretraining on two cores four
 # times slower (34 images/s against 146 with this). Read when torch is imported, which is later.
@@ -47,6 +50,9 @@ main.add_command(
 main.add_command(command("pretrain", PretrainSettings, _pretrain))
 main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
 main.add_command(command("extract", ExtractSettings, extract))
+main.add_command(command("verify", VerifySettings, verify, arguments=("file",)))
+main.add_command(command("merge", MergeSettings, merge, arguments=("parts",)))
+main.add_command(command("export", ExportSettings, export, arguments=("file",)))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("knn", KnnSettings, knn))
 

@@ -7,16 +7,22 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
 from tasks.demo import DemoSettings
+from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.merge import MergeSettings
+from tasks.verify import VerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
     "pretrain": PretrainSettings,
     "inspect": InspectSettings,
     "extract": ExtractSettings,
+    "verify": VerifySettings,
+    "merge": MergeSettings,
+    "export": ExportSettings,
     "linear-eval": LinearEvalSettings,
     "knn": KnnSettings,
 }

@@ -57,12 +57,8 @@ def create_layout(
     Raises:
         OSError: the disk has no room for all of it, or fails.
     """
-    from simsiam_eval.result import versions
-
     count = len(rows)
     longest = max((len(name) for _, names in _encoded_ids(rows) for name in names), default=0)
-    described = {**attributes, "versions": versions()}
-    texts = {key: json.dumps(described.get(key), ensure_ascii=False) for key in JSON_ATTRIBUTES}
     data_sets: dict[str, tuple[tuple[int, ...], Any]] = {
         "labels": ((count,), np.dtype(np.int64)),
         "ids": ((count,), h5py.string_dtype("utf-8", max(1, longest))),
@@ -74,15 +70,11 @@ def create_layout(
     os.ftruncate(fd, 0)
     pwrite_all(fd, empty.getvalue(), 0)
     data = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in data_sets.values())
-    _take_room(fd, data + 2 * sum(len(text.encode()) for text in texts.values()) + _SLACK)
+    _take_room(fd, data + 2 * sum(len(text.encode()) for text in _texts(attributes).values()) + _SLACK)
     with h5py.File(path, "r+", **_VERSIONS) as file:
         for name, (shape, kind) in data_sets.items():
             _allocate(file, name, shape, kind)
-        file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-        file.attrs["complete"] = False
-        file.attrs["precision"] = attributes["precision"]
-        for key, text in texts.items():
-            file.attrs[key] = text
+        add_header(file, attributes)
     places = places_in(path, ("ids", "labels"))
     for block, names in _encoded_ids(rows):
         width, labels = max(1, longest), np.asarray(rows.labels[block.start : block.stop], dtype=np.int64)
@@ -102,6 +94,22 @@ def complete_layout(path: Path, fd: int, errors: Sequence[tuple[int, str, str]])
     with h5py.File(path, "r+", locking=False) as file:
         add_errors(file, errors)
         file.attrs["complete"] = True
+
+
+def add_header(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    """Root attributes of a feature file that is not complete yet."""
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+    file.attrs["complete"] = False
+    file.attrs["precision"] = attributes["precision"]
+    for key, text in _texts(attributes).items():
+        file.attrs[key] = text
+
+
+def _texts(attributes: Mapping[str, Any]) -> dict[str, str]:
+    from simsiam_eval.result import versions
+
+    described = {**attributes, "versions": versions()}
+    return {key: json.dumps(described.get(key), ensure_ascii=False) for key in JSON_ATTRIBUTES}
 
 
 def add_errors(file: h5py.File, errors: Sequence[tuple[int, str, str]]) -> None:
