@@ -17,7 +17,7 @@ from simsiam_eval.progress import progress
 
 # Rows that differ by less than this part of their length say nothing of their images: a collapsed encoder.
 COLLAPSED = 1e-3
-_HASHES = 1 << 22  # of ids held at once
+_HASHES = 1 << 20  # of ids held at once
 _LOOKED_AT = 1000  # ids that seem to be there twice and are compared letter by letter
 
 
@@ -195,7 +195,7 @@ class _Norms:
 
 
 def check_ids(reader: FeatureReader) -> Check:
-    """Whether an id is there twice; a pass over the ids for every four million of them."""
+    """Whether an id is there twice; a pass over the ids for every million of them."""
     passes, rows = math.ceil(len(reader) / _HASHES), len(reader)
     check, doubled, example = Check("ids", "no two are the same"), 0, ""
     for number in range(passes):
@@ -220,7 +220,7 @@ def check_ids(reader: FeatureReader) -> Check:
 
 
 def _id_blocks(rows: int) -> Iterable[range]:
-    return (range(start, min(start + (1 << 16), rows)) for start in range(0, rows, 1 << 16))
+    return (range(start, min(start + (1 << 13), rows)) for start in range(0, rows, 1 << 13))
 
 
 def _hashes(reader: FeatureReader, rows: range) -> NDArray[np.uint64]:

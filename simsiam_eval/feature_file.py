@@ -183,7 +183,7 @@ class FeatureReader:
     def block_rows(self) -> int:
         """Rows of a block."""
         row_bytes = sum(int(np.prod(shape)) for shape in self.columns.values()) * self.file["features"].dtype.itemsize
-        return max(1, min(1 << 16, _BLOCK_BYTES // row_bytes))
+        return max(1, min(1 << 13, _BLOCK_BYTES // row_bytes))
 
     def blocks(self) -> Iterator[FeatureBlock]:
         """All rows in order.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.feature_file import FORMAT, FORMAT_VERSION, JSON_ATTRIBUTES
 
-_BLOCK = 1 << 16  # rows whose ids and labels are held at once
+_BLOCK = 1 << 13  # rows whose ids and labels are held at once
 _TEXT = h5py.string_dtype("utf-8")
 _VERSIONS: dict[str, Any] = {"locking": False, "libver": ("earliest", "v108")}
 # More than HDF5's own records of a file take; what lies behind the end goes back to the disk when HDF5 closes the file.
@@ -129,7 +129,7 @@ def places_in(path: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
         return {name: (file[name].id.get_offset(), file[name].id.get_storage_size()) for name in names}
 
 
-def pwrite_all(fd: int, data: bytes, offset: int) -> None:
+def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """os.pwrite until all is written."""
     view = memoryview(data)
     while view:

@@ -168,19 +168,22 @@ class FeatureWriter:
 
         Raises:
             DataError: the disk is full, or a value does not fit in float16.
+            ValueError: rows that the file has not, or of another shape; nothing is written then.
         """
-        reasons = reasons or {}
-        flags = np.full(len(columns["features"]), VALID, dtype=np.uint8)
+        reasons, count = reasons or {}, len(columns["features"])
+        self._refuse_misfit(range(start, start + count), columns, reasons)
+        flags = np.full(count, VALID, dtype=np.uint8)
         flags[[row - start for row in reasons]] = UNREADABLE
         try:
             for name, shape in self._columns.items():
                 with np.errstate(over="ignore"):  # refused below
-                    values = np.asarray(columns[name]).astype(self._dtype)
-                values[flags == UNREADABLE] = 0
+                    values = np.ascontiguousarray(columns[name], dtype=self._dtype)
+                if reasons:
+                    values = np.where((flags == VALID).reshape(-1, *(1 for _ in shape)), values, self._dtype.type(0))
                 if not np.isfinite(values).all():
                     raise DataError(f"A feature is too large for {self._dtype}: use --dtype float32.")
                 row_bytes = int(np.prod(shape)) * self._dtype.itemsize
-                pwrite_all(self._fd, values.tobytes(), self._at[name] + start * row_bytes)
+                pwrite_all(self._fd, values.reshape(-1).view(np.uint8).data, self._at[name] + start * row_bytes)
             if reasons:
                 # The newline comes first: the line before may be torn by a kill.
                 lines = ["\n" + json.dumps([row, name, reason]) for row, (name, reason) in sorted(reasons.items())]
@@ -192,6 +195,15 @@ class FeatureWriter:
                 self.sync()
         except OSError as error:
             raise self._disk_error(error) from error
+
+    def _refuse_misfit(
+        self, rows: range, columns: Mapping[str, NDArray[np.floating]], reasons: Mapping[int, tuple[str, str]]
+    ) -> None:
+        shapes = {name: np.shape(values) for name, values in columns.items()}
+        if shapes != {name: (len(rows), *shape) for name, shape in self._columns.items()}:
+            raise ValueError(f"a file with rows of {self._columns} cannot take {shapes}")
+        if rows.start < 0 or rows.stop > self._rows or not all(row in rows for row in reasons):
+            raise ValueError(f"{rows} or the reasons of {list(reasons)} are not in a file of {self._rows} rows")
 
     def sync(self) -> None:
         """Put the rows on disk, then the flags that say so."""

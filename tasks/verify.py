@@ -92,7 +92,7 @@ def _unfinished(path: Path) -> Check:
     far = f"{written} of {rows} rows ({100 * written / rows:.1f} %)"
     return Check(
         "complete",
-        f"{far}, {unreadable} of them unreadable",
+        f"{unreadable} unreadable so far",
         [f"{path} is not finished, {far} are there: run its command again to go on."],
         metrics={"rows": rows, "written": written, "unreadable": unreadable},
     )
@@ -132,8 +132,8 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
         return check
     if source.fingerprint() != described.get("fingerprint"):
         check.faults.append(f"The features are of other images than {spec}: the fingerprints differ.")
-    for start in range(0, len(reader), 1 << 16):
-        rows = range(start, min(start + (1 << 16), len(reader)))
+    for start in range(0, len(reader), 1 << 13):
+        rows = range(start, min(start + (1 << 13), len(reader)))
         there = range(first + rows.start, first + rows.stop)
         for what, ours, theirs in (
             ("id", reader.ids(rows), source.ids_of(there)),

@@ -261,6 +261,23 @@ def test_a_full_disk_is_one_sentence_and_costs_no_row(tmp_path, monkeypatch, sta
     assert [one.name for one in path.parent.iterdir()] == ["f.h5"]
 
 
+def test_rows_that_the_file_has_not_are_refused(tmp_path):
+    """They would lie on the bytes of other data sets."""
+    with writer(tmp_path / "f.h5") as file:
+        before = (tmp_path / "f.h5.part").read_bytes()
+        for start, values, reasons in (
+            (3, ROWS[:2], {}),
+            (-1, ROWS[:1], {}),
+            (0, ROWS[:, :2], {}),
+            (1, ROWS[:2], {0: ("a", "torn")}),
+        ):
+            with pytest.raises(ValueError, match="file"):
+                file.write(start, {"features": values}, reasons)
+        with pytest.raises(ValueError, match="cannot take"):
+            file.write(0, {"features": ROWS, "views": ROWS})
+        assert (tmp_path / "f.h5.part").read_bytes() == before
+
+
 def test_a_file_finished_by_another_process_meanwhile_is_left(tmp_path):
     write_all(tmp_path / "f.h5")
     before = (tmp_path / "f.h5").read_bytes()

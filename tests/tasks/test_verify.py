@@ -204,7 +204,7 @@ def test_how_far_an_unfinished_one_is(faults, call, tmp_path):
         assert "4 of 10 rows (40.0 %) are there: run its command again" in faults(tmp_path / name)[0]
     shown = call("verify", tmp_path / "f.h5")
     assert shown.exit_code == 1
-    assert "1 of them unreadable" in shown.stdout
+    assert "1 unreadable so far" in shown.stdout
     (tmp_path / "f.h5.part").write_bytes(b"x")
     assert "is being finished" in faults(tmp_path / "f.h5")[0]
     for name in ("none.h5", "none.h5.part"):
