@@ -9,10 +9,13 @@ from simsiam_eval.settings import Settings, option_name
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
 from tasks.detection.settings import DetectSettings
+from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.merge import MergeSettings
+from tasks.verify import VerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
@@ -20,6 +23,9 @@ COMMANDS: dict[str, type[Settings]] = {
     "inspect": InspectSettings,
     "convert": ConvertSettings,
     "extract": ExtractSettings,
+    "verify": VerifySettings,
+    "merge": MergeSettings,
+    "export": ExportSettings,
     "linear-eval": LinearEvalSettings,
     "knn": KnnSettings,
     "detect": DetectSettings,

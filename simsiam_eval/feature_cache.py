@@ -63,7 +63,7 @@ def plan_extraction(
             "class_names": list(source.class_names) if source.class_names is not None else None,
         }
         if some is not None:
-            described |= {"rows": [some.start, some.stop]}
+            described |= {"rows": [some.start, some.stop], "rows_of": len(source)}
         return {
             "encoder": {
                 "arch": report.arch,
