@@ -19,6 +19,7 @@ from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 from tasks.merge import MergeSettings, merge
+from tasks.predict import PredictSettings, predict
 from tasks.verify import VerifySettings, verify
 
 
@@ -53,6 +54,7 @@ main.add_command(command("verify", VerifySettings, verify, arguments=("file",)))
 main.add_command(command("merge", MergeSettings, merge, arguments=("parts",)))
 main.add_command(command("export", ExportSettings, export, arguments=("file",)))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
+main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))
 main.add_command(command("detect", DetectSettings, detect))
 

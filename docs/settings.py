@@ -15,6 +15,7 @@ from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
 from tasks.merge import MergeSettings
+from tasks.predict import PredictSettings
 from tasks.verify import VerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "merge": MergeSettings,
     "export": ExportSettings,
     "linear-eval": LinearEvalSettings,
+    "predict": PredictSettings,
     "knn": KnnSettings,
     "detect": DetectSettings,
 }

@@ -69,6 +69,7 @@ class _Blocks:
     def __init__(self, work: Extraction, starts: Sequence[int] | NDArray[np.int64]) -> None:
         self.source, self.preprocessing, self.rows = work.source, work.preprocessing, work.rows
         self.starts, self.size, self.views, self.seed = starts, work.batch, work.views, work.settings.seed
+        self.centre_crop = work.centre_crop
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -85,7 +86,8 @@ class _Blocks:
                 if self.views:
                     image = DecodedImage(image.pixels())  # once for all of them
                     pixels[place, 1:] = self._augmented(image.pixels(), row)
-                pixels[place, 0] = self.preprocessing.pixels(image)
+                if self.centre_crop:
+                    pixels[place, 0] = self.preprocessing.pixels(image)
             except UnreadableImage as error:
                 reasons[row] = str(error)
                 pixels[place] = 0
@@ -111,6 +113,8 @@ class Extraction:
     Args:
         rows: of the source; default: all.
     """
+
+    centre_crop = True  # whether blocks hold it; zeros otherwise
 
     def __init__(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,23 +102,31 @@ def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: F
     return out
 
 
-def train_and_test_features(settings: EvaluationSettings) -> tuple[Features, Features]:
+def train_and_test_features(
+    settings: EvaluationSettings, columns_of: Callable[[Path, str], Sequence[str]] = lambda path, role: ()
+) -> tuple[Features, Features]:
     """The features of a task's two sets, labelled rows only, the test set's labels in the training set's numbering.
+
+    Args:
+        columns_of: which further data sets to read of a feature file in the role of `train` or `test`.
 
     Raises:
         UsageError: images without a checkpoint.
         DataError: features of two encoders, preprocessings or precisions; no labels; classes that the other lacks.
     """
-    train = _features(settings.train, "train", settings)
-    test = train if settings.test == settings.train and is_feature_file(settings.test) else None
-    test = test or _features(settings.test, "test", settings)
+    train = _features(settings.train, "train", settings, columns_of)
+    same = settings.test == settings.train and is_feature_file(settings.test)
+    test = train if same else _features(settings.test, "test", settings, columns_of)
     _refuse_mixture(train, test)
     return train, _in_numbering_of(train, test)
 
 
-def _features(spec: str, role: str, settings: EvaluationSettings) -> Features:
+def _features(
+    spec: str, role: str, settings: EvaluationSettings, columns_of: Callable[[Path, str], Sequence[str]]
+) -> Features:
     if is_feature_file(spec):
-        found = read_features(Path(spec))
+        path = Path(spec)
+        found = read_features(path, columns_of(path, role))
         if settings.checkpoint is not None:
             from simsiam_eval.checkpoint import inspect_checkpoint
 
@@ -129,7 +138,10 @@ def _features(spec: str, role: str, settings: EvaluationSettings) -> Features:
     elif settings.checkpoint is None:
         raise UsageError(f"--{role} {spec} is not a feature file (.h5): images need --checkpoint too.")
     else:
-        found = read_features(extract_to_cache(settings.checkpoint, spec, role, settings))
+        # Views are for training; and a test set of other settings would be refused as a mixture.
+        chosen = settings if role == "train" else replace(settings, views=0)
+        path = extract_to_cache(settings.checkpoint, spec, role, chosen)
+        found = read_features(path, columns_of(path, role))
     if found.unreadable:
         say(f"{spec}: {found.unreadable} unreadable images are left out.")
     labelled = found.labels >= 0
@@ -137,16 +149,7 @@ def _features(spec: str, role: str, settings: EvaluationSettings) -> Features:
         raise DataError(f"--{role} {spec} has no labels.")
     if not labelled.all():
         say(f"{spec}: {int((~labelled).sum())} images without a label are left out.")
-    return _subset(found, labelled)
-
-
-def _subset(features: Features, rows: np.ndarray[Any, Any]) -> Features:
-    if rows.all():
-        return features
-    return Features(
-        features.features[rows], features.labels[rows], features.ids[rows], features.attributes, features.unreadable,
-        features.path,
-    )  # fmt: skip
+    return found.subset(labelled)
 
 
 def _refuse_mixture(train: Features, test: Features) -> None:
@@ -183,7 +186,7 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
     if len(missing):
         name = ours[missing[0]] if ours is not None and missing[0] < len(ours) else str(missing[0])
         raise DataError(f"The training set has no image of a class of the test set: {name}.")
-    return Features(test.features, labels, test.ids, test.attributes, test.unreadable, test.path)
+    return replace(test, labels=labels)
 
 
 def same_rows(train: Features, test: Features) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,8 @@ class Features:
         attributes: the root attributes, with encoder, preprocessing, source and versions as dicts.
         unreadable: how many rows were left out.
         path: where it was read.
+        rows: (N,) which rows of the file these are.
+        columns: further data sets that were asked for, such as `layers/layer3` (N,D) or `views` (N,V,D), of the file's type.
     """
 
     features: NDArray[np.float32]
@@ -42,12 +44,22 @@ class Features:
     attributes: dict[str, Any]
     unreadable: int
     path: Path
+    rows: NDArray[np.int64]
+    columns: dict[str, NDArray[np.floating]]
 
     @property
     def class_names(self) -> list[str] | None:
         """Name of each label, or None where labels are numbers of their own."""
         names: list[str] | None = self.attributes["source"].get("class_names")
         return names
+
+    def subset(self, rows: NDArray[np.bool_]) -> Features:
+        """Only the rows that are True in (N,)."""
+        if rows.all():
+            return self
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        some = {name: getattr(self, name)[rows] for name in ("features", "labels", "ids", "rows")}
+        return replace(self, columns=columns, **some)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -61,8 +73,11 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return _attributes(file)
 
 
-def read_features(path: Path) -> Features:
+def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
     """Read a whole feature file.
+
+    Args:
+        columns: further data sets to read, of those in `read_attributes(path)["columns"]`.
 
     Raises:
         DataError: as read_attributes; also features that are not finite, data sets that do not fit together, no
@@ -73,17 +88,22 @@ def read_features(path: Path) -> Features:
         try:
             features, labels, valid = file["features"][:], file["labels"][:], file["valid"][:].astype(bool)
             ids = file["ids"].asstr()[:].astype(str)
+            more = {name: file[name][:] for name in columns}
         except (KeyError, OSError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
-    if features.ndim != 2 or not len(features) == len(labels) == len(ids) == len(valid):
+    lengths = {len(one) for one in (features, labels, ids, valid, *more.values())}
+    if features.ndim != 2 or len(lengths) > 1:
         raise DataError(f"{path} is damaged: features {features.shape}, labels {labels.shape} and ids do not fit.")
     if not valid.any():
         raise DataError(f"{path} holds no row whose image could be read.")
-    features = features[valid].astype(np.float32)
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(valid)[~np.isfinite(features).all(axis=1)][0])
-        raise DataError(f"{path} holds a feature that is not finite (row {row}); extract it again in float32.")
-    return Features(features, labels[valid].astype(np.int64), ids[valid], attributes, int((~valid).sum()), path)
+    features, rows = features[valid].astype(np.float32), np.flatnonzero(valid)
+    more = {name: values if valid.all() else values[valid] for name, values in more.items()}
+    for values in (features, *more.values()):
+        if not np.isfinite(values).all():
+            row = int(rows[~np.isfinite(values).reshape(len(rows), -1).all(axis=1)][0])
+            raise DataError(f"{path} holds a feature that is not finite (row {row}); extract it again in float32.")
+    labels, ids = labels[valid].astype(np.int64), ids[valid]
+    return Features(features, labels, ids, attributes, int((~valid).sum()), path, rows, more)
 
 
 def _open(path: Path) -> h5py.File:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from simsiam_eval.checkpoint import weights_sha256
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import UsageError
 from simsiam_eval.preprocess import Preprocessing
@@ -62,11 +63,16 @@ class FeatureModel:
         ready.trunk.fc = nn.Identity()  # type: ignore[assignment]  # a projector, while it is being pretrained
         ready = fold_batch_norms(ready)
         ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encoder = ready
         self._model: Any = _PooledInFloat32(ready)
         if compile:
             # Freezing packs the weights for the CPU's kernels ahead of the first image; no gain on a GPU.
             options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
             self._model = torch.compile(self._model, options=options, dynamic=False)
+
+    def weights_sha256(self) -> str:
+        """Of the weights as they are used, with the batch normalisations in them."""
+        return weights_sha256(self._encoder.trunk.state_dict())
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
         """(B,3,H,W) uint8, of any device -> (B,D) of each layer of the encoder."""

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 
 from cli import main
+
+# No deadline: no test asserts a time. No database: a run does not depend on the one before.
+settings.register_profile("simsiam-eval", deadline=None, database=None)
+settings.load_profile("simsiam-eval")
 
 SMALL = ("--preset", "digits", "--image-size", "8", "--data", "digits#train")
 

@@ -167,7 +167,7 @@ class _Detection:
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
         return Result(
             task="detect",
-            protocol=settings.preset,
+            protocol=settings.protocol(),
             settings=settings.to_dict(),
             metrics={
                 **{name: one["mean"] for name, one in by_init[first].items()},

@@ -1,12 +1,20 @@
+"""Heads trained together against a plain loop: nn.Linear, autograd, the optimiser of torch or LARS."""
+
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as some
 from torch.nn import functional
 
-from simsiam_eval.linear import HeadRecipe, correct_predictions, train_linear_head
+from simsiam_eval.lars import LARS
+from simsiam_eval.linear import Head, HeadRecipe, HeadStack, among_top, stacks_of
+from simsiam_eval.scaling import Scaling
+from simsiam_eval.schedule import SCHEDULES
 
-PLAIN = HeadRecipe(epochs=12, batch_size=16, lr=8.0, momentum=0.9, weight_decay=0.0, lars=False, seed=3)
+PLAIN = HeadRecipe(epochs=12, batch_size=16, lr=8.0, lars=False, seed=3)
 
 
 def separable(rows=90, classes=3, width=6):
@@ -15,94 +23,141 @@ def separable(rows=90, classes=3, width=6):
     return 0.1 * torch.randn(rows, width, generator=generator) + torch.eye(classes, width)[labels], labels
 
 
-def train(recipe, features=None, labels=None, classes=3):
-    if features is None:
-        features, labels = separable()
-    losses, weights = [], []
-
-    def note(epoch, head, loss):
-        assert epoch == len(losses)
-        losses.append(loss)
-        weights.append(head.weight.detach().clone())
-
-    return train_linear_head(features, labels, classes, recipe, note), losses, weights
+def stack_of(*recipes, rows=None):
+    return HeadStack(recipes, *separable(), 3, rows)
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, dataclasses.replace(PLAIN, lars=True, lr=500.0)])
+def trained(*recipes, rows=None):
+    stack = stack_of(*recipes, rows=rows)
+    losses = [stack.train_epoch(separable()[0], epoch) for epoch in range(recipes[0].epochs)]
+    return stack, torch.stack(losses, dim=1)
+
+
+def by_hand(recipe, rows=None):
+    """The same head by autograd: weight, bias, losses."""
+    features, labels = separable()
+    if rows is not None:
+        features, labels = features[rows], labels[rows]
+    features = Scaling.fit(recipe.scaling, features)(features)
+    head = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        head.weight.copy_(torch.empty(3, 6).normal_(0, 0.01, generator=torch.Generator().manual_seed(recipe.seed)))
+        head.bias.zero_()
+    order, base = torch.Generator().manual_seed(recipe.seed + 2**32), recipe.lr * recipe.batch_size / 256
+    kind = LARS if recipe.lars else torch.optim.SGD
+    optimiser = kind(head.parameters(), lr=base, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    losses = []
+    for epoch in range(recipe.epochs):
+        optimiser.param_groups[0]["lr"] = SCHEDULES[recipe.schedule](base, epoch, recipe.epochs)
+        total = 0.0
+        for batch in torch.randperm(len(labels), generator=order).split(recipe.batch_size):
+            loss = functional.cross_entropy(head(features[batch]), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch)
+        losses.append(total / len(labels))
+    return head.weight.detach(), head.bias.detach(), losses
+
+
+LARGE = dataclasses.replace(PLAIN, lars=True, lr=500.0)
+KINDS = {
+    "sgd": PLAIN,
+    "lars": LARGE,
+    "step, weight decay": dataclasses.replace(PLAIN, schedule="step", weight_decay=0.02),
+    "lars, weight decay": dataclasses.replace(LARGE, weight_decay=0.02),
+    "standard": dataclasses.replace(PLAIN, scaling="standard", lr=1.0),
+    "l2": dataclasses.replace(LARGE, scaling="l2"),
+    "one batch of all": dataclasses.replace(LARGE, batch_size=512, lr=20.0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", [False, True])
+def test_heads_trained_together_are_those_trained_alone_and_by_hand(kind, part):
+    recipe = KINDS[kind]
+    rows = torch.arange(0, 90, 2) if part else None
+    lrs, decays = (recipe.lr, recipe.lr / 7, recipe.lr * 1.5), (recipe.weight_decay, 0.1, 0.0)
+    recipes = [dataclasses.replace(recipe, lr=lr, weight_decay=decay) for lr, decay in zip(lrs, decays, strict=True)]
+    together, losses = trained(*recipes, rows=rows)
+    for number, one in enumerate(recipes):
+        alone, loss = trained(one, rows=rows)
+        weight, bias, by_epoch = by_hand(one, rows)
+        for mine, head in ((together.head(number), losses[number]), (alone.head(0), loss[0])):
+            torch.testing.assert_close(mine.weight, weight, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(mine.bias, bias, rtol=1e-4, atol=1e-5)
+            assert head.tolist() == pytest.approx(by_epoch, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, LARGE])
 def test_separable_data_is_learned(recipe):
     features, labels = separable()
-    head, losses, _ = train(recipe)
-    assert len(losses) == 12
-    assert losses[-1] < 0.5 * losses[0]
-    assert bool(correct_predictions(head, features, labels, 1).all())
+    stack, losses = trained(recipe)
+    assert losses[0, -1] < 0.5 * losses[0, 0]
+    top1, loss = stack.judge(features, labels)
+    assert top1.tolist() == [1.0]
+    scores = stack.head(0).scores(features)
+    assert bool(among_top(scores, labels, 1).all())
+    assert loss.item() == pytest.approx(functional.cross_entropy(scores, labels).item(), rel=1e-5)
 
 
 def test_the_seed_decides_and_nothing_else_does():
-    first = train(PLAIN)
+    first = trained(PLAIN)[0].head(0).weight
     torch.manual_seed(99)
-    again, other = train(PLAIN), train(dataclasses.replace(PLAIN, seed=4))
-    assert torch.equal(first[0].weight, again[0].weight) and torch.equal(first[0].bias, again[0].bias)
-    assert first[1] == again[1]
-    assert not torch.equal(first[0].weight, other[0].weight)
+    assert torch.equal(first, trained(PLAIN)[0].head(0).weight)
+    assert not torch.equal(first, trained(dataclasses.replace(PLAIN, seed=4))[0].head(0).weight)
 
 
 def test_weights_start_normal_and_bias_zero():
-    features = torch.zeros(4, 3000)  # the weights get no gradient
     labels = torch.tensor([0, 1, 0, 1])
-    seen = []
-    recipe = dataclasses.replace(PLAIN, epochs=1)
-    head = train_linear_head(features, labels, 2, recipe, lambda epoch, head, loss: seen.append(loss))
-    weight = head.weight.detach()
-    assert float(weight.std()) == pytest.approx(0.01, rel=0.05)
-    assert abs(float(weight.mean())) < 0.001
+    stack = HeadStack([dataclasses.replace(PLAIN, epochs=1)], torch.zeros(4, 3000), labels, 2)
+    loss = stack.train_epoch(torch.zeros(4, 3000), 0)  # the weights get no gradient
+    head = stack.head(0)
+    assert float(head.weight.std()) == pytest.approx(0.01, rel=0.05)
+    assert abs(float(head.weight.mean())) < 0.001
     assert not head.bias.any()  # balanced labels: the gradient of a bias at zero is zero
-    assert seen == pytest.approx([0.693147], abs=1e-5)
+    assert loss.tolist() == pytest.approx([0.693147], abs=1e-5)
 
 
-def test_a_batch_larger_than_the_data_is_one_full_step_at_the_lr_of_the_batch():
-    features, labels = separable(10)
-    recipe = dataclasses.replace(PLAIN, epochs=2, batch_size=512, lr=0.3)
-    _, losses, weights = train(recipe, features, labels)
-    # By hand from the first epoch's weights: lr .6 times 1, then times 1/2, with momentum.
-    generator = torch.Generator().manual_seed(recipe.seed)
-    weight = torch.empty(3, 6).normal_(0, 0.01, generator=generator).requires_grad_()
-    bias = torch.zeros(3, requires_grad=True)
-    velocity = [0.0, 0.0]
-    for epoch, lr in enumerate((0.6, 0.3)):
-        loss = functional.cross_entropy(features @ weight.T + bias, labels)
-        gradients = torch.autograd.grad(loss, (weight, bias))
-        velocity = [0.9 * old + new for old, new in zip(velocity, gradients, strict=True)]
-        with torch.no_grad():
-            weight -= lr * velocity[0]
-            bias -= lr * velocity[1]
-        assert losses[epoch] == pytest.approx(loss.item(), rel=1e-5)
-        torch.testing.assert_close(weights[epoch], weight.detach(), rtol=1e-5, atol=1e-6)
+def test_a_head_that_diverges_leaves_the_others_alone():
+    wild = dataclasses.replace(PLAIN, lr=1e30, weight_decay=1e9)
+    together, losses = trained(PLAIN, wild)
+    assert losses[0].isfinite().all() and not losses[1].isfinite().all()
+    torch.testing.assert_close(together.head(0).weight, trained(PLAIN)[0].head(0).weight)
 
 
-def test_a_smaller_last_batch_is_trained_on_and_weighed_by_its_rows(monkeypatch):
-    sizes, each = [], []
-
-    def noted(scores, labels):
-        loss = functional_cross_entropy(scores, labels)
-        sizes.append(len(labels))
-        each.append(loss.item())
-        return loss
-
-    functional_cross_entropy = functional.cross_entropy
-    monkeypatch.setattr(functional, "cross_entropy", noted)
-    _, losses, _ = train(dataclasses.replace(PLAIN, epochs=1, batch_size=40))
-    assert sizes == [40, 40, 10]
-    assert losses[0] == pytest.approx(sum(n * loss for n, loss in zip(sizes, each, strict=True)) / 90, rel=1e-5)
-    assert losses[0] != pytest.approx(sum(each) / 3, rel=1e-5)
+def test_a_stack_is_of_one_layer_and_scaling_and_stacks_are_as_few_as_can_be():
+    with pytest.raises(ValueError, match="differ"):
+        stack_of(PLAIN, dataclasses.replace(PLAIN, scaling="l2"))
+    features, labels = separable()
+    recipes = [
+        dataclasses.replace(PLAIN, lr=lr, layer=layer, scaling=scaling)
+        for lr in (1.0, 2.0)
+        for layer in ("pool", "layer3")
+        for scaling in ("none", "l2")
+    ]
+    stacks = stacks_of(recipes, {"pool": features, "layer3": features[:, :4]}, labels, 3)
+    assert sorted(len(one.recipes) for one in stacks) == [2, 2, 2, 2]
+    assert {one.weight.shape[2] for one in stacks if one.recipe.layer == "layer3"} == {4}
 
 
-def test_correct_predictions_counts_the_top_and_more_than_the_classes_is_all():
-    head = torch.nn.Linear(3, 3, bias=False)
-    with torch.no_grad():
-        head.weight.copy_(torch.eye(3))
-    features = torch.tensor([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])
+def test_the_top_are_the_highest_and_more_than_the_classes_are_all():
+    scores = torch.tensor([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])
     labels = torch.tensor([0, 1, 2])
-    found = {top: correct_predictions(head, features, labels, top).tolist() for top in (1, 2, 5)}
+    found = {top: among_top(scores, labels, top).tolist() for top in (1, 2, 5)}
     assert found == {1: [True, False, False], 2: [True, True, False], 5: [True, True, True]}
-    many = features.repeat(3000, 1)  # more than one block
-    assert correct_predictions(head, many, labels.repeat(3000), 1).sum() == 3000
+
+
+@given(some.integers(1, 9), some.integers(2, 7), some.integers(1, 9), some.integers(0, 10**6))
+def test_the_top_are_those_with_fewer_than_so_many_higher_scores(rows, classes, top, seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.permuted(np.tile(np.arange(classes), (rows, 1)), axis=1), rng.integers(classes, size=rows)
+    own = scores[np.arange(rows), labels]
+    expected = (scores > own[:, None]).sum(axis=1) < top
+    assert among_top(torch.from_numpy(scores), torch.from_numpy(labels), top).tolist() == expected.tolist()
+
+
+def test_scores_of_many_rows_are_those_of_each():
+    head = Head(torch.eye(3), torch.tensor([0.0, 1, 0]), "pool", Scaling("none"))
+    features = torch.randn(20000, 3)
+    torch.testing.assert_close(head.scores(features), features + torch.tensor([0.0, 1, 0]))

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from simsiam_eval.schedule import cosine_lr
+from simsiam_eval.schedule import cosine_lr, step_lr
 
 
 def test_cosine_starts_at_the_base_halves_in_the_middle_and_is_set_once_an_epoch():
@@ -21,3 +21,14 @@ def test_cosine_only_falls_and_is_symmetric_about_the_middle():
 
 def test_one_epoch_is_at_the_base():
     assert cosine_lr(1.6, 0, 1) == 1.6
+
+
+@pytest.mark.parametrize("epochs", [10, 90, 100, 101])
+def test_step_is_a_tenth_from_six_tenths_on_and_a_hundredth_from_eight(epochs):
+    rates = [step_lr(30.0, epoch, epochs) for epoch in range(epochs)]
+    expected = [30.0 if e / epochs < 0.6 else 3.0 if e / epochs < 0.8 else 0.3 for e in range(epochs)]
+    assert rates == pytest.approx(expected)
+
+
+def test_steps_of_a_hundred_epochs_are_mocos():
+    assert [e for e in range(1, 100) if step_lr(1.0, e, 100) < step_lr(1.0, e - 1, 100)] == [60, 80]

@@ -1,8 +1,11 @@
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from simsiam_eval.statistics import accuracy_interval, accuracy_metrics
+from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals
 
 Z = 1.959963984540054  # the normal's 97.5 % point
 
@@ -36,3 +39,36 @@ def test_metrics_hold_the_accuracy_and_its_interval():
     metrics = accuracy_metrics("top1", 3, 4)
     assert metrics == {"top1": 0.75, "top1_interval": accuracy_interval(3, 4)}
     assert all(type(bound) is float for bound in metrics["top1_interval"])
+
+
+@settings(max_examples=20)
+@given(some.lists(some.floats(-5, 5), min_size=1, max_size=12), some.integers(0, 99))
+def test_bootstrap_is_the_percentiles_of_means_of_redrawn_values(values, seed):
+    values = np.array(values)
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(200):
+        means.append(np.mean([values[place] for place in rng.integers(0, len(values), len(values))]))
+    expected = [np.percentile(means, 2.5), np.percentile(means, 97.5)]
+    both = bootstrap_intervals(lambda times: [times @ values / len(values), times.sum()], len(values), seed, 200)
+    assert both[0] == pytest.approx(expected, abs=1e-9)
+    assert both[1] == [len(values), len(values)]
+
+
+def test_bootstrap_of_a_proportion_is_near_wilsons_and_narrows_with_the_images():
+    right = np.arange(400) % 5 < 4
+    low, high = bootstrap_intervals(lambda times: [times @ right / 400], 400)[0]
+    assert [low, high] == pytest.approx(accuracy_interval(320, 400), abs=0.01)
+    few = bootstrap_intervals(lambda times: [times @ right[:40] / 40], 40)[0]
+    assert few[1] - few[0] > 2 * (high - low)
+
+
+def test_bootstrap_leaves_out_resamples_without_the_statistic_and_refuses_nothing():
+    def share_of_first(times):  # undefined where the first image was not drawn
+        return [np.nan if times[0] == 0 else 1 / times[0]]
+
+    low, high = bootstrap_intervals(share_of_first, 3)[0]
+    assert 1 / 3 <= low < high == 1
+    with pytest.raises(ValueError, match="no rows"):
+        bootstrap_intervals(lambda times: [0.0], 0)
+    with pytest.raises(ValueError, match="no resample"):
+        bootstrap_intervals(lambda times: [np.nan], 3)

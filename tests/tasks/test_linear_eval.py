@@ -1,20 +1,34 @@
+import json
+
+import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_writer import write_features
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 
 
-def write(path, rows, classes, seed, spread=0.6):
+def write(path, rows, classes, seed, spread=0.6, labels=None, layers=(), views=0):
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, rows)
-    labels[:classes] = np.arange(classes)
+    if labels is None:
+        labels = rng.integers(0, classes, rows)
+        labels[:classes] = np.arange(classes)
+    labels = np.asarray(labels)
     centres = np.random.default_rng(9).normal(size=(classes, 6))
     features = (centres[labels] + rng.normal(0, spread, (rows, 6))).astype(np.float32)
     source = {"spec": path.stem, "fingerprint": path.stem, "class_names": None}
     ids = [str(row) for row in range(rows)]
-    write_features(path, features, labels * 10, ids, encoder={"arch": "made"}, source=source)  # numbers with gaps
+    numbers = np.where(labels < 0, -1, labels * 10)  # with gaps
+    write_features(path, features, numbers, ids, encoder={"arch": "made"} | ({"layer": "pool"} if layers else {}),
+                   source=source)  # fmt: skip
+    with h5py.File(path, "a") as file:
+        for number, name in enumerate(layers):  # worse and worse
+            noisy = features + rng.normal(0, 3.0 * (number + 1), features.shape)
+            file[f"layers/{name}"] = noisy[:, : 5 - number].astype(np.float32)
+        if views:
+            file["views"] = (features[:, None] + rng.normal(0, 0.3, (rows, views, 6))).astype(np.float32)
     return str(path)
 
 
@@ -43,19 +57,250 @@ def test_the_same_seed_gives_the_same_number(sets):
 
 
 def test_presets_are_the_protocols():
-    chosen = {name: LinearEvalSettings(preset=name, train="a", test="b") for name in ("simsiam-code", "simsiam-paper")}
-    assert {(one.batch_size, one.epochs, one.momentum, one.weight_decay) for one in chosen.values()} == {
-        (4096, 90, 0.9, 0.0)
+    chosen = {name: LinearEvalSettings(preset=name, train="a", test="b") for name in LinearEvalSettings.PRESETS}
+    names = ("lars", "lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay")
+    assert {name: tuple(getattr(one, field) for field in names) for name, one in chosen.items()} == {
+        "simsiam-code": (True, (0.1,), 4096, 90, "cosine", 0.9, (0.0,)),
+        "simsiam-paper": (True, (0.02,), 4096, 90, "cosine", 0.9, (0.0,)),
+        "moco-sgd": (False, (30.0,), 256, 100, "step", 0.9, (0.0,)),
+        "dino": (False, (0.001,), 1024, 100, "cosine", 0.9, (0.0,)),
+        "small": (True, (10.0,), 256, 100, "cosine", 0.9, (0.0,)),
+        "logistic": (None,) * 7,
     }
-    assert [one.lr for one in chosen.values()] == [0.1, 0.02]
-    assert all(one.lars for one in chosen.values())
 
 
-def test_one_class_and_a_diverging_head_are_refused(tmp_path, sets):
+def run(sets, **values):
+    return linear_eval(LinearEvalSettings(**{"preset": "small", "batch_size": 64, "epochs": 6, **sets, **values}))
+
+
+def test_a_sweep_is_chosen_on_held_out_training_images_and_refitted_on_all(sets):
+    swept = run(sets, lr=(0.001, 30.0, 1e-6), scaling=("none", "l2"), seed=2)
+    heads = swept.metrics["heads"]
+    assert len(heads) == 6
+    best = max(heads, key=lambda one: (one["held_out_top1"], -one["held_out_loss"]))
+    assert swept.metrics["chosen"] == {name: best[name] for name in ("lr", "weight_decay", "layer", "scaling")}
+    assert swept.metrics["chosen"]["lr"] == 30.0
+    alone = run(sets, lr=30.0, scaling=best["scaling"], seed=2)
+    for name in ("top1", "train_loss", "test_top1_by_epoch"):
+        assert swept.metrics[name] == pytest.approx(alone.metrics[name], rel=1e-4)
+    assert alone.metrics["heads"] == []
+    assert "Chosen of 6 heads" in " ".join(swept.table.notes)
+
+
+def test_the_test_set_has_no_part_in_the_choice(sets, tmp_path):
+    other = write(tmp_path / "other.h5", 60, 7, 5)
+    one, two = (run(sets | {"test": test}, sweep=True).metrics for test in (sets["test"], other))
+    assert one["heads"] == two["heads"] and one["chosen"] == two["chosen"]
+    assert len(one["heads"]) == 13
+    lrs = [head["lr"] for head in one["heads"]]
+    assert lrs[0] == pytest.approx(0.01) and lrs[6] == 10.0 and lrs[12] == pytest.approx(10000)
+
+
+def test_a_diverged_head_loses_and_the_edge_of_a_sweep_is_said(sets):
+    found = run(sets, lars=False, lr=(0.01, 0.1, 1.0, 1e30), weight_decay=(1e9, 0.0))
+    assert found.metrics["chosen"]["weight_decay"] == 0.0
+    low = run(sets, lr=(0.1, 0.01, 0.001))
+    assert "largest lr tried" in " ".join(low.table.notes)
+    with pytest.raises(DataError, match="smaller --lr"):
+        run(sets, lars=False, lr=(1e30, 1e31), weight_decay=1e9)
+
+
+def test_the_record_has_classes_confusion_and_intervals(sets):
+    metrics = run(sets, lr=100, epochs=12).metrics
+    matrix = np.array(metrics["confusion"])
+    assert matrix.sum() == metrics["images"] == 80
+    assert matrix.trace() / 80 == pytest.approx(metrics["top1"])
+    assert list(metrics["per_class"]) == [str(10 * number) for number in range(7)]
+    assert np.mean(list(metrics["per_class"].values())) == pytest.approx(metrics["mean_per_class"])
+    for name in ("top1", "top5", "mean_per_class"):
+        low, high = metrics[f"{name}_interval"]
+        assert low <= metrics[name] <= high
+    low, high = metrics["top1_bootstrap_interval"]
+    assert [low, high] == pytest.approx(metrics["top1_interval"], abs=0.03)
+
+
+def test_shots_fractions_and_trials_are_rows_with_mean_and_deviation(sets):
+    plain = dict(lars=False, lr=10, epochs=20)
+    found = run(sets, shots=(1, 8), fraction=0.5, trials=3, **plain)
+    rows = found.metrics["rows"]
+    assert [row["of"]["images"] for row in rows[:2]] == [7, 56]
+    for row in rows:
+        values = [trial["top1"] for trial in row["trials"]]
+        assert [trial["seed"] for trial in row["trials"]] == [0, 1, 2]
+        assert row["top1"] == pytest.approx(np.mean(values))
+        assert row["top1_std"] == pytest.approx(np.std(values, ddof=1))
+    assert rows[1]["top1"] > rows[0]["top1"]
+    one = run(sets, shots=8, seed=1, **plain).metrics
+    assert one["train_images"] == 56
+    assert one["top1"] == pytest.approx(rows[1]["trials"][1]["top1"])
+
+
+def test_every_layer_has_its_row(tmp_path):
+    names = ("layer4", "layer3")
+    sets = {
+        name: write(tmp_path / f"{name}.h5", 150, 4, seed, layers=names) for seed, name in enumerate(("train", "test"))
+    }
+    plain = dict(lars=False, lr=10)
+    rows = run(sets, per_layer=True, **plain).metrics["rows"]
+    assert [row["of"]["layer"] for row in rows] == ["layer3", "layer4", "pool"]
+    assert rows[2]["top1"] > rows[0]["top1"]
+    only = run(sets, layer="layer4", **plain).metrics
+    assert only["top1"] == pytest.approx(rows[1]["top1"])
+    both = run(sets, layer=("layer3", "pool"), **plain).metrics
+    assert both["chosen"]["layer"] == "pool" and len(both["heads"]) == 2
+    with pytest.raises(DataError, match="holds no layer layer1; it holds: pool, layer3, layer4"):
+        run(sets, layer="layer1")
+
+
+def test_views_take_turns_and_the_difference_to_crops_is_told(sets, tmp_path):
+    train = write(tmp_path / "views.h5", 200, 7, 0, views=3)
+    crop = run(sets, lr=100).metrics
+    views = run(sets | {"train": train}, views=3, lr=100)
+    assert views.metrics["trained_on"] == "views"
+    assert views.metrics["crop_top1"] == pytest.approx(crop["top1"])
+    gain = views.metrics["top1"] - views.metrics["crop_top1"]
+    assert views.metrics["difference_to_crop"] == pytest.approx(gain)
+    low, high = views.metrics["difference_to_crop_interval"]
+    assert low <= gain <= high
+    assert views.metrics["train_loss"] != crop["train_loss"]
+    assert "a difference of" in " ".join(views.table.notes)
+    with pytest.raises(DataError, match="3 views per image, not --views 4"):
+        run(sets | {"train": train}, views=4)
+    with pytest.raises(DataError, match="0 views per image"):
+        run(sets, views=1)
+
+
+def test_logistic_regression_is_scikit_learns(sets, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    found = linear_eval(LinearEvalSettings(preset="logistic", c=0.5, **sets)).metrics
+    with h5py.File(sets["train"]) as train, h5py.File(sets["test"]) as test:
+        model = LogisticRegression(C=0.5, max_iter=1000).fit(train["features"][:], train["labels"][:])
+        assert found["top1"] == pytest.approx(model.score(test["features"][:], test["labels"][:]))
+    swept = linear_eval(LinearEvalSettings(preset="logistic", **sets)).metrics
+    assert len(swept["heads"]) == 7
+    two = {name: write(tmp_path / f"two-{name}.h5", 60, 2, seed) for seed, name in enumerate(("train", "test"))}
+    assert linear_eval(LinearEvalSettings(preset="logistic", c=1.0, **two)).metrics["top1"] > 0.8
+
+
+def test_files_of_out(sets, tmp_path):
+    out = tmp_path / "a" / "out"
+    result = run(sets, out=out)
+    names = ["confusion.json", "confusion.png", "curves.png", "head.safetensors", "record.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    record = json.loads((out / "record.json").read_text())
+    assert record == json.loads(result.to_json())
+    assert json.loads((out / "confusion.json").read_text())["matrix"] == record["metrics"]["confusion"]
+    for name in ("confusion.png", "curves.png"):
+        assert min(Image.open(out / name).size) > 100
+    rows = run(sets, out=tmp_path / "many", trials=2)
+    assert list(rows.files) == ["record"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        run(sets, out=tmp_path / "file")
+    with pytest.raises(DataError, match="There is no folder"):
+        run(sets, save_head=tmp_path / "no" / "h.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (dict(preset="logistic", lr=1.0), "--lr has no meaning with --preset logistic"),
+        (dict(preset="logistic", weight_decay=1.0), "--weight-decay has no meaning"),
+        (dict(c=1.0), "-C has no meaning with --preset simsiam-code"),
+        (dict(sweep=True, lr=(1.0, 2.0)), "--sweep spreads one --lr"),
+        (dict(preset="logistic", views=2), "has no epochs"),
+        (dict(end_to_end=True), "needs --checkpoint"),
+        (dict(views=2, per_layer=True), "of one layer"),
+        (dict(trials=2, save_head="h"), "saves one head"),
+        (dict(momentum=1.0), "--momentum must be below 1"),
+        (dict(held_out=1.0), "--held-out must be below 1"),
+        (dict(fraction=1.5), "--fraction must be at most 1"),
+        (dict(shots=0), "--shots must be at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other(values, says):
+    with pytest.raises(UsageError, match=says):
+        LinearEvalSettings(train="a.h5", test="b.h5", **values)
+
+
+def test_what_cannot_be_judged_is_one_sentence(tmp_path, sets):
     one = write(tmp_path / "one.h5", 20, 1, 0)
     with pytest.raises(DataError, match="one class only"):
         linear_eval(LinearEvalSettings(train=one, test=one))
     with pytest.raises(DataError, match="smaller --lr"):
         linear_eval(LinearEvalSettings(preset="small", lr=1e38, lars=False, **sets))
-    with pytest.raises(UsageError, match="--momentum"):
-        LinearEvalSettings(momentum=1.0, **sets)
+    rare = write(tmp_path / "rare.h5", 21, 3, 0, labels=[0] * 10 + [1] * 10 + [2])
+    with pytest.raises(DataError, match="Class 20 has one image only"):
+        run({"train": rare, "test": rare}, sweep=True)
+    with pytest.raises(DataError, match="leaves no image of class 20, which has 1"):
+        run({"train": rare, "test": rare}, fraction=0.3)
+    with pytest.raises(DataError, match="--shots 2 are more than the 1 training images of class 20"):
+        run({"train": rare, "test": rare}, shots=2)
+    with pytest.raises(DataError, match="no image of a class of the test set: "):
+        run({"train": rare, "test": sets["test"]})
+
+
+def test_one_test_image_unlabelled_rows_and_a_batch_larger_than_the_set(tmp_path, sets, capsys):
+    single = write(tmp_path / "single.h5", 1, 7, 0, labels=[3])
+    assert run(sets | {"test": single}, batch_size=4096, lr=10).metrics["images"] == 1
+    some = write(tmp_path / "some.h5", 30, 7, 0, labels=[-1, -1, *range(7), *range(7), *range(7), *range(7)])
+    assert run(sets | {"train": some}).metrics["train_images"] == 28
+    assert "2 images without a label are left out" in capsys.readouterr().err
+
+
+def test_unreadable_rows_are_left_out_and_a_row_of_nan_is_refused(sets, capsys):
+    with h5py.File(sets["train"], "a") as file:
+        file["valid"][5] = False
+        file["features"][5] = np.nan
+    assert run(sets, lr=100).metrics["train_images"] == 199
+    assert "1 unreadable images are left out" in capsys.readouterr().err
+    with h5py.File(sets["train"], "a") as file:
+        file["features"][9, 2] = np.nan
+    with pytest.raises(DataError, match=r"not finite \(row 9\)"):
+        run(sets)
+
+
+def test_end_to_end_trains_on_new_views_and_leaves_the_encoder(record, call, checkpoint):
+    sets = ("--train", "digits#test", "--test", "digits#test", "--checkpoint", checkpoint, "--layer", "layer2")
+    short = ("--preset", "small", "--epochs", 2, "--lr", 100)
+    made = record("linear-eval", *sets, *short, "--end-to-end")
+    metrics, told = made["metrics"], made["provenance"]["end_to_end"]
+    assert metrics["trained_on"] == "end-to-end"
+    assert told["encoder_unchanged"] and told["weights_sha256_before"] == told["weights_sha256_after"]
+    assert metrics["crop_top1"] == pytest.approx(record("linear-eval", *sets, *short)["metrics"]["top1"])
+    assert record("linear-eval", *sets, *short, "--end-to-end")["metrics"] == metrics
+    # A sweep trains its trials and the refit in one pass; the winner is that of its lr alone.
+    swept = record("linear-eval", *sets, *short, "--lr", 0.001, "--end-to-end")["metrics"]
+    assert swept["chosen"]["lr"] == 100 and len(swept["heads"]) == 2
+    assert swept["train_loss_by_epoch"] == pytest.approx(metrics["train_loss_by_epoch"], rel=1e-4)
+
+
+def test_a_killed_end_to_end_run_goes_on_to_the_same_numbers(record, call, checkpoint, forked, tmp_path):
+    arguments = ["linear-eval", "--train", "digits#test", "--test", "digits#test", "--checkpoint", checkpoint, "--layer",
+                 "layer1", "--preset", "small", "--epochs", 3, "--end-to-end", "--lr", 1, "--lr", 100]  # fmt: skip
+    whole = record(*arguments)["metrics"]
+    # The process kills itself after its second epoch.
+    prepare = (
+        "from simsiam_eval.probe_state import ProbeState\n"
+        "save = ProbeState.save\n"
+        "def killed(self, epoch, heads):\n"
+        "    save(self, epoch, heads)\n"
+        "    if epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "ProbeState.save = killed\n"
+    )
+    out = tmp_path / "out"
+    assert forked([*arguments, "--out", out], prepare=prepare) == 9
+    assert [path.name for path in out.iterdir()] == ["unfinished.pt"]
+    other = call(*arguments, "--seed", 1, "--out", out)
+    assert other.exit_code == 1 and "unfinished.pt is of other images, settings" in other.stderr
+    again = call(*arguments, "--out", out, "--json")
+    assert "going on after epoch 1" in again.stderr
+    assert not (out / "unfinished.pt").exists()
+    found = json.loads(again.stdout)["metrics"]
+    assert found.keys() == whole.keys()
+    assert found["train_loss_by_epoch"] == pytest.approx(whole["train_loss_by_epoch"], rel=1e-5)
+    assert (found["top1"], found["chosen"]) == (whole["top1"], whole["chosen"])
+    (out / "unfinished.pt").write_bytes(b"junk")
+    damaged = call(*arguments, "--out", out)
+    assert damaged.exit_code == 1 and "is damaged" in damaged.stderr

@@ -1,0 +1,176 @@
+"""Linear evaluation from features: seconds of a run, of 13 heads at once, of its parts, and of the end-to-end protocol.
+
+python benchmarks/linear_speed.py
+
+CIFAR-10's shape by default (50,000 training and 10,000 test rows, 512 features, 10 classes, the protocol simsiam-code),
+filled with random numbers: the time does not depend on them. The end-to-end protocol is timed on a slice of images.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; read when torch is imported
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from report import write_table
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from simsiam_eval import matmul
+from simsiam_eval.encoder import Encoder, build_trunk
+from simsiam_eval.end_to_end import ViewExtraction
+from simsiam_eval.extraction import Extraction
+from simsiam_eval.lars import LARS
+from simsiam_eval.linear import HeadRecipe, HeadStack
+from simsiam_eval.preprocess import TRANSFORMS
+from simsiam_eval.settings import FeatureSettings
+from simsiam_eval.sources import ArraySource
+
+EPOCHS = 90
+RECIPE = HeadRecipe(epochs=EPOCHS, batch_size=4096, lr=0.1)
+HEADS = 13
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5, help="Of each, in turn; the median counts.")
+    parser.add_argument("--images", type=int, default=256, help="Slice for the end-to-end protocol.")
+    asked = parser.parse_args()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(asked.rows, asked.width, generator=generator).relu_()
+    y = torch.randint(asked.classes, (asked.rows,), generator=generator)
+    tested = torch.randn(asked.rows // 5, asked.width, generator=generator).relu_()
+    truth = torch.randint(asked.classes, (len(tested),), generator=generator)
+    epochs = _epochs(x, y, tested, truth, asked.classes)
+    seconds: dict[str, list[float]] = {name: [] for name in epochs}
+    for _ in range(asked.rounds):
+        for name, run in epochs.items():
+            seconds[name].append(_seconds(run))
+    took = {name: statistics.median(values) for name, values in seconds.items()}
+    one = took["one head"] + took["its test curve"]
+    rows = [[name, f"{1000 * value:.0f}", f"{EPOCHS * value:.1f}", f"{value / took['one head']:.2f}"]
+            for name, value in took.items()]  # fmt: skip
+    view, crop = _seconds_per_image(asked.images)
+    end_to_end, extraction = view * asked.rows, crop * asked.rows
+    rows.append([f"end to end, ResNet-18 at 32 px (measured on {asked.images} images)", f"{1000 * end_to_end:.0f}",
+                 f"{EPOCHS * end_to_end:.0f}", f"{end_to_end / took['one head']:.0f}"])  # fmt: skip
+    whole = EPOCHS * one
+    notes = [
+        f"A run of {EPOCHS} epochs with its test curve takes {whole:.1f} s, {EPOCHS * end_to_end / whole:.0f} times less "
+        f"than end to end; with the one extraction before it (all images, test set too: {1.2 * extraction:.0f} s) "
+        f"{EPOCHS * end_to_end / (whole + 1.2 * extraction):.0f} times less.",
+        f"{HEADS} heads together take {took[f'{HEADS} heads together'] / took['one head']:.2f} times as long as one, "
+        f"{HEADS * took['one head'] / took[f'{HEADS} heads together']:.1f} times less than one after the other.",
+        _parts(x, y, asked.classes),
+    ]
+    write_table(
+        "linear_speed",
+        f"Linear evaluation, {asked.rows:,} x {asked.width}, {asked.classes} classes, batch {RECIPE.batch_size}",
+        ("what", "ms an epoch", f"s of {EPOCHS} epochs", "against one head"),
+        rows,
+        notes,
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _epochs(
+    x: torch.Tensor, y: torch.Tensor, tested: torch.Tensor, truth: torch.Tensor, classes: int
+) -> dict[str, Callable[[], object]]:
+    """One epoch of each."""
+    one = HeadStack([RECIPE], x, y, classes)
+    many = HeadStack([replace(RECIPE, lr=RECIPE.lr * 2.0**number) for number in range(HEADS)], x, y, classes)
+    loader = DataLoader(TensorDataset(x, y), RECIPE.batch_size, shuffle=True)
+
+    def by_mkl() -> None:
+        real, matmul._onednn_multiplies = matmul._onednn_multiplies, lambda: False
+        try:
+            many.train_epoch(x, 0)
+        finally:
+            matmul._onednn_multiplies = real
+
+    def indexed() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in torch.randperm(len(y)).split(RECIPE.batch_size):
+            yield x[batch], y[batch]
+
+    return {
+        "one head": lambda: one.train_epoch(x, 0),
+        "its test curve": lambda: one.judge(tested, truth),
+        f"{HEADS} heads together": lambda: many.train_epoch(x, 0),
+        f"{HEADS} heads together, products by torch.mm": by_mkl,
+        "one head, nn.Linear and autograd, tensors indexed": lambda: _plain(indexed(), x.shape[1], classes),
+        "one head, nn.Linear and autograd, DataLoader of a TensorDataset": lambda: _plain(loader, x.shape[1], classes),
+    }
+
+
+def _plain(batches: object, width: int, classes: int) -> None:
+    head = torch.nn.Linear(width, classes)
+    optimiser = LARS(head.parameters(), lr=1.6)
+    for features, labels in batches:  # type: ignore[attr-defined]
+        loss = functional.cross_entropy(head(features), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def _seconds_per_image(images: int) -> tuple[float, float]:
+    """Of an epoch of the end-to-end protocol, and of extraction, for a CIFAR ResNet-18; images decoded in memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    source = ArraySource("noise", pixels, np.arange(images) % 10, None, [str(row) for row in range(images)])
+    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
+    common = (encoder, source, TRANSFORMS["cifar"])
+    view = ViewExtraction(*common, FeatureSettings(views=1), torch.device("cpu"))
+    crop = Extraction(*common, FeatureSettings(), torch.device("cpu"))
+    few = set(range(32))
+    view.of_views(few)
+    list(crop.compute(crop.starts[:2]))
+    return (
+        _seconds(lambda: view.of_views(set(range(images)))) / images,
+        _seconds(lambda: list(crop.compute(crop.starts))) / images,
+    )
+
+
+def _parts(x: torch.Tensor, y: torch.Tensor, classes: int) -> str:
+    """Where a step's time goes, and what the obvious way of each part takes."""
+    rows = torch.randperm(len(x))[: RECIPE.batch_size]
+    room = torch.empty(len(rows), x.shape[1])
+    heads, labels = HEADS, y[rows]
+    weight, off = torch.randn(heads * classes, x.shape[1]), torch.randn(heads * classes, len(rows))
+    scores, turned = torch.randn(heads, classes, len(rows)), torch.randn(len(rows), heads, classes)
+    parts = {
+        "rows by index_select": lambda: torch.index_select(x, 0, rows, out=room),
+        "rows by indexing": lambda: x[rows],
+        "labels": lambda: y.index_select(0, rows),
+        "scores of 13 heads by oneDNN": lambda: matmul.times_transposed(weight, room),
+        "by torch.mm": lambda: weight @ room.T,
+        "their gradient by oneDNN": lambda: matmul.times_transposed(off, room.T),
+        "by torch.mm ": lambda: off @ room,
+        "log_softmax of (13,10,B)": lambda: torch.log_softmax(scores, 1),
+        "of (B,13,10)": lambda: torch.log_softmax(turned, 2),
+        "exp": lambda: scores.exp(),
+        "loss": lambda: scores.gather(1, labels.expand(heads, 1, -1)),
+    }
+    found = []
+    for name, run in parts.items():
+        run()
+        found.append(f"{name.strip()} {1000 * statistics.median(_seconds(run) for _ in range(20)):.2f}")
+    return f"Parts of a step, ms: {', '.join(found)}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What linear probes are trained and tested on, from the settings of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from simsiam_eval.architectures import LAYERS
+from simsiam_eval.errors import DataError
+from simsiam_eval.feature_cache import train_and_test_features
+from simsiam_eval.feature_file import Features, read_attributes
+from simsiam_eval.probing import CropFeed, Feed, ProbeData, ViewFeed
+
+if TYPE_CHECKING:
+    from simsiam_eval.settings import EvaluationSettings
+
+
+def layers_in(attributes: dict[str, Any]) -> dict[str, str]:
+    """Layer -> data set of a feature file; the layer is called `features` where the file does not name it."""
+    further = {name.removeprefix("layers/"): name for name in attributes["columns"] if name.startswith("layers/")}
+    return {attributes["encoder"].get("layer") or "features": "features"} | further
+
+
+def chosen_layers(settings: EvaluationSettings, path: Path, every: bool) -> dict[str, str]:
+    """Layer -> data set of the layers that `--layer` names, or of every one.
+
+    The default, pool, means the file's own layer where it holds no pool.
+
+    Raises:
+        DataError: the file lacks one.
+    """
+    there = layers_in(read_attributes(path))
+    if every or (settings.layer == ("pool",) and "pool" not in there):
+        return dict(sorted(there.items(), key=_depth) if every else [next(iter(there.items()))])
+    for layer in settings.layer:
+        if layer not in there:
+            raise DataError(f"{path} holds no layer {layer}; it holds: {', '.join(there)}.")
+    return {layer: there[layer] for layer in settings.layer}
+
+
+def _depth(layer: tuple[str, str]) -> int:
+    return LAYERS.index(layer[0]) if layer[0] in LAYERS else -1
+
+
+def read_probe_data(
+    settings: EvaluationSettings, device: torch.device, every_layer: bool
+) -> tuple[ProbeData, Features, Features]:
+    """Features and labels of both sets on `device`, and what was read.
+
+    Raises:
+        UsageError, DataError: the features cannot be used, or there is one class only.
+    """
+    columns: dict[str, dict[str, str]] = {}
+
+    def wanted(path: Path, role: str) -> Sequence[str]:
+        columns[role] = chosen_layers(settings, path, every_layer)
+        views = ["views"] if role == "train" and settings.views else []
+        if views:
+            _refuse_too_few_views(path, settings.views)
+        return [name for name in columns[role].values() if name != "features"] + views
+
+    train, test = train_and_test_features(settings, wanted)
+    columns.setdefault("test", columns["train"])
+    classes, train_labels = np.unique(train.labels, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"{settings.train} has one class only: there is nothing to classify.")
+    names = train.class_names
+    common = [layer for layer in columns["train"] if layer in columns["test"]]
+    data = ProbeData(
+        train={layer: _layer(train, columns["train"][layer], device) for layer in common},
+        train_labels=torch.from_numpy(train_labels).to(device),
+        test={layer: _layer(test, columns["test"][layer], device) for layer in common},
+        test_labels=torch.from_numpy(np.searchsorted(classes, test.labels)).to(device),
+        class_names=[names[label] if names is not None else str(label) for label in classes.tolist()],
+    )
+    return data, train, test
+
+
+def feed_of(settings: EvaluationSettings, data: ProbeData, train: Features) -> Feed:
+    """What the settings say the heads are trained on: `--views` or the centre crop."""
+    if not settings.views:
+        return CropFeed(data.train)
+    layer = next(layer for layer, name in layers_in(train.attributes).items() if name == "features")
+    return ViewFeed(layer, torch.from_numpy(train.columns["views"])[:, : settings.views], data.device)
+
+
+def _layer(features: Features, name: str, device: torch.device) -> torch.Tensor:
+    values = features.features if name == "features" else features.columns[name]
+    return torch.from_numpy(values).to(device, torch.float32)
+
+
+def _refuse_too_few_views(path: Path, wanted: int) -> None:
+    there = read_attributes(path)["columns"].get("views", (0,))[0]
+    if there < wanted:
+        raise DataError(
+            f"{path} holds {there} views per image, not --views {wanted}: extract it with --views {wanted}."
+        )

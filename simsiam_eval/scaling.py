@@ -1,0 +1,44 @@
+"""What happens to features before a linear head reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch.nn import functional
+
+SCALINGS = ("none", "l2", "standard")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`none`; `l2`: every row to length one; `standard`: every feature to mean 0 and standard deviation 1 over the
+    training rows, whose `mean` and `std` (D,) are kept."""
+
+    name: str
+    mean: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+
+    @classmethod
+    def fit(cls, name: str, features: torch.Tensor) -> Self:
+        """The scaling `name` for training features (N,D); a feature that is constant keeps its spread."""
+        if name not in SCALINGS:
+            raise ValueError(f"no scaling {name!r}: {', '.join(SCALINGS)}")
+        if name != "standard":
+            return cls(name)
+        variance, mean = torch.var_mean(features, dim=0, correction=0)
+        std = variance.sqrt()
+        return cls(name, mean, torch.where(std > 0, std, 1.0))
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """(B,D) -> (B,D); `none` gives back what it was given."""
+        if self.name == "l2":
+            return functional.normalize(features)
+        if self.mean is not None and self.std is not None:
+            return (features - self.mean).div_(self.std)
+        return features
+
+    def to(self, device: torch.device) -> Scaling:
+        tensors = (None if one is None else one.to(device) for one in (self.mean, self.std))
+        return Scaling(self.name, *tensors)

@@ -1,0 +1,14 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsiam_eval.curves import draw_curves
+
+
+@pytest.mark.parametrize("values", [[3.0], [2.0, 2.0], [0.0, 0.0], [1e-9, 5.0, float("nan"), -3.0], list(range(500))])
+def test_any_curve_is_drawn_inside_its_panel(tmp_path, values):
+    draw_curves(tmp_path / "c.png", {"one": values, "two": values}, "epoch", "Title")
+    pixels = np.asarray(Image.open(tmp_path / "c.png")).astype(int)
+    blue = np.argwhere((pixels[:, :, 2] - pixels[:, :, 0]) > 60)
+    assert len(blue) > 20
+    assert blue.min() > 40 and blue[:, 1].max() < pixels.shape[1] - 20

@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from simsiam_eval.scaling import Scaling
+
+
+def test_standard_has_mean_0_and_deviation_1_over_the_training_rows_and_a_constant_stays_finite():
+    features = torch.randn(50, 4) * torch.tensor([1.0, 5, 0, 2]) + torch.tensor([0.0, 3, 7, -1])
+    scaling = Scaling.fit("standard", features)
+    scaled = scaling(features)
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.tensor([1.0, 1, 0, 1]), atol=1e-4, rtol=0)
+    assert features[0, 2] == 7  # left as they were
+    torch.testing.assert_close(scaling(features[:3]), scaled[:3])
+
+
+def test_l2_is_of_length_one_a_zero_row_stays_and_none_is_the_same():
+    features = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert Scaling.fit("l2", features)(features).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+    assert Scaling.fit("none", features)(features) is features
+    with pytest.raises(ValueError, match="no scaling"):
+        Scaling.fit("whiten", features)

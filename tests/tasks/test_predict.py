@@ -1,0 +1,78 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def head(record, road, checkpoint, tmp_path_factory):
+    """A head on layer3, scaled, and the record of its training on feature files."""
+    out = tmp_path_factory.mktemp("head")
+    for split in ("train", "test"):
+        data = ("--checkpoint", checkpoint, "--data", f"digits#{split}", "--layer", "layer3", "--flip-average")
+        record("extract", *data, "--out", out / f"{split}.h5")
+    sets = ("--train", out / "train.h5", "--test", out / "test.h5", "--preset", "small", "--lr", 0.3, "--epochs", 20)
+    made = record("linear-eval", *sets, "--scaling", "standard", "--save-head", out / "head.safetensors")
+    return out / "head.safetensors", made
+
+
+def test_images_get_the_classes_that_linear_eval_gave_their_features(record, head, checkpoint, tmp_path):
+    path, made = head
+    out = tmp_path / "classes.csv"
+    found = record("predict", "--checkpoint", checkpoint, "--head", path, "--data", "digits#test", "--out", out)
+    assert found["metrics"]["images"] == found["metrics"]["labelled"] == 600
+    assert found["metrics"]["top1"] == pytest.approx(made["metrics"]["top1"], abs=1 / 600)
+    assert sum(found["metrics"]["by_class"].values()) == 600
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 600
+    assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(found["metrics"]["top1"])
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head, checkpoint, tmp_path):
+    for number in range(3):
+        Image.new("RGB", (9, 9), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    arguments = ("predict", "--checkpoint", checkpoint, "--head", head[0], "--data", tmp_path)
+    metrics = record(*arguments, "--out", tmp_path / "c.csv")["metrics"]
+    assert (metrics["images"], metrics["unreadable"]) == (2, 1)
+    assert "top1" not in metrics
+    assert next(csv.reader((tmp_path / "c.csv").open())) == ["id", "class", "probability"]
+    refused = call(*arguments, "--strict", "--out", tmp_path / "d.csv")
+    assert refused.exit_code == 1 and "1.png (row 1)" in refused.stderr
+    assert not (tmp_path / "d.csv").exists()
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    nothing = call(*arguments)
+    assert nothing.exit_code == 1 and "None of the 3 images" in nothing.stderr
+
+
+def test_the_head_of_another_encoder_is_refused(call, record, head, small, tmp_path):
+    other = record("pretrain", *small, "--epochs", 0, "--seed", 8, "--out", tmp_path / "run")["files"]["checkpoint"]
+    refused = call("predict", "--checkpoint", other, "--head", head[0], "--data", "digits")
+    assert refused.exit_code == 1
+    assert "another encoder" in refused.stderr and "Traceback" not in refused.output
+
+
+def test_a_file_that_is_no_head_is_refused(call, head, checkpoint, tmp_path):
+    from safetensors.numpy import save_file
+
+    broken = tmp_path / "head.safetensors"
+    for content, says in (
+        (None, "There is no head"),
+        (b"junk", "not a safetensors file"),
+        ("foreign", "holds no head"),
+    ):
+        if content == "foreign":
+            save_file({"weight": np.zeros((2, 3), np.float32)}, broken)
+        elif content:
+            broken.write_bytes(content)
+        refused = call("predict", "--checkpoint", checkpoint, "--head", broken, "--data", "digits")
+        assert refused.exit_code == 1 and says in refused.stderr
+
+
+def test_json_is_the_record_alone(call, head, checkpoint):
+    told = call("predict", "--checkpoint", checkpoint, "--head", head[0], "--data", "digits#test", "--json")
+    assert json.loads(told.stdout)["task"] == "predict"
