@@ -13,11 +13,14 @@ from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
 from tasks.detection.detect import detect
 from tasks.detection.settings import DetectSettings
+from tasks.export import ExportSettings, export
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.merge import MergeSettings, merge
 from tasks.predict import PredictSettings, predict
+from tasks.verify import VerifySettings, verify
 
 
 def _pretrain(settings: PretrainSettings) -> Result:
@@ -47,6 +50,9 @@ main.add_command(command("pretrain", PretrainSettings, _pretrain))
 main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
 main.add_command(command("convert", ConvertSettings, convert, arguments=("checkpoint",)))
 main.add_command(command("extract", ExtractSettings, extract))
+main.add_command(command("verify", VerifySettings, verify, arguments=("file",)))
+main.add_command(command("merge", MergeSettings, merge, arguments=("parts",)))
+main.add_command(command("export", ExportSettings, export, arguments=("file",)))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))

@@ -9,11 +9,14 @@ from simsiam_eval.settings import Settings, option_name
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
 from tasks.detection.settings import DetectSettings
+from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.merge import MergeSettings
 from tasks.predict import PredictSettings
+from tasks.verify import VerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
@@ -21,6 +24,9 @@ COMMANDS: dict[str, type[Settings]] = {
     "inspect": InspectSettings,
     "convert": ConvertSettings,
     "extract": ExtractSettings,
+    "verify": VerifySettings,
+    "merge": MergeSettings,
+    "export": ExportSettings,
     "linear-eval": LinearEvalSettings,
     "predict": PredictSettings,
     "knn": KnnSettings,

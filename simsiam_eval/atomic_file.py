@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -52,7 +53,39 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if system_error is None:
             raise
         raise cannot_write(path, system_error) from error
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill that becomes `path`, which must not be there, when the block ends without an exception.
+
+    Its files are synced and it is renamed; on any exception it is removed. Raises DataError where the system refuses.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with atomic_folder(f"{parent}/a") as folder:
+    ...         written = (folder / "b.txt").write_text("whole")
+    ...     os.listdir(f"{parent}/a")
+    ['b.txt']
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                with open(os.path.join(folder, name), "rb+") as file:
+                    os.fsync(file.fileno())
+            sync_folder(Path(folder))
+        os.rename(temporary, target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise cannot_write(path, error) from error
+        raise
+    sync_folder(target.parent)
 
 
 def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
@@ -77,8 +110,9 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
+def sync_folder(folder: Path) -> None:
+    """Put a rename in `folder` on the disk."""
+    # It has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -36,9 +36,7 @@ def command(
 
     params: list[click.Parameter] = []
     for field in dataclasses.fields(settings_class):
-        params.append(
-            click.Argument([field.name], required=False) if field.name in arguments else _option(field, settings_class)
-        )
+        params.append(_argument(field, settings_class) if field.name in arguments else _option(field, settings_class))
     params.sort(key=lambda param: not isinstance(param, click.Argument))
     params += [
         click.Option(
@@ -78,6 +76,11 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _argument(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Argument:
+    several = field_types(settings_class)[field.name][1]
+    return click.Argument([field.name], required=False, nargs=-1 if several else 1)
 
 
 def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Option:
@@ -161,8 +164,12 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
                 click.echo(result.to_json())
             else:
                 _show(result.table)
+            for fault in result.faults:
+                click.echo(f"Error: {fault}", err=True)
         except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
             sys.stderr.close()
+        if result.faults:
+            raise SystemExit(1)
 
 
 def _on_sigterm(number: int, frame: Any) -> None:

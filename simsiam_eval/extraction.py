@@ -20,7 +20,7 @@ from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_attributes
-from simsiam_eval.feature_writer import FeatureWriter, remove_leftovers
+from simsiam_eval.feature_writer import FeatureWriter, remove_notes
 from simsiam_eval.images import DecodedImage, UnreadableImage
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
@@ -263,7 +263,7 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
         raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
     if work.settings.strict and there["unreadable"]:
         raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
-    remove_leftovers(out)
+    remove_notes(out)
     say(f"{out} is there already and complete: nothing to do.")
     return there
 

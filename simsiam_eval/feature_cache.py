@@ -60,11 +60,11 @@ def plan_extraction(
     def attributes() -> dict[str, Any]:
         described: dict[str, Any] = {
             "spec": source.spec,
-            "fingerprint": source.fingerprint(),
+            "fingerprint": source.fingerprint() if settings.fingerprint == "content" else source.listing_fingerprint(),
             "class_names": list(source.class_names) if source.class_names is not None else None,
         }
         if some is not None:
-            described |= {"rows": [some.start, some.stop]}
+            described |= {"rows": [some.start, some.stop], "rows_of": len(source)}
         return {
             "encoder": {
                 "arch": report.arch,

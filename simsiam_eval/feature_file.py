@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -16,6 +18,9 @@ from simsiam_eval.errors import DataError
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "versions")
+# Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
+VALID, UNREADABLE = 1, 2
+_BLOCK_BYTES = 1 << 24  # of features held at once by those who read block by block
 
 
 @dataclass(frozen=True)
@@ -117,19 +122,135 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
     found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     if found.get("format") != FORMAT:
         raise DataError(f"{name} is HDF5 but not a feature file (no attribute format = {FORMAT}).")
-    if found["format_version"] > FORMAT_VERSION:
-        raise DataError(f"{name} has format version {found['format_version']}; this program reads {FORMAT_VERSION}.")
-    if not found["complete"]:
-        raise DataError(f"{name} is not complete: run its extraction again to finish it.")
-    for key in JSON_ATTRIBUTES:
-        found[key] = json.loads(found.get(key, "null"))
-    features = file["features"]
-    found["shape"], found["dtype"], found["unreadable"] = features.shape, str(features.dtype), len(file["errors"])
-    found["columns"] = {"features": features.shape[1:]}
-    found["columns"] |= {f"layers/{name}": layer.shape[1:] for name, layer in file.get("layers", {}).items()}
-    if "views" in file:
-        found["columns"]["views"] = file["views"].shape[1:]
+    try:
+        if found["format_version"] > FORMAT_VERSION:
+            raise DataError(
+                f"{name} has format version {found['format_version']}; this program reads {FORMAT_VERSION}."
+            )
+        if not found["complete"]:
+            raise DataError(f"{name} is not complete: run its extraction again to finish it.")
+        for key in JSON_ATTRIBUTES:
+            found[key] = json.loads(found.get(key, "null"))
+        features = file["features"]
+        found["shape"], found["dtype"], found["unreadable"] = features.shape, str(features.dtype), len(file["errors"])
+        found["columns"] = {"features": features.shape[1:]}
+        found["columns"] |= {f"layers/{name}": layer.shape[1:] for name, layer in file.get("layers", {}).items()}
+        if "views" in file:
+            found["columns"]["views"] = file["views"].shape[1:]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{name} is damaged: {error}; extract it again.") from error
+    found["parts"] = _parts(file, features, found)
     return found
+
+
+def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) -> list[Path]:
+    """The files that a virtual one points at: HDF5 reads zeros where one is missing, so that it must be seen here."""
+    if not features.is_virtual:
+        return []
+    folder = Path(file.filename).resolve().parent
+    parts = [folder / source.file_name for source in features.virtual_sources()]
+    for part in parts:
+        if not part.exists():
+            raise DataError(f"{file.filename} is virtual and its part {part} is missing: put it back or merge again.")
+        with _open(part) as other:
+            theirs = _attributes(other)
+        same = all(
+            theirs[key] == attributes[key] for key in ("encoder", "preprocessing", "views", "precision", "dtype")
+        )
+        if not same or theirs["source"].get("fingerprint") != attributes["source"].get("fingerprint"):
+            raise DataError(
+                f"{file.filename} is virtual and its part {part} is not the one it was made of: merge again."
+            )
+    return parts
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Consecutive rows of a feature file as they are stored.
+
+    Attributes:
+        columns: data set (`features`, `layers/NAME`, `views`) -> (B, ...) of the file's dtype.
+        labels: (B,) int64. valid: (B,) bool. ids: B texts.
+    """
+
+    rows: range
+    columns: dict[str, NDArray[np.floating]]
+    labels: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    ids: list[str]
+
+
+class FeatureReader:
+    """A complete feature file, read block by block at a memory that does not grow with its rows.
+
+    Raises:
+        DataError: as read_attributes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, _open(path)
+        try:
+            self.attributes = _attributes(self.file)
+        except BaseException:
+            self.file.close()
+            raise
+        self.columns: dict[str, tuple[int, ...]] = self.attributes["columns"]
+
+    def __len__(self) -> int:
+        return int(self.attributes["shape"][0])
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        row_bytes = sum(int(np.prod(shape)) for shape in self.columns.values()) * self.file["features"].dtype.itemsize
+        return max(1, min(1 << 13, _BLOCK_BYTES // row_bytes))
+
+    def blocks(self) -> Iterator[FeatureBlock]:
+        """All rows in order.
+
+        Raises:
+            DataError: a block cannot be read.
+        """
+        for start in range(0, len(self), self.block_rows):
+            rows = range(start, min(start + self.block_rows, len(self)))
+            yield self.block(rows)
+
+    def block(self, rows: range) -> FeatureBlock:
+        """Those rows."""
+        here = slice(rows.start, rows.stop)
+        try:
+            columns = {name: self.file[name][here] for name in self.columns}
+            labels, valid = self.labels(rows), self.file["valid"][here].astype(bool)
+            return FeatureBlock(rows, columns, labels, valid, self.ids(rows))
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self.path} is damaged (rows {rows.start} to {rows.stop}): {error}.") from error
+
+    def labels(self, rows: range) -> NDArray[np.int64]:
+        """Labels of those rows."""
+        labels: NDArray[np.int64] = self.file["labels"][rows.start : rows.stop]
+        return labels
+
+    def ids(self, rows: range) -> list[str]:
+        """Names of those rows."""
+        return self.file["ids"].asstr()[rows.start : rows.stop].tolist()
+
+    def reasons(self, rows: range) -> dict[int, tuple[str, str]]:
+        """row -> (id, why it could not be read), of those rows."""
+        first, last = np.searchsorted(self._error_rows, (rows.start, rows.stop))
+        return {int(row): (name.decode(), why.decode()) for row, name, why in self.file["errors"][first:last]}
+
+    @cached_property
+    def _error_rows(self) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self.file["errors"]["row"]
+        return rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
 
 
 def part_of(path: Path) -> Path:

@@ -48,6 +48,8 @@ class Result:
         provenance: what it ran on: encoder, images, versions, machine, seconds.
         files: what it wrote, by role.
         table: the same for the terminal; not part of the record.
+        faults: what is wrong with what was looked at, a sentence each, for standard error: the record is printed all the
+            same, and the exit status is 1.
     """
 
     task: str
@@ -57,6 +59,7 @@ class Result:
     table: Table
     protocol: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    faults: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON record as plain values."""

@@ -144,13 +144,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the JSON record and the checkpoint."""
-        plain = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            plain[field.name] = (
-                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            )
-        return plain
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
@@ -237,6 +237,12 @@ class FeatureSettings(Settings):
     )
     workers: int | None = setting(
         None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
+    )
+    fingerprint: str = setting(
+        "content",
+        choices=("content", "listing"),
+        help="What tells that the images are the same: their content, which is read once and remembered; or ids, labels and "
+        "sizes only, for sources too large to be read twice.",
     )
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
 

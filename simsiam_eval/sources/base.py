@@ -70,6 +70,23 @@ class ImageSource(ABC):
         key = self._files_key()
         return self._computed_fingerprint()[0] if key is None else remembered_text(key, self._computed_fingerprint)
 
+    def listing_fingerprint(self) -> str:
+        """sha256 of ids, labels, class names and the sizes of what is stored, at no image read: for sources too large to be
+        read twice. An image that changes without changing its size goes unnoticed; a copy elsewhere has the same."""
+        sizes = self._stored_sizes()
+        if sizes is None:
+            return self.fingerprint()
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        digest.update(self.labels.tobytes())
+        for rows in blocks(len(self)):
+            digest.update("\0".join(self.ids_of(rows)).encode())
+        digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
+        return f"listing {digest.hexdigest()}"
+
+    def _stored_sizes(self) -> NDArray[np.int64] | None:
+        """Bytes of each image, or of each file that holds them; None: they are in memory."""
+        return None
+
     def _files_key(self) -> str | None:
         """What the fingerprint is remembered by: changes whenever the fingerprint could. None: it is quick to compute."""
         return None
@@ -189,6 +206,9 @@ class PathSource(ImageSource):
             found = [state_of_file(path) for path in self.paths[rows.start : rows.stop]]
             digest.update(np.array(found, dtype=np.int64).tobytes())
         return digest.hexdigest()
+
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([state_of_file(self.paths[row])[0] for row in range(len(self))], dtype=np.int64)
 
     def _content_hashes(self) -> Iterator[bytes]:
         return hashes_of(lambda row: Path(self.paths[row]).read_bytes(), len(self))

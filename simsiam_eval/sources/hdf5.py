@@ -16,7 +16,7 @@ from simsiam_eval.sources.folder import SPLITS
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.remembered import files_key
+from simsiam_eval.sources.remembered import files_key, state_of_file
 from simsiam_eval.sources.shards import chosen_split
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ class Hdf5Source(ImageSource):
             return np.asarray(self._datasets(self._name)[0][row])
         except (OSError, KeyError, ValueError) as error:
             raise UnreadableImage(f"{self._file} cannot be read at this row: {error}") from error
+
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([state_of_file(self._file)[0]])
 
     def _files_key(self) -> str:
         return self._key

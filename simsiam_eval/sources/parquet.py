@@ -15,7 +15,7 @@ from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.remembered import files_key
+from simsiam_eval.sources.remembered import files_key, state_of_file
 from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pattern, names_of
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ class ParquetSource(ImageSource):
         if content is None:
             raise UnreadableImage("the row has no image bytes")
         return bytes(content)
+
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([state_of_file(file)[0] for file in self._files])
 
     def _files_key(self) -> str:
         return self._key

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simsiam_eval.errors import DataError
 from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
@@ -95,6 +98,9 @@ class TarSource(ImageSource):
         if len(content) != size:
             raise UnreadableImage(f"{self._shards[shard]} has become shorter since it was opened")
         return content
+
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.asarray(self._size, dtype=np.int64)
 
     def _files_key(self) -> str:
         return files_key(self._shards, "tar rows", self._key, self._shard_names)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder
-from simsiam_eval.errors import UsageError
 from simsiam_eval.stopping import StopRequest
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
@@ -72,28 +71,6 @@ class Backend(Protocol):
 
     def predict(self, detector: Any, data: DetectionSet, work: Work) -> Sequence[Detections]:
         """One entry for each image, in the set's order, the same in every process. Raises DataError."""
-
-
-def choose_backend(name: str, stem: str) -> Backend:
-    """The backend of --backend for an encoder with this stem.
-
-    Raises:
-        UsageError: it cannot be used here; the sentence says what to do.
-    """
-    from tasks.detection.detectron2_backend import Detectron2Backend
-    from tasks.detection.torchvision_backend import TorchvisionBackend
-
-    reference = Detectron2Backend()
-    if name == "torchvision" or (name == "auto" and (reference.available() or stem == "cifar")):
-        return TorchvisionBackend()
-    why = reference.available()
-    if why:
-        raise UsageError(why)
-    if stem == "cifar":
-        raise UsageError(
-            "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
-        )
-    return reference
 
 
 def specification(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:

@@ -42,9 +42,10 @@ class _Detection:
     """One command: data and backend are the same for all of its runs."""
 
     def __init__(self, settings: DetectSettings, processes: Processes) -> None:
-        from tasks.detection.backend import choose_backend, specification
+        from tasks.detection.backend import specification
+        from tasks.detection.backends import choose_backend
         from tasks.detection.checks import check_test_set, check_training_set
-        from tasks.detection.dataset import open_train_and_test
+        from tasks.detection.opening import open_train_and_test
         from tasks.detection.schedule import schedule_of
 
         self.settings, self.processes = settings, processes
@@ -166,7 +167,7 @@ class _Detection:
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
         return Result(
             task="detect",
-            protocol=settings.preset,
+            protocol=settings.protocol(),
             settings=settings.to_dict(),
             metrics={
                 **{name: one["mean"] for name, one in by_init[first].items()},

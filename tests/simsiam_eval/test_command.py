@@ -44,8 +44,9 @@ def _bake(settings):
     if settings.what == "interrupt":
         raise KeyboardInterrupt
     metrics = {"heat": settings.heat, "loss": float("nan")}
+    faults = ("It is flat.", "It is black.") if settings.what == "matzo" else ()
     table = Table("Baked [bold]", ("what", "[red]heat"), [[settings.what, str(settings.heat)]], ["a note"])
-    return Result(task="bake", settings=settings.to_dict(), metrics=metrics, provenance={}, table=table)
+    return Result(task="bake", settings=settings.to_dict(), metrics=metrics, provenance={}, table=table, faults=faults)
 
 
 def bake(*arguments):
@@ -176,6 +177,16 @@ def test_exit_status_and_one_sentence(arguments, status, says):
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert isinstance(result.exception, SystemExit)
+
+
+def test_a_result_with_faults_is_printed_and_the_status_is_1():
+    result = bake("matzo", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["metrics"]["heat"] == 220.0
+    assert result.stderr == "baking\nError: It is flat.\nError: It is black.\n"
+    shown = bake("matzo")
+    assert shown.exit_code == 1
+    assert "220.0" in shown.stdout
 
 
 def test_debug_shows_the_traceback():

@@ -1,5 +1,10 @@
 """The feature file as it is written: what any HDF5 reader finds in it, and that no kill costs a row."""
 
+import contextlib
+import os
+import resource
+import signal
+
 import h5py
 import numpy as np
 import pytest
@@ -156,3 +161,164 @@ def test_shapes_that_do_not_fit(tmp_path):
     for features, labels, ids in ((ROWS[0], LABELS, IDS), (ROWS, LABELS[:3], IDS), (ROWS.astype(int), LABELS, IDS)):
         with pytest.raises(ValueError, match="wanted"):
             write_features(tmp_path / "f.h5", features, labels, ids, encoder={}, source={})
+
+
+def in_child(work):
+    """Run `work` in a forked process; its exit status, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        status = 1
+        with contextlib.suppress(BaseException):
+            status = work() or 0
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def write_all(path):
+    """What an extraction does: the rows that are not there, in blocks of one."""
+    with writer(path) as file:
+        for row in range(4):
+            if not file.is_written(range(row, row + 1)):
+                file.write(row, {"features": ROWS[row : row + 1]}, {2: ("c", "torn")} if row == 2 else None)
+                file.sync()
+        file.finish()
+
+
+def content(path):
+    with h5py.File(path) as file:
+        return [file[name][:].tolist() for name in ("features", "labels", "ids", "valid", "errors")]
+
+
+def test_a_kill_at_any_call_costs_no_row(tmp_path):
+    write_all(tmp_path / "whole.h5")
+    whole, kills = content(tmp_path / "whole.h5"), 0
+    while True:
+        folder = tmp_path / str(kills)
+        folder.mkdir()
+        path = folder / "f.h5"
+
+        def killed_at(call, path=path):
+            calls = 0
+
+            def counted(real):
+                def maybe_killed(*arguments, **options):
+                    nonlocal calls
+                    calls += 1
+                    if calls > call:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return real(*arguments, **options)
+
+                return maybe_killed
+
+            for name in ("open", "pwrite", "fsync", "fdatasync", "replace", "unlink", "posix_fallocate", "ftruncate"):
+                setattr(os, name, counted(getattr(os, name)))
+            write_all(path)
+
+        ended = in_child(lambda call=kills: killed_at(call))
+        if not path.exists():
+            assert ended == -signal.SIGKILL
+            write_all(path)
+            assert [one.name for one in folder.iterdir()] == ["f.h5"]
+        assert content(path) == whole, f"killed at call {kills}"
+        if ended == 0:
+            break
+        kills += 1
+    assert kills > 40
+
+
+@pytest.mark.parametrize(
+    ("stage", "left"),
+    [
+        ("__init__", []),
+        ("write", ["f.h5.part", "f.h5.part.errors.0"]),
+        ("finish", ["f.h5.part", "f.h5.part.errors.0", "f.h5.part.undo"]),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_costs_no_row(tmp_path, monkeypatch, stage, left):
+    """A limit of a file's size stands for the end of the disk."""
+    write_all(tmp_path / "whole.h5")
+    path = tmp_path / "limited" / "f.h5"
+
+    def limited():
+        real = getattr(FeatureWriter, stage)
+
+        def with_little_room(self, *arguments, **options):
+            size = path.with_name("f.h5.part").stat().st_size if stage == "finish" else 1000
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100_000 * (stage == "finish"),) * 2)
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(FeatureWriter, stage, with_little_room)
+        try:
+            write_all(path)
+        except DataError as error:
+            return 0 if "Cannot write" in str(error) and "too large" in str(error) else 2
+        return 3
+
+    assert in_child(limited) == 0
+    assert sorted(one.name for one in path.parent.iterdir()) == left
+    write_all(path)
+    assert content(path) == content(tmp_path / "whole.h5")
+    assert [one.name for one in path.parent.iterdir()] == ["f.h5"]
+
+
+def test_rows_that_the_file_has_not_are_refused(tmp_path):
+    """They would lie on the bytes of other data sets."""
+    with writer(tmp_path / "f.h5") as file:
+        before = (tmp_path / "f.h5.part").read_bytes()
+        for start, values, reasons in (
+            (3, ROWS[:2], {}),
+            (-1, ROWS[:1], {}),
+            (0, ROWS[:, :2], {}),
+            (1, ROWS[:2], {0: ("a", "torn")}),
+        ):
+            with pytest.raises(ValueError, match="file"):
+                file.write(start, {"features": values}, reasons)
+        with pytest.raises(ValueError, match="cannot take"):
+            file.write(0, {"features": ROWS, "views": ROWS})
+        assert (tmp_path / "f.h5.part").read_bytes() == before
+
+
+def test_a_file_finished_by_another_process_meanwhile_is_left(tmp_path):
+    write_all(tmp_path / "f.h5")
+    before = (tmp_path / "f.h5").read_bytes()
+    with pytest.raises(DataError, match="there already"):
+        writer(tmp_path / "f.h5")
+    assert (tmp_path / "f.h5").read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_a_process_left_over_from_an_earlier_run_is_in_the_way(tmp_path):
+    path = tmp_path / "f.h5"
+    first, second = writer(path), writer(path, number=1)
+    first.close()  # as a kill does
+    with pytest.raises(DataError, match="Another process"):
+        writer(path)
+    second.close()
+    writer(path).close()
+
+
+def test_a_damaged_part_file_is_refused_not_overwritten(tmp_path):
+    (tmp_path / "f.h5.part").write_bytes(b"a night of work" * 1000)
+    with pytest.raises(DataError, match=r"damaged.*delete it"):
+        writer(tmp_path / "f.h5")
+    assert (tmp_path / "f.h5.part").read_bytes() == b"a night of work" * 1000
+    with pytest.raises(DataError, match="there already"):
+        write_features(tmp_path / "f.h5", ROWS, LABELS, IDS, encoder={}, source={})
+
+
+def test_a_reason_that_hdf5_cannot_hold(tmp_path):
+    with writer(tmp_path / "f.h5") as file:
+        file.write(0, {"features": ROWS}, {0: ("a", "header b'\0'"), 1: ("ü/b", "no \udcff.jpg")})
+        assert file.finish() == 2
+    assert [error[2] for error in content(tmp_path / "f.h5")[4]] == [b"header b'\\0'", b"no \\udcff.jpg"]
+
+
+def test_rows_whose_reasons_are_lost_are_computed_again(tmp_path):
+    path = tmp_path / "f.h5"
+    with writer(path) as file:
+        file.write(0, {"features": ROWS}, {2: ("c", "torn")})
+        (tmp_path / "f.h5.part.errors.0").write_bytes(b"\0\0\n5\n[99, 1, 2]")
+        with pytest.raises(DataError, match="reasons of 1 unreadable rows"):
+            file.finish()
+    write_all(path)
+    assert content(path)[4] == [(2, b"c", b"torn")]

@@ -241,3 +241,19 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path):
     os.mkdir(folder)
     Image.new("RGB", (4, 4)).save(os.path.join(folder, "0.png"))
     assert open_source(folder).spec.endswith("caf\\udce9")
+
+
+def test_a_listing_fingerprint_reads_no_image_and_is_the_same_for_a_copy(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        for row in range(3):
+            picture(tmp_path / name / "a" / f"{row}.bmp", row)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: pytest.fail("an image was read"))
+        found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
+        assert found[0] == found[1]
+    (tmp_path / "two" / "a" / "1.bmp").write_bytes(b"shorter")
+    assert open_source(str(tmp_path / "two")).listing_fingerprint() != found[0]
+    (tmp_path / "one" / "a" / "1.bmp").rename(tmp_path / "one" / "a" / "9.bmp")
+    assert open_source(str(tmp_path / "one")).listing_fingerprint() != found[0]
+    digits = open_source("digits")
+    assert digits.listing_fingerprint() == digits.fingerprint()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tasks.detection.batches import Order, TrainingImages, binary_mask, read_pixels, training_batches
-from tasks.detection.dataset import open_detection_set
+from tasks.detection.opening import open_detection_set
 
 
 def test_order_is_of_seed_and_step_alone():

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from simsiam_eval.errors import DataError, Stopped
-from tasks.detection.backend import choose_backend, specification
+from tasks.detection.backend import specification
+from tasks.detection.backends import choose_backend
 from tasks.detection.detect import detect
 from tasks.detection.detectron2_backend import Detectron2Backend
 from tasks.detection.detectron2_config import config_values

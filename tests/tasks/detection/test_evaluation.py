@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage, open_detection_set
+from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 from tasks.detection.evaluation import evaluate
+from tasks.detection.opening import open_detection_set
 from tasks.detection.predictions import Detections
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from tasks.detection.dataset import open_detection_set
+from tasks.detection.opening import open_detection_set
 from tasks.detection.picture import write_picture
 from tasks.detection.predictions import Detections
 

@@ -6,7 +6,7 @@ import pytest
 
 from simsiam_eval.errors import DataError, UsageError
 from tasks.detection.checks import check_test_set, check_training_set
-from tasks.detection.dataset import open_detection_set, open_train_and_test
+from tasks.detection.opening import open_detection_set, open_train_and_test
 
 
 def test_voc_boxes_start_at_zero(tmp_path, made):

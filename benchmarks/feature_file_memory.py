@@ -1,0 +1,217 @@
+"""Memory and cost of the feature file: ten million rows need no more memory than ten thousand, and writing costs little.
+
+Rows are made up as they are asked for, 16 features wide, and go through the real writer, as parts and as a whole; then
+`merge`, `verify` and `export` read them. Every step is a process of its own. Anonymous memory (RssAnon of /proc/self/status,
+read every 5 ms) is what a program needs; VmHWM also counts pages of files, which the system takes back when it wants.
+
+    python benchmarks/feature_file_memory.py memory      # about 4 GB of disk for a while
+    python benchmarks/feature_file_memory.py writing
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from report import write_table
+
+from simsiam_eval.feature_writer import FeatureWriter
+
+WIDTH, BLOCK = 16, 256
+ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+RATES = (80, 1_000, 5_000)
+
+
+class MadeUp:
+    """Rows first..last of a source without end; one image of a thousand cannot be read."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def ids_of(self, rows: range) -> list[str]:
+        return [f"image/{self.first + row:09d}" for row in rows]
+
+    @property
+    def labels(self) -> MadeUp:
+        return self
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.arange(self.first + rows.start, self.first + rows.stop) % 1000
+
+
+def write(path: Path, first: int, last: int, of: int, width: int = WIDTH, block: int = BLOCK) -> None:
+    """Rows first..last of `of` through the writer."""
+    source = {"spec": "made up", "fingerprint": "0", "class_names": None}
+    if (first, last) != (0, of):
+        source |= {"rows": [first, last], "rows_of": of}
+    attributes = {"encoder": {"arch": "none"}, "preprocessing": {}, "source": source, "precision": "float32"}
+    rows = MadeUp(first, last)
+    with FeatureWriter(path, rows, {"features": (width,)}, "float32", attributes) as writer:
+        for start in range(0, len(rows), block):
+            here = range(start, min(start + block, len(rows)))
+            bad = {row: (rows.ids_of(range(row, row + 1))[0], "made up") for row in here if (first + row) % 1000 == 0}
+            values = np.random.default_rng(first + start).random((len(here), width), dtype=np.float32)
+            writer.write(start, {"features": values}, bad)
+        writer.finish()
+
+
+def status(key: str) -> int:
+    """kB of /proc/self/status."""
+    return next(
+        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+    )
+
+
+def step(name: str, folder: Path, rows: int) -> None:
+    """One step in this process; prints its largest memory."""
+    from tasks.export import ExportSettings, export
+    from tasks.merge import MergeSettings, merge
+    from tasks.verify import VerifySettings, verify
+
+    peak, done, half = [0], threading.Event(), rows // 2 // BLOCK * BLOCK
+    steps = {
+        "write, part 1": lambda: write(folder / "1.h5", 0, half, rows),
+        "write, part 2": lambda: write(folder / "2.h5", half, rows, rows),
+        "merge": lambda: merge(MergeSettings(parts=(folder / "2.h5", folder / "1.h5"), out=folder / "all.h5")),
+        "write": lambda: write(folder / "whole.h5", 0, rows, rows),
+        "verify": lambda: verify(VerifySettings(file=folder / "whole.h5")),
+        "export --to npy": lambda: export(ExportSettings(file=folder / "whole.h5", to="npy", out=folder / "npy")),
+        "export --to parquet": lambda: export(
+            ExportSettings(file=folder / "whole.h5", to="parquet", out=folder / "parquet")
+        ),
+    }
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], status("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    result = steps[name]()
+    seconds = time.perf_counter() - started
+    done.set()
+    watcher.join()
+    faults = list(result.faults) if result else []
+    print(json.dumps({"anon": peak[0], "hwm": status("VmHWM"), "seconds": seconds, "faults": faults}))
+
+
+def measured(name: str, folder: Path, rows: int) -> dict:
+    command = [sys.executable, __file__, "memory", "--step", name, "--folder", str(folder), "--rows", str(rows)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory(sizes: list[int]) -> None:
+    """Every step at every number of rows."""
+    names = ("write, part 1", "write, part 2", "merge", "write", "verify", "export --to npy", "export --to parquet")
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    megabytes, same = [], []
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            for name in names:
+                found[name].append(measured(name, folder, rows))
+                if name == "export --to npy":
+                    shutil.rmtree(folder / "npy")
+            megabytes.append(f"{(folder / 'whole.h5').stat().st_size / 1e6:.0f} MB")
+            same.append(filecmp.cmp(folder / "all.h5", folder / "whole.h5", shallow=False))
+    table = [
+        [
+            name,
+            *(f"{one['anon'] / 1024:.0f} / {one['hwm'] / 1024:.0f} MiB, {one['seconds']:.1f} s" for one in found[name]),
+        ]
+        for name in names
+    ]
+    columns = ["step", *(f"{rows:,} rows ({size})" for rows, size in zip(sizes, megabytes, strict=True))]
+    notes = [
+        f"Largest anonymous memory / VmHWM of the step's own process, and its time. {WIDTH} float32 features a row, "
+        f"written in blocks of {BLOCK}; one row of a thousand is unreadable. `verify` found "
+        f"{sum(len(one['faults']) for one in found['verify'])} faults in these files; the merged one was the whole one "
+        f"byte for byte {sum(same)} times of {len(same)}."
+    ]
+    write_table("feature_file_memory", "The feature file's memory", columns, table, notes)
+
+
+def seconds_of(work: Callable[[Path], None]) -> float:
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.perf_counter()
+        work(Path(temporary) / "file")
+        return time.perf_counter() - started
+
+
+def writing() -> None:
+    """Seconds of the writer for a row of a ResNet-50, beside a plain write of the same bytes."""
+    table, width, rows = [], 2048, 40_000
+    attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "precision": "float32"}
+    for block in (16, 256):
+        values = np.random.default_rng(0).random((block, width), dtype=np.float32)
+
+        def ours(path: Path, block: int = block, values: np.ndarray = values) -> None:
+            with FeatureWriter(path, MadeUp(0, rows), {"features": (width,)}, "float32", attributes) as writer:
+                for start in range(0, rows, block):
+                    writer.write(start, {"features": values[: rows - start]})
+                writer.finish()
+
+        def plain(path: Path, block: int = block, values: np.ndarray = values) -> None:
+            with open(path, "wb") as file:
+                for start in range(0, rows, block):
+                    file.write(values[: rows - start].tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+
+        times = [(seconds_of(ours), seconds_of(plain)) for _ in range(5)]
+        ours_row, plain_row = (statistics.median(column) / rows for column in zip(*times, strict=True))
+        shares = [f"{100 * ours_row * rate:.2f} %" for rate in RATES]
+        table.append(
+            [
+                str(block),
+                f"{1e6 * ours_row:.0f} us",
+                f"{1e6 * plain_row:.0f} us",
+                f"{ours_row / plain_row:.2f}",
+                *shares,
+            ]
+        )
+    columns = (
+        "rows a block",
+        "writer, per row",
+        "plain write + fsync",
+        "ratio",
+        *(f"at {rate:,} images/s" for rate in RATES),
+    )
+    notes = [
+        f"{rows:,} rows of {width} float32 features ({rows * width * 4 / 1e6:.0f} MB), from nothing to the finished file: "
+        "room, ids and labels, rows, syncs, the end; medians of five. The last columns are the share of a run at that "
+        "rate if writing did not overlap with anything."
+    ]
+    write_table("feature_file_writing", "What writing the feature file costs", columns, table, notes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("memory", "writing"))
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--step")
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    if given.step:
+        step(given.step, given.folder, given.rows[0])
+    elif given.what == "memory":
+        memory(given.rows)
+    else:
+        writing()

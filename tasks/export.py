@@ -1,0 +1,161 @@
+"""`export`: a feature file as Parquet or as a folder of NumPy files."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.result import Result, Table, provenance
+from simsiam_eval.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from simsiam_eval.feature_file import FeatureBlock, FeatureReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """Write a feature file in another format, block by block."""
+
+    file: Path = setting(help="Feature file (.h5).")
+    to: str = setting(
+        choices=("parquet", "npy"),
+        help="parquet: one table (extra `parquet`); npy: a folder of arrays for NumPy alone.",
+    )
+    out: Path = setting(help="File (parquet) or folder (npy) to write; refused where it is there already.")
+
+
+def export(settings: ExportSettings) -> Result:
+    """Run `export`.
+
+    Raises:
+        DataError: the feature file cannot be used, or the output is there already or cannot be written.
+        UsageError: pyarrow is not installed.
+    """
+    from simsiam_eval.feature_file import FeatureReader
+
+    started = time.perf_counter()
+    with FeatureReader(settings.file) as reader:
+        if settings.out.exists():
+            raise DataError(f"{settings.out} is there already: delete it or choose another --out.")
+        (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
+        rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
+        source = {key: reader.attributes[key] for key in ("encoder", "preprocessing", "source", "precision")}
+    out = settings.out
+    size = sum(one.stat().st_size for one in ([out] if out.is_file() else out.rglob("*")) if one.is_file())
+    table = Table(
+        f"{settings.to} in {out}",
+        ("rows", "unreadable", "columns", "MB"),
+        [[str(rows), str(unreadable), ", ".join(columns), f"{size / 1e6:.1f}"]],
+    )
+    return Result(
+        task="export",
+        settings=settings.to_dict(),
+        metrics={"rows": rows, "unreadable": unreadable, "columns": columns, "bytes": size},
+        provenance=provenance(started, file=str(settings.file), **source),
+        files={settings.to: str(out)},
+        table=table,
+    )
+
+
+def _described(reader: FeatureReader) -> dict[str, Any]:
+    """The root attributes as plain values."""
+    named = ("format", "format_version", "precision", "encoder", "preprocessing", "source", "views", "versions")
+    return {key: reader.attributes[key] for key in named}
+
+
+def _write_parquet(reader: FeatureReader, out: Path) -> None:
+    """Columns id, label, class_name (where classes have names), valid, error (why not), features and further ones."""
+    from simsiam_eval.atomic_file import atomic_write
+    from simsiam_eval.progress import progress
+
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError('--to parquet needs pyarrow: pip install "simsiam-eval[parquet]".') from error
+
+    def column_type(shape: tuple[int, ...]) -> Any:
+        kind = arrow.float16() if reader.attributes["dtype"] == "float16" else arrow.float32()
+        for length in reversed(shape):
+            kind = arrow.list_(kind, length)
+        return kind
+
+    names = reader.attributes["source"].get("class_names")
+    fields = [("id", arrow.string()), ("label", arrow.int64())]
+    fields += [("class_name", arrow.string())] if names is not None else []
+    fields += [("valid", arrow.bool_()), ("error", arrow.string())]
+    fields += [(_plain(name), column_type(shape)) for name, shape in reader.columns.items()]
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in _described(reader).items()}
+    schema = arrow.schema(fields, metadata=metadata)
+
+    def table(block: FeatureBlock) -> Any:
+        why = reader.reasons(block.rows)
+        values: dict[str, Any] = {"id": block.ids, "label": block.labels, "valid": block.valid}
+        values["error"] = [why[row][1] if row in why else None for row in block.rows]
+        if names is not None:
+            values["class_name"] = [names[label] if 0 <= label < len(names) else None for label in block.labels]
+        arrays = {name: arrow.array(column, schema.field(name).type) for name, column in values.items()}
+        arrays |= {_plain(name): _nested(arrow, column) for name, column in block.columns.items()}
+        return arrow.table([arrays[field.name] for field in schema], schema=schema)
+
+    with (
+        atomic_write(out) as target,
+        parquet.ParquetWriter(target, schema, use_dictionary=["class_name", "error"]) as writer,
+        progress(f"export {out.name}", len(reader)) as advance,
+    ):
+        for block in reader.blocks():
+            writer.write_table(table(block))
+            advance(len(block.rows))
+
+
+def _plain(name: str) -> str:
+    """layers/layer3 is the column layer3."""
+    return name.removeprefix("layers/")
+
+
+def _nested(arrow: Any, values: Any) -> Any:
+    """(B, ...) as an Arrow array of B fixed-size lists."""
+    array = arrow.array(values.reshape(-1))
+    for length in reversed(values.shape[1:]):
+        array = arrow.FixedSizeListArray.from_arrays(array, length)
+    return array
+
+
+def _write_npy(reader: FeatureReader, out: Path) -> None:
+    """features.npy, labels.npy, ids.npy, valid.npy, errors.json, attributes.json; layers/NAME.npy and views.npy."""
+    import numpy as np
+
+    from simsiam_eval.atomic_file import atomic_folder
+    from simsiam_eval.progress import progress
+
+    rows, dtype = len(reader), reader.attributes["dtype"]
+    steps = range(0, rows, reader.block_rows)
+    longest = max(
+        (len(name) for start in steps for name in reader.ids(range(start, min(start + steps.step, rows)))), default=1
+    )
+    arrays = {name: ((rows, *shape), np.dtype(dtype)) for name, shape in reader.columns.items()}
+    arrays |= {"labels": ((rows,), np.dtype("int64")), "valid": ((rows,), np.dtype("bool"))}
+    arrays["ids"] = ((rows,), np.dtype(f"U{max(1, longest)}"))
+    with atomic_folder(out) as folder, progress(f"export {out.name}", rows) as advance, ExitStack() as stack:
+        files = {}
+        for name, (shape, kind) in arrays.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            files[name] = stack.enter_context(open(folder / f"{name}.npy", "wb"))
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(files[name], header)
+        for block in reader.blocks():
+            found = {**block.columns, "labels": block.labels, "ids": block.ids, "valid": block.valid}
+            # Written, not mapped: on a full disk a mapped file ends the process, a written one is an error.
+            for name, (_, kind) in arrays.items():
+                files[name].write(np.asarray(found[name], dtype=kind).tobytes())
+            advance(len(block.rows))
+        errors = [[row, *why] for row, why in reader.reasons(range(rows)).items()]
+        (folder / "errors.json").write_text(json.dumps(errors, ensure_ascii=False), encoding="utf-8")
+        (folder / "attributes.json").write_text(
+            json.dumps(_described(reader), ensure_ascii=False, indent=2), encoding="utf-8"
+        )

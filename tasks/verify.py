@@ -1,0 +1,254 @@
+"""`verify`: reads a feature file again and says what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.result import Result, Table, provenance
+from simsiam_eval.settings import Settings, setting
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from simsiam_eval.feature_checks import Check
+    from simsiam_eval.feature_file import FeatureReader
+    from simsiam_eval.sources import ImageSource
+
+# Least cosine and largest difference (as part of the row's largest value) of a row computed again. The order of additions
+# differs with the number of images in a forward pass, with the machine and with torch.compile; see docs/feature-file.md.
+_TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(Settings):
+    """Read a feature file again, whole, and say what is wrong with it; exit status 1 where something is.
+
+    With the checkpoint and the images, some rows are computed again, as the file's attributes say they were.
+    """
+
+    file: Path = setting(help="Feature file (.h5), or an unfinished one (.h5.part).")
+    checkpoint: Path | None = setting(None, help="Encoder that the features should be of.")
+    data: str | None = setting(None, help="Image source that they should be of.")
+    sample: int = setting(
+        32, at_least=1, help="Rows to compute again, drawn by --seed; with --checkpoint and --data only."
+    )
+
+
+def verify(settings: VerifySettings) -> Result:
+    """Run `verify`; `metrics.faults` of the record has a sentence for all that is wrong, `warnings` for what is strange.
+
+    Raises:
+        DataError: there is no such file, or the checkpoint or the images cannot be used.
+    """
+    from simsiam_eval.feature_checks import Check, check_ids, check_layout, check_rows
+    from simsiam_eval.feature_file import FeatureReader, part_of
+
+    started, path = time.perf_counter(), settings.file
+    if path.suffix == ".part":
+        path = path.with_suffix("")
+    if settings.file != path or (not path.exists() and part_of(path).exists()):
+        return _result(settings, started, [_unfinished(path)], {})
+    try:
+        reader = FeatureReader(path)
+    except DataError as error:
+        if not path.exists():
+            raise
+        return _result(settings, started, [Check("format", "", [str(error)])], {})
+    with reader:
+        kind = f"version {reader.attributes['format_version']}, complete"
+        checks = [Check("format", kind + (", virtual" if reader.attributes["parts"] else "")), check_layout(reader)]
+        if not checks[1].faults:
+            checks += [*check_rows(reader), check_ids(reader)]
+            checks += _against_origin(reader, settings)
+        return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
+
+
+def _unfinished(path: Path) -> Check:
+    """How far an extraction is."""
+    import h5py
+    import numpy as np
+
+    from simsiam_eval.feature_checks import Check
+    from simsiam_eval.feature_file import UNREADABLE, part_of
+
+    if not part_of(path).exists():
+        raise DataError(f"There is no feature file {path} and no unfinished {part_of(path).name}.")
+    try:
+        with h5py.File(part_of(path), "r", locking=False) as file:
+            rows, written, unreadable = len(file["valid"]), 0, 0
+            for start in range(0, rows, 1 << 20):
+                flags = file["valid"][start : start + (1 << 20)].view(np.uint8)
+                written, unreadable = written + int((flags > 0).sum()), unreadable + int((flags == UNREADABLE).sum())
+    except (OSError, KeyError) as error:
+        again = "run its command again"
+        return Check(
+            "format", "", [f"{part_of(path)} is being finished, was killed then, or is damaged ({error}): {again}."]
+        )
+    far = f"{written} of {rows} rows ({100 * written / rows:.1f} %)"
+    return Check(
+        "complete",
+        f"{unreadable} unreadable so far",
+        [f"{path} is not finished, {far} are there: run its command again to go on."],
+        metrics={"rows": rows, "written": written, "unreadable": unreadable},
+    )
+
+
+def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Check]:
+    """The file against the checkpoint, the images, and both."""
+    from simsiam_eval.feature_checks import Check
+
+    checks, source = [], None
+    if settings.checkpoint is not None:
+        from simsiam_eval.checkpoint import inspect_checkpoint
+
+        ours, theirs = reader.attributes["encoder"].get("weights_sha256"), inspect_checkpoint(settings.checkpoint)
+        same = ours == theirs.weights_sha256
+        wrong = [] if same else [f"The features are of another encoder than {settings.checkpoint}: {ours}, not "
+                                 f"{theirs.weights_sha256}."]  # fmt: skip
+        checks.append(Check("encoder", f"sha256 {theirs.weights_sha256[:16]}..., the same" if same else "", wrong))
+    if settings.data is not None:
+        from simsiam_eval.sources import open_source
+
+        source = open_source(settings.data)
+        checks.append(_check_images(reader, source, settings.data))
+    if source is not None and settings.checkpoint is not None and not any(check.faults for check in checks):
+        checks.append(_check_sample(reader, source, settings))
+    return checks
+
+
+def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Check:
+    """Fingerprint, ids and labels."""
+    from simsiam_eval.feature_checks import Check
+
+    described, check = reader.attributes["source"], Check("images")
+    first, last = described.get("rows", (0, len(source)))
+    if last > len(source) or last - first != len(reader):
+        check.faults.append(f"{spec} has {len(source)} rows, the file {len(reader)}.")
+        return check
+    if source.fingerprint() != described.get("fingerprint"):
+        check.faults.append(f"The features are of other images than {spec}: the fingerprints differ.")
+    for start in range(0, len(reader), 1 << 13):
+        rows = range(start, min(start + (1 << 13), len(reader)))
+        there = range(first + rows.start, first + rows.stop)
+        for what, ours, theirs in (
+            ("id", reader.ids(rows), source.ids_of(there)),
+            ("label", reader.labels(rows).tolist(), source.labels[there.start : there.stop].tolist()),
+        ):
+            wrong = [place for place, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
+            if wrong:
+                at = wrong[0]
+                check.faults.append(f"Row {start + at} has the {what} {ours[at]}, in {spec} it is {theirs[at]}.")
+        if check.faults:
+            return check
+    check.found = "fingerprint, ids and labels are the same"
+    return check
+
+
+def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Check:
+    """Some rows computed again, each in a forward pass of its own, under the file's settings."""
+    import hashlib
+
+    import numpy as np
+
+    from simsiam_eval.feature_checks import Check
+
+    draws = np.random.default_rng(settings.seed).choice(
+        len(reader), min(len(reader), 4 * settings.sample), replace=False
+    )
+    rows = [int(row) for row in draws if reader.file["valid"][row]][: settings.sample]
+    check, digest = Check("sample"), hashlib.sha256()
+    least, largest, equal = 1.0, 0.0, 0
+    cosine_limit, difference_limit = _TOLERANCE[reader.attributes["precision"]]
+    difference_limit += 2e-3 * (reader.attributes["dtype"] == "float16")
+    first = reader.attributes["source"].get("rows", [0])[0]
+    for row, block in zip(rows, _work(reader, source, settings).compute([first + row for row in rows]), strict=True):
+        if block.reasons:
+            (reason,) = block.reasons.values()
+            check.faults.append(f"Row {row} ({source.id(first + row)}) cannot be computed now: {reason}.")
+            continue
+        stored = reader.block(range(row, row + 1)).columns
+        for name, values in stored.items():
+            digest.update(values.tobytes())
+            cosine, difference = _compared(values, block.columns[name])
+            least, largest = min(least, cosine), max(largest, difference)
+            equal += values.tobytes() == block.columns[name].astype(values.dtype).tobytes()
+            if cosine < cosine_limit or difference > difference_limit:
+                check.faults.append(
+                    f"Row {row} ({source.id(first + row)}) of {name} is not what the encoder gives: cosine {cosine:.6f}, "
+                    f"largest difference {difference:.2g} (allowed: {cosine_limit:g} and {difference_limit:g})."
+                )
+    check.found = f"{len(rows)} rows computed again: cosine >= {least:.7f}, difference <= {largest:.2g}"
+    check.metrics["sample"] = {
+        "rows": rows, "least_cosine": least, "largest_difference": largest, "same_bytes": equal,
+        "cosine_limit": cosine_limit, "difference_limit": difference_limit, "sha256": digest.hexdigest(),
+    }  # fmt: skip
+    return check
+
+
+def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Any:
+    """The extraction that made the file, with one image in a forward pass."""
+    from simsiam_eval.checkpoint import load_encoder
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.extraction import Extraction
+    from simsiam_eval.preprocess import Preprocessing
+    from simsiam_eval.settings import FeatureSettings
+
+    assert settings.checkpoint is not None
+    attributes, encoder = reader.attributes, reader.attributes["encoder"]
+    views = attributes["views"] or {}
+    try:
+        layers = (encoder["layer"], *(name.removeprefix("layers/") for name in reader.columns if "/" in name))
+        chosen = FeatureSettings(
+            layer=layers,
+            pool=encoder["pooling"],
+            flip_average=encoder["flip_average"],
+            normalize=encoder["normalize"],
+            precision=attributes["precision"],
+            views=views.get("count", 0),
+            seed=views.get("seed", 0),
+            compile="off",
+            extract_batch=1,
+            workers=0,
+        )
+        preprocessing = Preprocessing.from_dict(attributes["preprocessing"])
+    except (KeyError, UsageError) as error:
+        raise DataError(f"{reader.path} does not say how its features were made: {error}.") from error
+    device = resolve_device(settings.device)
+    return Extraction(load_encoder(settings.checkpoint, layers, chosen.pool)[0], source, preprocessing, chosen, device)
+
+
+def _compared(stored: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Cosine, and the largest difference as part of the largest value."""
+    import numpy as np
+
+    one, two = stored.reshape(-1).astype(np.float64), computed.reshape(-1).astype(np.float64)
+    lengths, scale = float(np.linalg.norm(one) * np.linalg.norm(two)), float(np.abs(two).max())
+    cosine = float(one @ two) / lengths if lengths else float(not one.any() and not two.any())
+    return cosine, float(np.abs(one - two).max()) / scale if scale else float(one.any())
+
+
+def _result(settings: VerifySettings, started: float, checks: Sequence[Check], described: dict[str, Any]) -> Result:
+    faults = [fault for check in checks for fault in check.faults]
+    warnings = [warning for check in checks for warning in check.warnings]
+    rows = [
+        [check.name, "wrong" if check.faults else "strange" if check.warnings else "ok", text]
+        for check in checks
+        for text in [*([check.found] if check.found else []), *check.faults, *check.warnings]
+    ]
+    metrics: dict[str, Any] = {"faults": faults, "warnings": warnings}
+    for check in checks:
+        metrics |= check.metrics
+    title = f"{settings.file}: {'nothing wrong' if not faults else f'{len(faults)} wrong'}"
+    return Result(
+        task="verify",
+        settings=settings.to_dict(),
+        metrics=metrics,
+        provenance=provenance(started, settings.device, file=str(settings.file), **described),
+        table=Table(title, ("check", "", "found"), rows),
+        faults=faults,
+    )

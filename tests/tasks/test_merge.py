@@ -1,0 +1,125 @@
+"""Parts joined are the file of one run, byte for byte; what does not belong together is refused."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from simsiam_eval.feature_file import read_attributes, read_features
+from simsiam_eval.feature_writer import FeatureWriter
+
+NAMES = ("0.h5", "12.h5", "28.h5")
+
+
+@pytest.fixture
+def copied(parts, tmp_path):
+    for name in NAMES:
+        shutil.copy(parts / name, tmp_path)
+    return tmp_path
+
+
+def content(path):
+    with h5py.File(path) as file:
+        names = ("features", "layers/layer2", "labels", "ids", "valid", "errors")
+        return {name: file[name][:].tolist() for name in names}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_parts_of_a_source_are_the_whole_byte_for_byte(record, parts, tmp_path, order):
+    made = record("merge", *(parts / NAMES[place] for place in order), "--out", tmp_path / "all.h5")
+    assert made["metrics"] == {"rows": 40, "unreadable": 1, "whole": True, "first_row": 0, "parts": 3}
+    assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+    assert read_attributes(tmp_path / "all.h5")["source"] == read_attributes(parts / "whole.h5")["source"]
+
+
+def test_neighbouring_parts_are_a_larger_part(record, parts, tmp_path):
+    record("merge", parts / "12.h5", parts / "28.h5", "--out", tmp_path / "end.h5")
+    assert read_attributes(tmp_path / "end.h5")["source"]["rows"] == [12, 40]
+    record("merge", parts / "0.h5", tmp_path / "end.h5", "--out", tmp_path / "all.h5")
+    assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+
+
+def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied):
+    path = copied / "v.h5"
+    record("merge", *(copied / name for name in NAMES), "--out", path, "--virtual")
+    assert content(path) == content(parts / "whole.h5")
+    one, two = read_features(path), read_features(parts / "whole.h5")
+    assert np.array_equal(one.features, two.features)
+    assert one.ids.tolist() == two.ids.tolist()
+    assert record("verify", path)["metrics"]["faults"] == []
+    neighbours = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
+    assert neighbours[0]["metrics"] == neighbours[1]["metrics"]
+    moved = copied.rename(copied.with_name("moved"))
+    assert content(moved / "v.h5") == content(parts / "whole.h5")
+    (moved / "12.h5").unlink()  # HDF5 itself would read zeros
+    assert "12.h5 is missing" in call("knn", "--train", moved / "v.h5", "--test", moved / "v.h5").stderr
+    shutil.copy(moved / "0.h5", moved / "12.h5")
+    with h5py.File(moved / "12.h5", "r+") as file:
+        file.attrs["precision"] = "bf16"
+    refused = call("verify", moved / "v.h5", "--json")
+    assert refused.exit_code == 1
+    assert "not the one it was made of" in json.loads(refused.stdout)["metrics"]["faults"][0]
+
+
+def test_a_merge_that_was_killed_goes_on(record, parts, tmp_path, monkeypatch):
+    write, blocks = FeatureWriter.write, []
+
+    def killed(self, start, columns, reasons=None):
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        blocks.append(start)
+        write(self, start, columns, reasons)
+
+    monkeypatch.setattr(FeatureWriter, "write", killed)
+    from tasks.merge import MergeSettings, merge
+
+    settings = MergeSettings(parts=tuple(parts / name for name in NAMES), out=tmp_path / "all.h5")
+    with pytest.raises(KeyboardInterrupt):
+        merge(settings)
+    blocks[:] = [-1, -1, -1]
+    merge(settings)
+    assert blocks == [-1, -1, -1, 28]
+    assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+    assert merge(settings).metrics["rows"] == 40
+    before = (tmp_path / "all.h5").read_bytes()
+    assert before == (parts / "whole.h5").read_bytes()
+
+
+def test_what_does_not_belong_together(call, record, checkpoint, photos, parts, copied):
+    def refused(*arguments):
+        result = call("merge", *arguments)
+        assert result.exit_code == 1, result.output
+        assert "Traceback" not in result.output
+        assert not (copied / "all.h5").exists()
+        return result.stderr
+
+    out = ("--out", copied / "all.h5")
+    first, second, third = (copied / name for name in NAMES)
+    assert "rows 12 to 27 are missing" in refused(first, third, *out)
+    assert "row 0 is there twice" in refused(first, first, second, *out)
+    assert "is not a part" in refused(first, parts / "whole.h5", *out)
+    assert "no feature file" in refused(first, copied / "none.h5", *out)
+    other = copied / "other.h5"
+    record("extract", "--checkpoint", checkpoint, "--data", photos, "--rows", "12:28", "--out", other, "--layer", "pool",
+           "--layer", "layer2", "--precision", "bf16", "--workers", 0)  # fmt: skip
+    assert "differ in their precision" in refused(first, other, *out)
+    for key, value, says in (("encoder", "weights_sha256", "encoder"), ("source", "fingerprint", "source")):
+        with h5py.File(second, "r+") as file:
+            kept = file.attrs[key]
+            file.attrs[key] = json.dumps(json.loads(kept) | {value: "another"})
+        assert f"differ in their {says}" in refused(first, second, *out)
+        with h5py.File(second, "r+") as file:
+            file.attrs[key] = kept
+    with h5py.File(second, "r+") as file:
+        file.attrs["complete"] = False
+    assert "not complete" in refused(first, second, *out)
+
+
+def test_another_file_is_not_overwritten(call, parts, copied):
+    shutil.copy(parts / "whole.h5", copied / "all.h5")
+    result = call("merge", copied / "0.h5", copied / "12.h5", "--out", copied / "all.h5")
+    assert result.exit_code == 1
+    assert "there already" in result.stderr
+    assert (copied / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
