@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class ProbeState:
         try:
             found = torch.load(self._path, map_location="cpu", weights_only=True)
             same = found["key"] == self._key
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # torch.load has a dozen names for a damaged file
             raise DataError(f"{self._path} is damaged: delete it to begin anew.") from error
         if not same:
             raise DataError(f"{self._path} is of other images, settings or encoder: give another --out, or delete it.")
