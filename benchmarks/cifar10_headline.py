@@ -51,7 +51,7 @@ def main() -> None:
     minutes = sum(images / line["images_per_second"] for line in epochs) / 60
     sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
     sets |= {"checkpoint": Path(run.files["checkpoint"])}
-    near = [knn(KnnSettings(k=(200,), temperature=T, **sets)).metrics for T in (0.1, 0.2)]
+    near = knn(KnnSettings(k=(200,), temperature=(0.1, 0.2), **sets)).metrics["grid"]
     linear = linear_eval(LinearEvalSettings(**sets)).metrics
     found = " / ".join(percent(one["top1"], one["top1_interval"]) for one in near)
     ours = (f"this run, {asked.epochs} epochs, batch {run.settings['batch_size']}, {asked.precision}", found,

@@ -1,11 +1,24 @@
-"""Nearest neighbours (FAISS, exact) and the vote over them."""
+"""Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
+
+A block of similarities is one matrix product. Its k best are found from the maxima of groups: the k best lie in the k
+groups with the highest maxima, so that few of the block's numbers are ever compared. FAISS's IndexFlatIP, which sorts into
+heaps one by one, takes longer (benchmarks/results/knn_speed.md); FAISS is what approximate search is done with (indexes.py).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-_VOTE_ENTRIES = 1 << 24  # scores held at once: queries x classes, 128 MiB of float64
+METRICS = ("cosine", "l2")
+_PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
+_BLOCK = {"cpu": (256, 65536), "cuda": (4096, 65536)}  # queries, rows of the bank: similarities held at once
+_CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
 
 def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -16,65 +29,170 @@ def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def search(
-    bank: NDArray[np.floating], queries: NDArray[np.floating] | None, k: int
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating] | None,
+    k: int,
+    metric: str = "cosine",
+    device: torch.device | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most similar rows of `bank` (N,D) for each query (M,D) by cosine similarity, exactly.
+    """The k most similar rows of `bank` (N,D) for each query (M,D), exactly.
 
     Args:
+        bank, queries: arrays, or FeatureRows, which are read in blocks.
         queries: None searches the bank against itself with each row left out of its own neighbours.
         k: neighbours; more than there are gives all that there are.
+        metric: "cosine", or "l2": similarity is then minus half the squared distance, which on rows of length one is the
+            cosine less 1.
+        device: where the products are computed; default: the CPU.
 
     Returns:
         similarities (M,K) float32, descending, and rows of the bank (M,K) int64; K = min(k, N), or N-1 for the bank
         itself.
 
     Raises:
-        ValueError: k < 1, an empty bank, different widths.
+        ValueError: k < 1, an empty bank, different widths, a row that is not finite.
     """
-    import faiss
+    found = list(search_blocks(bank, queries, k, metric, device))
+    if not found:
+        return np.empty((0, min(k, len(bank))), np.float32), np.empty((0, min(k, len(bank))), np.int64)
+    return np.concatenate([one[1] for one in found]), np.concatenate([one[2] for one in found])
 
+
+def search_blocks(
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating] | None,
+    k: int,
+    metric: str = "cosine",
+    device: torch.device | None = None,
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
+    """As `search`, by as many queries at a time as fit in memory: (which queries, similarities, rows)."""
     if k < 1 or len(bank) == 0 or (queries is not None and queries.shape[1] != bank.shape[1]):
         raise ValueError(f"cannot search {k} neighbours in a bank of shape {bank.shape}")
-    bank = l2_normalised(bank)
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(bank)
-    if queries is not None:
-        similarities, rows = index.search(l2_normalised(queries), min(k, len(bank)))
-        return similarities, rows
-    k = min(k, len(bank) - 1)
-    similarities, rows = index.search(bank, k + 1)
-    own = rows == np.arange(len(bank))[:, None]
-    own[~own.any(axis=1), -1] = True  # among exact copies the row itself may not be in the list: drop the last
-    return similarities[~own].reshape(len(bank), k), rows[~own].reshape(len(bank), k)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    device = device or torch.device("cpu")
+    asked = bank if queries is None else queries
+    k = min(k, len(bank) - (queries is None))
+    prepare = _Preparation(bank, metric, device)
+    step = max(1, _CHUNK // max(4 * bank.shape[1], 12 * k))
+    for start in range(0, len(asked), step):
+        which = slice(start, min(start + step, len(asked)))
+        block = prepare.rows(asked[which])
+        best = _Best(block, k, start if queries is None else None)
+        for first, rows in prepare.bank_chunks(bank):
+            best.look_at(rows, first)
+        similarities = best.similarities
+        if metric == "l2":  # rounding must not make a distance negative
+            similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
+        yield which, similarities.cpu().numpy(), best.rows.cpu().numpy()
 
 
-def weighted_vote(
-    similarities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, top: int = 5
-) -> NDArray[np.int64]:
-    """Classes ranked by the sum of exp(similarity / temperature) over their neighbours (Wu et al. 2018, InstDisc).
+class _Preparation:
+    """Rows as the matrix product wants them: of length one for the cosine; for l2 moved by the bank's centre, which
+    changes no distance but saves the digits that a large mean would cost."""
 
-    Args:
-        similarities: (M,K) of the neighbours.
-        labels: (M,K) int64 of the neighbours, >= 0.
-        temperature: T > 0.
+    def __init__(self, bank: Any, metric: str, device: torch.device) -> None:
+        self.metric, self.device = metric, device
+        self._step = max(_PADDED, _CHUNK // (4 * bank.shape[1]) // _PADDED * _PADDED)
+        if metric == "l2":
+            self._centre = torch.from_numpy(np.asarray(bank[: self._step], dtype=np.float32)).mean(0).to(device)
 
-    Returns:
-        (M, top) int64, best class first; equal votes rank by the lower label, and -1 fills where fewer classes than
-        `top` are among the neighbours (a class nobody voted for is not a guess).
-    """
-    classes, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape)
-    # The query's largest similarity is subtracted: the same ranking, and no overflow at a small temperature.
-    weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    ranked = np.full((len(labels), top), -1, dtype=np.int64)
-    step = max(1, _VOTE_ENTRIES // len(classes))
-    for start in range(0, len(labels), step):
-        rows = slice(start, start + step)
-        votes = np.full((len(labels[rows]), len(classes)), -1.0)
-        where = (np.arange(len(votes))[:, None], compact[rows])
-        votes[where] = 0.0
-        np.add.at(votes, where, weights[rows])
-        order = np.argsort(-votes, axis=1, kind="stable")[:, :top]
-        voted = np.take_along_axis(votes, order, axis=1) >= 0
-        ranked[rows, : order.shape[1]] = np.where(voted, classes[order], -1)
-    return ranked
+    def rows(self, rows: Any, room: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,D) on the device, in `room` if it is given."""
+        block = torch.from_numpy(_writable(rows)).to(self.device)
+        if self.metric == "l2":
+            block = torch.sub(block, self._centre, out=room)
+        lengths = block.norm(dim=1, keepdim=True)
+        if not lengths.isfinite().all():
+            raise ValueError("a row is not finite, or too long for float32")
+        return block if self.metric == "l2" else torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)
+
+    def half_squares(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is taken from the products to make similarities of them; 0 for the cosine."""
+        return rows.square().sum(1) / 2 if self.metric == "l2" else rows.new_zeros(len(rows))
+
+    def bank_chunks(self, bank: Any) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """(number of the first row, the rows and what is taken from their products), padded."""
+        most = min(self._step, len(bank) + -len(bank) % _PADDED)
+        room = torch.empty((most, bank.shape[1]), device=self.device)
+        for start in range(0, len(bank), self._step):
+            block = bank[start : start + self._step]
+            padded = len(block) + -len(block) % _PADDED
+            self.rows(block, room[: len(block)])
+            room[len(block) : padded] = 0
+            less = self.half_squares(room[:padded])
+            less[len(block) :] = torch.inf
+            yield start, (room[:padded], less)
+
+
+def _writable(rows: Any) -> NDArray[np.float32]:
+    """The array itself where torch can have it as it is."""
+    block = np.ascontiguousarray(rows, dtype=np.float32)
+    return block if block.flags.writeable else block.copy()
+
+
+class _Best:
+    """The k best rows so far of each query."""
+
+    def __init__(self, queries: torch.Tensor, k: int, own: int | None) -> None:
+        self._queries, self._k, self._own = queries, k, own
+        shape = (len(queries), k)
+        self.similarities = queries.new_full(shape, -torch.inf)
+        self.rows = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
+
+    def look_at(self, chunk: tuple[torch.Tensor, torch.Tensor], first: int) -> None:
+        """Compare the queries with consecutive rows of the bank, of which the first has this number."""
+        rows, less = chunk
+        some, many = _BLOCK["cuda" if rows.is_cuda else "cpu"]
+        biased = bool((less != 0).any())
+        room = rows.new_empty(
+            min(some, len(self._queries)) * min(many, len(rows))
+        )  # one for all: the kernel clears new pages
+        for start in range(0, len(self._queries) if self._k else 0, some):
+            which = slice(start, start + some)
+            queries = self._queries[which]
+            for at in range(0, len(rows), many):
+                block = room[: len(queries) * len(rows[at : at + many])].view(len(queries), -1)
+                torch.mm(queries, rows[at : at + many].T, out=block)
+                if biased:
+                    block -= less[at : at + many]
+                if self._own is not None:
+                    self._leave_out(block, self._own + start, first + at)
+                self._merge(which, block, first + at)
+
+    @staticmethod
+    def _leave_out(block: torch.Tensor, query: int, row: int) -> None:
+        """No row is its own neighbour; `query` and `row` are the numbers of the block's first."""
+        begin, end = max(query, row), min(query + block.shape[0], row + block.shape[1])
+        if begin < end:
+            numbers = torch.arange(begin, end, device=block.device)
+            block[numbers - query, numbers - row] = -torch.inf
+
+    def _merge(self, which: slice, block: torch.Tensor, first: int) -> None:
+        before = self.similarities[which]
+        found = _best_of(block, self._k, before[:, -1])
+        if found is None:
+            return
+        similarities, places = torch.cat((before, found[0]), 1).topk(self._k, dim=1)
+        self.similarities[which] = similarities
+        self.rows[which] = torch.cat((self.rows[which], found[1] + first), 1).gather(1, places)
+
+
+def _best_of(block: torch.Tensor, k: int, floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of each row of `block` (B,n) the k highest, or those that may be above `floor` (B,): values and columns."""
+    size = _group_size(block.shape[1], k)
+    width = block.shape[1] // size
+    highest = block.view(len(block), size, width).amax(1)  # a group is every width-th column
+    groups = min(k, int((highest > floor[:, None]).sum(1).max()))
+    if groups == 0:
+        return None
+    chosen = highest.topk(groups, dim=1, sorted=False).indices
+    members = torch.arange(size, device=block.device) * width
+    columns = (chosen[:, None, :] + members[:, None]).flatten(1)
+    values, places = block.gather(1, columns).topk(min(k, columns.shape[1]), dim=1)
+    return values, columns.gather(1, places)
+
+
+def _group_size(width: int, k: int) -> int:
+    """About sqrt(width / k), where the groups' maxima are as many as the members of the chosen groups."""
+    return int(2 ** min(7, max(1, round(math.log2(max(1, width / k)) / 2))))

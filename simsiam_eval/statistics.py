@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 CONFIDENCE = 0.95
 
 
@@ -25,3 +28,18 @@ def accuracy_interval(correct: int, total: int) -> list[float]:
 def accuracy_metrics(name: str, correct: int, total: int) -> dict[str, float | list[float]]:
     """An accuracy and its interval as they stand in a record: `name` and `name_interval`."""
     return {name: correct / total, f"{name}_interval": accuracy_interval(correct, total)}
+
+
+def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to keep and rows to hold out: of every class `share` of its images, at least one, but never its last.
+
+    >>> [rows.tolist() for rows in held_out_rows(np.array([0, 0, 0, 1]), 0.3, seed=0)]
+    [[0, 1, 3], [2]]
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    take = np.minimum(np.maximum(1, np.round(counts * share)), counts - 1).astype(np.int64)
+    held = np.zeros(len(labels), dtype=bool)
+    held[order[np.arange(len(order)) - np.repeat(first, counts) < np.repeat(take, counts)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -120,7 +120,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
 
 def _judged(features: dict[str, Path], common: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     sets: dict[str, Any] = {split: str(path) for split, path in features.items()}
-    near = knn(KnnSettings(k=(20,), temperature=0.07, **sets, **common)).metrics
+    near = knn(KnnSettings(k=(20,), temperature=(0.07,), **sets, **common)).metrics
     linear = linear_eval(LinearEvalSettings(preset="small", **sets, **common)).metrics
     kept = {"images": near["images"]}
     for name, found in (("knn", near), ("linear", linear)):

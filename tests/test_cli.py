@@ -72,7 +72,7 @@ def test_config_file_goes_below_options_and_above_the_preset(call, record, road,
     config.write_text(f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{road}/train.h5"\ntest = "{road}/test.h5"\n')
     settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
     assert settings["k"] == [3]
-    assert settings["temperature"] == 0.2
+    assert settings["temperature"] == [0.2]
     config.write_text("neighbours = 3\n")
     assert "neighbours" in call("knn", "--config", config).stderr
 

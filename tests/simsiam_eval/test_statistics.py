@@ -1,8 +1,11 @@
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from simsiam_eval.statistics import accuracy_interval, accuracy_metrics
+from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, held_out_rows
 
 Z = 1.959963984540054  # the normal's 97.5 % point
 
@@ -36,3 +39,13 @@ def test_metrics_hold_the_accuracy_and_its_interval():
     metrics = accuracy_metrics("top1", 3, 4)
     assert metrics == {"top1": 0.75, "top1_interval": accuracy_interval(3, 4)}
     assert all(type(bound) is float for bound in metrics["top1_interval"])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 0.5), st.integers(0, 3))
+def test_every_class_gives_its_share_and_keeps_an_image(labels, share, seed):
+    labels = np.array(labels)
+    kept, held = held_out_rows(labels, share, seed)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
+    for name in set(labels.tolist()):
+        count, taken = (labels == name).sum(), (labels[held] == name).sum()
+        assert taken == min(max(1, round(count * share)), count - 1)
