@@ -1,7 +1,7 @@
 """kNN classification of M queries against a bank of N features, by ours and by what the field uses, on the CPU.
 
-Every line gives the same answer: k = 200, T = 0.07, cosine, 100 classes, from L2-normalised float32 arrays in memory. The limit
-is the time of the bare products at the best speed at which torch multiplies matrices here.
+Every line gives the same answer: k = 200, T = 0.07, cosine, 100 classes, from L2-normalised float32 arrays in memory. The
+limit is the time of the bare products at the best speed at which torch multiplies matrices here.
 
 DINO's and solo-learn's functions come from clones that are not part of this repository: --dino DIR, --solo DIR.
 """
@@ -17,12 +17,6 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-
-for variable in (
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_L2_SIZE",
-):  # set where old OpenBLAS builds need it; slows FAISS and NumPy
-    assert variable not in os.environ, f"unset {variable} first: env -u {variable} python {sys.argv[0]}"
 
 import faiss
 import numpy as np
@@ -100,7 +94,7 @@ def solo(folder: Path) -> Classifier:
     spec = importlib.util.spec_from_file_location("solo_knn", folder / "solo" / "utils" / "knn.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
-    # Its constructor passes an argument that torchmetrics no longer has; `compute` reads these attributes only.
+    # Its constructor passes an argument that torchmetrics no longer has; `compute` reads the attributes below only.
     compute = module.WeightedKNNClassifier.compute
 
     def classify(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -114,7 +108,7 @@ def solo(folder: Path) -> Classifier:
             **{name: [torch.from_numpy(one)] for name, one in given.items()},
             k=K, T=T, max_distance_matrix_size=int(5e6), distance_fx="cosine", epsilon=1e-5,
         )  # fmt: skip
-        return np.array(getattr(compute, "__wrapped__", compute)(state)[0] * (1 if compute else 1))
+        return np.array(compute(state)[0])
 
     return classify
 
@@ -141,6 +135,12 @@ def main() -> None:
     parser.add_argument("--solo", type=Path, help="folder of solo-learn's repository")
     parser.add_argument("--scale", type=float, default=1, help="of the number of queries")
     asked = parser.parse_args()
+    for variable in (
+        "OPENBLAS_CORETYPE",
+        "OPENBLAS_L2_SIZE",
+    ):  # old OpenBLAS builds need them; FAISS and NumPy get slow
+        if variable in os.environ:
+            parser.error(f"unset {variable} first: env -u {variable} python {sys.argv[0]}")
     runs: dict[str, Classifier] = {"ours": ours, "FAISS IndexFlatIP": faiss_flat, "lightly": lightly}
     if asked.dino:
         runs["DINO"] = dino(asked.dino)
@@ -174,8 +174,8 @@ def main() -> None:
         ("bank", "queries", "who", "seconds", "of the limit", "same answer as ours"),
         rows,
         [
-            f"k {K}, T {T}, {CLASSES} classes; medians of {asked.repetitions} interleaved repetitions. The limit: the products at "
-            f"the machine's best measured float32 speed. Load before it: {LOAD:.2f}."
+            f"k {K}, T {T}, {CLASSES} classes; medians of {asked.repetitions} interleaved repetitions. The limit: the products "
+            f"at the machine's best measured float32 speed. Load before it: {LOAD:.2f}."
         ],
     )
 

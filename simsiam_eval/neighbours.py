@@ -145,9 +145,7 @@ class _Best:
         rows, less = chunk
         some, many = _BLOCK["cuda" if rows.is_cuda else "cpu"]
         biased = bool((less != 0).any())
-        room = rows.new_empty(
-            min(some, len(self._queries)) * min(many, len(rows))
-        )  # one for all: the kernel clears new pages
+        room = rows.new_empty(min(some, len(self._queries)) * min(many, len(rows)))  # once: new pages are cleared first
         for start in range(0, len(self._queries) if self._k else 0, some):
             which = slice(start, start + some)
             queries = self._queries[which]
