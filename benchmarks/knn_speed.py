@@ -106,7 +106,7 @@ def solo(folder: Path) -> Classifier:
         }
         state = types.SimpleNamespace(
             **{name: [torch.from_numpy(one)] for name, one in given.items()},
-            k=K, T=T, max_distance_matrix_size=int(5e6), distance_fx="cosine", epsilon=1e-5,
+            k=K, T=T, max_distance_matrix_size=int(5e6), distance_fx="cosine", epsilon=1e-5, reset=lambda: None,
         )  # fmt: skip
         return np.array(compute(state)[0])
 
@@ -174,8 +174,8 @@ def main() -> None:
         ("bank", "queries", "who", "seconds", "of the limit", "same answer as ours"),
         rows,
         [
-            f"k {K}, T {T}, {CLASSES} classes; medians of {asked.repetitions} interleaved repetitions. The limit: the products "
-            f"at the machine's best measured float32 speed. Load before it: {LOAD:.2f}."
+            f"k {K}, T {T}, {CLASSES} classes; medians of {asked.repetitions} interleaved repetitions. The limit: the "
+            f"products at the machine's best measured float32 speed. Load before it: {LOAD:.2f}."
         ],
     )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simsiam_eval.feature_file import Features
+    from simsiam_eval.indexes import NeighbourIndex
 
 Pair = tuple[int, float | None]  # k and T; no T where all votes are equal
 
@@ -49,6 +50,13 @@ class KnnSettings(EvaluationSettings):
         (0.03, 0.05, 0.07, 0.1, 0.2, 0.5), above=0, help="The T that --sweep tries."
     )
     held_out: float = setting(0.1, above=0, at_most=0.5, help="Share of each training class that --sweep holds out.")
+    index: str | None = setting(
+        None,
+        help="Approximate search by a FAISS factory string, such as IVF4096,Flat or HNSW32; the number is then marked as "
+        "approximate, with its recall. Default: exact.",
+    )
+    index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
+    recall_sample: int = setting(1000, at_least=1, help="Queries on which an approximate index is measured.")
 
 
 def knn(settings: KnnSettings) -> Result:
@@ -71,7 +79,10 @@ def knn(settings: KnnSettings) -> Result:
     if settings.sweep:
         sweep = _sweep(settings, bank, device)
         pairs = [(sweep["k"], sweep["temperature"])]
-    ranked = _classify(settings, bank, None if leave_one_out else queries, pairs, device)
+    asked, index, quality = None if leave_one_out else queries, None, None
+    if settings.index:
+        index, quality = _index(settings, bank, asked, max(k for k, _ in pairs))
+    ranked = _classify(settings, bank, asked, pairs, device, index)
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
     by_k = {
@@ -84,7 +95,7 @@ def knn(settings: KnnSettings) -> Result:
         protocol=settings.preset,
         settings=settings.to_dict(),
         metrics={
-            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "images": len(queries.labels),
+            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "approximate": quality, "images": len(queries.labels),
             "classes": len(set(bank.labels.tolist())),
         },
         provenance=provenance(
@@ -94,7 +105,7 @@ def knn(settings: KnnSettings) -> Result:
             train=described_features(bank),
             test=described_features(queries),
         ),
-        table=_table(settings, grid, sweep, len(bank.labels), len(queries.labels), leave_one_out),
+        table=_table(settings, grid, sweep, quality, len(bank.labels), len(queries.labels), leave_one_out),
     )  # fmt: skip
 
 
@@ -105,7 +116,12 @@ def _pairs(settings: KnnSettings, ks: tuple[int, ...], temperatures: tuple[float
 
 
 def _classify(
-    settings: KnnSettings, bank: Features, queries: Features | None, pairs: list[Pair], device: torch.device
+    settings: KnnSettings,
+    bank: Features,
+    queries: Features | None,
+    pairs: list[Pair],
+    device: torch.device,
+    index: NeighbourIndex | None = None,
 ) -> dict[Pair, NDArray[np.int64]]:
     """For each k and T the (M,5) best classes of the queries, all from one search; None: the bank's own images."""
     import numpy as np
@@ -114,14 +130,32 @@ def _classify(
     from simsiam_eval.votes import votes
 
     ranked: dict[Pair, list[NDArray[np.int64]]] = {pair: [] for pair in pairs}
-    ks = {k for k, _ in pairs}
+    most = max(k for k, _ in pairs)
     asked = None if queries is None else queries.features
-    for _, similarities, rows in search_blocks(bank.features, asked, max(ks), settings.metric, device):
+    if index is None:
+        found = search_blocks(bank.features, asked, most, settings.metric, device)
+    else:
+        found = index.search_blocks(asked if asked is not None else bank.features, most, asked is None)
+    for _, similarities, rows in found:
+        labels = np.where(rows < 0, -1, bank.labels[rows])  # an approximate search may find fewer
         for temperature in dict.fromkeys(t for _, t in pairs):
             own = [k for k, t in pairs if t == temperature]
-            for k, found in votes(similarities, bank.labels[rows], own, temperature).items():
-                ranked[k, temperature].append(found)
-    return {pair: np.concatenate(found) for pair, found in ranked.items()}
+            for k, guesses in votes(similarities, labels, own, temperature).items():
+                ranked[k, temperature].append(guesses)
+    return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}
+
+
+def _index(
+    settings: KnnSettings, bank: Features, queries: Features | None, k: int
+) -> tuple[NeighbourIndex, dict[str, Any]]:
+    """The index of --index, from the cache where it was trained before, and how good it is."""
+    from simsiam_eval.indexes import cached_index, index_quality
+
+    assert settings.index is not None
+    index = cached_index(bank.features, settings.index, settings.metric, settings.seed)
+    index.set_parameters(settings.index_parameters, k)
+    asked = None if queries is None else queries.features
+    return index, index_quality(index, bank.features, asked, k, settings.recall_sample, settings.seed)
 
 
 def _grid(
@@ -173,6 +207,7 @@ def _table(
     settings: KnnSettings,
     grid: list[dict[str, Any]],
     sweep: dict[str, Any] | None,
+    quality: dict[str, Any] | None,
     bank: int,
     queries: int,
     leave_one_out: bool,
@@ -183,8 +218,15 @@ def _table(
             f"k and T are the best of {len(sweep['tried'])} pairs on {sweep['held_out_images']} images held out of the "
             f"training set ({percent(sweep['held_out_top1'])} % there)."
         )
+    if quality is not None:
+        notes.append(
+            f"Approximate: {quality['index']} finds {quality['recall']:.4f} of the {quality['k']} exact neighbours (sample: "
+            f"{quality['sample']} queries), at {quality['queries_per_second']:.0f} queries/s (exact: "
+            f"{quality['exact_queries_per_second']:.0f}) and {quality['bytes_per_row']:.0f} bytes a row."
+        )
     return Table(
-        f"kNN, {settings.vote} votes, {settings.metric}, {bank} in the bank, {queries} queries"
+        f"kNN{'' if quality is None else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
+        f"{bank} in the bank, {queries} queries"
         + (", leave-one-out" if leave_one_out else ""),
         ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),
         [

@@ -156,3 +156,15 @@ def test_another_encoder_is_refused_by_name(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(4), np.arange(4), arch) for arch in ("r18", "r50"))
     with pytest.raises(DataError, match=r"do not belong together: they differ in their encoder \(arch\)"):
         knn(KnnSettings(train=ours, test=theirs))
+
+
+def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
+    exact = knn(KnnSettings(**sets, k=(5,)))
+    flat = knn(KnnSettings(**sets, k=(5,), index="Flat"))
+    assert exact.metrics["approximate"] is None
+    assert flat.metrics["approximate"]["recall"] == 1
+    assert flat.metrics["top1"] == exact.metrics["top1"]
+    few = knn(KnnSettings(**sets, k=(80,), index="IVF8,Flat", index_parameters="nprobe=1"))  # finds fewer than 80
+    assert 0 < few.metrics["approximate"]["recall"] < 1
+    assert "approximate" in few.table.title
+    assert "of the 80 exact neighbours" in few.table.notes[-1]
