@@ -60,7 +60,7 @@ class NeighbourIndex:
                 space.set_index_parameter(self.index, name, value)
         if parameters:
             try:
-                space.set_index_parameters(self.index, parameters)
+                space.set_index_parameters(self.index, parameters)  # type: ignore[arg-type]
             except RuntimeError as error:
                 raise UsageError(
                     f"--index-parameters {parameters!r} are not parameters of {self.factory} (such as nprobe=32 for IVF, "
