@@ -8,13 +8,16 @@ import os
 import click
 
 from pretrain.recipe import PretrainSettings
-from simsiam_eval.command import command
+from simsiam_eval.command import command, group
 from simsiam_eval.result import Result
 from tasks.demo import DemoSettings, demo
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.retrieval.build import RetrievalBuildSettings, retrieval_build
+from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
+from tasks.retrieval.search import RetrievalSearchSettings, retrieval_search
 
 # Torch's threads spin while they wait for each other: beside another busy process that made pretraining on two cores four
 # times slower (34 images/s against 146 with this). Read when torch is imported, which is later.
@@ -49,6 +52,15 @@ main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkp
 main.add_command(command("extract", ExtractSettings, extract))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("knn", KnnSettings, knn))
+main.add_command(
+    group(
+        "retrieval",
+        "Find images by their features: measure it, build an index, search.",
+        command("retrieval eval", RetrievalEvalSettings, retrieval_eval),
+        command("retrieval build", RetrievalBuildSettings, retrieval_build),
+        command("retrieval search", RetrievalSearchSettings, retrieval_search, arguments=("query",)),
+    )
+)
 
 if __name__ == "__main__":
     main(prog_name="cli.py")

@@ -11,6 +11,9 @@ from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.retrieval.build import RetrievalBuildSettings
+from tasks.retrieval.evaluate import RetrievalEvalSettings
+from tasks.retrieval.search import RetrievalSearchSettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
@@ -19,6 +22,9 @@ COMMANDS: dict[str, type[Settings]] = {
     "extract": ExtractSettings,
     "linear-eval": LinearEvalSettings,
     "knn": KnnSettings,
+    "retrieval eval": RetrievalEvalSettings,
+    "retrieval build": RetrievalBuildSettings,
+    "retrieval search": RetrievalSearchSettings,
 }
 
 

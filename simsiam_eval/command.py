@@ -24,7 +24,8 @@ S = TypeVar("S", bound=Settings)
 def command(
     name: str, settings_class: type[S], run: Callable[[S], Result], arguments: tuple[str, ...] = ()
 ) -> click.Command:
-    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position."""
+    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position (the last of
+    them any number of times where the field holds several values). Of a name of two words the first is its group's."""
 
     def callback(config: Path | None, as_json: bool, debug: bool, **given: Any) -> None:
         chosen = {field: value for field, value in given.items() if value is not None and value != ()}
@@ -36,8 +37,11 @@ def command(
 
     params: list[click.Parameter] = []
     for field in dataclasses.fields(settings_class):
+        several = field_types(settings_class)[field.name][1]
         params.append(
-            click.Argument([field.name], required=False) if field.name in arguments else _option(field, settings_class)
+            click.Argument([field.name], required=False, nargs=-1 if several else 1)
+            if field.name in arguments
+            else _option(field, settings_class)
         )
     params.sort(key=lambda param: not isinstance(param, click.Argument))
     params += [
@@ -50,12 +54,17 @@ def command(
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
     ]
     return click.Command(
-        name,
+        name.split()[-1],
         params=params,
         callback=callback,
         help=settings_class.__doc__,
         no_args_is_help=bool(required(settings_class)),
     )
+
+
+def group(name: str, text: str, *commands: click.Command) -> click.Group:
+    """Commands under one name."""
+    return click.Group(name, commands={one.name: one for one in commands if one.name}, help=text)
 
 
 def required(settings_class: type[Settings]) -> list[str]:
@@ -97,7 +106,7 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
-    """Settings of a TOML file: its table named after the command where there is one, else its top level."""
+    """Settings of a TOML file: its table named after the command (`[knn]`, `[retrieval.eval]`), else its top level."""
     if path is None:
         return {}
     try:
@@ -106,7 +115,9 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
         raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}.") from error
-    values = content.get(command_name, content)
+    values = content
+    for word in command_name.split():
+        values = values.get(word, values) if isinstance(values.get(word, {}), dict) else values
     known = {field.name for field in dataclasses.fields(settings_class)}
     values = {key.replace("-", "_"): value for key, value in values.items()}
     for key in values:

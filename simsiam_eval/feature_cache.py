@@ -26,7 +26,7 @@ from simsiam_eval.progress import say
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:
-    from simsiam_eval.settings import EvaluationSettings, FeatureSettings
+    from simsiam_eval.settings import EncoderSettings, EvaluationSettings, FeatureSettings
 
 
 def is_feature_file(spec: str) -> bool:
@@ -131,7 +131,7 @@ def train_and_test_features(settings: EvaluationSettings, on_disk: bool = False)
 def features_of(
     spec: str,
     role: str,
-    settings: EvaluationSettings,
+    settings: EncoderSettings,
     read: Callable[[Path], Features] = open_features,
 ) -> Features:
     """The features of one set: of a feature file, or extracted from images, whose split is `role` where they have any.

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 METRICS = ("cosine", "l2")
 _PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
 _BLOCK = {"cpu": (256, 65536), "cuda": (4096, 65536)}  # queries, rows of the bank: similarities held at once
+# Rows of the bank in one product: on a CPU they stay in its cache, 5 to 10 % faster than with all rows of the block.
+_PRODUCT = {"cpu": 2048, "cuda": 65536}
+_UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
 _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
 
@@ -79,12 +82,44 @@ def search_blocks(
         which = slice(start, min(start + step, len(asked)))
         block = prepare.rows(asked[which])
         best = _Best(block, k, start if queries is None else None)
-        for first, rows in prepare.bank_chunks(bank):
-            best.look_at(rows, first)
+        for first, rows, less in prepare.bank_chunks(bank):
+            best.look_at(first, rows, less)
         similarities = best.similarities
         if metric == "l2":  # rounding must not make a distance negative
             similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
         yield which, similarities.cpu().numpy(), best.rows.cpu().numpy()
+
+
+def similarity_blocks(
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating],
+    asked: NDArray[np.int64],
+    own: bool,
+    metric: str = "cosine",
+    device: torch.device | None = None,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """All similarities (m,N) float32 of some queries at a time, for what needs the whole ranking.
+
+    Args:
+        asked: (M,) rows of `queries`; the slices are of these.
+        own: the queries are the bank's rows; the similarity of a row with itself is then -inf.
+    """
+    device = device or torch.device("cpu")
+    prepare = _Preparation(bank, metric, device)
+    step = max(1, 2 * _CHUNK // (4 * len(bank)))
+    for start in range(0, len(asked), step):
+        some = asked[start : start + step]
+        block = prepare.rows(queries[some])
+        similarities = torch.empty((len(block), len(bank)), device=device)
+        for first, rows, less in prepare.bank_chunks(bank):
+            products = torch.mm(block, rows.T, out=similarities[:, first : first + len(rows)])
+            if less is not None:
+                products -= less
+        if metric == "l2":
+            similarities = similarities.sub_(prepare.half_squares(block)[:, None]).clamp_(max=0)
+        if own:
+            similarities[torch.arange(len(some), device=device), torch.from_numpy(some).to(device)] = -torch.inf
+        yield slice(start, start + len(some)), similarities.cpu().numpy()
 
 
 class _Preparation:
@@ -105,24 +140,21 @@ class _Preparation:
         lengths = block.norm(dim=1, keepdim=True)
         if not lengths.isfinite().all():
             raise ValueError("a row is not finite, or too long for float32")
-        return block if self.metric == "l2" else torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)
+        if self.metric == "l2" or bool(((lengths - 1).abs() <= _UNIT).all()):
+            return block
+        return torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)
 
-    def half_squares(self, rows: torch.Tensor) -> torch.Tensor:
-        """What is taken from the products to make similarities of them; 0 for the cosine."""
-        return rows.square().sum(1) / 2 if self.metric == "l2" else rows.new_zeros(len(rows))
+    @staticmethod
+    def half_squares(rows: torch.Tensor) -> torch.Tensor:
+        return rows.square().sum(1) / 2
 
-    def bank_chunks(self, bank: Any) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
-        """(number of the first row, the rows and what is taken from their products), padded."""
-        most = min(self._step, len(bank) + -len(bank) % _PADDED)
-        room = torch.empty((most, bank.shape[1]), device=self.device)
+    def bank_chunks(self, bank: Any) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+        """Number of the first row, the rows, and for l2 what is taken from their products to make similarities of them."""
+        room = torch.empty((min(self._step, len(bank)), bank.shape[1]), device=self.device)
         for start in range(0, len(bank), self._step):
             block = bank[start : start + self._step]
-            padded = len(block) + -len(block) % _PADDED
-            self.rows(block, room[: len(block)])
-            room[len(block) : padded] = 0
-            less = self.half_squares(room[:padded])
-            less[len(block) :] = torch.inf
-            yield start, (room[:padded], less)
+            rows = self.rows(block, room[: len(block)])
+            yield start, rows, self.half_squares(rows) if self.metric == "l2" else None
 
 
 def _writable(rows: Any) -> NDArray[np.float32]:
@@ -140,20 +172,25 @@ class _Best:
         self.similarities = queries.new_full(shape, -torch.inf)
         self.rows = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
 
-    def look_at(self, chunk: tuple[torch.Tensor, torch.Tensor], first: int) -> None:
-        """Compare the queries with consecutive rows of the bank, of which the first has this number."""
-        rows, less = chunk
-        some, many = _BLOCK["cuda" if rows.is_cuda else "cpu"]
-        biased = bool((less != 0).any())
-        room = rows.new_empty(min(some, len(self._queries)) * min(many, len(rows)))  # once: new pages are cleared first
+    def look_at(self, first: int, rows: torch.Tensor, less: torch.Tensor | None) -> None:
+        """Compare the queries with consecutive rows of the bank, of which the first has the number `first`; `less` (n,) is
+        taken from the products."""
+        (some, many), product = _BLOCK[rows.device.type], _PRODUCT[rows.device.type]
+        most = min(many, len(rows))
+        room = rows.new_empty(min(some, len(self._queries)) * (most + -most % _PADDED))  # once: new pages take time
         for start in range(0, len(self._queries) if self._k else 0, some):
             which = slice(start, start + some)
             queries = self._queries[which]
             for at in range(0, len(rows), many):
-                block = room[: len(queries) * len(rows[at : at + many])].view(len(queries), -1)
-                torch.mm(queries, rows[at : at + many].T, out=block)
-                if biased:
-                    block -= less[at : at + many]
+                part = rows[at : at + many]
+                width = len(part) + -len(part) % _PADDED
+                block = room[: len(queries) * width].view(len(queries), width)
+                for column in range(0, len(part), product):
+                    end = min(column + product, len(part))
+                    torch.mm(queries, part[column:end].T, out=block[:, column:end])
+                if less is not None:
+                    block[:, : len(part)] -= less[at : at + many]
+                block[:, len(part) :] = -torch.inf
                 if self._own is not None:
                     self._leave_out(block, self._own + start, first + at)
                 self._merge(which, block, first + at)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_Z = 1.959963984540054  # the normal's 97.5 % point
 
 
 def accuracy_interval(correct: int, total: int) -> list[float]:
@@ -28,6 +29,12 @@ def accuracy_interval(correct: int, total: int) -> list[float]:
 def accuracy_metrics(name: str, correct: int, total: int) -> dict[str, float | list[float]]:
     """An accuracy and its interval as they stand in a record: `name` and `name_interval`."""
     return {name: correct / total, f"{name}_interval": accuracy_interval(correct, total)}
+
+
+def mean_metrics(name: str, values: NDArray[np.float64]) -> dict[str, float | list[float]]:
+    """The mean of values in [0, 1], one per image, and its normal 95 % interval, as they stand in a record."""
+    mean, half = float(values.mean()), float(_Z * values.std() / max(1, len(values)) ** 0.5)
+    return {name: mean, f"{name}_interval": [max(0.0, mean - half), min(1.0, mean + half)]}
 
 
 def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

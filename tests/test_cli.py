@@ -77,7 +77,9 @@ def test_config_file_goes_below_options_and_above_the_preset(call, record, road,
     assert "neighbours" in call("knn", "--config", config).stderr
 
 
-@pytest.mark.parametrize("command", [[], ["pretrain"], ["knn"], ["demo"], ["linear-eval"], ["extract"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", ["", "pretrain", "knn", "demo", "linear-eval", "extract", "inspect", "retrieval search"]
+)
 def test_help_does_not_import_torch(command):
     code = (
         "import sys, cli\n"
@@ -85,6 +87,8 @@ def test_help_does_not_import_torch(command):
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.returncode == 0, shown.stderr
     assert "Usage" in shown.stdout

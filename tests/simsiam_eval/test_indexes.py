@@ -20,7 +20,7 @@ def queries(bank):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "HNSW16", "OPQ8,IVF8,PQ8x8", "SQfp16", "SQ8"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "HNSW16", "OPQ8,IVF8,PQ8x4", "SQfp16", "SQ8"])
 def test_recall_is_that_counted_by_hand_and_survives_the_disk(bank, queries, tmp_path, factory, metric):
     index = build_index(bank, factory, metric)
     index.set_parameters("nprobe=4" if "IVF" in factory else None, 10)
@@ -29,7 +29,7 @@ def test_recall_is_that_counted_by_hand_and_survives_the_disk(bank, queries, tmp
     shared = sum(len(set(one) & set(two)) for one, two in zip(rows.tolist(), exact.tolist(), strict=True))
     quality = index_quality(index, bank, queries, 10)
     assert quality["recall"] == shared / exact.size
-    assert quality["recall"] > (0.3 if "PQ" in factory else 0.9)
+    assert quality["recall"] > (0.2 if "PQ" in factory else 0.9)
     if factory == "Flat":
         assert index.exact
         np.testing.assert_array_equal(rows, exact)
