@@ -11,6 +11,7 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command, group
 from simsiam_eval.result import Result
 from tasks.demo import DemoSettings, demo
+from tasks.duplicates import DuplicatesSettings, duplicates
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
@@ -61,6 +62,7 @@ main.add_command(
         command("retrieval search", RetrievalSearchSettings, retrieval_search, arguments=("query",)),
     )
 )
+main.add_command(command("duplicates", DuplicatesSettings, duplicates, arguments=("file", "other")))
 
 if __name__ == "__main__":
     main(prog_name="cli.py")

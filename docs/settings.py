@@ -7,6 +7,7 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
 from tasks.demo import DemoSettings
+from tasks.duplicates import DuplicatesSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "retrieval eval": RetrievalEvalSettings,
     "retrieval build": RetrievalBuildSettings,
     "retrieval search": RetrievalSearchSettings,
+    "duplicates": DuplicatesSettings,
 }
 
 

@@ -48,6 +48,11 @@ class NeighbourIndex:
     def exact(self) -> bool:
         return self.factory == EXACT
 
+    @property
+    def lists(self) -> int:
+        """Inverted lists of an IVF index, the most that nprobe can be; 1 where there are none."""
+        return _centroids(self.index)
+
     def set_parameters(self, parameters: str | None, k: int) -> None:
         """Search parameters in FAISS's spelling, such as "nprobe=32" or "efSearch=128".
 

@@ -56,6 +56,13 @@ class KnnSettings(EvaluationSettings):
         "approximate, with its recall. Default: exact.",
     )
     index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
+    leakage: float = setting(
+        0.99,
+        above=0,
+        at_most=1,
+        help="Cosine similarity of a test image to a training image from which it is a near-duplicate: their number is "
+        "said, and the accuracy without them.",
+    )
     recall_sample: int = setting(1000, at_least=1, help="Queries on which an approximate index is measured.")
 
 
@@ -82,9 +89,10 @@ def knn(settings: KnnSettings) -> Result:
     asked, index, quality = None if leave_one_out else queries, None, None
     if settings.index:
         index, quality = _index(settings, bank, asked, max(k for k, _ in pairs))
-    ranked = _classify(settings, bank, asked, pairs, device, index)
+    ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
+    leakage = _leakage(settings, nearest, next(iter(ranked.values()))[:, 0] == queries.labels)
     by_k = {
         str(one["k"]): {name: value for name, value in one.items() if name not in ("k", "temperature")}
         for one in grid
@@ -95,7 +103,8 @@ def knn(settings: KnnSettings) -> Result:
         protocol=settings.preset,
         settings=settings.to_dict(),
         metrics={
-            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "approximate": quality, "images": len(queries.labels),
+            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "approximate": quality, "leakage": leakage,
+            "images": len(queries.labels),
             "classes": len(set(bank.labels.tolist())),
         },
         provenance=provenance(
@@ -105,7 +114,7 @@ def knn(settings: KnnSettings) -> Result:
             train=described_features(bank),
             test=described_features(queries),
         ),
-        table=_table(settings, grid, sweep, quality, len(bank.labels), len(queries.labels), leave_one_out),
+        table=_table(settings, grid, sweep, quality, leakage, len(bank.labels), len(queries.labels), leave_one_out),
     )  # fmt: skip
 
 
@@ -122,27 +131,36 @@ def _classify(
     pairs: list[Pair],
     device: torch.device,
     index: NeighbourIndex | None = None,
-) -> dict[Pair, NDArray[np.int64]]:
-    """For each k and T the (M,5) best classes of the queries, all from one search; None: the bank's own images."""
+) -> tuple[dict[Pair, NDArray[np.int64]], NDArray[np.float32]]:
+    """For each k and T the (M,5) best classes of the queries, all from one search, and the similarity (M,) of the nearest
+    neighbour; None: the bank's own images."""
     import numpy as np
 
     from simsiam_eval.neighbours import search_blocks
     from simsiam_eval.votes import votes
 
     ranked: dict[Pair, list[NDArray[np.int64]]] = {pair: [] for pair in pairs}
-    most = max(k for k, _ in pairs)
+    most, nearest = max(k for k, _ in pairs), []
     asked = None if queries is None else queries.features
     if index is None:
         found = search_blocks(bank.features, asked, most, settings.metric, device)
     else:
         found = index.search_blocks(asked if asked is not None else bank.features, most, asked is None)
     for _, similarities, rows in found:
+        nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
         labels = np.where(rows < 0, -1, bank.labels[rows])  # an approximate search may find fewer
         for temperature in dict.fromkeys(t for _, t in pairs):
             own = [k for k, t in pairs if t == temperature]
             for k, guesses in votes(similarities, labels, own, temperature).items():
                 ranked[k, temperature].append(guesses)
-    return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}
+    return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}, np.concatenate(nearest)
+
+
+def _leakage(settings: KnnSettings, nearest: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """What rests on near-duplicates of the first k and T's accuracy; None: nothing, or the metric is not the cosine."""
+    from simsiam_eval.duplicates import leakage_metrics
+
+    return leakage_metrics(nearest, right, settings.leakage) if settings.metric == "cosine" else None
 
 
 def _index(
@@ -195,7 +213,7 @@ def _sweep(settings: KnnSettings, bank: Features, device: torch.device) -> dict[
         raise DataError(f"{settings.train}: no class has two images, --sweep can hold none out.")
     smaller, asked = subset(bank, kept), subset(bank, held)
     pairs = _pairs(settings, settings.sweep_k, settings.sweep_temperature)
-    ranked = _classify(settings, smaller, asked, pairs, device)
+    ranked, _ = _classify(settings, smaller, asked, pairs, device)
     tried: list[dict[str, Any]] = [
         {"k": k, "temperature": t, "held_out_top1": float((guesses[:, 0] == asked.labels).mean())}
         for (k, t), guesses in ranked.items()
@@ -208,6 +226,7 @@ def _table(
     grid: list[dict[str, Any]],
     sweep: dict[str, Any] | None,
     quality: dict[str, Any] | None,
+    leakage: dict[str, Any] | None,
     bank: int,
     queries: int,
     leave_one_out: bool,
@@ -224,6 +243,10 @@ def _table(
             f"{quality['sample']} queries), at {quality['queries_per_second']:.0f} queries/s (exact: "
             f"{quality['exact_queries_per_second']:.0f}) and {quality['bytes_per_row']:.0f} bytes a row."
         )
+    if leakage is not None:
+        from simsiam_eval.duplicates import leakage_warning
+
+        notes.append(leakage_warning(leakage))
     return Table(
         f"kNN{'' if quality is None else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
         f"{bank} in the bank, {queries} queries"

@@ -172,7 +172,9 @@ def _parameters(index: NeighbourIndex, k: int) -> list[str | None]:
     from simsiam_eval.errors import UsageError
 
     for name, values in _PROBES.items():
-        tried = [f"{name}={value}" for value in values if name == "nprobe" or value >= k]
+        tried = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
+        if not tried:
+            continue
         try:
             index.set_parameters(tried[0], k)
         except UsageError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.device import resolve_device
-from simsiam_eval.errors import DataError, UserError
+from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
 from simsiam_eval.feature_cache import features_of, is_feature_file, refuse_mixture
 from simsiam_eval.feature_file import Features
@@ -22,11 +22,9 @@ from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import say
 from simsiam_eval.settings import EncoderSettings, FeatureSettings
+from simsiam_eval.source_images import SourceImages
 from simsiam_eval.sources import ImageSource, PathSource, open_source
 from simsiam_eval.sources.folder import EXTENSIONS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
     """The features of an image, a folder or another source, as those of the gallery were made; or of a feature file.
 
     Raises:
-        DataError: no image can be read; the checkpoint is not the gallery's encoder.
-        UserError: images without a checkpoint.
+        DataError: no image can be read; images without a checkpoint, or with one that is not the gallery's encoder.
     """
     if is_feature_file(spec):
         found = open_features(Path(spec))
@@ -127,39 +124,5 @@ def _refuse_other(gallery: Gallery, encoder: dict[str, Any], name: str) -> None:
 
 def _source_of(features: Features) -> tuple[ImageSource | None, list[int]]:
     """The images that a feature file was made from, where they are still there, and the rows of its rows."""
-    images = Images(features.attributes["source"].get("spec"))
+    images = SourceImages(features.attributes["source"].get("spec"))
     return images.source, [images.row(name) for name in features.ids.tolist()]
-
-
-class Images:
-    """The images of a source by their ids, as far as they are there to be shown."""
-
-    def __init__(self, spec: str | None) -> None:
-        self.source: ImageSource | None = None
-        self._rows: dict[str, int] = {}
-        try:
-            self.source = open_source(spec or "")
-        except UserError as error:
-            say(f"The images of {spec} cannot be shown: {error}")
-            return
-        self._rows = {name: row for row, name in enumerate(self.source.ids_of(range(len(self.source))))}
-
-    def row(self, name: str) -> int:
-        """The row of an id, -1 where there is none."""
-        return self._rows.get(name, -1)
-
-    def image(self, name: str) -> Image | None:
-        """The image, or None where it is missing or unreadable."""
-        return shown(self.source, self.row(name))
-
-
-def shown(source: ImageSource | None, row: int) -> Image | None:
-    """A row's image, or None where there is none to see."""
-    from simsiam_eval.images import UnreadableImage
-
-    if source is None or row < 0:
-        return None
-    try:
-        return source.image(row)
-    except UnreadableImage:
-        return None

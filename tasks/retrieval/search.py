@@ -113,10 +113,10 @@ def _write_sheet(
 ) -> None:
     """A line per query: the query, then what it found, framed green or red where both have a label."""
     from simsiam_eval.pictures import Cell, write_sheet
-    from tasks.retrieval.gallery import Images, shown
+    from simsiam_eval.source_images import SourceImages, shown
 
-    images = Images(settings.images or gallery.features.attributes["source"].get("spec"))
-    labels = gallery.features.labels
+    images = SourceImages(settings.images or gallery.features.attributes["source"].get("spec"))
+    labels, names = gallery.features.labels, gallery.features.class_names
     # Labels of other images are numbers of their own: only those of one folder layout mean the same.
     comparable = queries.source is None or queries.source.class_names == _names(gallery)
     sheet = []
@@ -129,7 +129,8 @@ def _write_sheet(
             if comparable and queries.labels[place] >= 0 and labels[row] >= 0:
                 frame = _RIGHT if labels[row] == queries.labels[place] else _WRONG
             identity = str(gallery.features.ids[row])
-            line.append(Cell(images.image(identity), (f"{similarity:.4f}", identity), frame))
+            class_name = names[labels[row]] if names is not None and labels[row] >= 0 else ""
+            line.append(Cell(images.image(identity), (f"{similarity:.4f} {class_name}", identity), frame))
         sheet.append(line)
     assert settings.out is not None
     title = f"{settings.query} in {settings.gallery}{'' if gallery.exact else ' (approximate)'}"
