@@ -7,12 +7,13 @@ import importlib.metadata
 import click
 
 from pretrain.recipe import PretrainSettings
-from simsiam_eval.command import command
+from simsiam_eval.command import command, group
 from simsiam_eval.result import Result
 from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
 from tasks.detection.detect import detect
 from tasks.detection.settings import DetectSettings
+from tasks.duplicates import DuplicatesSettings, duplicates
 from tasks.export import ExportSettings, export
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
@@ -20,6 +21,9 @@ from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 from tasks.merge import MergeSettings, merge
 from tasks.predict import PredictSettings, predict
+from tasks.retrieval.build import RetrievalBuildSettings, retrieval_build
+from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
+from tasks.retrieval.search import RetrievalSearchSettings, retrieval_search
 from tasks.verify import VerifySettings, verify
 
 
@@ -56,6 +60,16 @@ main.add_command(command("export", ExportSettings, export, arguments=("file",)))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))
+main.add_command(
+    group(
+        "retrieval",
+        "Find images by their features: measure it, build an index, search.",
+        command("retrieval eval", RetrievalEvalSettings, retrieval_eval),
+        command("retrieval build", RetrievalBuildSettings, retrieval_build),
+        command("retrieval search", RetrievalSearchSettings, retrieval_search, arguments=("query",)),
+    )
+)
+main.add_command(command("duplicates", DuplicatesSettings, duplicates, arguments=("file", "other")))
 main.add_command(command("detect", DetectSettings, detect))
 
 if __name__ == "__main__":

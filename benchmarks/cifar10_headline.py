@@ -51,7 +51,7 @@ def main() -> None:
     minutes = sum(images / line["images_per_second"] for line in epochs) / 60
     sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
     sets |= {"checkpoint": Path(run.files["checkpoint"])}
-    near = [knn(KnnSettings(k=(200,), temperature=T, **sets)).metrics for T in (0.1, 0.2)]
+    near = knn(KnnSettings(k=(200,), temperature=(0.1, 0.2), **sets)).metrics["grid"]
     whole = run.metrics["images"] == 50_000
     protocol = "simsiam-code" if whole else "small"  # 90 epochs of batch 4096 are 90 steps on a few thousand images
     linear = linear_eval(LinearEvalSettings(preset=protocol, **sets)).metrics

@@ -38,6 +38,7 @@ from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.extraction import Extraction, worker_count, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.images import DecodedImage
 from simsiam_eval.inference import FeatureModel
 from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -186,7 +187,7 @@ def stages(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> l
     """Each stage alone, on one core's worth of threads for what is not the forward pass."""
     found = []
     with Stopwatch() as watch:
-        images = [source.image(row) for row in range(count)]
+        images = [DecodedImage(source.image(row).pixels()) for row in range(count)]
     found.append(("decode only, one process", watch))
     with Stopwatch() as watch:
         pixels = torch.stack([PREPROCESSING.pixels(image) for image in images])

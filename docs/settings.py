@@ -9,6 +9,7 @@ from simsiam_eval.settings import Settings, option_name
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
 from tasks.detection.settings import DetectSettings
+from tasks.duplicates import DuplicatesSettings
 from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
@@ -16,6 +17,9 @@ from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
 from tasks.merge import MergeSettings
 from tasks.predict import PredictSettings
+from tasks.retrieval.build import RetrievalBuildSettings
+from tasks.retrieval.evaluate import RetrievalEvalSettings
+from tasks.retrieval.search import RetrievalSearchSettings
 from tasks.verify import VerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -30,6 +34,10 @@ COMMANDS: dict[str, type[Settings]] = {
     "linear-eval": LinearEvalSettings,
     "predict": PredictSettings,
     "knn": KnnSettings,
+    "retrieval eval": RetrievalEvalSettings,
+    "retrieval build": RetrievalBuildSettings,
+    "retrieval search": RetrievalSearchSettings,
+    "duplicates": DuplicatesSettings,
     "detect": DetectSettings,
 }
 

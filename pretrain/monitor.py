@@ -10,10 +10,11 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
-from simsiam_eval.neighbours import search, weighted_vote
+from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.votes import weighted_vote
 
 
 class KnnMonitor:

@@ -24,7 +24,8 @@ S = TypeVar("S", bound=Settings)
 def command(
     name: str, settings_class: type[S], run: Callable[[S], Result], arguments: tuple[str, ...] = ()
 ) -> click.Command:
-    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position."""
+    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position (the last of
+    them any number of times where the field holds several values). Of a name of two words the first is its group's."""
 
     def callback(config: Path | None, as_json: bool, debug: bool, **given: Any) -> None:
         chosen = {field: value for field, value in given.items() if value is not None and value != ()}
@@ -48,13 +49,18 @@ def command(
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
     ]
     return click.Command(
-        name,
+        name.split()[-1],
         params=params,
         callback=callback,
         context_settings={"max_content_width": 120},
         help=settings_class.__doc__,
         no_args_is_help=bool(required(settings_class)),
     )
+
+
+def group(name: str, text: str, *commands: click.Command) -> click.Group:
+    """Commands under one name."""
+    return click.Group(name, commands={one.name: one for one in commands if one.name}, help=text)
 
 
 def required(settings_class: type[Settings]) -> list[str]:
@@ -101,8 +107,8 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
-    """Settings of a TOML file: its top level, and before it the table named after the command; other commands' tables are
-    theirs."""
+    """Settings of a TOML file: its top level, and before it the table named after the command (`[knn]`,
+    `[retrieval.eval]`); other commands' tables are theirs."""
     if path is None:
         return {}
     try:
@@ -111,11 +117,14 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
         raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}.") from error
-    own = content.pop(command_name, {})
-    if not isinstance(own, dict):
-        raise UsageError(f"--config {path}: {command_name} must be a table of settings, got {own!r}.")
+    own, words = content, command_name.split()
+    for word in words:
+        own = own.get(word, {})
+        if not isinstance(own, dict):
+            raise UsageError(f"--config {path}: {'.'.join(words)} must be a table of settings, got {own!r}.")
     values: dict[str, Any] = {}
     shared = {key: value for key, value in content.items() if not (isinstance(value, dict) and _is_command(key))}
+    shared.pop(words[0], None)
     for table in (shared, own):
         named: dict[str, Any] = {}
         for key, value in table.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.checkpoint import load_encoder
@@ -19,13 +20,14 @@ from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
+from simsiam_eval.feature_rows import FeatureRows, open_features
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.progress import say
 from simsiam_eval.settings import is_feature_file
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:
-    from simsiam_eval.settings import EvaluationSettings, FeatureSettings
+    from simsiam_eval.settings import EncoderSettings, EvaluationSettings, FeatureSettings
 
 
 def plan_extraction(
@@ -103,30 +105,47 @@ def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: F
 
 
 def train_and_test_features(
-    settings: EvaluationSettings, columns_of: Callable[[Path, str], Sequence[str]] = lambda path, role: ()
+    settings: EvaluationSettings,
+    columns_of: Callable[[Path, str], Sequence[str]] = lambda path, role: (),
+    on_disk: bool = False,
 ) -> tuple[Features, Features]:
     """The features of a task's two sets, labelled rows only, the test set's labels in the training set's numbering.
 
     Args:
         columns_of: which further data sets to read of a feature file in the role of `train` or `test`.
+        on_disk: they stay there and are read in blocks (FeatureRows), without further data sets.
 
     Raises:
         UsageError: images without a checkpoint.
         DataError: features of two encoders, preprocessings or precisions; no labels; classes that the other lacks.
     """
-    train = _features(settings.train, "train", settings, columns_of)
+
+    def read(path: Path, role: str) -> Features:
+        return open_features(path) if on_disk else read_features(path, columns_of(path, role))
+
+    train = labelled(features_of(settings.train, "train", settings, read), f"--train {settings.train}")
     same = settings.test == settings.train and is_feature_file(settings.test)
-    test = train if same else _features(settings.test, "test", settings, columns_of)
-    _refuse_mixture(train, test)
-    return train, _in_numbering_of(train, test)
+    test = train if same else labelled(features_of(settings.test, "test", settings, read), f"--test {settings.test}")
+    refuse_mixture(train, test)
+    return train, in_numbering_of(train, test)
 
 
-def _features(
-    spec: str, role: str, settings: EvaluationSettings, columns_of: Callable[[Path, str], Sequence[str]]
+def features_of(
+    spec: str,
+    role: str,
+    settings: EncoderSettings,
+    read: Callable[[Path, str], Features] = lambda path, role: open_features(path),
 ) -> Features:
+    """The features of one set: of a feature file, or extracted from images, whose split is `role` where they have any.
+
+    Args:
+        read: how, given the file and the role.
+
+    Raises:
+        UsageError, DataError: as train_and_test_features.
+    """
     if is_feature_file(spec):
-        path = Path(spec)
-        found = read_features(path, columns_of(path, role))
+        found = read(Path(spec), role)
         if settings.checkpoint is not None:
             from simsiam_eval.checkpoint import inspect_checkpoint
 
@@ -140,19 +159,47 @@ def _features(
     else:
         # Views are for training; and a test set of other settings would be refused as a mixture.
         chosen = settings if role == "train" else replace(settings, views=0)
-        path = extract_to_cache(settings.checkpoint, spec, role, chosen)
-        found = read_features(path, columns_of(path, role))
+        found = read(extract_to_cache(settings.checkpoint, spec, role, chosen), role)
     if found.unreadable:
         say(f"{spec}: {found.unreadable} unreadable images are left out.")
-    labelled = found.labels >= 0
-    if not labelled.any():
-        raise DataError(f"--{role} {spec} has no labels.")
-    if not labelled.all():
-        say(f"{spec}: {int((~labelled).sum())} images without a label are left out.")
-    return found.subset(labelled)
+    return found
 
 
-def _refuse_mixture(train: Features, test: Features) -> None:
+def labelled(features: Features, name: str) -> Features:
+    """Those that have a label.
+
+    Raises:
+        DataError: none has; the sentence begins with `name`.
+    """
+    kept = features.labels >= 0
+    if not kept.any():
+        raise DataError(f"{name} has no labels.")
+    if kept.all():
+        return features
+    say(f"{name}: {int((~kept).sum())} images without a label are left out.")
+    return subset(features, np.flatnonzero(kept))
+
+
+def subset(features: Features, rows: NDArray[np.int64]) -> Features:
+    """Some of the rows."""
+    values: Any = features.features
+    chosen: Any = values.take(rows) if isinstance(values, FeatureRows) else values[rows]
+    return replace(
+        features,
+        features=chosen,
+        labels=features.labels[rows],
+        ids=features.ids[rows],
+        rows=features.rows[rows],
+        columns={name: one[rows] for name, one in features.columns.items()},
+    )
+
+
+def refuse_mixture(train: Features, test: Features) -> None:
+    """Two feature files are only used together where one encoder made both in one way (design, contract 4).
+
+    Raises:
+        DataError: encoder, preprocessing, precision or width differ; the sentence says which.
+    """
     for key in ("encoder", "preprocessing", "precision"):
         ours, theirs = train.attributes[key], test.attributes[key]
         if ours != theirs:
@@ -167,8 +214,14 @@ def _refuse_mixture(train: Features, test: Features) -> None:
         )
 
 
-def _in_numbering_of(train: Features, test: Features) -> Features:
-    """Class k of two folders is only the same class where both have the same sub-folders: names decide, not numbers."""
+def in_numbering_of(train: Features, test: Features, missing_is_error: bool = True) -> Features:
+    """`test` with the labels of `train`: class k of two folders is only the same class where both have the same
+    sub-folders, names decide, not numbers.
+
+    Raises:
+        DataError: a class that `train` has not; unless `missing_is_error` is off: its label is then one that no row of
+            `train` has.
+    """
     ours, theirs = train.class_names, test.class_names
     labels = test.labels
     if (ours is None) != (theirs is None):
@@ -178,12 +231,13 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
         )
     if ours is not None and theirs is not None and ours != theirs:
         number = {name: place for place, name in enumerate(ours)}
-        unknown = sorted({theirs[label] for label in np.unique(labels)} - set(ours))
-        if unknown:
+        unknown = sorted({theirs[label] for label in np.unique(labels[labels >= 0])} - set(ours))
+        if unknown and missing_is_error:
             raise DataError(f"The test set has a class that the training set has not: {unknown[0]}.")
-        labels = np.array([number.get(name, -1) for name in theirs], dtype=np.int64)[labels]
+        number |= {name: len(number) + place for place, name in enumerate(unknown)}
+        labels = np.where(labels < 0, -1, np.array([number.get(name, -1) for name in theirs], dtype=np.int64)[labels])
     missing = np.setdiff1d(labels, train.labels)
-    if len(missing):
+    if len(missing) and missing_is_error:
         name = ours[missing[0]] if ours is not None and missing[0] < len(ours) else str(missing[0])
         raise DataError(f"The training set has no image of a class of the test set: {name}.")
     return replace(test, labels=labels)

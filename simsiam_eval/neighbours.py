@@ -1,11 +1,27 @@
-"""Nearest neighbours (FAISS, exact) and the vote over them."""
+"""Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
+
+A block of similarities is one matrix product. Its k best are found from the maxima of groups: the k best lie in the k
+groups with the highest maxima, so that few of the block's numbers are ever compared. FAISS's IndexFlatIP, which sorts into
+heaps one by one, takes longer (benchmarks/results/knn_speed.md); FAISS is what approximate search is done with (indexes.py).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-_VOTE_ENTRIES = 1 << 24  # scores held at once: queries x classes, 128 MiB of float64
+METRICS = ("cosine", "l2")
+_PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
+_BLOCK = {"cpu": (256, 65536), "cuda": (4096, 65536)}  # queries, rows of the bank: similarities held at once
+# Rows of the bank in one product: on a CPU they stay in its cache, 5 to 10 % faster than with all rows of the block.
+_PRODUCT = {"cpu": 2048, "cuda": 65536}
+_UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
+_CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
 
 def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -16,65 +32,202 @@ def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def search(
-    bank: NDArray[np.floating], queries: NDArray[np.floating] | None, k: int
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating] | None,
+    k: int,
+    metric: str = "cosine",
+    device: torch.device | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most similar rows of `bank` (N,D) for each query (M,D) by cosine similarity, exactly.
+    """The k most similar rows of `bank` (N,D) for each query (M,D), exactly.
 
     Args:
+        bank, queries: arrays, or FeatureRows, which are read in blocks.
         queries: None searches the bank against itself with each row left out of its own neighbours.
         k: neighbours; more than there are gives all that there are.
+        metric: "cosine", or "l2": similarity is then minus half the squared distance, which on rows of length one is the
+            cosine less 1.
+        device: where the products are computed; default: the CPU.
 
     Returns:
         similarities (M,K) float32, descending, and rows of the bank (M,K) int64; K = min(k, N), or N-1 for the bank
         itself.
 
     Raises:
-        ValueError: k < 1, an empty bank, different widths.
+        ValueError: k < 1, an empty bank, different widths, a row that is not finite.
     """
-    import faiss
+    found = list(search_blocks(bank, queries, k, metric, device))
+    if not found:
+        return np.empty((0, min(k, len(bank))), np.float32), np.empty((0, min(k, len(bank))), np.int64)
+    return np.concatenate([one[1] for one in found]), np.concatenate([one[2] for one in found])
 
+
+def search_blocks(
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating] | None,
+    k: int,
+    metric: str = "cosine",
+    device: torch.device | None = None,
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
+    """As `search`, by as many queries at a time as fit in memory: (which queries, similarities, rows)."""
     if k < 1 or len(bank) == 0 or (queries is not None and queries.shape[1] != bank.shape[1]):
         raise ValueError(f"cannot search {k} neighbours in a bank of shape {bank.shape}")
-    bank = l2_normalised(bank)
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(bank)
-    if queries is not None:
-        similarities, rows = index.search(l2_normalised(queries), min(k, len(bank)))
-        return similarities, rows
-    k = min(k, len(bank) - 1)
-    similarities, rows = index.search(bank, k + 1)
-    own = rows == np.arange(len(bank))[:, None]
-    own[~own.any(axis=1), -1] = True  # among exact copies the row itself may not be in the list: drop the last
-    return similarities[~own].reshape(len(bank), k), rows[~own].reshape(len(bank), k)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    device = device or torch.device("cpu")
+    asked = bank if queries is None else queries
+    k = min(k, len(bank) - (queries is None))
+    prepare = _Preparation(bank, metric, device)
+    step = max(1, _CHUNK // max(4 * bank.shape[1], 12 * k))
+    for start in range(0, len(asked), step):
+        which = slice(start, min(start + step, len(asked)))
+        block = prepare.rows(asked[which])
+        best = _Best(block, k, start if queries is None else None)
+        for first, rows, less in prepare.bank_chunks(bank):
+            best.look_at(first, rows, less)
+        similarities = best.similarities
+        if metric == "l2":  # rounding must not make a distance negative
+            similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
+        yield which, similarities.cpu().numpy(), best.rows.cpu().numpy()
 
 
-def weighted_vote(
-    similarities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, top: int = 5
-) -> NDArray[np.int64]:
-    """Classes ranked by the sum of exp(similarity / temperature) over their neighbours (Wu et al. 2018, InstDisc).
+def similarity_blocks(
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating],
+    asked: NDArray[np.int64],
+    own: bool,
+    metric: str = "cosine",
+    device: torch.device | None = None,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """All similarities (m,N) float32 of some queries at a time, for what needs the whole ranking.
 
     Args:
-        similarities: (M,K) of the neighbours.
-        labels: (M,K) int64 of the neighbours, >= 0.
-        temperature: T > 0.
-
-    Returns:
-        (M, top) int64, best class first; equal votes rank by the lower label, and -1 fills where fewer classes than
-        `top` are among the neighbours (a class nobody voted for is not a guess).
+        asked: (M,) rows of `queries`; the slices are of these.
+        own: the queries are the bank's rows; the similarity of a row with itself is then -inf.
     """
-    classes, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape)
-    # The query's largest similarity is subtracted: the same ranking, and no overflow at a small temperature.
-    weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    ranked = np.full((len(labels), top), -1, dtype=np.int64)
-    step = max(1, _VOTE_ENTRIES // len(classes))
-    for start in range(0, len(labels), step):
-        rows = slice(start, start + step)
-        votes = np.full((len(labels[rows]), len(classes)), -1.0)
-        where = (np.arange(len(votes))[:, None], compact[rows])
-        votes[where] = 0.0
-        np.add.at(votes, where, weights[rows])
-        order = np.argsort(-votes, axis=1, kind="stable")[:, :top]
-        voted = np.take_along_axis(votes, order, axis=1) >= 0
-        ranked[rows, : order.shape[1]] = np.where(voted, classes[order], -1)
-    return ranked
+    device = device or torch.device("cpu")
+    prepare = _Preparation(bank, metric, device)
+    step = max(1, 2 * _CHUNK // (4 * len(bank)))
+    for start in range(0, len(asked), step):
+        some = asked[start : start + step]
+        block = prepare.rows(queries[some])
+        similarities = torch.empty((len(block), len(bank)), device=device)
+        for first, rows, less in prepare.bank_chunks(bank):
+            products = torch.mm(block, rows.T, out=similarities[:, first : first + len(rows)])
+            if less is not None:
+                products -= less
+        if metric == "l2":
+            similarities = similarities.sub_(prepare.half_squares(block)[:, None]).clamp_(max=0)
+        if own:
+            similarities[torch.arange(len(some), device=device), torch.from_numpy(some).to(device)] = -torch.inf
+        yield slice(start, start + len(some)), similarities.cpu().numpy()
+
+
+class _Preparation:
+    """Rows as the matrix product wants them: of length one for the cosine; for l2 moved by the bank's centre, which
+    changes no distance but saves the digits that a large mean would cost."""
+
+    def __init__(self, bank: Any, metric: str, device: torch.device) -> None:
+        self.metric, self.device = metric, device
+        self._step = max(_PADDED, _CHUNK // (4 * bank.shape[1]) // _PADDED * _PADDED)
+        if metric == "l2":
+            self._centre = torch.from_numpy(np.asarray(bank[: self._step], dtype=np.float32)).mean(0).to(device)
+
+    def rows(self, rows: Any, room: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,D) on the device, in `room` if it is given."""
+        block = torch.from_numpy(_writable(rows)).to(self.device)
+        if self.metric == "l2":
+            block = torch.sub(block, self._centre, out=room)
+        lengths = block.norm(dim=1, keepdim=True)
+        if not lengths.isfinite().all():
+            raise ValueError("a row is not finite, or too long for float32")
+        if self.metric == "l2" or bool(((lengths - 1).abs() <= _UNIT).all()):
+            return block
+        return torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)
+
+    @staticmethod
+    def half_squares(rows: torch.Tensor) -> torch.Tensor:
+        return rows.square().sum(1) / 2
+
+    def bank_chunks(self, bank: Any) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+        """Number of the first row, the rows, and for l2 what is taken from their products to make similarities of them."""
+        room = torch.empty((min(self._step, len(bank)), bank.shape[1]), device=self.device)
+        for start in range(0, len(bank), self._step):
+            block = bank[start : start + self._step]
+            rows = self.rows(block, room[: len(block)])
+            yield start, rows, self.half_squares(rows) if self.metric == "l2" else None
+
+
+def _writable(rows: Any) -> NDArray[np.float32]:
+    """The array itself where torch can have it as it is."""
+    block = np.ascontiguousarray(rows, dtype=np.float32)
+    return block if block.flags.writeable else block.copy()
+
+
+class _Best:
+    """The k best rows so far of each query."""
+
+    def __init__(self, queries: torch.Tensor, k: int, own: int | None) -> None:
+        self._queries, self._k, self._own = queries, k, own
+        shape = (len(queries), k)
+        self.similarities = queries.new_full(shape, -torch.inf)
+        self.rows = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
+
+    def look_at(self, first: int, rows: torch.Tensor, less: torch.Tensor | None) -> None:
+        """Compare the queries with consecutive rows of the bank, of which the first has the number `first`; `less` (n,) is
+        taken from the products."""
+        (some, many), product = _BLOCK[rows.device.type], _PRODUCT[rows.device.type]
+        most = min(many, len(rows))
+        room = rows.new_empty(min(some, len(self._queries)) * (most + -most % _PADDED))  # once: new pages take time
+        for start in range(0, len(self._queries) if self._k else 0, some):
+            which = slice(start, start + some)
+            queries = self._queries[which]
+            for at in range(0, len(rows), many):
+                part = rows[at : at + many]
+                width = len(part) + -len(part) % _PADDED
+                block = room[: len(queries) * width].view(len(queries), width)
+                for column in range(0, len(part), product):
+                    end = min(column + product, len(part))
+                    torch.mm(queries, part[column:end].T, out=block[:, column:end])
+                if less is not None:
+                    block[:, : len(part)] -= less[at : at + many]
+                block[:, len(part) :] = -torch.inf
+                if self._own is not None:
+                    self._leave_out(block, self._own + start, first + at)
+                self._merge(which, block, first + at)
+
+    @staticmethod
+    def _leave_out(block: torch.Tensor, query: int, row: int) -> None:
+        """No row is its own neighbour; `query` and `row` are the numbers of the block's first."""
+        begin, end = max(query, row), min(query + block.shape[0], row + block.shape[1])
+        if begin < end:
+            numbers = torch.arange(begin, end, device=block.device)
+            block[numbers - query, numbers - row] = -torch.inf
+
+    def _merge(self, which: slice, block: torch.Tensor, first: int) -> None:
+        before = self.similarities[which]
+        found = _best_of(block, self._k, before[:, -1])
+        if found is None:
+            return
+        similarities, places = torch.cat((before, found[0]), 1).topk(self._k, dim=1)
+        self.similarities[which] = similarities
+        self.rows[which] = torch.cat((self.rows[which], found[1] + first), 1).gather(1, places)
+
+
+def _best_of(block: torch.Tensor, k: int, floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of each row of `block` (B,n) the k highest, or those that may be above `floor` (B,): values and columns."""
+    size = _group_size(block.shape[1], k)
+    width = block.shape[1] // size
+    highest = block.view(len(block), size, width).amax(1)  # a group is every width-th column
+    groups = min(k, int((highest > floor[:, None]).sum(1).max()))
+    if groups == 0:
+        return None
+    chosen = highest.topk(groups, dim=1, sorted=False).indices
+    members = torch.arange(size, device=block.device) * width
+    columns = (chosen[:, None, :] + members[:, None]).flatten(1)
+    values, places = block.gather(1, columns).topk(min(k, columns.shape[1]), dim=1)
+    return values, columns.gather(1, places)
+
+
+def _group_size(width: int, k: int) -> int:
+    """About sqrt(width / k), where the groups' maxima are as many as the members of the chosen groups."""
+    return int(2 ** min(7, max(1, round(math.log2(max(1, width / k)) / 2))))

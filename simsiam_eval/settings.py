@@ -100,7 +100,7 @@ class Settings:
                 continue
             values = value if several and isinstance(value, list | tuple) else (value,)
             checked = tuple(_checked(field, scalar, one) for one in values)
-            if several and not checked:
+            if several and not checked and field.default != ():
                 raise UsageError(f"{option_name(field.name)} needs at least one value.")
             object.__setattr__(self, field.name, checked if several else checked[0])
         self.check()
@@ -258,12 +258,18 @@ def is_feature_file(spec: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(FeatureSettings):
-    """A training and a test set, as feature files, or as images with the checkpoint of an encoder."""
+class EncoderSettings(FeatureSettings):
+    """Sets as feature files, or as images with the checkpoint of an encoder."""
+
+    checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(EncoderSettings):
+    """A training and a test set."""
 
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
-    checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
 
     # Names of extraction's settings that the task also applies to a feature file.
     ON_FILES: ClassVar[frozenset[str]] = frozenset()

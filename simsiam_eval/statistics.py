@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+_Z = 1.959963984540054  # the normal's 97.5 % point
 
 
 def accuracy_interval(correct: int, total: int) -> list[float]:
@@ -62,3 +63,24 @@ def bootstrap_intervals(
         raise ValueError("no resample has the statistic")
     tail = 100 * (1 - CONFIDENCE) / 2
     return np.nanpercentile(found, [tail, 100 - tail], axis=0).T.tolist()
+
+
+def mean_metrics(name: str, values: NDArray[np.float64]) -> dict[str, float | list[float]]:
+    """The mean of values in [0, 1], one per image, and its normal 95 % interval, as they stand in a record."""
+    mean, half = float(values.mean()), float(_Z * values.std() / max(1, len(values)) ** 0.5)
+    return {name: mean, f"{name}_interval": [max(0.0, mean - half), min(1.0, mean + half)]}
+
+
+def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to keep and rows to hold out: of every class `share` of its images, at least one, but never its last.
+
+    >>> [rows.tolist() for rows in held_out_rows(np.array([0, 0, 0, 1]), 0.3, seed=0)]
+    [[0, 1, 3], [2]]
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    take = np.minimum(np.maximum(1, np.round(counts * share)), counts - 1).astype(np.int64)
+    held = np.zeros(len(labels), dtype=bool)
+    held[order[np.arange(len(order)) - np.repeat(first, counts) < np.repeat(take, counts)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

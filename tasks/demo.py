@@ -122,7 +122,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
 def _judged(features: dict[str, Path], settings: DemoSettings) -> tuple[dict[str, Any], list[str]]:
     sets: dict[str, Any] = {split: str(path) for split, path in features.items()}
     sets |= {"device": settings.device, "seed": settings.seed}
-    near = knn(KnnSettings(k=(20,), temperature=0.07, **sets)).metrics
+    near = knn(KnnSettings(k=(20,), temperature=(0.07,), **sets)).metrics
     linear = linear_eval(LinearEvalSettings(preset="small", **sets)).metrics
     kept = {"images": near["images"]}
     for name, found in (("knn", near), ("linear", linear)):

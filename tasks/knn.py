@@ -4,79 +4,259 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.result import Result, Table, percent, provenance
 from simsiam_eval.settings import EvaluationSettings, setting
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from simsiam_eval.feature_file import Features
+    from simsiam_eval.indexes import NeighbourIndex
+
+Pair = tuple[int, float | None]  # k and T; no T where all votes are equal
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings(EvaluationSettings):
-    """Classify the test set by a weighted vote of its nearest training features (cosine, exact search)."""
+    """Classify the test set by a vote of its nearest training features (exact search)."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "dino": {"k": (20, 200), "temperature": 0.07},
-        "instdisc": {"k": (200,), "temperature": 0.07},
-        "simsiam": {"k": (200,), "temperature": 0.2},
-        "lightly": {"k": (200,), "temperature": 0.1},
+        "dino": {"k": (20, 200), "temperature": (0.07,)},
+        "instdisc": {"k": (200,), "temperature": (0.07,)},
+        "simsiam": {"k": (200,), "temperature": (0.2,)},
+        "lightly": {"k": (200,), "temperature": (0.1,)},
     }
 
     preset: str = setting("dino", choices=tuple(PRESETS), help="Protocol: whose k and temperature.")
     k: tuple[int, ...] = setting(
         by_preset=True, short="-k", at_least=1, help="Neighbours that vote; may be given several times."
     )
-    temperature: float = setting(by_preset=True, above=0, help="T of the vote's weight exp(similarity / T).")
+    temperature: tuple[float, ...] = setting(
+        by_preset=True, above=0, help="T of the vote's weight exp(similarity / T); may be given several times."
+    )
+    vote: str = setting("weighted", choices=("weighted", "majority"), help="weighted by T, or one neighbour one vote.")
+    metric: str = setting(
+        "cosine", choices=("cosine", "l2"), help="Similarity: the cosine, or l2: minus half the squared distance."
+    )
+    sweep: bool = setting(
+        False, help="Choose k and T on a part held out of the training set, and report that pair alone on the test set."
+    )
+    sweep_k: tuple[int, ...] = setting((1, 5, 10, 20, 50, 100, 200), at_least=1, help="The k that --sweep tries.")
+    sweep_temperature: tuple[float, ...] = setting(
+        (0.03, 0.05, 0.07, 0.1, 0.2, 0.5), above=0, help="The T that --sweep tries."
+    )
+    held_out: float = setting(0.1, above=0, at_most=0.5, help="Share of each training class that --sweep holds out.")
+    index: str | None = setting(
+        None,
+        help="Approximate search by a FAISS factory string, such as IVF4096,Flat or HNSW32; the number is then marked as "
+        "approximate, with its recall. Default: exact.",
+    )
+    index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
+    leakage: float = setting(
+        0.99,
+        above=0,
+        at_most=1,
+        help="Cosine similarity of a test image to a training image from which it is a near-duplicate: their number is "
+        "said, and the accuracy without them.",
+    )
+    recall_sample: int = setting(1000, at_least=1, help="Queries on which an approximate index is measured.")
 
 
 def knn(settings: KnnSettings) -> Result:
     """Run `knn`. With the same images as bank and queries, each is left out of its own neighbours.
 
-    `top1` and `top5` of the record are those of the first k; all are under `by_k`.
+    `top1` and `top5` of the record are those of the first k and T; those of the first T are under `by_k`, all under
+    `grid`.
 
     Raises:
         UsageError, DataError: the features cannot be used.
     """
+    from simsiam_eval.device import resolve_device
     from simsiam_eval.feature_cache import described_features, same_rows, train_and_test_features
-    from simsiam_eval.neighbours import search, weighted_vote
-    from simsiam_eval.progress import say
-    from simsiam_eval.statistics import accuracy_metrics
 
     started = time.perf_counter()
-    bank, queries = train_and_test_features(settings)
+    bank, queries = train_and_test_features(settings, on_disk=True)
+    device = resolve_device(settings.device)
     leave_one_out = same_rows(bank, queries)
-    available = len(bank.features) - leave_one_out
-    similarities, rows = search(bank.features, None if leave_one_out else queries.features, max(settings.k))
-    labels, classes = bank.labels[rows], len(set(bank.labels.tolist()))
-    by_k: dict[str, Any] = {}
-    for k in settings.k:
-        if k > available:
-            say(f"k = {k}: the bank has only {available} neighbours, all of them vote.")
-        guesses = weighted_vote(similarities[:, :k], labels[:, :k], settings.temperature)
-        right = guesses == queries.labels[:, None]
-        by_k[str(k)] = {"k_used": min(k, available)} | accuracy_metrics("top1", int(right[:, 0].sum()), len(right))
-        if classes > 5:  # with fewer classes every guess is among the first five
-            by_k[str(k)] |= accuracy_metrics("top5", int(right.any(axis=1).sum()), len(right))
-    first = {name: value for name, value in by_k[str(settings.k[0])].items() if name != "k_used"}
-    table = Table(
-        f"kNN, T = {settings.temperature:g}, {len(bank.features)} in the bank, {len(queries.features)} queries"
-        + (", leave-one-out" if leave_one_out else ""),
-        ("k", "top-1 % [95 %]", "top-5 % [95 %]"),
-        [
-            [k, percent(one["top1"], one["top1_interval"]),
-             percent(one["top5"], one["top5_interval"]) if "top5" in one else "-"]
-            for k, one in by_k.items()
-        ],
-    )  # fmt: skip
+    pairs, sweep = _pairs(settings, settings.k, settings.temperature), None
+    if settings.sweep:
+        sweep = _sweep(settings, bank, device)
+        pairs = [(sweep["k"], sweep["temperature"])]
+    asked, index, quality = None if leave_one_out else queries, None, None
+    if settings.index:
+        index, quality = _index(settings, bank, asked, max(k for k, _ in pairs))
+    ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
+    grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
+    first = {name: value for name, value in grid[0].items() if name != "k_used"}
+    leakage = _leakage(settings, nearest, next(iter(ranked.values()))[:, 0] == queries.labels)
+    by_k = {
+        str(one["k"]): {name: value for name, value in one.items() if name not in ("k", "temperature")}
+        for one in grid
+        if one["temperature"] == grid[0]["temperature"]
+    }
     return Result(
         task="knn",
-        protocol=settings.preset,
+        protocol=settings.protocol(),
         settings=settings.to_dict(),
-        metrics={**first, "k": settings.k[0], "by_k": by_k, "images": len(queries.features), "classes": classes},
+        metrics={
+            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "approximate": quality, "leakage": leakage,
+            "images": len(queries.labels),
+            "classes": len(set(bank.labels.tolist())),
+        },
         provenance=provenance(
             started,
+            str(device),
             leave_one_out=leave_one_out,
             train=described_features(bank),
             test=described_features(queries),
         ),
-        table=table,
-    )
+        table=_table(settings, grid, sweep, quality, leakage, len(bank.labels), len(queries.labels), leave_one_out),
+    )  # fmt: skip
+
+
+def _pairs(settings: KnnSettings, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> list[Pair]:
+    if settings.vote == "majority":
+        return [(k, None) for k in ks]
+    return [(k, temperature) for temperature in temperatures for k in ks]
+
+
+def _classify(
+    settings: KnnSettings,
+    bank: Features,
+    queries: Features | None,
+    pairs: list[Pair],
+    device: torch.device,
+    index: NeighbourIndex | None = None,
+) -> tuple[dict[Pair, NDArray[np.int64]], NDArray[np.float32]]:
+    """For each k and T the (M,5) best classes of the queries, all from one search, and the similarity (M,) of the nearest
+    neighbour; None: the bank's own images."""
+    import numpy as np
+
+    from simsiam_eval.neighbours import search_blocks
+    from simsiam_eval.votes import votes
+
+    ranked: dict[Pair, list[NDArray[np.int64]]] = {pair: [] for pair in pairs}
+    most, nearest = max(k for k, _ in pairs), []
+    asked = None if queries is None else queries.features
+    if index is None:
+        found = search_blocks(bank.features, asked, most, settings.metric, device)
+    else:
+        found = index.search_blocks(asked if asked is not None else bank.features, most, asked is None)
+    for _, similarities, rows in found:
+        nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
+        labels = np.where(rows < 0, -1, bank.labels[rows])  # an approximate search may find fewer
+        for temperature in dict.fromkeys(t for _, t in pairs):
+            own = [k for k, t in pairs if t == temperature]
+            for k, guesses in votes(similarities, labels, own, temperature).items():
+                ranked[k, temperature].append(guesses)
+    return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}, np.concatenate(nearest)
+
+
+def _leakage(settings: KnnSettings, nearest: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """What rests on near-duplicates of the first k and T's accuracy; None: nothing, or the metric is not the cosine."""
+    from simsiam_eval.duplicates import leakage_metrics
+
+    return leakage_metrics(nearest, right, settings.leakage) if settings.metric == "cosine" else None
+
+
+def _index(
+    settings: KnnSettings, bank: Features, queries: Features | None, k: int
+) -> tuple[NeighbourIndex, dict[str, Any]]:
+    """The index of --index, from the cache where it was trained before, and how good it is."""
+    from simsiam_eval.indexes import cached_index, index_quality
+
+    assert settings.index is not None
+    index = cached_index(bank.features, settings.index, settings.metric, settings.seed)
+    index.set_parameters(settings.index_parameters, k)
+    asked = None if queries is None else queries.features
+    return index, index_quality(index, bank.features, asked, k, settings.recall_sample, settings.seed)
+
+
+def _grid(
+    ranked: dict[Pair, NDArray[np.int64]], labels: NDArray[np.int64], classes: int, available: int
+) -> list[dict[str, Any]]:
+    """Each k and T with its accuracies."""
+    from simsiam_eval.progress import say
+    from simsiam_eval.statistics import accuracy_metrics
+
+    grid = []
+    for (k, temperature), guesses in ranked.items():
+        if k > available and temperature == next(iter(ranked))[1]:
+            say(f"k = {k}: the bank has only {available} neighbours, all of them vote.")
+        right = guesses == labels[:, None]
+        one: dict[str, Any] = {"k": k, "temperature": temperature, "k_used": min(k, available)}
+        one |= accuracy_metrics("top1", int(right[:, 0].sum()), len(right))
+        if classes > 5:  # with fewer classes every guess is among the first five
+            one |= accuracy_metrics("top5", int(right.any(axis=1).sum()), len(right))
+        grid.append(one)
+    return grid
+
+
+def _sweep(settings: KnnSettings, bank: Features, device: torch.device) -> dict[str, Any]:
+    """The best pair on a part of every class held out of the bank, the rest being the bank (design, contract 5).
+
+    Of equals the first in the order of the settings is taken.
+
+    Raises:
+        DataError: every class has one image only, so that none can be held out.
+    """
+    from simsiam_eval.errors import DataError
+    from simsiam_eval.feature_cache import subset
+    from simsiam_eval.statistics import held_out_rows
+
+    kept, held = held_out_rows(bank.labels, settings.held_out, settings.seed)
+    if not len(held):
+        raise DataError(f"{settings.train}: no class has two images, --sweep can hold none out.")
+    smaller, asked = subset(bank, kept), subset(bank, held)
+    pairs = _pairs(settings, settings.sweep_k, settings.sweep_temperature)
+    ranked, _ = _classify(settings, smaller, asked, pairs, device)
+    tried: list[dict[str, Any]] = [
+        {"k": k, "temperature": t, "held_out_top1": float((guesses[:, 0] == asked.labels).mean())}
+        for (k, t), guesses in ranked.items()
+    ]
+    return max(tried, key=lambda one: one["held_out_top1"]) | {"held_out_images": len(held), "tried": tried}
+
+
+def _table(
+    settings: KnnSettings,
+    grid: list[dict[str, Any]],
+    sweep: dict[str, Any] | None,
+    quality: dict[str, Any] | None,
+    leakage: dict[str, Any] | None,
+    bank: int,
+    queries: int,
+    leave_one_out: bool,
+) -> Table:
+    notes = []
+    if sweep is not None:
+        notes.append(
+            f"k and T are the best of {len(sweep['tried'])} pairs on {sweep['held_out_images']} images held out of the "
+            f"training set ({percent(sweep['held_out_top1'])} % there)."
+        )
+    if quality is not None:
+        notes.append(
+            f"Approximate: {quality['index']} finds {quality['recall']:.4f} of the {quality['k']} exact neighbours (sample: "
+            f"{quality['sample']} queries), at {quality['queries_per_second']:.0f} queries/s (exact: "
+            f"{quality['exact_queries_per_second']:.0f}) and {quality['bytes_per_row']:.0f} bytes a row."
+        )
+    if leakage is not None:
+        from simsiam_eval.duplicates import leakage_warning
+
+        notes.append(leakage_warning(leakage))
+    return Table(
+        f"kNN{'' if quality is None else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
+        f"{bank} in the bank, {queries} queries"
+        + (", leave-one-out" if leave_one_out else ""),
+        ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),
+        [
+            [str(one["k"]), "-" if one["temperature"] is None else f"{one['temperature']:g}",
+             percent(one["top1"], one["top1_interval"]),
+             percent(one["top5"], one["top5_interval"]) if "top5" in one else "-"]
+            for one in grid
+        ],
+        notes,
+    )  # fmt: skip

@@ -73,12 +73,14 @@ def test_config_file_goes_below_options_and_above_the_preset(call, record, road,
     config.write_text(f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{road}/train.h5"\ntest = "{road}/test.h5"\n')
     settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
     assert settings["k"] == [3]
-    assert settings["temperature"] == 0.2
+    assert settings["temperature"] == [0.2]
     config.write_text("neighbours = 3\n")
     assert "neighbours" in call("knn", "--config", config).stderr
 
 
-@pytest.mark.parametrize("command", [[], ["pretrain"], ["knn"], ["demo"], ["linear-eval"], ["extract"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", ["", "pretrain", "knn", "demo", "linear-eval", "extract", "inspect", "retrieval search"]
+)
 def test_help_does_not_import_torch(command):
     code = (
         "import sys, cli\n"
@@ -86,7 +88,9 @@ def test_help_does_not_import_torch(command):
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.returncode == 0, shown.stderr
     assert "Usage" in shown.stdout
 

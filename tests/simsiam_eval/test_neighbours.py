@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from simsiam_eval.neighbours import l2_normalised, search, weighted_vote
+from simsiam_eval import neighbours
+from simsiam_eval.neighbours import l2_normalised, search, search_blocks
 
 
 def brute_force_similarities(bank, queries):
@@ -14,37 +17,95 @@ def brute_force_similarities(bank, queries):
     return unit(queries) @ unit(bank).T
 
 
-def brute_force_ranking(similarities, labels, k, temperature, top):
-    """Rows of similarities (M,N) and labels (N,) -> (M, top), written as loops."""
-    ranking = []
-    for row in similarities:
-        nearest = sorted(range(len(row)), key=lambda place: -row[place])[:k]
-        votes = {}
-        for place in nearest:
-            votes[labels[place]] = votes.get(labels[place], 0.0) + np.exp(row[place] / temperature)
-        best = sorted(votes, key=lambda label: (-votes[label], label))[:top]
-        ranking.append(best + [-1] * (top - len(best)))
-    return np.array(ranking)
-
-
-def vote(similarities, labels, temperature=0.2, top=5):
-    ranked = weighted_vote(np.array(similarities, dtype=np.float32), np.array(labels), temperature, top)
-    assert ranked.dtype == np.int64
-    return ranked.tolist()
-
-
-@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 @pytest.mark.parametrize("k", [1, 7, 60, 500])  # 60 is all of them, 500 more than there are
-def test_search_and_vote_against_brute_force(k, temperature):
+def test_search_against_brute_force(k):
     rng = np.random.default_rng(2)
-    bank, queries, labels = rng.normal(size=(60, 5)), rng.normal(size=(40, 5)), rng.integers(0, 8, 60) * 10
+    bank, queries = rng.normal(size=(60, 5)), rng.normal(size=(40, 5))
     similarities, rows = search(bank, queries, k)
     expected = brute_force_similarities(bank, queries)
     assert similarities.shape == rows.shape == (40, min(k, 60))
     np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :k])
     np.testing.assert_allclose(similarities, np.take_along_axis(expected, rows, axis=1), atol=1e-6)
-    ranked = weighted_vote(similarities, labels[rows], temperature)
-    np.testing.assert_array_equal(ranked, brute_force_ranking(expected, labels.tolist(), k, temperature, 5))
+
+
+@st.composite
+def searches(draw):
+    """A bank and queries (None: leave-one-out) without rounding: small whole numbers, and so with many ties."""
+    width = draw(st.integers(1, 4))
+    rows = st.lists(st.lists(st.integers(-3, 3), min_size=width, max_size=width), min_size=1, max_size=40)
+    bank = np.array(draw(rows), dtype=np.float32)
+    queries = draw(st.none() | rows.map(lambda found: np.array(found, dtype=np.float32)))
+    return bank, queries, draw(st.integers(1, 50)), draw(st.sampled_from(["cosine", "l2"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(searches(), st.integers(1, 7), st.sampled_from([128, 256]))
+def test_any_search_in_any_blocks_is_brute_force(case, some, many):
+    bank, queries, k, metric = case
+    asked = bank if queries is None else queries
+    if metric == "l2":
+        expected = -((asked[:, None].astype(float) - bank[None]) ** 2).sum(2) / 2
+    else:
+        expected = brute_force_similarities(bank, asked)
+    if queries is None:
+        np.fill_diagonal(expected, -np.inf)
+    k_used = min(k, len(bank) - (queries is None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_BLOCK", {"cpu": (some, many)})
+        patch.setattr(neighbours, "_CHUNK", 4 * some * bank.shape[1])  # several chunks of queries
+        similarities, rows = search(bank, queries, k, metric)
+    assert similarities.shape == rows.shape == (len(asked), k_used)
+    np.testing.assert_allclose(similarities, -np.sort(-expected, axis=1)[:, :k_used], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(expected, rows, axis=1), similarities, atol=1e-5)
+    assert all(len(set(found)) == k_used for found in rows.tolist())
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_a_bank_of_many_blocks_and_chunks(monkeypatch, metric):
+    rng = np.random.default_rng(3)
+    bank, queries = rng.normal(size=(1000, 6)), rng.normal(size=(50, 6))
+    whole = search(bank, queries, 30, metric)
+    monkeypatch.setattr(neighbours, "_BLOCK", {"cpu": (16, 128)})
+    monkeypatch.setattr(neighbours, "_CHUNK", 4 * 6 * 256)
+    np.testing.assert_array_equal(search(bank, queries, 30, metric)[1], whole[1])
+    blocks = list(search_blocks(bank, queries, 30, metric))
+    assert len(blocks) > 1
+    assert [one[0].start for one in blocks[1:]] == [one[0].stop for one in blocks[:-1]]
+
+
+def test_l2_far_from_the_origin_keeps_its_digits():
+    rng = np.random.default_rng(6)
+    bank, queries = (rng.normal(size=(rows, 8)) + 1000 for rows in (200, 20))
+    similarities, rows = search(bank.astype(np.float32), queries.astype(np.float32), 10, "l2")
+    exact = -((queries.astype(np.float32)[:, None].astype(float) - bank.astype(np.float32)[None]) ** 2).sum(2) / 2
+    np.testing.assert_array_equal(rows, np.argsort(-exact, axis=1)[:, :10])
+    np.testing.assert_allclose(similarities, np.take_along_axis(exact, rows, axis=1), atol=1e-4)
+
+
+def test_scikit_learn_finds_the_same():
+    from sklearn.neighbors import NearestNeighbors
+
+    rng = np.random.default_rng(7)
+    bank, queries = rng.normal(size=(300, 8)), rng.normal(size=(30, 8))
+    for metric, theirs in (("cosine", "cosine"), ("l2", "euclidean")):
+        expected = NearestNeighbors(n_neighbors=12, metric=theirs).fit(bank).kneighbors(queries)[1]
+        np.testing.assert_array_equal(search(bank, queries, 12, metric)[1], expected)
+
+
+def test_one_image_has_no_neighbour_but_itself():
+    one = np.ones((1, 3), dtype=np.float32)
+    assert search(one, None, 5)[1].shape == (1, 0)
+    assert search(one, one, 5)[1].tolist() == [[0]]
+    assert search(one, np.empty((0, 3)), 5)[1].shape == (0, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["bank", "queries"])
+def test_rows_that_are_not_finite_are_refused(bad, where):
+    sets = {"bank": np.ones((3, 2)), "queries": np.ones((3, 2))}
+    sets[where][1, 0] = bad
+    with pytest.raises(ValueError, match="finite"):
+        search(sets["bank"], sets["queries"], 1)
 
 
 def test_leave_one_out_against_brute_force():
@@ -90,43 +151,3 @@ def test_a_zero_vector_has_similarity_zero_to_all():
 def test_impossible_searches_are_refused(bank, queries, k):
     with pytest.raises(ValueError, match="cannot search"):
         search(bank, queries, k)
-
-
-def test_equal_votes_rank_by_the_lower_label():
-    assert vote([[0.5, 0.5, 0.5]], [[9, 4, 7]]) == [[4, 7, 9, -1, -1]]
-    assert vote([[0.5, 0.5, 0.5, 0.5]], [[9, 4, 9, 4]], top=1) == [[4]]
-
-
-def test_negative_similarities_still_vote():
-    # exp(-1) + exp(-1.2) > exp(-.8), though the sum of the similarities themselves says the opposite.
-    assert vote([[-0.8, -1.0, -1.2]], [[1, 2, 2]], temperature=1.0) == [[2, 1, -1, -1, -1]]
-    assert vote([[-0.1, -1.0, -1.0]], [[1, 2, 2]], temperature=0.2, top=2) == [[1, 2]]
-
-
-def test_many_weak_neighbours_against_one_strong():
-    similarities, labels = [[0.9, 0.8, 0.8]], [[3, 5, 5]]
-    assert vote(similarities, labels, temperature=0.2, top=1) == [[5]]  # 2 exp(4) > exp(4.5)
-    assert vote(similarities, labels, temperature=0.07, top=1) == [[3]]  # 2 exp(11.43) < exp(12.86)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-30])
-def test_a_tiny_temperature_neither_overflows_nor_loses_a_voter(temperature):
-    # The vote of 8 rounds to 0, as nobody's; it is still a guess where the others are not.
-    assert vote([[1.0, 0.9, -1.0], [-0.9, -1.0, -1.0]], [[6, 2, 8], [1, 0, 0]], temperature)[0][0] == 6
-    ranked = vote([[1.0, 0.9, -1.0], [-0.9, -1.0, -1.0]], [[6, 2, 8], [1, 0, 0]], temperature)
-    assert [sorted(row) for row in ranked] == [[-1, -1, 2, 6, 8], [-1, -1, -1, 0, 1]]
-    assert ranked[1][0] == 1
-
-
-def test_fewer_classes_than_top_are_filled_per_row():
-    assert vote([[0.9, 0.8], [0.9, 0.8]], [[3, 3], [5, 1]]) == [[3, -1, -1, -1, -1], [5, 1, -1, -1, -1]]
-    assert vote([[0.9, 0.8, 0.1]], [[2, 1, 0]], top=2) == [[2, 1]]
-
-
-def test_blocks_of_queries_give_the_same_votes(monkeypatch):
-    rng = np.random.default_rng(8)
-    similarities, labels = rng.uniform(-1, 1, (23, 9)), rng.integers(0, 6, (23, 9))
-    whole = vote(similarities, labels)
-    monkeypatch.setattr("simsiam_eval.neighbours._VOTE_ENTRIES", 4 * 6)
-    assert vote(similarities, labels) == whole

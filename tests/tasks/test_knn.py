@@ -3,15 +3,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simsiam_eval import neighbours
+from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import write_features
 from tasks.knn import KnnSettings, knn
 
 
-def write(path, features, labels):
+def write(path, features, labels, arch="made", class_names=None):
     ids = [f"{path.stem} {row}" for row in range(len(features))]
-    source = {"spec": path.stem, "fingerprint": path.stem, "class_names": None}
-    write_features(path, features.astype(np.float32), np.asarray(labels), ids, encoder={"arch": "made"}, source=source)
+    source = {"spec": path.stem, "fingerprint": path.stem, "class_names": class_names}
+    write_features(path, features.astype(np.float32), np.asarray(labels), ids, encoder={"arch": arch}, source=source)
     return str(path)
 
 
@@ -62,3 +64,107 @@ def test_top5_of_five_classes_says_nothing_and_is_left_out(tmp_path):
     labels = np.arange(20) % 5
     path = write(tmp_path / "a.h5", rng.normal(size=(20, 4)), labels)
     assert "top5" not in knn(KnnSettings(train=path, test=path, k=(3,))).metrics
+
+
+def test_one_search_serves_every_k_and_temperature(sets, monkeypatch):
+    searched = []
+    search_blocks = neighbours.search_blocks
+    monkeypatch.setattr(neighbours, "search_blocks", lambda *given: searched.append(1) or search_blocks(*given))
+    grid = knn(KnnSettings(**sets, k=(3, 11), temperature=(0.07, 0.5))).metrics["grid"]
+    assert searched == [1]
+    assert [(one["k"], one["temperature"]) for one in grid] == [(3, 0.07), (11, 0.07), (3, 0.5), (11, 0.5)]
+    for one in grid:
+        alone = knn(KnnSettings(**sets, k=(one["k"],), temperature=(one["temperature"],))).metrics
+        assert (alone["top1"], alone["top5"]) == (one["top1"], one["top5"])
+
+
+def test_majority_by_distance_is_scikit_learns(sets):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    bank, queries = (read_features(Path(sets[name])) for name in ("train", "test"))
+    theirs = KNeighborsClassifier(n_neighbors=5).fit(bank.features, bank.labels)
+    found = knn(KnnSettings(**sets, k=(5,), vote="majority", metric="l2")).metrics
+    assert found["top1"] == theirs.score(queries.features, queries.labels)
+    assert found["temperature"] is None
+
+
+def test_sets_larger_than_memory_give_the_same(sets, monkeypatch):
+    whole = knn(KnnSettings(**sets, k=(1, 30))).metrics["grid"]
+    monkeypatch.setattr(neighbours, "_CHUNK", 1)  # 128 rows of the bank, one query
+    assert knn(KnnSettings(**sets, k=(1, 30))).metrics["grid"] == whole
+
+
+def test_a_sweep_sees_the_training_set_only(sets, tmp_path):
+    found = knn(KnnSettings(**sets, sweep=True, sweep_k=(1, 5, 20), sweep_temperature=(0.05, 0.5))).metrics
+    sweep = found["sweep"]
+    assert len(sweep["tried"]) == 6
+    assert sweep["held_out_top1"] == max(one["held_out_top1"] for one in sweep["tried"])
+    assert [(one["k"], one["temperature"]) for one in found["grid"]] == [(sweep["k"], sweep["temperature"])]
+    plain = knn(KnnSettings(**sets, k=(sweep["k"],), temperature=(sweep["temperature"],))).metrics
+    assert found["top1"] == plain["top1"]
+    other = write(tmp_path / "other.h5", np.random.default_rng(9).normal(size=(30, 5)), np.arange(30) % 7)
+    again = knn(
+        KnnSettings(train=sets["train"], test=other, sweep=True, sweep_k=(1, 5, 20), sweep_temperature=(0.05, 0.5))
+    )
+    assert again.metrics["sweep"] == sweep
+
+
+def test_a_sweep_of_single_images_is_refused(tmp_path):
+    path = write(tmp_path / "a.h5", np.eye(4), np.arange(4))
+    with pytest.raises(DataError, match="no class has two images"):
+        knn(KnnSettings(train=path, test=path, sweep=True))
+
+
+def test_one_class_is_always_right(tmp_path):
+    bank = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(9, 4)), np.full(9, 3))
+    assert knn(KnnSettings(train=bank, test=bank)).metrics["top1"] == 1
+
+
+def test_one_image_without_a_neighbour_is_wrong(tmp_path, capsys):
+    one = write(tmp_path / "a.h5", np.ones((1, 4)), [0])
+    assert knn(KnnSettings(train=one, test=one)).metrics["top1"] == 0
+    assert "only 0 neighbours" in capsys.readouterr().err
+
+
+def test_classes_that_the_bank_lacks_are_refused_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["cat", "dog", "owl"]
+    bank = write(tmp_path / "a.h5", rng.normal(size=(6, 4)), [0, 1] * 3, class_names=names)
+    with pytest.raises(DataError, match="owl"):
+        knn(KnnSettings(train=bank, test=write(tmp_path / "b.h5", rng.normal(size=(2, 4)), [0, 2], class_names=names)))
+    with pytest.raises(DataError, match="no image of a class of the test set: 2"):
+        knn(KnnSettings(train=write(tmp_path / "c.h5", rng.normal(size=(6, 4)), [0, 1] * 3),
+                        test=write(tmp_path / "d.h5", rng.normal(size=(2, 4)), [0, 2])))  # fmt: skip
+
+
+def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 4)), np.arange(20) % 2
+    features[3], labels[5:7] = np.nan, -1
+    path = write(tmp_path / "a.h5", features, labels)
+    found = knn(KnnSettings(train=path, test=path, k=(3,)))
+    said = capsys.readouterr().err
+    assert "1 unreadable images are left out" in said
+    assert "2 images without a label are left out" in said
+    assert found.metrics["images"] == found.provenance["train"]["rows"] == 17
+    nothing = write(tmp_path / "b.h5", features, np.full(20, -1))
+    with pytest.raises(DataError, match="has no labels"):
+        knn(KnnSettings(train=nothing, test=nothing))
+
+
+def test_another_encoder_is_refused_by_name(tmp_path):
+    ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(4), np.arange(4), arch) for arch in ("r18", "r50"))
+    with pytest.raises(DataError, match=r"do not belong together: they differ in their encoder \(arch\)"):
+        knn(KnnSettings(train=ours, test=theirs))
+
+
+def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
+    exact = knn(KnnSettings(**sets, k=(5,)))
+    flat = knn(KnnSettings(**sets, k=(5,), index="Flat"))
+    assert exact.metrics["approximate"] is None
+    assert flat.metrics["approximate"]["recall"] == 1
+    assert flat.metrics["top1"] == exact.metrics["top1"]
+    few = knn(KnnSettings(**sets, k=(80,), index="IVF8,Flat", index_parameters="nprobe=1"))  # finds fewer than 80
+    assert 0 < few.metrics["approximate"]["recall"] < 1
+    assert "approximate" in few.table.title
+    assert "of the 80 exact neighbours" in few.table.notes[-1]

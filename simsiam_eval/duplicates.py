@@ -1,0 +1,116 @@
+"""Near-duplicates: pairs of images whose features are almost the same, the groups that they form, and what leaks by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from simsiam_eval.neighbours import l2_normalised
+from simsiam_eval.statistics import accuracy_metrics
+
+_BLOCK = 4096  # rows on each side of a product
+_EDGES = 1 << 20  # pairs that wait to be joined
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+
+
+def pairs_above(
+    bank: NDArray[np.floating],
+    queries: NDArray[np.floating] | None,
+    threshold: float,
+    device: torch.device | None = None,
+) -> Iterator[Pairs]:
+    """Every pair of rows whose cosine similarity is at least `threshold`, block by block.
+
+    Args:
+        bank: (N,D), and queries (M,D): arrays or FeatureRows; None: pairs within the bank, each once (row < other).
+
+    Yields:
+        rows of the bank, rows of the queries (or the bank), similarities.
+    """
+    device = device or torch.device("cpu")
+    other = bank if queries is None else queries
+    for start in range(0, len(bank), _BLOCK):
+        rows = torch.from_numpy(l2_normalised(bank[start : start + _BLOCK])).to(device)
+        for at in range(start if queries is None else 0, len(other), _BLOCK):
+            block = rows @ torch.from_numpy(l2_normalised(other[at : at + _BLOCK])).to(device).T
+            if queries is None and at == start:
+                block = block.triu(1) - torch.ones_like(block).tril(0) * 3  # itself and what is mirrored: below -1
+            if not bool((block >= threshold).any()):
+                continue
+            near = (block >= threshold).nonzero(as_tuple=True)
+            yield near[0].cpu().numpy() + start, near[1].cpu().numpy() + at, block[near].cpu().numpy()
+
+
+class Groups:
+    """Rows 0..N-1 that are joined pair by pair."""
+
+    def __init__(self, count: int) -> None:
+        self._root = np.arange(count)
+        self._waiting: list[NDArray[np.int64]] = []
+        self.pairs = 0
+        self.similarity = np.full(count, -1.0, dtype=np.float32)
+
+    def join(self, one: NDArray[np.int64], two: NDArray[np.int64], similarities: NDArray[np.float32]) -> None:
+        """Join pairs; `similarity` of a row becomes the highest of its pairs."""
+        self.pairs += len(one)
+        for rows in (one, two):
+            np.maximum.at(self.similarity, rows, similarities)
+        roots = np.stack((self._root[one], self._root[two]))
+        roots = roots[:, roots[0] != roots[1]]
+        self._waiting.append(np.unique(roots, axis=1))
+        if sum(found.shape[1] for found in self._waiting) > _EDGES:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._waiting:
+            return
+        one, two = np.concatenate(self._waiting, axis=1)
+        self._waiting = []
+        count = len(self._root)
+        graph = coo_matrix((np.ones(len(one), dtype=bool), (one, two)), shape=(count, count))
+        self._root = connected_components(graph, directed=False)[1][self._root]
+
+    def members(self) -> list[NDArray[np.int64]]:
+        """The rows of each group of two or more, those with the most similar pair first."""
+        self._settle()
+        order = np.argsort(self._root, kind="stable")
+        _, first, counts = np.unique(self._root[order], return_index=True, return_counts=True)
+        groups = [order[at : at + count] for at, count in zip(first, counts, strict=True) if count > 1]
+        return sorted(groups, key=lambda rows: (-float(self.similarity[rows].max()), int(rows[0])))
+
+
+def leakage_metrics(nearest: NDArray[np.float32], right: NDArray[np.bool_], threshold: float) -> dict[str, Any] | None:
+    """How much of an accuracy rests on test images that have a near-duplicate in the training set.
+
+    Args:
+        nearest: (M,) cosine similarity of each test image to its nearest training image.
+        right: (M,) whether it was classified rightly.
+
+    Returns:
+        None where no image is as near as `threshold`; else threshold, `images`, `top1` and its interval of these, and
+        `top1_without` and its interval, where any others are left.
+    """
+    leaked = nearest >= threshold
+    if not leaked.any():
+        return None
+    found: dict[str, Any] = {"threshold": threshold, "images": int(leaked.sum()), "of": len(leaked)}
+    found |= accuracy_metrics("top1", int(right[leaked].sum()), int(leaked.sum()))
+    if not leaked.all():
+        found |= accuracy_metrics("top1_without", int(right[~leaked].sum()), int((~leaked).sum()))
+    return found
+
+
+def leakage_warning(found: dict[str, Any]) -> str:
+    """One sentence for the person: how many, and the accuracy with and without them."""
+    without = f"{100 * found['top1_without']:.2f} %" if "top1_without" in found else "not to be had"
+    return (
+        f"{found['images']} of {found['of']} test images have a training image of cosine similarity "
+        f"{found['threshold']:g} or more (look at them with `duplicates`): top-1 without them is {without}."
+    )

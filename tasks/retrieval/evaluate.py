@@ -1,0 +1,237 @@
+"""`retrieval eval`: how well an image finds those of its class."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.result import Result, Table, percent, provenance
+from simsiam_eval.settings import EncoderSettings, setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from simsiam_eval.feature_file import Features
+    from simsiam_eval.indexes import NeighbourIndex
+    from simsiam_eval.ranking import QueryScores
+
+_TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
+_PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  # points of a curve, by FAISS's parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalEvalSettings(EncoderSettings):
+    """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
+
+    gallery: str = setting(help="Images that are found: a feature file (.h5), or an image source with --checkpoint.")
+    queries: str | None = setting(
+        None, help="Images that ask; default: those of the gallery, each left out of its own ranking."
+    )
+    k: tuple[int, ...] = setting((1, 5, 10), short="-k", at_least=1, help="k of recall@k and precision@k.")
+    metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that ranks.")
+    limit: int | None = setting(None, at_least=1, help="Only so many queries, drawn by --seed.")
+    index: tuple[str, ...] = setting(
+        (), help="FAISS factory strings, such as IVF256,Flat or HNSW32, whose recall and speed are measured too."
+    )
+    out: Path | None = setting(None, help="PNG of recall against speed over the index types (with --index).")
+
+
+def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
+    """Run `retrieval eval`, exactly; indexes of --index are measured beside it.
+
+    Raises:
+        UsageError, DataError: the features cannot be used, or no query has anything to find.
+    """
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.errors import DataError
+    from simsiam_eval.feature_cache import described_features, same_rows
+    from simsiam_eval.ranking import score_queries
+
+    started = time.perf_counter()
+    gallery, queries = _sets(settings)
+    own = same_rows(gallery, queries)
+    device = resolve_device(settings.device)
+    asked = _drawn(len(queries.labels), settings)
+    scores = score_queries(
+        gallery.features,
+        gallery.labels,
+        queries.features,
+        queries.labels,
+        settings.k,
+        settings.metric,
+        device,
+        asked=asked,
+        own=own,
+    )
+    if not len(scores.queries):
+        raise DataError(f"No query has another image of its class in {settings.gallery}: there is nothing to find.")
+    nothing = len(asked) - len(scores.queries)
+    metrics = _metrics(scores, settings.k, len(gallery.labels) - own)
+    by_class = _by_class(scores, queries, gallery, settings.k)
+    indexes = _indexes(settings, gallery, None if own else queries)
+    files = {}
+    if indexes and settings.out:
+        _curve(settings, indexes)
+        files["curve"] = str(settings.out)
+    return Result(
+        task="retrieval eval",
+        settings=settings.to_dict(),
+        metrics=metrics
+        | {"queries": len(scores.queries), "queries_without_relevant": nothing, "gallery": len(gallery.labels)}
+        | {"by_class": by_class, "indexes": indexes},
+        provenance=provenance(
+            started,
+            str(device),
+            leave_one_out=own,
+            gallery=described_features(gallery),
+            queries=described_features(queries),
+        ),
+        files=files,
+        table=_table(settings, metrics, by_class, indexes, len(scores.queries), nothing, len(gallery.labels), own),
+    )
+
+
+def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
+    """Gallery and queries, labelled images only, the labels in the gallery's numbering."""
+    from simsiam_eval.feature_cache import features_of, in_numbering_of, labelled, refuse_mixture
+
+    name = f"--gallery {settings.gallery}"
+    gallery = labelled(features_of(settings.gallery, "train", settings), name)
+    if settings.queries is None:
+        return gallery, gallery
+    queries = labelled(features_of(settings.queries, "test", settings), f"--queries {settings.queries}")
+    refuse_mixture(gallery, queries)
+    return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
+
+
+def _drawn(count: int, settings: RetrievalEvalSettings) -> NDArray[np.int64]:
+    import numpy as np
+
+    if settings.limit is None or settings.limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(settings.seed).permutation(count)[: settings.limit])
+
+
+def _metrics(scores: QueryScores, ks: tuple[int, ...], available: int) -> dict[str, Any]:
+    from simsiam_eval.statistics import accuracy_metrics, mean_metrics
+
+    found: dict[str, Any] = {}
+    for place, k in enumerate(ks):
+        hits = scores.hits[:, place]
+        found |= accuracy_metrics(f"recall_at_{k}", int((hits > 0).sum()), len(hits))
+        found |= mean_metrics(f"precision_at_{k}", hits / min(k, available))
+    for name, values in (
+        ("map", scores.average_precision),
+        ("r_precision", scores.r_precision),
+        ("mrr", scores.reciprocal_rank),
+    ):
+        found |= mean_metrics(name, values)
+    return found
+
+
+def _by_class(
+    scores: QueryScores, queries: Features, gallery: Features, ks: tuple[int, ...]
+) -> dict[str, dict[str, Any]]:
+    import numpy as np
+
+    labels, names = queries.labels[scores.queries], gallery.class_names
+    found = {}
+    for label in np.unique(labels).tolist():
+        mine = labels == label
+        name = names[label] if names is not None and label < len(names) else str(label)
+        found[name] = {
+            "queries": int(mine.sum()),
+            f"recall_at_{ks[0]}": float((scores.hits[mine, 0] > 0).mean()),
+            "map": float(scores.average_precision[mine].mean()),
+            "r_precision": float(scores.r_precision[mine].mean()),
+            "mrr": float(scores.reciprocal_rank[mine].mean()),
+        }
+    return found
+
+
+def _indexes(settings: RetrievalEvalSettings, gallery: Features, queries: Features | None) -> list[dict[str, Any]]:
+    """Every index at several of its search parameters: recall of the exact neighbours, speed and size."""
+    from simsiam_eval.indexes import cached_index, index_quality
+
+    found = []
+    k = max(settings.k)
+    for factory in settings.index:
+        index = cached_index(gallery.features, factory, settings.metric, settings.seed)
+        for parameters in _parameters(index, k):
+            index.set_parameters(parameters, k)
+            asked = None if queries is None else queries.features
+            quality = index_quality(index, gallery.features, asked, k, settings.limit or 1000, settings.seed)
+            found.append(quality | {"parameters": parameters})
+    return found
+
+
+def _parameters(index: NeighbourIndex, k: int) -> list[str | None]:
+    from simsiam_eval.errors import UsageError
+
+    for name, values in _PROBES.items():
+        tried = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
+        if not tried:
+            continue
+        try:
+            index.set_parameters(tried[0], k)
+        except UsageError:
+            continue
+        return list(tried)
+    return [None]
+
+
+def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> None:
+    from simsiam_eval.pictures import write_chart
+
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for one in indexes:
+        lines.setdefault(one["index"], []).append((one["recall"], one["queries_per_second"]))
+    lines["exact"] = [(1.0, max(one["exact_queries_per_second"] for one in indexes))]
+    assert settings.out is not None
+    k = max(settings.k)
+    write_chart(
+        settings.out, f"Approximate search, {k} neighbours", f"recall@{k} of the exact neighbours", "queries/s", lines
+    )
+
+
+def _table(
+    settings: RetrievalEvalSettings,
+    metrics: dict[str, Any],
+    by_class: dict[str, dict[str, Any]],
+    indexes: list[dict[str, Any]],
+    queries: int,
+    nothing: int,
+    gallery: int,
+    own: bool,
+) -> Table:
+    rows = [[f"recall@{k}", percent(metrics[f"recall_at_{k}"], metrics[f"recall_at_{k}_interval"])] for k in settings.k]
+    rows += [
+        [f"precision@{k}", percent(metrics[f"precision_at_{k}"], metrics[f"precision_at_{k}_interval"])]
+        for k in settings.k
+    ]
+    rows += [
+        [shown, percent(metrics[name], metrics[f"{name}_interval"])]
+        for name, shown in (("map", "mAP"), ("r_precision", "R-precision"), ("mrr", "MRR"))
+    ]
+    notes = []
+    if nothing:
+        notes.append(f"{nothing} queries have no other image of their class in the gallery and are left out.")
+    worst = sorted(by_class.items(), key=lambda one: one[1]["map"])[:_TABLE_CLASSES]
+    if len(by_class) > 1:
+        notes.append("Lowest mAP: " + ", ".join(f"{name} {percent(one['map'])}" for name, one in worst) + ".")
+    for one in indexes:
+        notes.append(
+            f"{one['index']}{' ' + one['parameters'] if one['parameters'] else ''}: finds {one['recall']:.4f} of the "
+            f"{one['k']} exact neighbours, {one['queries_per_second']:.0f} queries/s (exact: "
+            f"{one['exact_queries_per_second']:.0f}), {one['bytes_per_row']:.0f} bytes a row."
+        )
+    return Table(
+        f"Retrieval, {settings.metric}, {gallery} in the gallery, {queries} queries"
+        + (", leave-one-out" if own else ""),
+        ("metric", "% [95 %]"),
+        rows,
+        notes,
+    )

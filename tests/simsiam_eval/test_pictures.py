@@ -1,0 +1,41 @@
+import re
+
+import pytest
+from PIL import Image
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.pictures import Cell, write_chart, write_sheet
+
+RED, BLUE = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (300, 300), "blue")
+ROWS = [[Cell(RED, ("query", "<a>.png"), "#00ff00"), Cell(BLUE, ("0.9", "b" * 90))], [Cell(None, ("gone",))]]
+
+
+def test_a_sheet_shows_images_frames_and_captions(tmp_path):
+    write_sheet(tmp_path / "s.png", "title", ROWS)
+    with Image.open(tmp_path / "s.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}
+    assert {(255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 255), (0, 0, 0)} <= colours
+
+
+def test_a_page_needs_no_other_file_and_escapes_names(tmp_path):
+    write_sheet(tmp_path / "s.html", "a < b", ROWS)
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "&lt;a&gt;.png" in page
+    assert "a &lt; b" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_chart_has_a_colour_for_each_line(tmp_path):
+    write_chart(tmp_path / "c.png", "t", "x", "y", {"one": [(0.5, 100), (0.9, 10)], "two": [(0.7, 1000)]})
+    with Image.open(tmp_path / "c.png") as chart:
+        colours = {colour for _, colour in chart.convert("RGB").getcolors(1 << 20)}
+    assert {(0x1F, 0x6F, 0xB4), (0xD9, 0x5F, 0x02)} <= colours
+    write_chart(tmp_path / "c.png", "t", "x", "y", {"one point": [(1.0, 3.0)]})
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(UsageError, match=r"\.png or \.html"):
+        write_sheet(tmp_path / "s.gif", "title", ROWS)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_sheet(tmp_path / "nowhere" / "s.png", "title", ROWS)
