@@ -31,7 +31,7 @@ from simsiam_eval.feature_file import JSON_ATTRIBUTES, UNREADABLE, VALID, part_o
 from simsiam_eval.feature_layout import Rows, complete_layout, create_layout, places_in, pwrite_all, storable
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
 
-_SYNC_SECONDS = 5.0
+_SYNC_SECONDS, _SYNC_BLOCKS = 5.0, 1024
 _BLOCK = 1 << 20  # flags looked at at once
 
 
@@ -191,7 +191,7 @@ class FeatureWriter:
                     file.writelines(lines)
                 os.fsync(self._notes)
             self._pending.append((start, flags))
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
+            if time.monotonic() - self._synced > _SYNC_SECONDS or len(self._pending) >= _SYNC_BLOCKS:
                 self.sync()
         except OSError as error:
             raise self._disk_error(error) from error
