@@ -6,8 +6,11 @@ Small noise images of JPEG are made first; nothing is downloaded. Where lightly 
 
 from __future__ import annotations
 
-import argparse
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; read when torch is imported
+
+import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +25,13 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from views_speed import reference_transform
 
+from pretrain.health import measure
 from pretrain.loader import Loader
 from pretrain.loop import test_preprocessing
 from pretrain.model import SimSiam, parameter_groups, simsiam_loss
 from pretrain.recipe import PretrainSettings
 from pretrain.step import TrainingStep
+from simsiam_eval.architectures import feature_width
 from simsiam_eval.distributed import Processes
 from simsiam_eval.sources import PathSource
 
@@ -123,7 +128,6 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
         from lightly.transforms import SimSiamTransform
     except ImportError:
         return None
-    from simsiam_eval.architectures import feature_width
     from simsiam_eval.encoder import build_trunk
 
     blur = {"gaussian_blur": 0.0} if not settings.blur else {}
@@ -147,6 +151,17 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
         optimiser.step()
 
     return step
+
+
+def look(settings: PretrainSettings, device: torch.device, times: int = 20) -> float:
+    """Seconds of one look of the collapse doctor at a batch of this size."""
+    width = feature_width(settings.arch)
+    features, z1, z2 = (torch.randn(settings.batch_size, d, device=device) for d in (width, settings.dim, settings.dim))
+    measure(features, z1, z2)
+    started = time.perf_counter()
+    for _ in range(times):
+        measure(features, z1, z2)  # reads its numbers: nothing is left on the device
+    return (time.perf_counter() - started) / times
 
 
 def void(_: object) -> None:
@@ -208,6 +223,9 @@ def main() -> None:
             relative = medians[run] / medians["(3) the reference's pipeline"]
             took = f"{1000 * ours.batch_size / medians[run]:.1f}"
             rows.append([name, run, f"{medians[run]:.0f}", took, f"{relative:.2f}"])
+        seconds, step_seconds = look(ours, device), ours.batch_size / medians["(2) our loop on JPEG files"]
+        share = 100 * seconds / (ours.health_every * step_seconds)
+        rows.append([name, f"one look of the doctor: {share:.3f} % of the time", "", f"{1000 * seconds:.1f}", ""])
     write_table(
         "pretrain_speed_cuda" if on_gpu else "pretrain_speed_cpu",
         "Pretraining speed",

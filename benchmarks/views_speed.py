@@ -1,8 +1,9 @@
 """Views per second: the reference's pipeline (one PIL image after the other) and ours (a batch at a time), on the CPU.
 
 Both end with a normalised float32 batch. 32 px: images of 32 x 32 pixels held in memory; the reference makes a PIL image of
-each, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375. One core: one process, one thread. All
-cores: a DataLoader with one worker per core, but ours at 32 px in the main process' threads.
+each, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375, for the reference PIL images, for ours arrays,
+as either decodes them. One core: one process, one thread. All cores: a DataLoader with one worker per core, but ours at
+32 px in the main process' threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torchvision import transforms
 
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import ViewParameters, boxes, draw
-from pretrain.views import Views, crop_image, crop_resident
+from pretrain.views import Views, crop_resident
+from simsiam_eval.crops import crop_image
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = {32: 512, 224: 64}
@@ -67,12 +69,13 @@ class OurViews(Dataset):
     """(rows, parameters) of a batch -> its views."""
 
     def __init__(self, images: list, size: int) -> None:
-        self.images, self.size, self.views = images, size, Views(IMAGENET_MEAN, IMAGENET_STD)
+        self.images, self.size = [np.asarray(image) for image in images], size
+        self.views = Views(IMAGENET_MEAN, IMAGENET_STD)
 
     def __getitem__(self, batch: tuple[np.ndarray, ViewParameters]) -> torch.Tensor:
         rows, parameters = batch
         chosen = [self.images[row] for row in rows]
-        found = boxes(parameters, np.array([one.height for one in chosen]), np.array([one.width for one in chosen]))
+        found = boxes(parameters, *np.array([one.shape[:2] for one in chosen]).T)
         crops = [crop_image(image, box, self.size) for image, box in zip(chosen, found, strict=True)]
         return self.views.augment(torch.stack(crops), parameters)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
+from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
+from tasks.detection.settings import DetectSettings
 from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
@@ -19,12 +21,14 @@ COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
     "pretrain": PretrainSettings,
     "inspect": InspectSettings,
+    "convert": ConvertSettings,
     "extract": ExtractSettings,
     "verify": VerifySettings,
     "merge": MergeSettings,
     "export": ExportSettings,
     "linear-eval": LinearEvalSettings,
     "knn": KnnSettings,
+    "detect": DetectSettings,
 }
 
 

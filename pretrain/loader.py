@@ -4,7 +4,7 @@ processes or workers there are, nor on where the run was stopped."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pretrain.recipe import PretrainSettings
-from pretrain.views import ViewParameters, Views, boxes, crop_image, crop_resident, draw
+from pretrain.views import ViewParameters, Views, boxes, crop_resident, draw
+from simsiam_eval.crops import crop_image
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import worker_count
-from simsiam_eval.images import UnreadableImage
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.images import OpenedImage, UnreadableImage
+from simsiam_eval.preprocess import MARGIN, Preprocessing
 from simsiam_eval.progress import say
 from simsiam_eval.sources import ArraySource, ImageSource
 from simsiam_eval.stopping import ignore_stop_signals
@@ -127,7 +128,7 @@ class Loader:
     def _worker_crops(self, steps: range) -> Iterator[Any]:
         workers = worker_count(self._settings.workers, self._source)
         pinned = self._device.type == "cuda"
-        crops = _Crops(self._source, self.schedule, self._settings.image_size)
+        crops = _Crops(self._source, self.schedule, self._settings)
         loader: DataLoader[Any] = DataLoader(
             crops,  # type: ignore[arg-type]
             batch_size=None,
@@ -203,8 +204,9 @@ class Loader:
 class _Crops:
     """Map-style data set for DataLoader workers: number of a step -> both crops (B,3,S,S) uint8, and what was unreadable."""
 
-    def __init__(self, source: ImageSource, schedule: Schedule, side: int) -> None:
-        self.source, self.schedule, self.side = source, schedule, side
+    def __init__(self, source: ImageSource, schedule: Schedule, settings: PretrainSettings) -> None:
+        self.source, self.schedule = source, schedule
+        self.side, self.scaled = settings.image_size, settings.decode == "scaled"
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
         at = divmod(number, self.schedule.steps)
@@ -214,15 +216,19 @@ class _Crops:
         for place, row in enumerate(rows):
             try:
                 image = self.source.image(int(row))
+                crops[:, place] = self._both(image, [one[place : place + 1] for one in parameters])
             except UnreadableImage as error:
                 reasons[int(row)] = str(error)
-                continue
-            for view, one in enumerate(parameters):
-                box = boxes(one[place : place + 1], image.height, image.width)[0]
-                crops[view, place] = crop_image(image, box, self.side)
         if reasons and len(reasons) < len(rows):
             crops = crops[:, torch.from_numpy(_replacements(np.array([int(row) not in reasons for row in rows])))]
         return crops[0], crops[1], reasons
+
+    def _both(self, image: OpenedImage, parameters: Sequence[ViewParameters]) -> torch.Tensor:
+        """(2,3,S,S) uint8: two crops of one decoding, at the smallest scale at which neither lacks pixels."""
+        found = [boxes(one, image.height, image.width)[0] for one in parameters]
+        least = min(int(box[2:].min()) for box in found)
+        pixels, factor = image.reduced(least / (MARGIN * self.side) if self.scaled else 1)
+        return torch.stack([crop_image(pixels, box, self.side, factor) for box in found])
 
 
 def _replacements(readable: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -240,7 +246,7 @@ def resident_pixels(source: ImageSource) -> tuple[torch.Tensor | None, dict[int,
 
     def decode(row: int) -> NDArray[np.uint8] | None:
         try:
-            return np.asarray(source.image(row))
+            return source.image(row).pixels()
         except UnreadableImage as error:
             reasons[row] = str(error)
             return None
@@ -255,5 +261,5 @@ def resident_pixels(source: ImageSource) -> tuple[torch.Tensor | None, dict[int,
                 pool.shutdown(cancel_futures=True)
                 return None, {}
             if image is not None:
-                pixels[row] = torch.from_numpy(image.copy())
+                pixels[row] = torch.from_numpy(image)
     return pixels.permute(0, 3, 1, 2).contiguous(), reasons

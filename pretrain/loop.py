@@ -73,6 +73,7 @@ class _Run:
         if saved is not None:
             self.position = restore(saved, self.step.model, self.step.optimiser, processes.device)
             if processes.main:
+                folder.mend_names(self.position)
                 finished = self.position.epoch >= settings.epochs
                 where = f"going on at epoch {self.position.epoch}, step {self.position.step}"
                 say(f"{settings.out}: {'this run is finished' if finished else where}.")
@@ -115,16 +116,26 @@ class _Run:
         last = position.epoch == self.settings.epochs
         best = False
         if self.monitor and self.processes.main and (last or position.epoch % self.settings.knn_every == 0):
-            entry["knn_top1"] = self.monitor.accuracy(self.step.model.encoder, self.processes.device)
-            best = entry["knn_top1"] > position.best_knn
-            position.best_knn = max(position.best_knn, entry["knn_top1"])
-            say(f"epoch {entry['epoch']}: kNN {100 * entry['knn_top1']:.2f} %{' (best so far)' * best}")
+            best = self._look_at_neighbours(self.monitor, entry)
         if self.log:
             self.log.write("epoch", self.steps_done, entry)
         if last:
             self._save()
         if (last or self._save_if_due(now=best)) and best:
             self.folder.keep_best_knn()
+
+    def _look_at_neighbours(self, monitor: KnnMonitor, entry: dict[str, Any]) -> bool:
+        """Add the online kNN to the epoch's entry; whether it is the best so far. Where it fails, the run goes on."""
+        position = self.position
+        try:
+            entry["knn_top1"] = monitor.accuracy(self.step.model.encoder, self.processes.device)
+        except (DataError, OSError, RuntimeError) as error:  # a GPU without room for it is a RuntimeError
+            say(f"Warning: no online kNN after epoch {entry['epoch']} ({error}); the run goes on")
+            return False
+        best: bool = entry["knn_top1"] > position.best_knn
+        position.best_knn = max(position.best_knn, entry["knn_top1"])
+        say(f"epoch {entry['epoch']}: kNN {100 * entry['knn_top1']:.2f} %{' (best so far)' * best}")
+        return best
 
     def _look_at_health(self, outputs: Outputs) -> None:
         every = self.settings.health_every
@@ -219,7 +230,7 @@ class _Run:
         row.append(f"{100 * last['knn_top1']:.2f}" if "knn_top1" in last else "-")
         return Result(
             task="pretrain",
-            protocol=settings.preset,
+            protocol=settings.protocol(),
             settings=settings.to_dict(),
             metrics=metrics,
             provenance=provenance(
@@ -281,4 +292,5 @@ class _Clock:
 def test_preprocessing(settings: PretrainSettings) -> Preprocessing:
     """How the encoder's images are to be prepared afterwards: 256 / 224 of the view's size, or small images whole."""
     size = settings.image_size
-    return Preprocessing(resize=round(size * 256 / 224) if settings.stem == "imagenet" else size, crop=size)
+    short = round(size * 256 / 224) if settings.stem == "imagenet" else size
+    return Preprocessing(resize=short, crop=size, decode=settings.decode)

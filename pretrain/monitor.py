@@ -38,9 +38,8 @@ class KnnMonitor:
     def accuracy(self, trunk: torch.nn.Module, device: torch.device) -> float:
         """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop."""
         settings = self._settings
-        encoder = Encoder(trunk, settings.arch, settings.stem).eval()  # type: ignore[arg-type]
+        encoder = Encoder(trunk, settings.arch, settings.stem)  # type: ignore[arg-type]
         (bank, bank_labels), (queries, labels) = (self._features(encoder, source, device) for source in self._sources)
-        trunk.train()
         similarities, rows = search(bank, queries, settings.knn_k)
         guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
         return float((guesses == labels).mean())
@@ -56,4 +55,6 @@ class KnnMonitor:
             used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
             features.append(block.columns["features"][used])
             labels.append(source.labels[block.rows.start : block.rows.stop][used])
+        if not sum(map(len, labels)):
+            raise DataError(f"{source.spec} has no labelled image that can be read")
         return np.concatenate(features), np.concatenate(labels)

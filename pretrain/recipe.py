@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.architectures import ARCHITECTURES, STEMS
 from simsiam_eval.errors import UsageError
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.settings import DECODINGS, Settings, setting
 
 PREDICTORS = ("none", "fixed", "cosine", "constant")
 NORMS = ("none", "hidden", "all")
@@ -60,8 +60,8 @@ class PretrainSettings(Settings):
             "image_size": 32,
             "blur": 0.0,
         },
-        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. The weight
-        # decay makes the collapse without stop-gradient complete in so few steps (5e-4: output std .47, this: .30).
+        # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. Under this
+        # weight decay the run without stop-gradient is below the untrained encoder in so few steps (demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",
@@ -188,6 +188,11 @@ class PretrainSettings(Settings):
     )
     resident: bool | None = setting(
         None, help="Keep all pixels on the device and crop there; default: for images of one size up to 1 GiB."
+    )
+    decode: str = setting(
+        "full",
+        choices=DECODINGS,
+        help="full, or scaled: JPEGs much larger than their crops are decoded to a half, quarter or eighth of their sides.",
     )
     workers: int | None = setting(
         None,

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import torch
 from pretrain.model import SimSiam
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.atomic_file import atomic_write, cannot_write
-from simsiam_eval.checkpoint import OWN_KEY, read_checkpoint, write_checkpoint
+from simsiam_eval.checkpoint import OWN_KEY, RANDOM_KEY, read_checkpoint, write_checkpoint
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
@@ -114,8 +115,9 @@ class RunFolder:
 
     def _refuse_changes(self, own: dict[str, Any]) -> None:
         free = may_change(PretrainSettings)
+        since = {"decode": "full"}  # settings younger than some runs, and what those runs did
         for name, value in self._own["settings"].items():  # type: ignore[attr-defined]
-            was = own["settings"].get(name)
+            was = own["settings"].get(name, since.get(name))
             if was != value and name not in free:
                 raise DataError(
                     f"{self.out} holds a run with {option_name(name)} {was}, not {value}: "
@@ -144,7 +146,7 @@ class RunFolder:
     def save(self, model: SimSiam, optimiser: torch.optim.Optimizer, position: Position) -> None:
         """Write `checkpoint_last`; at the end of an epoch also under the epoch's name."""
         state = {f"module.{key}": value for key, value in model.state_dict().items()}
-        own = self._own | {"position": vars(position), "history": position.history, "random": random_state()}
+        own = self._own | {"position": vars(position), "history": position.history, RANDOM_KEY: random_state()}
         write_checkpoint(
             self.last,
             epoch=position.epoch,
@@ -169,6 +171,14 @@ class RunFolder:
         """The checkpoint at the end of the run."""
         return self.out / (self._epoch_name(position) or LAST)
 
+    def mend_names(self, position: Position) -> None:
+        """Give `checkpoint_last` the names that a kill just after it was written has kept from it."""
+        name = self._epoch_name(position)
+        if name and not (self.out / name).exists():
+            self._name(name)
+        if position.history and position.history[-1].get("knn_top1") == position.best_knn and not position.step:
+            self._name(BEST_KNN)
+
     def keep_best_knn(self) -> None:
         """Give the checkpoint that was just saved the name of the best by kNN."""
         self._name(BEST_KNN)
@@ -185,8 +195,9 @@ class RunFolder:
         os.replace(new, self.out / name)
 
     def _prune(self) -> None:
-        kept = sorted(self.out.glob("checkpoint_[0-9]*.pth.tar"), key=lambda path: int(path.name.split("_")[1][:-8]))
-        for path in kept[: -self.settings.keep] if self.settings.keep else []:
+        ours = [(path, re.fullmatch(r"checkpoint_(\d+)\.pth\.tar", path.name)) for path in self.out.iterdir()]
+        kept = sorted((int(match[1]), path) for path, match in ours if match)
+        for _, path in kept[: -self.settings.keep] if self.settings.keep else []:
             path.unlink()
 
     def last_good(self) -> str:
@@ -201,8 +212,9 @@ def restore(
     own = checkpoint[OWN_KEY]
     model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
     optimiser.load_state_dict(checkpoint["optimizer"])
-    set_random_state(own["random"])
-    position = Position(**own["position"])
+    set_random_state(own[RANDOM_KEY])
+    known = {one.name for one in fields(Position)}
+    position = Position(**{name: value for name, value in own["position"].items() if name in known})
     position.sums = position.sums.to(device)
     return position
 

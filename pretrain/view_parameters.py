@@ -7,12 +7,13 @@ of a view, so that a process can draw for a whole batch and apply its share.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from simsiam_eval.crops import Crops, Floats, Integers, crop_boxes, draw_crops
 
 if TYPE_CHECKING:
     from pretrain.recipe import PretrainSettings
@@ -20,20 +21,13 @@ if TYPE_CHECKING:
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 _BLUR_RADIUS = (0.1, 2.0)  # Pillow's radius: the standard deviation in pixels
 _STRENGTH = 0.4  # of brightness, contrast and saturation
-_RATIO = (3 / 4, 4 / 3)  # width / height of a crop
-_TRIES = 10
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ViewParameters:
     """One view of each of B images. `parameters[a:b]` and `parameters[rows]` are the parameters of those images."""
 
-    area: Floats | None  # (B,10) share of the image's area, per try; None: no crop, the whole image
-    ratio: Floats | None  # (B,10) width / height, per try
-    offset: Floats | None  # (B,2) in [0,1): which of the possible tops and lefts
+    crops: Crops | None  # None: no crop, the whole image
     affine: (
         Floats | None
     )  # (B,5) degrees, shift right and down as shares of the side, scale, horizontal shear in degrees
@@ -64,11 +58,8 @@ def draw(recipe: PretrainSettings, rng: np.random.Generator, count: int) -> View
     def chosen(probability: float) -> NDArray[np.bool_]:
         return rng.random(count) < probability
 
-    area = ratio = offset = affine = None
-    if recipe.crop_area < 1:
-        area = uniform(recipe.crop_area, 1, _TRIES)
-        ratio = np.exp(uniform(math.log(_RATIO[0]), math.log(_RATIO[1]), _TRIES))
-        offset = rng.random((count, 2))
+    affine = None
+    crops = draw_crops(rng, count, recipe.crop_area) if recipe.crop_area < 1 else None
     if recipe.rotate or recipe.shift or recipe.zoom or recipe.shear:
         reach = np.array([recipe.rotate, recipe.shift, recipe.shift, recipe.zoom, recipe.shear])
         affine = [0, 0, 0, 1, 0] + reach * uniform(-1, 1, 5)
@@ -78,9 +69,7 @@ def draw(recipe: PretrainSettings, rng: np.random.Generator, count: int) -> View
     order[~chosen(recipe.jitter)] = NOTHING
     factors = [1, 1, 1, 0] + np.array([_STRENGTH, _STRENGTH, _STRENGTH, recipe.jitter_hue]) * uniform(-1, 1, 4)
     return ViewParameters(
-        area,
-        ratio,
-        offset,
+        crops,
         affine,
         order,
         factors,
@@ -91,31 +80,13 @@ def draw(recipe: PretrainSettings, rng: np.random.Generator, count: int) -> View
 
 
 def boxes(parameters: ViewParameters, heights: Integers | int, widths: Integers | int) -> Integers:
-    """RandomResizedCrop's boxes (Szegedy et al. 2015) in images of the given sizes in pixels.
-
-    Per image the first of ten tries that fits, else the largest central box of a permitted ratio. Only correctly rounded
-    operations: an image has the same box alone as in any batch.
+    """Where the views are cropped in images of the given sizes in pixels: (B,4) int64 of top, left, height, width.
 
     Args:
         heights, widths: (B,), or one number for all.
-
-    Returns:
-        (B,4) int64: top, left, height, width.
     """
-    count = len(parameters)
-    high, wide = (np.broadcast_to(np.asarray(side, dtype=np.int64), (count,)) for side in (heights, widths))
-    if parameters.area is None or parameters.ratio is None or parameters.offset is None:
-        return np.stack([np.zeros_like(high), np.zeros_like(high), high, wide], axis=1)
-    area = (high * wide)[:, None] * parameters.area
-    w = np.rint(np.sqrt(area * parameters.ratio)).astype(np.int64)
-    h = np.rint(np.sqrt(area / parameters.ratio)).astype(np.int64)
-    fits = (w > 0) & (w <= wide[:, None]) & (h > 0) & (h <= high[:, None])
-    images = np.arange(count)
-    first = fits.argmax(axis=1)
-    fitting = fits[images, first]
-    low, most = _RATIO
-    h = np.where(fitting, h[images, first], np.where(wide < low * high, np.rint(wide / low).astype(np.int64), high))
-    w = np.where(fitting, w[images, first], np.where(wide > most * high, np.rint(high * most).astype(np.int64), wide))
-    room = np.stack([high - h, wide - w], axis=1)
-    corner = np.where(fitting[:, None], np.floor(parameters.offset * (room + 1)).astype(np.int64), room // 2)
-    return np.concatenate([corner, h[:, None], w[:, None]], axis=1)
+    if parameters.crops is not None:
+        return crop_boxes(parameters.crops, heights, widths)
+    shape = (len(parameters),)
+    high, wide = (np.broadcast_to(np.asarray(side, dtype=np.int64), shape) for side in (heights, widths))
+    return np.stack([np.zeros_like(high), np.zeros_like(high), high, wide], axis=1)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,18 +19,14 @@ from pretrain.view_parameters import (
     CONTRAST,
     HUE,
     SATURATION,
-    Floats,
-    Integers,
     ViewParameters,
     boxes,
     draw,
 )
 from pretrain.view_steps import blend_, blur, grey, turn_hue, warp
+from simsiam_eval.crops import Floats, Integers
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["ViewParameters", "Views", "boxes", "crop_image", "crop_resident", "draw"]
+__all__ = ["ViewParameters", "Views", "boxes", "crop_resident", "draw"]
 
 # Values of a part of a batch. CPU: 1.2 MB, which a core's cache holds, and at 224 px one image, so that no image pays for
 # a step that only another takes. Elsewhere: what bounds the memory of the temporaries (some 128 MB each).
@@ -40,28 +34,9 @@ _CHUNK = 300_000
 _DEVICE_CHUNK = 2**25
 
 
-def crop_image(image: Image, box: Sequence[int] | Integers, size: int) -> Tensor:
-    """Crop and resize one decoded image as torchvision's RandomResizedCrop does (bilinear, antialiased).
-
-    By torch's resize of 8-bit images, which takes half the time of Pillow's and equals it to within one grey level.
-
-    Args:
-        image: RGB.
-        box: top, left, height, width in pixels.
-        size: side S of the result.
-
-    Returns:
-        (3,S,S) uint8.
-    """
-    top, left, height, width = (int(edge) for edge in box)
-    cut = torch.from_numpy(np.array(image.crop((left, top, left + width, top + height)))).permute(2, 0, 1)
-    resized = F.interpolate(cut[None], (size, size), mode="bilinear", antialias=True)
-    return resized[0].contiguous()
-
-
 @torch.no_grad()
 def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int) -> Tensor:
-    """Crop and resize images that lie on the device; equals `crop_image` to within one grey level.
+    """Crop and resize images that lie on the device; equals `simsiam_eval.crops.crop_image` to within one grey level.
 
     Args:
         pixels: (N,3,H,W) uint8, the whole data set.

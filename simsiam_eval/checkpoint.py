@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 OWN_KEY = "simsiam_eval"
+RANDOM_KEY = "random_state"  # of a run, in `own`: of no interest to a reader
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ class CheckpointReport:
     own: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for json.dumps: of a value in `own` that JSON has not, only its type is told."""
-        return {field.name: _for_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """The fields by name, ready for json.dumps: of a value in `own` that JSON has not, only its type is told, and the
+        random state of a run is left out."""
+        found = {field.name: _for_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if self.own is not None:
+            found["own"] = {name: value for name, value in found["own"].items() if name != RANDOM_KEY}
+        return found
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
@@ -177,12 +182,17 @@ def _float32(tensors: Mapping[str, Tensor], match: Match, where: str) -> dict[st
         if trunk_key.endswith("num_batches_tracked"):
             weights[trunk_key] = tensor.long()
             continue
+        if tensor.is_meta:
+            raise DataError(f"{where} holds {key} without its values (a meta tensor): save the model after loading it")
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise DataError(
                 f"{where} holds {key} as {tensor.dtype} {tensor.layout}, not dense floating-point weights: "
                 "give the checkpoint before quantisation or sparsification"
             )
         weights[trunk_key] = tensor.float()
+    negative = [key for key, name in match.taken.items() if name.endswith("running_var") and weights[name].min() < 0]
+    if negative:
+        raise DataError(f"{where} holds negative variances, in {some(negative)}: the file is damaged, give another")
     damaged = [key for key, trunk_key in match.taken.items() if not _is_finite(weights[trunk_key])]
     if damaged:
         raise DataError(

@@ -51,6 +51,7 @@ def command(
         name,
         params=params,
         callback=callback,
+        context_settings={"max_content_width": 120},
         help=settings_class.__doc__,
         no_args_is_help=bool(required(settings_class)),
     )
@@ -100,7 +101,8 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
-    """Settings of a TOML file: its table named after the command where there is one, else its top level."""
+    """Settings of a TOML file: its top level, and before it the table named after the command; other commands' tables are
+    theirs."""
     if path is None:
         return {}
     try:
@@ -109,15 +111,31 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
         raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}.") from error
-    values = content.get(command_name, content)
+    own = content.pop(command_name, {})
+    if not isinstance(own, dict):
+        raise UsageError(f"--config {path}: {command_name} must be a table of settings, got {own!r}.")
+    values: dict[str, Any] = {}
+    shared = {key: value for key, value in content.items() if not (isinstance(value, dict) and _is_command(key))}
+    for table in (shared, own):
+        named: dict[str, Any] = {}
+        for key, value in table.items():
+            if (name := key.replace("-", "_")) in named:
+                raise UsageError(f"--config {path} gives {name} twice, with - and with _.")
+            named[name] = value
+        values |= named
     known = {field.name for field in dataclasses.fields(settings_class)}
-    values = {key.replace("-", "_"): value for key, value in values.items()}
     for key in values:
         if key not in known:
             raise UsageError(
                 f"--config {path} has an unknown setting {key!r} for {command_name}; there are: {', '.join(sorted(known))}."
             )
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _is_command(name: str) -> bool:
+    """Whether a table of a config file may be another command's."""
+    context = click.get_current_context().parent
+    return context is None or name in getattr(context.command, "commands", ())
 
 
 def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
@@ -134,6 +152,10 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         _fail("Interrupted; finished files are whole.", _INTERRUPTED, debug)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        _fail(f"The device is out of memory: give a smaller batch ({str(error).splitlines()[0]})", 1, debug)
     else:
         if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
             return

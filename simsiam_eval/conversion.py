@@ -106,6 +106,9 @@ def find_container(checkpoint: Mapping[Any, Any], where: str) -> tuple[str, Mapp
         name = found[0][0]
         return name, checkpoint[name], dict(found[1:])
     empty = [name for name, _ in CONTAINERS if isinstance(checkpoint.get(name), Mapping)]
+    if empty and checkpoint[empty[0]]:
+        inside = some(map(str, checkpoint[empty[0]]))
+        raise DataError(f"{where} holds no weights in {empty[0]}, only {inside}: save the model's own state dict there")
     if empty:
         raise DataError(
             f"{where} holds an empty {empty[0]}, no weights: give a checkpoint that was written after training"

@@ -127,8 +127,9 @@ class _CpuSyncBatchNorm(_BatchNorm):
             return super().forward(input)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        count = input.numel() // input.shape[1] * dist.get_world_size()
-        mean = _Sum.apply(input.sum(dims)) / count
+        # The processes' parts need not be equal: a detector's images and regions are of all sizes and numbers.
+        sums = _Sum.apply(torch.cat((input.sum(dims), input.new_tensor([input.numel() // input.shape[1]]))))
+        mean, count = sums[:-1] / sums[-1].detach(), sums[-1].detach()
         centred = input - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / count
         with torch.no_grad():

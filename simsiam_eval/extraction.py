@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_attributes
-from simsiam_eval.feature_writer import FeatureWriter, remove_notes
-from simsiam_eval.images import UnreadableImage
+from simsiam_eval.feature_writer import FeatureWriter, remove_leftovers
+from simsiam_eval.images import DecodedImage, UnreadableImage
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
 _BATCH = {"cpu": 16, "cuda": 256}
 # Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
-VIEWS = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5}
+VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,23 @@ class _Blocks:
         for place, row in enumerate(rows):
             try:
                 image = self.source.image(row)
+                if self.views:
+                    image = DecodedImage(image.pixels())  # once for all of them
+                    pixels[place, 1:] = self._augmented(image.pixels(), row)
                 pixels[place, 0] = self.preprocessing.pixels(image)
             except UnreadableImage as error:
                 reasons[row] = str(error)
+                pixels[place] = 0
         return Block(rows, pixels, reasons)
+
+    def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
+        """(V,3,S,S) uint8: random crops of an image, some mirrored; the same for the same seed and row."""
+        rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
+        boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
+        views = torch.stack([crop_image(image, box, side) for box in boxes])
+        mirrored = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
+        views[mirrored] = views[mirrored].flip(3)
+        return views
 
 
 class Extraction:
@@ -243,7 +257,9 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
     same = all(there[key] == value for key, value in attributes.items())
     if not same or there["dtype"] != work.settings.dtype or there["columns"] != work.columns:
         raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
-    remove_notes(out)
+    if work.settings.strict and there["unreadable"]:
+        raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
+    remove_leftovers(out)
     say(f"{out} is there already and complete: nothing to do.")
     return there
 

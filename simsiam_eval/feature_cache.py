@@ -20,15 +20,11 @@ from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.progress import say
+from simsiam_eval.settings import is_feature_file
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:
     from simsiam_eval.settings import EvaluationSettings, FeatureSettings
-
-
-def is_feature_file(spec: str) -> bool:
-    """Whether a --train or --test value names a feature file rather than an image source."""
-    return Path(spec).suffix.lower() in (".h5", ".hdf5") and ":" not in spec
 
 
 def plan_extraction(
@@ -63,7 +59,7 @@ def plan_extraction(
     def attributes() -> dict[str, Any]:
         described: dict[str, Any] = {
             "spec": source.spec,
-            "fingerprint": source.fingerprint(),
+            "fingerprint": source.fingerprint() if settings.fingerprint == "content" else source.listing_fingerprint(),
             "class_names": list(source.class_names) if source.class_names is not None else None,
         }
         if some is not None:
@@ -99,10 +95,8 @@ def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: F
     source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
     key = json.dumps([{**attributes, "source": source_key}, settings.dtype, list(work.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
-    if out.exists():
-        say(f"features of {spec}: from the cache, {out}")
-        return out
-    say(f"features of {spec}: extracting into the cache, {out}")
+    where = "from the cache" if out.exists() else "extracting into the cache"
+    say(f"features of {spec}: {where}, {out}")
     write_extraction(work, attributes, out, Processes(work.device))
     return out
 
@@ -174,6 +168,11 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
     """Class k of two folders is only the same class where both have the same sub-folders: names decide, not numbers."""
     ours, theirs = train.class_names, test.class_names
     labels = test.labels
+    if (ours is None) != (theirs is None):
+        named, bare = (train, test) if theirs is None else (test, train)
+        raise DataError(
+            f"{named.path} names its classes and {bare.path} only numbers them: nothing says which is which."
+        )
     if ours is not None and theirs is not None and ours != theirs:
         number = {name: place for place, name in enumerate(ours)}
         unknown = sorted({theirs[label] for label in np.unique(labels)} - set(ours))
@@ -189,8 +188,8 @@ def _in_numbering_of(train: Features, test: Features) -> Features:
 
 def same_rows(train: Features, test: Features) -> bool:
     """Whether bank and queries are the same images, so that each must be left out of its own neighbours."""
-    same_source = train.attributes["source"]["fingerprint"] == test.attributes["source"]["fingerprint"]
-    return same_source and np.array_equal(train.ids, test.ids)
+    ours, theirs = (one.attributes["source"].get("fingerprint") for one in (train, test))
+    return ours is not None and ours == theirs and np.array_equal(train.ids, test.ids)
 
 
 def described_features(features: Features) -> dict[str, Any]:

@@ -3,35 +3,147 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+try:
+    import simplejpeg
+except ImportError:  # no wheel for this machine: Pillow alone
+    simplejpeg = None
+
+# Both are dealt with here: too many pixels are an error, and an orientation that cannot be read is none.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", module="PIL")
+
+JPEG_SCALES = (8, 4, 2, 1)  # what the inverse DCT divides a side by at no cost
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 class UnreadableImage(Exception):
     """An image that cannot be decoded; the message is the reason."""
 
 
-def decode_rgb(file: bytes | str | os.PathLike[str]) -> Image.Image:
-    """Decode an image (a path or the bytes of a file) to 8-bit RGB.
+class OpenedImage(ABC):
+    """An image whose size is known and whose pixels are made when they are asked for.
+
+    Attributes:
+        height, width: in pixels, as a viewer shows it (EXIF orientation applied).
+    """
+
+    height: int
+    width: int
+
+    @abstractmethod
+    def reduced(self, most: float) -> tuple[NDArray[np.uint8], int]:
+        """The pixels of the image, made smaller where the codec does that while it decodes.
+
+        Args:
+            most: how many times smaller the sides may be; 1 and less: not at all.
+
+        Returns:
+            (ceil(height / factor), ceil(width / factor), 3) uint8, and the factor: a pixel is the mean of factor x factor.
+
+        Raises:
+            UnreadableImage: it cannot be decoded.
+        """
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(height,width,3) uint8, RGB. Raises as `reduced` does."""
+        return self.reduced(1)[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.pixels(), dtype=dtype)
+
+
+class DecodedImage(OpenedImage):
+    """An image in memory: (height,width,3) uint8."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = np.ascontiguousarray(pixels)
+        self.height, self.width = pixels.shape[:2]
+
+    def reduced(self, most: float) -> tuple[NDArray[np.uint8], int]:
+        return self._pixels, 1
+
+
+class _Jpeg(OpenedImage):
+    def __init__(self, file: bytes, header: JpegImageFile) -> None:
+        self._file, self._size, self._mode = file, header.size, header.mode
+        self._orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+        self.width, self.height = self._size[::-1] if self._orientation in _SIDEWAYS else self._size
+
+    def reduced(self, most: float) -> tuple[NDArray[np.uint8], int]:
+        factor = next(scale for scale in JPEG_SCALES if scale <= max(most, 1))
+        pixels = None
+        if self._mode in ("RGB", "L") and self._orientation not in range(2, 9):
+            pixels = _turbo_pixels(self._file, -(-self.height // factor), -(-self.width // factor), factor)
+        return _pillow_pixels(self._file, factor) if pixels is None else pixels, factor
+
+
+def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
+    """Open an image (a path or the bytes of a file), to be had as 8-bit RGB.
 
     EXIF orientation is applied; 16-bit grey is scaled, not clipped; a transparent image lies on white, as viewers show it;
-    grey, palette and CMYK are converted.
+    grey, palette and CMYK are converted. JPEG, the codec that can decode to a smaller size, is decoded when the pixels are
+    asked for, every other at once.
 
     Raises:
-        UnreadableImage: missing, empty, truncated, not an image, or too large to be meant (Pillow's bomb limit).
+        UnreadableImage: missing, empty, truncated, not an image, or too large to be meant (Pillow's bomb limit). What
+            only the decoder of a JPEG can see is raised when it decodes.
     """
+    with _reasons():
+        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            # Pillow's own limit, at which it only warns; a warning cannot be caught in one of several threads.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise UnreadableImage(f"too many pixels: {image.width} x {image.height}")
+            if isinstance(image, JpegImageFile):
+                return _Jpeg(data, image)
+            image.load()
+            return DecodedImage(np.array(_to_rgb(ImageOps.exif_transpose(image))))
+
+
+def _turbo_pixels(file: bytes, height: int, width: int, factor: int) -> NDArray[np.uint8] | None:
+    """The same pixels as Pillow's in less time (benchmarks/results/decode_speed.md); None: Pillow shall read it, or say why
+    it cannot be read."""
+    if simplejpeg is None:
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        pixels = simplejpeg.decode_jpeg(file, "RGB", min_height=height, min_width=width, min_factor=factor)
+    except ValueError:  # also where the damage is such that Pillow reads on
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _pillow_pixels(file: bytes, factor: int) -> NDArray[np.uint8]:
+    with _reasons(), Image.open(io.BytesIO(file)) as image:
+        if factor > 1:
+            image.draft(None, (image.width // factor, image.height // factor))
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever goes wrong becomes UnreadableImage."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
     except FileNotFoundError as error:
         raise UnreadableImage("no such file") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UnreadableImage(f"too many pixels: {error}") from error
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image that Pillow knows, or empty") from error
@@ -44,9 +156,19 @@ def decode_rgb(file: bytes | str | os.PathLike[str]) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
-        full = 65535.0 if image.mode != "F" or values.max(initial=0) > 255 else 255.0
-        return Image.fromarray(np.clip(values / full * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        grey = Image.fromarray(np.clip(values / _full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
+        if isinstance(clear := image.info.get("transparency"), int):  # the grey value that is not there
+            grey.paste(255, mask=Image.fromarray(np.where(values == clear, 255, 0).astype(np.uint8)))
+        return grey.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _full_scale(mode: str, values: NDArray[np.float64]) -> float:
+    """What value is white: 65535 of 16 bits; of wider whole numbers and floats, which have no rule, by the largest there."""
+    most = float(values.max(initial=0))
+    if mode.startswith("I;16") or most > 255:
+        return 65535.0
+    return 1.0 if mode == "F" and most <= 1 else 255.0

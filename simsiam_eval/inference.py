@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from simsiam_eval.encoder import Encoder
@@ -57,7 +58,9 @@ class FeatureModel:
         self.device, self.preprocessing = device, preprocessing
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        ready = fold_batch_norms(copy.deepcopy(encoder).eval().requires_grad_(False))
+        ready = copy.deepcopy(encoder).eval().requires_grad_(False)
+        ready.trunk.fc = nn.Identity()  # type: ignore[assignment]  # a projector, while it is being pretrained
+        ready = fold_batch_norms(ready)
         ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model: Any = _PooledInFloat32(ready)
         if compile:
@@ -122,12 +125,12 @@ def fold_batch_norms(model: Encoder) -> Encoder:
     for parent in list(model.modules()):
         children = dict(parent.named_children())
         pairs = [(name, name.replace("conv", "bn")) for name in children if name.startswith("conv")]
-        if isinstance(parent, nn.Sequential) and len(children) == 2 and isinstance(children.get("1"), nn.BatchNorm2d):
+        if isinstance(parent, nn.Sequential) and len(children) == 2 and isinstance(children.get("1"), _BatchNorm):
             pairs.append(("0", "1"))
         for conv, norm in pairs:
             setattr(parent, conv, fuse_conv_bn_eval(children[conv], children[norm]))  # type: ignore[arg-type, type-var]
             setattr(parent, norm, nn.Identity())
-    left = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    left = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if left:
         raise ValueError(f"not a ResNet as torchvision builds it: {left[0]} follows no convolution")
     return model

@@ -6,6 +6,7 @@ writes the file, so that they need no place to write to.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,12 @@ def ray_engine(address: str | None, workers: int) -> Engine:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    host, _, port = (address or "").removeprefix("ray://").partition(":")
+    if port.isdigit():  # ray itself tries for ten minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise DataError(f"No Ray cluster at {address}: {error.strerror or error}.") from error
     quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
     try:
         if address:

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RECORD_VERSION = 1
-_PACKAGES = ("simsiam-eval", "torch", "torchvision", "faiss-cpu", "numpy", "h5py", "scikit-learn")
+_PACKAGES = (
+    "simsiam-eval",
+    "torch",
+    "torchvision",
+    "faiss-cpu",
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 from simsiam_eval.architectures import LAYERS, POOLINGS
 from simsiam_eval.errors import UsageError
 
+DECODINGS = ("full", "scaled")
+
 
 def setting(
     default: Any = dataclasses.MISSING,
@@ -107,7 +109,7 @@ class Settings:
         if not self.PRESETS:
             return
         preset = getattr(self, "preset")  # noqa: B009 - declared by the subclasses that have presets
-        if preset not in self.PRESETS:
+        if not isinstance(preset, str) or preset not in self.PRESETS:
             raise UsageError(f"--preset must be one of {', '.join(self.PRESETS)}, got {preset!r}.")
         for field in dataclasses.fields(self):
             if field.metadata.get("by_preset") and getattr(self, field.name) is None:
@@ -115,6 +117,14 @@ class Settings:
 
     def check(self) -> None:
         """Refuse settings that contradict each other; a subclass overrides it."""
+
+    def protocol(self) -> str | None:
+        """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
+        if not self.PRESETS:
+            return None
+        name = getattr(self, "preset")  # noqa: B009 - as above
+        changed = [key for key, value in self.PRESETS[name].items() if getattr(self, key) != value]
+        return f"{name}, changed: {', '.join(changed)}" if changed else str(name)
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Self:
@@ -192,7 +202,10 @@ class FeatureSettings(Settings):
         help="auto: as the encoder was trained; imagenet: 256, crop 224; cifar: 32; squash: the whole image to a square.",
     )
     resize: int | None = setting(
-        None, at_least=1, help="Short side in pixels before the centre crop; default: that of --transform."
+        None,
+        at_least=1,
+        at_most=8192,
+        help="Short side in pixels before the centre crop; default: that of --transform.",
     )
     crop: int | None = setting(
         None, at_least=1, help="Side of the centre crop in pixels; default: that of --transform."
@@ -204,6 +217,12 @@ class FeatureSettings(Settings):
         at_least=0,
         help="Augmented views per image beside the centre crop (RandomResizedCrop and flip, drawn from --seed and the row), "
         "for the linear protocol with augmentation; data set `views` (N,V,D).",
+    )
+    decode: str | None = setting(
+        None,
+        choices=DECODINGS,
+        help="full, or scaled: JPEGs much larger than needed are decoded to a half, quarter or eighth of their sides; "
+        "default: as the checkpoint says, else full.",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
     compile: str = setting(
@@ -219,7 +238,23 @@ class FeatureSettings(Settings):
     workers: int | None = setting(
         None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
     )
+    fingerprint: str = setting(
+        "content",
+        choices=("content", "listing"),
+        help="What tells that the images are the same: their content, which is read once and remembered; or ids, labels and "
+        "sizes only, for sources too large to be read twice.",
+    )
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
+
+
+def is_feature_file(spec: str) -> bool:
+    """Whether a --train or --test value names a feature file rather than an image source.
+
+    >>> is_feature_file("runs/train.h5"), is_feature_file("hdf5:images.h5"), is_feature_file("digits")
+    (True, False, False)
+    """
+    path = Path(spec)
+    return path.suffix.lower() in (".h5", ".hdf5") and (":" not in spec or path.exists())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,3 +264,28 @@ class EvaluationSettings(FeatureSettings):
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
     checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
+
+    # Names of extraction's settings that the task also applies to a feature file.
+    ON_FILES: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self) -> None:
+        if not self._only_files():
+            return
+        for name in self._of_extraction():
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            if getattr(self, name) != default:
+                raise UsageError(
+                    f"{option_name(name)} is for images: {self.train} and {self.test} hold features already."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Settings'; without the settings of an extraction that did not happen."""
+        left_out = self._of_extraction() if self._only_files() else ()
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
+
+    def _only_files(self) -> bool:
+        return is_feature_file(self.train) and is_feature_file(self.test)
+
+    def _of_extraction(self) -> list[str]:
+        names = [field.name for field in dataclasses.fields(FeatureSettings)]
+        return [name for name in names if name not in self.ON_FILES | {"device", "seed"}]

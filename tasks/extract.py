@@ -10,7 +10,7 @@ from typing import Any
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import FeatureSettings, setting
+from simsiam_eval.settings import FeatureSettings, is_feature_file, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class ExtractSettings(FeatureSettings):
     ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
 
     def check(self) -> None:
+        if not is_feature_file(str(self.out)):
+            raise UsageError(f"--out must end in .h5 or .hdf5, got {self.out}: by its ending a feature file is known.")
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:

@@ -24,8 +24,10 @@ def inspect(settings: InspectSettings) -> Result:
         DataError: no encoder can be taken from the file; the sentence says why.
     """
     from simsiam_eval.checkpoint import inspect_checkpoint
+    from simsiam_eval.device import resolve_device
 
     started = time.perf_counter()
+    resolve_device(settings.device)
     report = inspect_checkpoint(settings.checkpoint)
     facts = {
         "family": report.family,

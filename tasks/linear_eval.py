@@ -33,6 +33,7 @@ class LinearEvalSettings(EvaluationSettings):
     weight_decay: float = setting(0.0, at_least=0, help="Weight decay (the protocol has none).")
 
     def check(self) -> None:
+        super().check()
         if self.momentum >= 1:
             from simsiam_eval.errors import UsageError
 

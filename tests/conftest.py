@@ -1,6 +1,9 @@
 """The command line as a fixture, one short road walked once, and nothing of a test in the user's cache."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -55,3 +58,61 @@ def road(record, tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(road):
     return road / "run" / "checkpoint_0000.pth.tar"
+
+
+# Runs commands in forked children, so that torch is imported once; each line of standard input is one run. A child may be
+# killed some seconds after a method is first called, and can be prepared by code of the test.
+FORKING = """
+import json, os, signal, sys, threading
+from importlib import import_module
+import cli, pretrain.loop, pretrain.step, pretrain.monitor, simsiam_eval.feature_cache
+import torch
+torch.set_num_threads(1)
+def kill_after(seconds, method):
+    module, _, path = method.partition(":")
+    owner, name = path.split(".")
+    owner = getattr(import_module(module), owner)
+    real = getattr(owner, name)
+    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    def started(*args, **named):
+        if not timer.is_alive():
+            timer.start()
+        return real(*args, **named)
+    setattr(owner, name, started)
+def child(asked):
+    exec(asked["prepare"], {"os": os, "signal": signal})
+    if asked["kill"] is not None:
+        kill_after(asked["kill"], asked["after"])
+    try:
+        cli.main(asked["args"], standalone_mode=False)
+    except SystemExit as stop:
+        os._exit(stop.code or 0)
+    os._exit(0)
+for line in sys.stdin:
+    number = os.fork()
+    if number == 0:
+        child(json.loads(line))
+    print(os.waitpid(number, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """forked(arguments, prepare="", kill=None, after="module:Class.method") -> wait status of a process that ran them."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORKING], cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def run(arguments, prepare="", kill=None, after=""):
+        asked = {"args": [str(one) for one in arguments], "prepare": prepare, "kill": kill, "after": after}
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        while not (answer := server.stdout.readline()).strip().isdigit():
+            assert answer, server.stderr.read()
+        return int(answer)
+
+    yield run
+    server.stdin.close()
+    server.wait()

@@ -1,5 +1,6 @@
 """The whole road as a user walks it: pretrain, inspect, extract, linear-eval, knn, and what goes wrong on it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,19 @@ def test_help_does_not_import_torch(command):
     shown = subprocess.run([sys.executable, "-c", code, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "Usage" in shown.stdout
+
+
+def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
+    (tmp_path / "all.toml").write_text("seed = 3\n[pretrain]\nepochs = 2\n[knn]\nk = [1]\n")
+    arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "--json"]
+    settings = json.loads(call("knn", "--config", tmp_path / "all.toml", *arguments).stdout)["settings"]
+    assert (settings["seed"], settings["k"]) == (3, [1])
+    (tmp_path / "all.toml").write_text("[kNN]\nk = [1]\n")
+    assert "unknown setting 'kNN'" in call("knn", "--config", tmp_path / "all.toml", *arguments).stderr
+
+
+def test_settings_of_an_extraction_are_refused_on_feature_files(call, road):
+    arguments = ["knn", "--train", road / "train.h5", "--test", road / "test.h5"]
+    refused = call(*arguments, "--layer", "layer2")
+    assert (refused.exit_code, "--layer is for images" in refused.stderr) == (2, True)
+    assert "layer" not in json.loads(call(*arguments, "--json").stdout)["settings"]

@@ -3,6 +3,10 @@
     folder:PATH                                  class sub-folders, or a flat folder without labels
     cifar10:PATH#test   cifar100:PATH            published archives (python, binary), their folders, image folders
     manifest:FILE.csv#path=file,label=species    a table of paths and labels (.csv, .tsv, .parquet)
+    list:FILE.txt                                a text file of paths, perhaps with labels
+    tar:train-{0000..0012}.tar#label=species     WebDataset shards; tar files of class folders; a folder of .tar files
+    hdf5:FILE.h5#images=x,label=y                pixels or encoded images in an HDF5 file
+    parquet:PATH#split=train                     image bytes in Parquet files, such as Hugging Face data sets
     digits#train                                 scikit-learn's handwritten digits
 
 A plain path is recognised. `#test` is short for `#split=test`.
@@ -10,29 +14,65 @@ A plain path is recognised. `#test` is short for `#split=test`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.sources.base import ArraySource, ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
-from simsiam_eval.sources.folder import open_folder
+from simsiam_eval.sources.folder import is_image, open_folder
+from simsiam_eval.sources.hdf5 import open_hdf5
 from simsiam_eval.sources.manifest import FORMATS, open_manifest
+from simsiam_eval.sources.parquet import open_parquet
+from simsiam_eval.sources.parquet_columns import image_columns, read_footer
+from simsiam_eval.sources.path_list import open_list
+from simsiam_eval.sources.shards import is_pattern
+from simsiam_eval.sources.tar import open_tar
 
 __all__ = ["ArraySource", "ImageSource", "PathSource", "open_source"]
 
-_Opener = Callable[[Path, str, dict[str, str]], ImageSource]
-# kind: (the options it takes, opener of path, spec and options); another kind is one more row.
-KINDS: dict[str, tuple[tuple[str, ...], _Opener]] = {
-    "folder": ((), lambda path, spec, _: open_folder(path, spec)),
-    "cifar10": (("split",), lambda path, spec, options: open_cifar("cifar10", path, spec, options.get("split"))),
-    "cifar100": (("split",), lambda path, spec, options: open_cifar("cifar100", path, spec, options.get("split"))),
-    "manifest": (
+_Options = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The options of a kind of source, and how it is opened: from its path, its spec, its options and the role (train,
+    test) that it is opened for, where there is one."""
+
+    options: tuple[str, ...]
+    open: Callable[[Path, str, _Options, str | None], ImageSource]
+    pattern: bool = False  # its path may stand for several files
+
+
+def _cifar(kind: str) -> Kind:
+    return Kind(
+        ("split",),
+        lambda path, spec, options, role: open_cifar(
+            kind, path, spec, _train_or_test(options.get("split", role), spec)
+        ),
+    )
+
+
+# Another kind is one more row.
+KINDS: dict[str, Kind] = {
+    "folder": Kind((), lambda path, spec, _, __: open_folder(path, spec)),
+    "cifar10": _cifar("cifar10"),
+    "cifar100": _cifar("cifar100"),
+    "manifest": Kind(
         ("path", "label"),
-        lambda path, spec, options: open_manifest(path, spec, options.get("path", "path"), options.get("label")),
+        lambda path, spec, options, _: open_manifest(path, spec, options.get("path", "path"), options.get("label")),
     ),
-    "digits": (("split",), lambda _, spec, options: open_digits(spec, options.get("split"))),
+    "list": Kind((), lambda path, spec, _, __: open_list(path, spec)),
+    "tar": Kind(("label", "image", "folder", "split"), open_tar, pattern=True),
+    "hdf5": Kind(("images", "label", "id", "split"), open_hdf5),
+    "parquet": Kind(("image", "label", "id", "split"), open_parquet, pattern=True),
+    "digits": Kind(
+        ("split",),
+        lambda _, spec, options, role: open_digits(spec, _train_or_test(options.get("split", role), spec)),
+    ),
 }
 
 
@@ -47,51 +87,85 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         UsageError: an unknown kind or option.
         DataError: the images are missing or damaged.
     """
-    body, _, tail = spec.partition("#") if not Path(spec).exists() else (spec, "", "")
+    start, _, end = spec.partition(":")
+    there = Path(end if start in KINDS else spec).expanduser()
+    body, _, tail = (spec, "", "") if there.name and there.exists() else spec.partition("#")
     kind, colon, rest = body.partition(":")
+    if not body or (colon and not rest and kind in KINDS and kind != "digits"):
+        raise UsageError(f"{spec!r} names no images: give for example folder:PATH.")
     if kind not in KINDS or (not colon and kind != "digits"):
         if colon and not Path(body).exists() and kind.isalnum() and len(kind) > 1:
             raise UsageError(f"There is no image source {kind!r}; there are: {', '.join(KINDS)}.")
         kind, rest = _recognise(Path(body).expanduser()), body
-    allowed, opener = KINDS[kind]
-    options = _options(tail, kind, allowed)
-    if split and "split" in allowed:
-        options.setdefault("split", split)
-    if options.get("split", "train") not in ("train", "test"):
-        raise UsageError(f"The split of {spec} must be train or test.")
+    options = _options(tail, kind, KINDS[kind].options)
     path = Path(rest).expanduser()
-    if kind != "digits" and not path.exists():
+    if kind != "digits" and not path.exists() and not (KINDS[kind].pattern and is_pattern(rest)):
         raise DataError(f"There is no {path} (image source {spec}).")
     if kind == "digits" and rest not in ("", "digits"):
         raise UsageError(f"{spec}: digits takes no path; give digits, digits#train or digits#test.")
     if kind == "folder" and not path.is_dir():
         raise DataError(f"{path} is not a folder.")
+    if kind in ("list", "manifest", "hdf5") and path.is_dir():
+        raise DataError(f"{path} is a folder, and the image source {kind} is a file.")
     try:
-        return opener(path, spec, options)
+        return KINDS[kind].open(path, spec, options, split)
     except OSError as error:
         raise DataError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
 
 
+def _train_or_test(split: str | None, spec: str) -> str | None:
+    if split not in (None, "train", "test"):
+        raise UsageError(f"The split of {spec} must be train or test.")
+    return split
+
+
 def _recognise(path: Path) -> str:
+    name = path.name.lower()
     if not path.exists():
+        if is_pattern(str(path)) and name.endswith((".tar", ".parquet")):
+            return "tar" if name.endswith(".tar") else "parquet"
         raise DataError(
-            f"There is no {path}; image sources are: {', '.join(KINDS)}, or the path of a folder or manifest."
+            f"There is no {path}; image sources are: {', '.join(KINDS)}, or the path of a folder, a manifest, a list, "
+            "a .tar, .h5 or .parquet file."
         )
-    if path.suffix.lower() in FORMATS:
-        return "manifest"
     marks = {"cifar10": ("data_batch_1", "data_batch_1.bin", "cifar-10-batches-py", "cifar-10-batches-bin"),
              "cifar100": ("train.bin", "fine_label_names.txt", "cifar-100-python", "cifar-100-binary")}  # fmt: skip
     for kind, names in marks.items():
         if any((path / name).exists() for name in names):
             return kind
-    if path.is_file():
-        if path.name.startswith(("cifar-10-", "cifar-100-")):
-            return "cifar10" if path.name.startswith("cifar-10-") else "cifar100"
-        raise DataError(f"{path} is no image source: give a folder or a {', '.join(FORMATS)} file.")
-    return "folder"
+    return _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
 
 
-def _options(tail: str, kind: str, allowed: tuple[str, ...]) -> dict[str, str]:
+def _kind_of_file(path: Path) -> str:
+    name, ending = path.name.lower(), path.suffix.lower()
+    if ending == ".parquet":
+        return "parquet" if image_columns(read_footer(path).schema) else "manifest"
+    if ending in FORMATS:
+        return "manifest"
+    if name.startswith(("cifar-10-", "cifar-100-")):
+        return "cifar10" if name.startswith("cifar-10-") else "cifar100"
+    if ending in (".tar", ".tgz", ".tbz2", ".txz") or ".tar." in name:
+        return "tar"
+    kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5"}
+    if ending in kinds:
+        return kinds[ending]
+    raise DataError(f"{path} is no image source: give a folder or a {', '.join(FORMATS)}, .txt, .tar or .h5 file.")
+
+
+def _kind_of_folder(path: Path) -> str:
+    """tar or parquet where such files lie in it, or Parquet files in its data/, and neither images nor class folders."""
+    endings = set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if is_image(entry.name) or (entry.is_dir() and entry.name != "data" and not entry.name.startswith(".")):
+                return "folder"
+            endings.add(os.path.splitext(entry.name)[1].lower())
+    if (path / "data").is_dir():
+        endings |= {file.suffix.lower() for file in (path / "data").glob("*.parquet")}
+    return "tar" if ".tar" in endings else "parquet" if endings & {".parquet", ".arrow"} else "folder"
+
+
+def _options(tail: str, kind: str, allowed: tuple[str, ...]) -> _Options:
     options = {}
     for part in filter(None, tail.split(",")):
         key, equals, value = part.partition("=")

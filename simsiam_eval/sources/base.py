@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.cache_folder import cache_folder
-from simsiam_eval.images import decode_rgb
+from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image
+from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.sources.remembered import remembered_text, state_of_file
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_AT_ONCE = 4096  # rows
+UNREADABLE = b"unreadable"  # in the place of a content's hash
 
 
 class ImageSource(ABC):
@@ -34,7 +34,7 @@ class ImageSource(ABC):
     in_memory = False
 
     def __init__(self, spec: str, labels: NDArray[np.int64], class_names: Sequence[str] | None) -> None:
-        self.spec = spec
+        self.spec = as_utf8(spec)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names) if class_names is not None else None
 
@@ -46,15 +46,15 @@ class ImageSource(ABC):
         """The row's name: stable, valid UTF-8."""
 
     def ids_of(self, rows: range) -> list[str]:
-        """The names of consecutive rows."""
+        """The names of a block of rows."""
         return [self.id(row) for row in rows]
 
     @abstractmethod
-    def image(self, row: int) -> Image:
-        """The row's image, RGB.
+    def image(self, row: int) -> OpenedImage:
+        """The row's image, RGB; a JPEG is decoded only when its pixels are asked for.
 
         Raises:
-            UnreadableImage: it cannot be decoded.
+            UnreadableImage: it cannot be opened.
         """
 
     @abstractmethod
@@ -62,11 +62,68 @@ class ImageSource(ABC):
         """A hash of each row's stored image, in order."""
 
     def fingerprint(self) -> str:
-        """sha256 of ids, labels, class names and every image's content, in order; the same for a copy elsewhere."""
-        digest = hashlib.sha256(json.dumps([self.class_names, self.labels.tolist()]).encode())
-        for row, content in enumerate(self._content_hashes()):
-            digest.update(self.id(row).encode() + b"\0" + content)
-        return digest.hexdigest()
+        """sha256 of ids, labels, class names and every image's content, in order; the same for a copy elsewhere.
+
+        Where the source lies in files it is remembered by their names, sizes and times, so that a restart does not read
+        ten million images.
+        """
+        key = self._files_key()
+        return self._computed_fingerprint()[0] if key is None else remembered_text(key, self._computed_fingerprint)
+
+    def listing_fingerprint(self) -> str:
+        """sha256 of ids, labels, class names and the sizes of what is stored, at no image read: for sources too large to be
+        read twice. An image that changes without changing its size goes unnoticed; a copy elsewhere has the same."""
+        sizes = self._stored_sizes()
+        if sizes is None:
+            return self.fingerprint()
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        digest.update(self.labels.tobytes())
+        for rows in blocks(len(self)):
+            digest.update("\0".join(self.ids_of(rows)).encode())
+        digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
+        return f"listing {digest.hexdigest()}"
+
+    def _stored_sizes(self) -> NDArray[np.int64] | None:
+        """Bytes of each image, or of each file that holds them; None: they are in memory."""
+        return None
+
+    def _files_key(self) -> str | None:
+        """What the fingerprint is remembered by: changes whenever the fingerprint could. None: it is quick to compute."""
+        return None
+
+    def _computed_fingerprint(self) -> tuple[str, bool]:
+        """The fingerprint, and whether every image's content is in it: what could not be read may be readable later."""
+        digest = hashlib.sha256(f"[{json.dumps(self.class_names)}, [".encode())
+        for rows in blocks(len(self)):
+            numbers = ", ".join(map(str, self.labels[rows.start : rows.stop].tolist()))
+            digest.update(f"{', ' if rows.start else ''}{numbers}".encode())
+        digest.update(b"]]")
+        contents, whole = self._content_hashes(), True
+        for rows in blocks(len(self)):
+            for name in self.ids_of(rows):
+                content = next(contents)
+                whole = whole and content != UNREADABLE
+                digest.update(name.encode() + b"\0" + content)
+        return digest.hexdigest(), whole
+
+
+def blocks(rows: int, size: int = _AT_ONCE) -> Iterator[range]:
+    """0 to `rows` in ranges of at most `size`."""
+    return (range(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def hashes_of(read: Callable[[int], bytes], rows: int) -> Iterator[bytes]:
+    """sha256 of what `read` gives for each row, in order, read by threads; of an unreadable one a mark."""
+
+    def hashed(row: int) -> bytes:
+        try:
+            return hashlib.sha256(read(row)).digest()
+        except (OSError, UnreadableImage):
+            return UNREADABLE
+
+    with ThreadPoolExecutor(8) as pool:
+        for block in blocks(rows):
+            yield from pool.map(hashed, block)
 
 
 class ArraySource(ImageSource):
@@ -88,10 +145,8 @@ class ArraySource(ImageSource):
     def id(self, row: int) -> str:
         return self.ids[row]
 
-    def image(self, row: int) -> Image:
-        from PIL import Image
-
-        return Image.fromarray(self.pixels[row])
+    def image(self, row: int) -> OpenedImage:
+        return DecodedImage(self.pixels[row])
 
     def _content_hashes(self) -> Iterator[bytes]:
         return (hashlib.sha256(image.tobytes()).digest() for image in self.pixels)
@@ -104,78 +159,61 @@ class PathSource(ImageSource):
         paths: N files.
         labels: (N,) integers, -1 for none; None: no labels.
         class_names: name of each label.
-        ids: N names; default: the paths.
+        ids: N names; default: the paths as given.
+        folder: where paths that are not absolute start; default: the working folder.
+
+    Attributes:
+        paths: the N files, below `folder`.
+        ids: the N names.
     """
 
     def __init__(
         self,
-        paths: Sequence[str | os.PathLike[str]],
+        paths: Iterable[str | os.PathLike[str]] | PackedTexts,
         labels: Sequence[int] | NDArray[np.int64] | None = None,
         class_names: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         spec: str = "paths",
+        folder: str | os.PathLike[str] = "",
     ) -> None:
-        numbers = np.full(len(paths), -1) if labels is None else np.asarray(labels)
-        if len(numbers) != len(paths) or (ids is not None and len(ids) != len(paths)):
-            raise ValueError(f"{len(paths)} paths do not go with {len(numbers)} labels")
+        given = paths if isinstance(paths, PackedTexts) else PackedTexts(os.fspath(path) for path in paths)
+        self.paths = given.under(folder)
+        if ids is not None:
+            self.ids = PackedTexts(map(as_utf8, ids))
+        else:
+            # A file name that is not UTF-8 still gets a name that is.
+            self.ids = given if given.is_utf8() else PackedTexts(map(as_utf8, given))
+        numbers = np.full(len(given), -1) if labels is None else np.asarray(labels)
+        if len(numbers) != len(given) or len(self.ids) != len(given):
+            raise ValueError(f"{len(given)} paths do not go with {len(numbers)} labels and {len(self.ids)} ids")
         super().__init__(spec, numbers, class_names)
-        self.paths = [os.fspath(path) for path in paths]
-        # A file name that is not UTF-8 still gets a name that is.
-        self.ids = [name.encode("utf-8", "backslashreplace").decode() for name in (ids or self.paths)]
 
     def id(self, row: int) -> str:
         return self.ids[row]
 
-    def image(self, row: int) -> Image:
-        return decode_rgb(self.paths[row])
+    def ids_of(self, rows: range) -> list[str]:
+        return self.ids[rows.start : rows.stop : rows.step]
 
-    def fingerprint(self) -> str:
-        """As ImageSource's; remembered by names, sizes and times, so that a restart does not read ten million files."""
-        return remembered(self._listing(), super().fingerprint)
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self.paths[row])
 
-    def _listing(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.class_names, self.labels.tolist(), self.ids]).encode())
-        for path in self.paths:
-            digest.update(json.dumps([os.path.abspath(path), *_stat(path)]).encode("utf-8", "backslashreplace"))
+    def _files_key(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        digest.update(self.labels.tobytes())
+        for texts in (self.ids, self.paths.under(os.path.abspath(self.paths.folder))):
+            texts.feed(digest.update)
+        for rows in blocks(len(self)):
+            found = [state_of_file(path) for path in self.paths[rows.start : rows.stop]]
+            digest.update(np.array(found, dtype=np.int64).tobytes())
         return digest.hexdigest()
 
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([state_of_file(self.paths[row])[0] for row in range(len(self))], dtype=np.int64)
+
     def _content_hashes(self) -> Iterator[bytes]:
-        with ThreadPoolExecutor(8) as pool:
-            for start in range(0, len(self.paths), 4096):
-                yield from pool.map(_file_hash, self.paths[start : start + 4096])
+        return hashes_of(lambda row: Path(self.paths[row]).read_bytes(), len(self))
 
 
-def _stat(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _file_hash(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return b"unreadable"
-
-
-def remembered(key: str, compute: Callable[[], str]) -> str:
-    """compute(), or what it gave for this key before; a cache that cannot be read or written does no harm."""
-    note = Path(cache_folder()) / "fingerprints" / key
-    try:
-        known = note.read_text()
-        if len(known) == 64:
-            return known
-    except (OSError, UnicodeDecodeError):
-        pass
-    value = compute()
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_name(f"{key}.{os.getpid()}")
-        temporary.write_text(value)
-        os.replace(temporary, note)
-    except OSError:
-        pass
-    return value
+def as_utf8(name: str) -> str:
+    """A name that is valid UTF-8 and shows what was not."""
+    return name.encode("utf-8", "backslashreplace").decode()

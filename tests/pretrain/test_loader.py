@@ -11,6 +11,7 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.settings import DECODINGS
 from simsiam_eval.sources import ArraySource, PathSource
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def files(numbered, tmp_path):
     """The same as files."""
     paths = [tmp_path / f"{row:02d}.png" for row in range(11)]
     for row, path in enumerate(paths):
-        numbered.image(row).save(path)
+        Image.fromarray(numbered.image(row).pixels()).save(path)
     return PathSource(paths)
 
 
@@ -79,6 +80,39 @@ def test_a_batch_does_not_depend_on_those_before_it_nor_on_global_seeds(source):
     np.random.seed(7)
     later = list(loader(source).batches(3, 6))
     assert all(same(a, b) for a, b in zip(whole[3:], later, strict=True))
+
+
+def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkeypatch):
+    ramp = np.linspace(0, 255, 400).astype(np.uint8)
+    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(90)), axis=2)
+    paths = [tmp_path / f"{row}.jpg" for row in range(4)]
+    for path in paths:
+        Image.fromarray(picture).save(path, quality=95)
+    decoded = []
+    jpeg = type(PathSource(paths).image(0))
+    reduced = jpeg.reduced
+
+    def noted(image, most):
+        found = reduced(image, most)
+        decoded.append(found[1])
+        return found
+
+    monkeypatch.setattr(jpeg, "reduced", noted)
+    options = {
+        "preset": "imagenet",
+        "stem": "cifar",
+        "image_size": 32,
+        "resident": False,
+        "jitter": 0.0,
+        "greyscale": 0.0,
+    }
+    whole, scaled = (epoch(loader(PathSource(paths), blur=0.0, decode=decode, **options), 0)[0] for decode in DECODINGS)
+    assert decoded[:4] == [1] * 4
+    assert len(decoded) == 8
+    assert set(decoded[4:]) <= {2, 4}  # crops of 179 to 400 pixels a side, for views of 32
+    for a, b in zip(whole, scaled, strict=True):
+        assert not torch.equal(a, b)
+        assert (a - b).abs().mean() < 1.5  # grey levels
 
 
 def test_views_differ_from_each_other_and_between_epochs_and_seeds(source):

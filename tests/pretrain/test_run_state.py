@@ -3,77 +3,42 @@
 import fcntl
 import json
 import random
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent.parent
+from simsiam_eval.errors import DataError
+
 EPOCHS, IMAGES = 3, 50  # as conftest's `tiny` has them
 
-# Runs `pretrain` in forked children, so that torch is imported once; each line of standard input is one run:
-# {"kill": seconds from the first step, or -1 in the middle of writing the second checkpoint, or null, "args": [...]}
-SERVER = """
-import json, os, signal, sys, threading
-import cli, pretrain.loop, pretrain.step, pretrain.monitor
-import torch
-torch.set_num_threads(1)
-def child(kill, args):
-    if kill == -1:
-        save, calls = torch.save, []
-        def torn(content, file):
-            if isinstance(content, dict) and "state_dict" in content:
-                calls.append(1)
-                if len(calls) == 2:
-                    file.write(b"half a checkpoint" * 1000)
-                    file.flush()
-                    os.kill(os.getpid(), signal.SIGKILL)
-            save(content, file)
-        torch.save = torn
-    elif kill is not None:
-        step = pretrain.step.TrainingStep.__call__
-        timer = threading.Timer(kill, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        def started(*args):
-            if not timer.is_alive():
-                timer.start()
-            return step(*args)
-        pretrain.step.TrainingStep.__call__ = started
-    try:
-        cli.main(["pretrain", *args], standalone_mode=False)
-    except SystemExit as stop:
-        os._exit(stop.code or 0)
-    os._exit(0)
-for line in sys.stdin:
-    asked = json.loads(line)
-    number = os.fork()
-    if number == 0:
-        child(asked["kill"], asked["args"])
-    print(os.waitpid(number, 0)[1], flush=True)
+# SIGKILL in the middle of writing the second checkpoint.
+TORN = """
+import pretrain.loop, torch
+save, calls = torch.save, []
+def torn(content, file):
+    if isinstance(content, dict) and "state_dict" in content:
+        calls.append(1)
+        if len(calls) == 2:
+            file.write(b"half a checkpoint" * 1000)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    save(content, file)
+torch.save = torn
 """
 
 
 @pytest.fixture(scope="module")
-def pretrain():
-    """pretrain(arguments, kill=None) -> wait status of a process that ran it."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+def pretrain(forked):
+    """pretrain(arguments, kill=None) -> wait status of a process that ran it; kill: seconds from the first step, or -1."""
 
-    def run(arguments, kill=None):
-        server.stdin.write(json.dumps({"kill": kill, "args": [str(one) for one in arguments]}) + "\n")
-        server.stdin.flush()
-        while not (answer := server.stdout.readline()).strip().isdigit():
-            assert answer, server.stderr.read()
-        return int(answer)
+    def run(arguments, kill=None, prepare=""):
+        if kill == -1:
+            return forked(["pretrain", *arguments], TORN)
+        return forked(["pretrain", *arguments], prepare, kill, "pretrain.step:TrainingStep.__call__")
 
-    yield run
-    server.stdin.close()
-    server.wait()
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +61,7 @@ def contents(out):
             del entry[name]
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     log = [{name: value for name, value in line.items() if name not in TIMES} for line in log]
-    kept = {"position": {**own["position"], "history": None}, "history": own["history"], "random": own["random"]}
+    kept = {"position": {**own["position"], "history": None}, "history": own["history"], "random": own["random_state"]}
     return {"weights": loaded["state_dict"], "optimiser": loaded["optimizer"], "log": log, **kept}
 
 
@@ -144,6 +109,7 @@ def test_a_finished_run_is_left_as_it_is(pretrain, tiny, whole):
     [
         (["--lr", "0.5"], "--lr 0.03, not 0.5"),
         (["--seed", "3"], "--seed 0, not 3"),
+        (["--decode", "scaled"], "--decode full, not scaled"),
         (["--no-stop-gradient"], "--stop-gradient True, not False"),
         (["--resume", "never"], "earlier run"),
     ],
@@ -152,6 +118,15 @@ def test_a_changed_setting_that_matters_is_refused_by_name(call, tiny, whole, ch
     refused = call("pretrain", *tiny, "--out", whole, *changed)
     assert refused.exit_code == 1
     assert says in refused.stderr
+
+
+def test_a_run_from_before_there_was_scaled_decoding_goes_on(call, tiny, whole, tmp_path):
+    old = torch.load(whole / "checkpoint_last.pth.tar", weights_only=True)
+    del old["simsiam_eval"]["settings"]["decode"]
+    torch.save(old, tmp_path / "checkpoint_last.pth.tar")
+    assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+    refused = call("pretrain", *tiny, "--out", tmp_path, "--decode", "scaled")
+    assert "--decode full, not scaled" in refused.stderr
 
 
 def test_other_images_are_refused(call, tiny, whole, tmp_path):
@@ -176,3 +151,38 @@ def test_two_processes_in_one_folder(call, tiny, tmp_path):
         refused = call("pretrain", *tiny, "--out", tmp_path)
     assert refused.exit_code == 1
     assert "Another process" in refused.stderr
+
+
+def test_names_that_a_kill_kept_from_the_last_checkpoint_are_given_again(pretrain, tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    last = f"checkpoint_{EPOCHS - 1:04d}.pth.tar"
+    (tmp_path / "run" / last).unlink()
+    (tmp_path / "run" / "checkpoint_0000_backup.pth.tar").write_bytes(b"the user's own")
+    assert pretrain([*tiny, "--out", tmp_path / "run"]) == 0
+    assert (tmp_path / "run" / last).read_bytes() == (whole / last).read_bytes()
+
+
+def test_a_file_of_the_users_own_beside_the_checkpoints(pretrain, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    arguments = [*tiny, "--out", tmp_path / "run", "--every", "1 epochs"]
+    stray = f"open({str(tmp_path / 'run' / 'checkpoint_0000_backup.pth.tar')!r}, 'w').close()"
+    prepare = f"""
+import pretrain.step as s
+set_lr = s.TrainingStep.set_lr
+def noted(*a):
+    {stray}
+    return set_lr(*a)
+s.TrainingStep.set_lr = noted
+"""
+    assert pretrain(arguments, prepare=prepare) == 0
+
+
+def test_an_online_knn_that_fails_costs_no_epoch(call, tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise DataError("no image")
+
+    monkeypatch.setattr("pretrain.monitor.KnnMonitor.accuracy", broken)
+    done = call("pretrain", *tiny, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "no online kNN after epoch 0 (no image)" in done.stderr
+    assert (tmp_path / "run" / f"checkpoint_{EPOCHS - 1:04d}.pth.tar").exists()

@@ -3,6 +3,7 @@
 Tolerances are in grey levels: the largest and the mean difference over the pixels of noise and of photographs.
 """
 
+import io
 import itertools
 from dataclasses import replace
 
@@ -17,7 +18,9 @@ from torchvision.transforms import functional as tv
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, ViewParameters, boxes, draw
 from pretrain.view_steps import blend_, grey, turn_hue
-from pretrain.views import Views, crop_image, crop_resident
+from pretrain.views import Views, crop_resident
+from simsiam_eval.crops import crop_image
+from simsiam_eval.images import open_image
 
 BILINEAR = InterpolationMode.BILINEAR
 JITTER = {
@@ -195,7 +198,7 @@ BOXES = [
 def test_crops_are_pillows(photos, size):
     pictures = [photo.crop((100, 100, 220, 190)) for photo in photos]  # 120 x 90
     expected = tensors([tv.resized_crop(one, *box, [size, size], BILINEAR) for one in pictures for box in BOXES]).int()
-    alone = torch.stack([crop_image(one, box, size) for one in pictures for box in BOXES])
+    alone = torch.stack([crop_image(np.array(one), box, size) for one in pictures for box in BOXES])
     assert alone.dtype == torch.uint8
     assert alone.is_contiguous()
     assert_close((alone.int() - expected).abs().float(), 1, 0.03)
@@ -203,6 +206,33 @@ def test_crops_are_pillows(photos, size):
     resident = crop_resident(tensors(pictures), rows, np.array(BOXES * 2), size)
     assert torch.equal(resident, resident.round())
     assert_close((resident - expected).abs(), 1, 0.15)
+
+
+# Boxes of a 640 x 427 photograph decoded at a half and a quarter: on and off the scaled image's own pixels, at its edges.
+SCALED_BOXES = [(0, 0, 427, 640), (13, 27, 300, 400), (1, 1, 257, 301), (170, 331, 257, 309), (100, 100, 256, 256)]
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("box", SCALED_BOXES)
+def test_crops_of_a_smaller_decoding_are_those_of_the_whole(photos, box, factor):
+    """To some grey levels in the mean, at twice the pixels that the crop has."""
+    for photo in photos:
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=90)
+        image = open_image(file.getvalue())
+        pixels, was = image.reduced(factor)
+        assert was == factor
+        side = min(box[2:]) // (2 * factor)
+        whole = crop_image(image.pixels(), box, side).float()
+        apart = (crop_image(pixels, box, side, factor) - whole).abs().mean()
+        assert apart < 2
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (26, 28, 1, 1), (25, 27, 2, 2), (0, 0, 27, 29)])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_a_box_lies_in_every_smaller_decoding(box, factor):
+    pixels = np.zeros((-(-27 // factor), -(-29 // factor), 3), np.uint8)
+    assert crop_image(pixels, box, 5, factor).shape == (3, 5, 5)
 
 
 # --- batches ---
@@ -297,9 +327,9 @@ def test_probabilities_and_ranges_of_the_references_views():
     assert (views.blur > 0).mean() == pytest.approx(0.5, abs=rate)
     assert views.flip.mean() == pytest.approx(0.5, abs=rate)
     assert views.affine is None
-    ranges = [(views.blur[views.blur > 0], 0.1, 2.0), (views.area, 0.2, 1.0), (views.offset, 0.0, 1.0)]
+    ranges = [(views.blur[views.blur > 0], 0.1, 2.0), (views.crops.area, 0.2, 1.0), (views.crops.offset, 0.0, 1.0)]
     ranges += [(factor, 0.6, 1.4) for factor in views.factors[:, :3].T]
-    ranges += [(views.factors[:, 3], -0.1, 0.1), (np.log(views.ratio), np.log(3 / 4), np.log(4 / 3))]
+    ranges += [(views.factors[:, 3], -0.1, 0.1), (np.log(views.crops.ratio), np.log(3 / 4), np.log(4 / 3))]
     for values, low, high in ranges:
         slack = 0.01 * (high - low)
         assert low - 1e-12 <= values.min() < low + slack
@@ -321,7 +351,7 @@ def test_ranges_of_the_affine_transform():
 
 def test_off_is_off_and_always_is_always():
     off = unchanged(200)
-    assert off.area is None and off.affine is None
+    assert off.crops is None and off.affine is None
     assert (off.order == NOTHING).all() and not off.grey.any() and not off.blur.any() and not off.flip.any()
     always = recipe(jitter=1.0, greyscale=1.0, blur=1.0, flip=1.0, shear=3.0)
     on = draw(always, np.random.default_rng(2), 200)
@@ -375,4 +405,6 @@ def test_without_a_crop_the_box_is_the_image():
 
 def test_parameters_are_plain_arrays():
     parameters: ViewParameters = drawn()
-    assert all(array is None or isinstance(array, np.ndarray) for array in vars(parameters).values())
+    arrays = {**vars(parameters), **vars(parameters.crops)}
+    del arrays["crops"]
+    assert all(array is None or isinstance(array, np.ndarray) for array in arrays.values())

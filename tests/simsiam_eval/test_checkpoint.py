@@ -311,6 +311,17 @@ class TestWrongFiles:
         path = saved(tmp_path, state | {"conv1.weight": torch.zeros(64, 3, 3, 3, dtype=torch.int8)})
         refused(path, "conv1.weight as torch.int8")
 
+    def test_values_that_were_never_there(self, tmp_path, state):
+        path = saved(tmp_path, state | {"conv1.weight": state["conv1.weight"].to("meta")})
+        refused(path, "conv1.weight without its values")
+
+    def test_negative_variance(self, tmp_path, state):
+        path = saved(tmp_path, state | {"bn1.running_var": torch.full((64,), -1.0)})
+        refused(path, "negative variances", "bn1.running_var")
+
+    def test_weights_one_level_too_deep(self, tmp_path, state):
+        refused(saved(tmp_path, {"state_dict": {"state_dict": state}}), "no weights in state_dict, only state_dict")
+
     def test_a_value_that_is_no_tensor(self, tmp_path, state):
         refused(saved(tmp_path, state | {"conv1.weight": "none"}), "conv1.weight", "missing")
         assert inspect_checkpoint(saved(tmp_path, state | {"version": 3})).left == {"version": "not a tensor"}

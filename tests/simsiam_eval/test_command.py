@@ -86,6 +86,24 @@ def test_table_shows_square_brackets_as_they_are():
     assert not result.stdout.startswith("{")
 
 
+def test_a_commands_table_goes_before_the_top_level(config):
+    found = settings_of("rye", "--config", config("heat = 5\nseed = 3\n[bake]\nheat = 6\n"))
+    assert (found["heat"], found["seed"]) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("bake_time = 7\nbake-time = 8\n", "twice"),
+        ("bake = 3\n", "must be a table"),
+        ('preset = [["a"]]\n', "--preset"),
+    ],
+)
+def test_a_config_that_contradicts_itself(config, text, says):
+    refused = bake("rye", "--config", config(text))
+    assert (refused.exit_code, says in refused.stderr) == (2, True), refused.output
+
+
 @pytest.mark.parametrize("text", ["heat = 5\nbake-time = 7\n", "[bake]\nheat = 5\nbake_time = 7\n[other]\nx = 1\n"])
 def test_config_is_read_from_the_top_level_or_the_commands_table(config, text):
     found = settings_of("rye", "--config", config(text))

@@ -21,7 +21,7 @@ whole, images, weights = copy.deepcopy(net), torch.randn(6, 3, 4, 4).double(), t
 (whole(images) * weights).sum().backward()
 with join_processes("cpu") as processes:
     assert processes.world == 2
-    mine = processes.share(6)
+    mine = (slice(0, 2), slice(2, 6))[processes.rank]  # a detector's images make the parts unequal
     part = synchronise_bn(net, processes.device)
     assert list(part.state_dict()) == list(whole.state_dict())
     (part(images[mine]) * weights[mine]).sum().backward()

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_cache import is_feature_file, same_rows, train_and_test_features
+from simsiam_eval.feature_cache import same_rows, train_and_test_features
 from simsiam_eval.feature_writer import write_features
-from simsiam_eval.settings import EvaluationSettings
+from simsiam_eval.settings import EvaluationSettings, is_feature_file
 
 
 def write(path, labels, names=("cat", "dog"), rows=None, width=3, arch="resnet18"):
@@ -35,6 +35,7 @@ def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
         (dict(labels=[0, 1]), dict(labels=[0, 1], arch="resnet50"), "arch"),
         (dict(labels=[0, 1]), dict(labels=[0, 1], width=4), "features a row"),
         (dict(labels=[-1, -1]), dict(labels=[0, 1]), "no labels"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only numbers them"),
     ],
 )
 def test_sets_that_do_not_go_together_are_refused(tmp_path, train, test, says):
@@ -88,3 +89,12 @@ def test_features_of_two_encoders_are_not_mixed(call, record, road, small, tmp_p
     refused = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
     assert refused.exit_code == 1
     assert "weights_sha256" in refused.output
+
+
+def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint, tmp_path):
+    scaled = tmp_path / "scaled.h5"
+    made = record("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled)
+    assert made["provenance"]["preprocessing"]["decode"] == "scaled"
+    refused = call("knn", "--train", road / "train.h5", "--test", scaled)
+    assert refused.exit_code == 1
+    assert "preprocessing (decode)" in refused.output

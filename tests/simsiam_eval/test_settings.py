@@ -142,3 +142,11 @@ def test_every_preset_has_exactly_the_fields_that_come_from_it_and_passes_the_ch
 def test_settings_that_contradict_each_other_are_refused(settings_class, values, says):
     with pytest.raises(UsageError, match=says):
         settings_class(**values)
+
+
+def test_a_protocol_with_other_values_says_so():
+    from tasks.knn import KnnSettings
+
+    sets = {"train": "a.h5", "test": "b.h5"}
+    assert KnnSettings(**sets).protocol() == "dino"
+    assert KnnSettings(**sets, temperature=1).protocol() == "dino, changed: temperature"

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_folder_is_sorted_and_labelled(classes):
     assert [source.id(row) for row in range(3)] == ["cat/a.png", "cat/deep/c.PNG", "dog/b.png"]
     assert source.labels.tolist() == [0, 0, 1]
     assert source.class_names == ("cat", "dog")
-    assert np.asarray(source.image(2)).max() == 0
+    assert source.image(2).pixels().max() == 0
 
 
 def test_flat_folder_has_no_labels(classes):
@@ -67,13 +68,28 @@ def test_folders_that_are_refused(classes, tmp_path):
         open_source(str(classes))
 
 
+def test_hidden_folders_are_left_out_and_others_are_searched(classes):
+    picture(classes / "cat/.ipynb_checkpoints/a-checkpoint.png", 1)
+    picture(classes / "cat/deep/deeper/.d.png", 1)
+    picture(classes / "cat/deep/deeper/d.png", 1)
+    (classes / "cat/deep/circle").symlink_to(classes / "cat")
+    source = open_source(str(classes))
+    assert list(source.ids) == ["cat/a.png", "cat/deep/c.PNG", "cat/deep/deeper/d.png", "dog/b.png"]
+
+
+def test_class_folders_beside_tables_and_archives_are_a_folder(classes):
+    for name in ("list.parquet", "all.tar", "list.txt"):
+        (classes / name).touch()
+    assert len(open_source(str(classes))) == 3
+
+
 def test_manifest_columns_paths_and_labels(classes):
     table = classes / "list.csv"
     table.write_text("\ufefffile,species\ncat/a.png,tabby\ndog/b.png,\ngone.png,beagle\n", encoding="utf-8")
     source = open_source(f"manifest:{table}#path=file,label=species")
     assert source.class_names == ("beagle", "tabby")
     assert source.labels.tolist() == [1, -1, 0]
-    assert np.asarray(source.image(0)).max() == 1
+    assert source.image(0).pixels().max() == 1
     with pytest.raises(UnreadableImage, match="no such file"):
         source.image(2)
     with pytest.raises(DataError, match="species"):
@@ -91,7 +107,16 @@ def test_manifest_numbers_stay_and_parquet_is_the_same(classes):
         assert (source.labels.tolist(), source.class_names, source.id(0)) == ([7], None, "dog/b.png")
 
 
-@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("path\n", "no rows"), ("path,label\na\n", "row 1")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("path\n", "no rows"),
+        ("path,label\na\n", "row 1"),
+        ("path\na\n''\n\"\"\n", "row 3: the path is empty"),
+        ("path\na.png\nb.png\n", r"None of the first 2 images .*a\.png"),
+    ],
+)
 def test_broken_manifests(tmp_path, text, says):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=says):
@@ -123,7 +148,7 @@ def test_cifar10_versions_folder_and_archive(tmp_path, kind):
     for place in (folder, tmp_path, tmp_path / "cifar-10-x.tar.gz"):
         source = open_source(f"cifar10:{place}")
         assert (len(source), source.labels[3], source.class_names[3]) == (50, 3, "class3")
-        assert np.array_equal(np.asarray(source.image(3)), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
+        assert np.array_equal(source.image(3).pixels(), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
         assert len(open_source(f"cifar10:{place}#test")) == len(open_source(f"cifar10:{place}", "test")) == 10
 
 
@@ -149,7 +174,7 @@ def test_digits_split_covers_all_once():
     assert [len(part) for part in parts] == [1197, 600]
     ids = {part.id(row) for part in parts for row in range(len(part))}
     assert len(ids) == len(open_source("digits")) == 1797
-    assert np.asarray(parts[0].image(0)).shape == (8, 8, 3)
+    assert parts[0].image(0).pixels().shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("spec", ["nowhere:x", "digits#colour=red", "digits#val", "digits:x"])
@@ -158,6 +183,77 @@ def test_specs_that_are_refused(spec):
         open_source(spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("folder:{}/dog/b.png", "is not a folder"),
+        ("list:{}/dog", "is a folder, and the image source list is a file"),
+        ("{}/dog/b.png", "is no image source"),
+        ("{}/none.txt", "There is no .*none.txt; image sources are"),
+        ("{}/none-{{0..1}}.tar", r"no .*none-0.tar \(2 of 2"),
+        ("manifest:{}/dog/b.png", "A manifest is a .csv"),
+        ("manifest:{}/bad.parquet", "is not a Parquet file"),
+        ("manifest:{}/bad.csv", "cannot be read as a table"),
+    ],
+)
+def test_files_that_are_refused(classes, spec, says):
+    (classes / "bad.parquet").write_bytes(b"text")
+    (classes / "bad.csv").write_bytes(b"path\n\xff\n")
+    with pytest.raises(DataError, match=says):
+        open_source(spec.format(classes))
+
+
 def test_missing_path():
     with pytest.raises(DataError, match="not-here"):
         open_source("folder:not-here")
+
+
+def test_content_that_changed_at_the_same_size_and_time_is_another_fingerprint(tmp_path):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "0.bmp"
+    Image.new("RGB", (4, 4), "red").save(path)
+    before, times = open_source(f"folder:{tmp_path}").fingerprint(), path.stat()
+    Image.new("RGB", (4, 4), "blue").save(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert open_source(f"folder:{tmp_path}").fingerprint() != before
+
+
+def test_a_fingerprint_without_all_contents_is_not_remembered(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        without = open_source(f"folder:{tmp_path}").fingerprint()
+    assert open_source(f"folder:{tmp_path}").fingerprint() != without
+
+
+def test_specs_that_name_nothing_and_paths_with_a_number_sign(tmp_path):
+    for spec in ("", "folder:", "tar:", "#train"):
+        with pytest.raises(UsageError, match="names no images"):
+            open_source(spec)
+    (tmp_path / "h#sh").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "h#sh" / "0.png")
+    for spec in (f"folder:{tmp_path}/h#sh", f"{tmp_path}/h#sh"):
+        assert len(open_source(spec)) == 1
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    Image.new("RGB", (4, 4)).save(os.path.join(folder, "0.png"))
+    assert open_source(folder).spec.endswith("caf\\udce9")
+
+
+def test_a_listing_fingerprint_reads_no_image_and_is_the_same_for_a_copy(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        for row in range(3):
+            picture(tmp_path / name / "a" / f"{row}.bmp", row)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: pytest.fail("an image was read"))
+        found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
+        assert found[0] == found[1]
+    (tmp_path / "two" / "a" / "1.bmp").write_bytes(b"shorter")
+    assert open_source(str(tmp_path / "two")).listing_fingerprint() != found[0]
+    (tmp_path / "one" / "a" / "1.bmp").rename(tmp_path / "one" / "a" / "9.bmp")
+    assert open_source(str(tmp_path / "one")).listing_fingerprint() != found[0]
+    digits = open_source("digits")
+    assert digits.listing_fingerprint() == digits.fingerprint()

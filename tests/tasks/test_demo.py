@@ -52,3 +52,13 @@ def test_a_folder_of_other_settings_or_of_something_else_is_left_alone(demo, cal
     assert foreign.exit_code == 1
     assert "--out" in foreign.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_demo_shows_what_it_is_for(record, tmp_path):
+    """The whole demo with a seed that its recipe was not chosen on: the learning, and the collapse."""
+    lines = record("demo", "--out", tmp_path / "demo", "--seed", 1)["metrics"]
+    untrained, simsiam, collapsed = (lines[name] for name in LINES[1:])
+    for name in ("knn_top1", "linear_top1"):
+        assert simsiam[f"{name}_interval"][0] > untrained[f"{name}_interval"][1]
+        assert collapsed[f"{name}_interval"][1] < simsiam[f"{name}_interval"][0]
+    assert simsiam["output_std"] > 0.9 > 0.6 > collapsed["output_std"]

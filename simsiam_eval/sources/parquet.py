@@ -1,0 +1,143 @@
+"""`parquet:` image bytes in a column of Parquet files, as Hugging Face data sets are published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
+from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
+from simsiam_eval.sources.per_process import PerProcess
+from simsiam_eval.sources.remembered import files_key, state_of_file
+from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pattern, names_of
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+_ROW_GROUPS = 2  # held by a process: a row is read with its whole group
+_OPEN_FILES = 8
+
+
+def open_parquet(path: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> ParquetSource:
+    """Rows in the order of the files and of the rows in them; id = the file's name and the row's number in it.
+
+    Args:
+        path: a .parquet file, a pattern (`train-{00000..00003}.parquet`, `*.parquet`), or a folder: its .parquet files at
+            any depth, `data/train-00000-of-00002.parquet` for example.
+        options: image: the column of the images, a struct with `bytes`, or bytes; label: that of the labels, integers
+            (named where the file's `huggingface` metadata has a ClassLabel) or texts, or `none`; id: that of the ids,
+            `image.path` for example; split: which of the splits that the files' names tell. The common names are found.
+        role: train or test, taken where there are splits and the options name none.
+
+    Raises:
+        DataError: pyarrow is missing; no, damaged or missing files; no such column, the wrong type, several that could
+            be meant; files that differ in them.
+    """
+    files = _files(path, spec, options, role)
+    footers = [read_footer(file) for file in files]
+    columns = chosen_columns(footers[0].schema, options, files[0])
+    for file, footer in zip(files, footers, strict=True):
+        if chosen_columns(footer.schema, options, file) != columns:
+            raise DataError(f"{file} and {files[0]} differ in their columns of images or labels, or in the classes.")
+    group_rows = [footer.group_rows for footer in footers]
+    if not any(map(sum, group_rows)):
+        raise DataError(f"{spec} has no rows.")
+    labels, names = labels_of(files, columns, sum(map(sum, group_rows)))
+    ids = PackedTexts()
+    for file in files if columns.id else ():
+        ids.extend(map(as_utf8, texts_of(file, str(columns.id))))
+    key = files_key(files, "parquet", 1, sorted(options.items()), columns.image, columns.label)
+    prefixes = names_of(files) if is_pattern(str(path)) or path.is_dir() else [path.name]
+    return ParquetSource(spec, files, prefixes, columns.image, group_rows, labels, names, ids, key)
+
+
+class ParquetSource(ImageSource):
+    """Images in columns of Parquet files; the row group of a row is read whole and kept for its neighbours."""
+
+    def __init__(
+        self,
+        spec: str,
+        files: list[Path],
+        prefixes: list[str],
+        column: str,
+        group_rows: list[list[int]],
+        labels: NDArray[np.int64],
+        class_names: list[str] | None,
+        ids: PackedTexts,
+        key: str,
+    ) -> None:
+        super().__init__(spec, labels, class_names)
+        self._files, self._prefixes, self._column, self._ids, self._key = files, prefixes, column, ids, key
+        self._groups = [(number, group) for number, rows in enumerate(group_rows) for group in range(len(rows))]
+        rows = np.array([0, *(rows for of_file in group_rows for rows in of_file)], dtype=np.int64)
+        self._starts = np.cumsum(rows)[:-1]
+        self._file_starts = np.cumsum([0, *map(sum, group_rows)])
+        self._open = PerProcess(self._open_file, _OPEN_FILES)
+        self._tables = PerProcess(self._read_group, _ROW_GROUPS)
+
+    def id(self, row: int) -> str:
+        if len(self._ids):
+            return self._ids[row]
+        number, _ = self._groups[self._group_of(row)]
+        return f"{self._prefixes[number]}/{row - int(self._file_starts[number]):08d}"
+
+    def image(self, row: int) -> OpenedImage:
+        return open_image(self._content(row))
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
+    def _open_file(self, number: int) -> ParquetFile:
+        from pyarrow import parquet
+
+        return parquet.ParquetFile(self._files[number])
+
+    def _read_group(self, group: int) -> pyarrow.ChunkedArray:
+        number, within = self._groups[group]
+        file = self._open(number)
+        # Of a struct only its bytes; a name that is not there is passed over.
+        return file.read_row_group(within, columns=[self._column, f"{self._column}.bytes"]).column(0)
+
+    def _content(self, row: int) -> bytes:
+        from pyarrow import ArrowException
+
+        group = self._group_of(row)
+        try:
+            value = self._tables(group)[row - int(self._starts[group])].as_py()
+        except (OSError, ArrowException) as error:
+            file = self._files[self._groups[group][0]]
+            raise UnreadableImage(f"{file} cannot be read at this row: {error}") from error
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if content is None:
+            raise UnreadableImage("the row has no image bytes")
+        return bytes(content)
+
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([state_of_file(file)[0] for file in self._files])
+
+    def _files_key(self) -> str:
+        return self._key
+
+    def _content_hashes(self) -> Iterator[bytes]:
+        return hashes_of(self._content, len(self))
+
+
+def _files(path: Path, spec: str, options: Mapping[str, str], role: str | None) -> list[Path]:
+    if not path.is_dir():
+        return files_of(path, spec)
+    inside = sorted(path.rglob("*"))
+    visible = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    files = [file for file in visible if file.suffix.lower() == ".parquet" and file.is_file()]
+    if not files:
+        if any(file.suffix == ".arrow" for file in visible):
+            raise DataError(f"{path} holds Arrow files, as save_to_disk writes them: write Parquet with to_parquet.")
+        raise DataError(f"{path} holds no .parquet files.")
+    return chosen_split(by_split(path, files), options.get("split"), role, spec)

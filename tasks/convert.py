@@ -1,0 +1,183 @@
+"""`convert`: an encoder's weights for other programs, checked after they are written."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.result import Result, Table, provenance
+from simsiam_eval.settings import Settings, setting
+from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from simsiam_eval.checkpoint import CheckpointReport
+    from simsiam_eval.encoder import Encoder
+
+TARGETS = ("reference", "torchvision", "safetensors", "detectron2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(Settings):
+    """Write the encoder of any known checkpoint, without its projector and predictor, as another program reads it."""
+
+    checkpoint: Path = setting(help="The file, of any family that `inspect` knows.")
+    to: str = setting(
+        choices=TARGETS,
+        help="reference: facebookresearch/simsiam's keys; torchvision: a bare state dict without fc, or the same as "
+        "safetensors; detectron2: a detector's trunk, with a config beside it.",
+    )
+    out: Path = setting(help="File to write.")
+    preset: str = setting(
+        "voc0712",
+        choices=tuple(DetectSettings.PRESETS),
+        help="For detectron2: whose heads (c4, fpn) the names are for, and whose config is written as FILE.yaml.",
+    )
+
+    def check(self) -> None:
+        if self.to == "detectron2" and self.out.suffix != ".pth":
+            raise UsageError(f"--out {self.out} must end in .pth: detectron2 chooses the format by the name.")
+
+
+def convert(settings: ConvertSettings) -> Result:
+    """Run `convert`.
+
+    Raises:
+        UsageError: the target has no such stem. DataError: no whole encoder is in the file, what was written is not what
+            was read, or detectron2 computes something else from it.
+    """
+    from simsiam_eval.checkpoint import load_encoder, weights_sha256
+
+    started = time.perf_counter()
+    if settings.out.exists() and os.path.samefile(settings.out, settings.checkpoint):
+        raise UsageError(f"--out {settings.out} is the checkpoint itself: give another file.")
+    encoder, report = load_encoder(settings.checkpoint)
+    files, difference, notes = _WRITERS[settings.to](settings, encoder, report)
+    written = _read_back(settings, encoder)
+    if weights_sha256(written) != report.weights_sha256:
+        raise DataError(f"{settings.out} does not hold what was read from {settings.checkpoint}: write it again.")
+    facts = {
+        "encoder": f"{report.arch}, {report.stem} stem, of {report.family}",
+        "weights written": f"{len(written)} of {len(encoder.trunk.state_dict())}",
+        "weights sha256": report.weights_sha256,
+        "largest difference of res2..res5": "-" if difference is None else f"{difference:.2g}",
+    }
+    return Result(
+        task="convert",
+        protocol=settings.preset if settings.to == "detectron2" else None,
+        settings=settings.to_dict(),
+        metrics={"weights": len(written), "weights_sha256": report.weights_sha256, "largest_difference": difference},
+        provenance=provenance(started, checkpoint=str(settings.checkpoint), family=report.family, arch=report.arch,
+                              stem=report.stem),
+        files=files,
+        table=Table(f"{settings.out} ({settings.to})", ("", ""), [[name, text] for name, text in facts.items()], notes),
+    )  # fmt: skip
+
+
+# What a writer gives: files by role, the largest difference where it was measured, and notes.
+_Written = tuple[dict[str, str], float | None, list[str]]
+
+
+def _reference(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    from simsiam_eval.checkpoint import write_checkpoint
+
+    own = {name: value for name, value in (report.own or {}).items() if name in ("stem", "preprocessing")}
+    write_checkpoint(
+        settings.out,
+        epoch=report.epoch or 0,
+        arch=report.arch,
+        state_dict={f"module.encoder.{key}": value for key, value in encoder.trunk.state_dict().items()},
+        optimizer={"state": {}, "param_groups": []},
+        own=own | {"converted_from": report.family},
+    )
+    notes = ["No projector, predictor or optimizer: it can be evaluated, not trained further."]
+    if report.stem == "cifar":
+        notes.append("The reference's scripts build ResNets with the 7x7 stem: they cannot take this one.")
+    return {"checkpoint": str(settings.out)}, None, notes
+
+
+def _torchvision(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    import torch
+
+    from simsiam_eval.atomic_file import atomic_write
+
+    with atomic_write(settings.out) as file:
+        torch.save(dict(encoder.trunk.state_dict()), file)
+    return {"checkpoint": str(settings.out)}, None, [_torchvision_note(report)]
+
+
+def _safetensors(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    import safetensors.torch
+
+    from simsiam_eval.atomic_file import atomic_write
+
+    state = {key: value.contiguous() for key, value in encoder.trunk.state_dict().items()}
+    content = safetensors.torch.save(state, {"arch": report.arch, "stem": report.stem, "format": "pt"})
+    with atomic_write(settings.out) as file:
+        file.write(content)
+    return {"checkpoint": str(settings.out)}, None, [_torchvision_note(report)]
+
+
+def _torchvision_note(report: CheckpointReport) -> str:
+    stem = "" if report.stem == "imagenet" else ", with conv1 of 3x3 and maxpool an identity"
+    return f"Load it with torchvision.models.{report.arch}(){stem}, strict=False: fc is not in it."
+
+
+def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    import torch
+
+    from simsiam_eval.atomic_file import atomic_write
+    from tasks.detection.backend import specification
+    from tasks.detection.detectron2_backend import Detectron2Backend
+    from tasks.detection.detectron2_config import config_values, yaml_text
+    from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
+    from tasks.detection.schedule import Schedule
+
+    asked = DetectSettings(train=("-",), test="-", out=Path("-"), init=("random",), preset=settings.preset)
+    classes = tuple(map(str, range(20 if asked.metric.startswith("voc") else 80)))
+    spec, _ = specification(asked, classes, on_cpu=False)
+    weights = detectron2_weights(encoder, spec.heads)
+    missing = Detectron2Backend().available()
+    difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]
+    if missing is None:
+        from tasks.detection.detectron2_model import fresh_model
+
+        difference = largest_difference(encoder, weights, fresh_model(report.arch, spec), spec.heads)
+        refuse_difference(difference)
+        notes = ["res2 to res5 were compared with torchvision's trunk on random images."]
+    with atomic_write(settings.out) as file:
+        torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
+    values = config_values(report.arch, spec, Schedule(*SCHEDULES[schedule_name(settings.preset)]), "SyncBN")
+    config = settings.out.with_suffix(".yaml")
+    with atomic_write(config) as file:
+        file.write(yaml_text(values | {"MODEL.WEIGHTS": str(settings.out.resolve())}).encode())
+    notes.append(f"The config is of {settings.preset}, for {len(classes)} classes; name your DATASETS in it.")
+    return {"checkpoint": str(settings.out), "config": str(config)}, difference, notes
+
+
+def _read_back(settings: ConvertSettings, encoder: Encoder) -> dict[str, Tensor]:
+    """The weights in the written file, under torchvision's names."""
+    from simsiam_eval.checkpoint_file import read_checkpoint
+    from tasks.detection.detectron2_names import detectron2_keys
+
+    content: dict[str, Any] = read_checkpoint(settings.out)
+    keys = encoder.trunk.state_dict()
+    if settings.to == "detectron2":
+        heads = DetectSettings.PRESETS[settings.preset]["heads"]
+        return {key: content["model"][name] for key, name in detectron2_keys(keys, heads).items()}
+    if settings.to == "reference":
+        return {key: content["state_dict"][f"module.encoder.{key}"] for key in keys}
+    return {key: content[key] for key in keys}
+
+
+_WRITERS = {
+    "reference": _reference,
+    "torchvision": _torchvision,
+    "safetensors": _safetensors,
+    "detectron2": _detectron2,
+}

@@ -1,0 +1,109 @@
+"""What a backend is: it makes a detector from an encoder, fits it and predicts. Everything else is outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from simsiam_eval.distributed import Processes
+from simsiam_eval.encoder import Encoder
+from simsiam_eval.stopping import StopRequest
+from tasks.detection.dataset import DetectionSet
+from tasks.detection.predictions import Detections
+from tasks.detection.schedule import Schedule
+from tasks.detection.settings import DetectSettings
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What is built on the encoder; the numbers are an image's.
+
+    `before_nms` and `proposals`: regions that the RPN keeps, in training and in tests; `rois`: those that the heads learn
+    from; `precise_bn`: batches that the BN statistics are estimated on after training.
+    """
+
+    heads: str
+    masks: bool
+    classes: tuple[str, ...]
+    min_sizes: tuple[int, ...]
+    test_size: int
+    max_size: int
+    before_nms: tuple[int, int]
+    proposals: tuple[int, int]
+    rois: int
+    precise_bn: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run's folder and circumstances; what a backend needs to fit, to stop and to go on."""
+
+    schedule: Schedule
+    folder: Path
+    seed: int
+    processes: Processes
+    stop: StopRequest
+    precision: str = "float32"
+    workers: int | None = None
+    checkpoint_every: int = 1000
+
+
+class Backend(Protocol):
+    """A detection library. `differences`: how its detectors differ from the reference protocol's, for the record."""
+
+    name: str
+    differences: tuple[str, ...]
+
+    def available(self) -> str | None:
+        """None, or the sentence why it cannot be used here."""
+
+    def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
+        """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
+
+    def fit(self, detector: Any, data: DetectionSet, work: Work) -> int:
+        """Train to the end of the schedule, from where `work.folder` says that it was; returns the steps done now.
+
+        Raises Stopped at a signal, after a checkpoint; DataError for an unreadable image (after a checkpoint too), a loss
+        that is not finite, or too little memory.
+        """
+
+    def predict(self, detector: Any, data: DetectionSet, work: Work) -> Sequence[Detections]:
+        """One entry for each image, in the set's order, the same in every process. Raises DataError."""
+
+
+def specification(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:
+    """What the settings ask for, in CPU size where it is a CPU, and the sentences to say of that.
+
+    At C4 every region goes through the fourth stage: 512 of them took 60 s a step on two cores.
+    """
+    c4 = settings.heads == "c4"
+    usual = {"rois": 512, "train": 2000 if c4 else 1000, "test": 1000, "precise_bn": 200}
+    small = {"rois": 32 if c4 else 64, "train": 100, "test": 100, "precise_bn": 20}
+    chosen = small if on_cpu else usual
+    said = []
+    if on_cpu and (settings.rois is None or settings.proposals is None or settings.precise_bn is None):
+        said.append(
+            "No GPU: CPU-sized where not given, and so not the protocol's number: "
+            f"{settings.rois or small['rois']} regions and {settings.proposals or small['train']} proposals an image (512 "
+            f"and {usual['train']}), {small['precise_bn'] if settings.precise_bn is None else settings.precise_bn} "
+            "batches for the BN statistics (200)."
+        )
+    proposals = (settings.proposals or chosen["train"], settings.proposals or chosen["test"])
+    before = (12000, 6000) if c4 else (2000, 1000)
+    return (
+        DetectorSpec(
+            heads=settings.heads,
+            masks=settings.masks,
+            classes=classes,
+            min_sizes=settings.min_sizes,
+            test_size=settings.test_size,
+            max_size=settings.max_size,
+            before_nms=before if not on_cpu else (1000, 1000),
+            proposals=proposals,
+            rois=settings.rois or chosen["rois"],
+            precise_bn=chosen["precise_bn"] if settings.precise_bn is None else settings.precise_bn,
+        ),
+        said,
+    )

@@ -1,0 +1,65 @@
+"""The reference protocol: detectron2, imported only here and below, and only where it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simsiam_eval.encoder import Encoder
+from tasks.detection.backend import DetectorSpec, Work
+from tasks.detection.dataset import DetectionSet
+from tasks.detection.predictions import Detections
+
+# detectron2's own, about its own calls, which a user of ours can do nothing about.
+warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script)")
+
+INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+
+
+@dataclass
+class Detectron2Detector:
+    """`weights`: the encoder's, under the detector's names; the schedule, and with it the config, comes with `fit`."""
+
+    arch: str
+    spec: DetectorSpec
+    weights: dict[str, Any]
+    model: Any = None
+
+
+class Detectron2Backend:
+    name = "detectron2"
+    differences: tuple[str, ...] = ()
+
+    def available(self) -> str | None:
+        if importlib.util.find_spec("detectron2") is None:
+            return (
+                f"detectron2 is not installed: {INSTALL}, or its source on PYTHONPATH (nothing need be compiled), or "
+                "--backend torchvision."
+            )
+        if importlib.util.find_spec("cv2") is None:
+            return (
+                'detectron2 needs further packages: pip install "simsiam-eval[detectron2]", or --backend torchvision.'
+            )
+        return None
+
+    def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
+        from tasks.detection.detectron2_model import fresh_model
+        from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
+
+        weights = detectron2_weights(encoder, spec.heads)
+        refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
+        return Detectron2Detector(encoder.arch, spec, weights)
+
+    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> int:
+        from tasks.detection.detectron2_training import fit
+
+        detector.model, steps = fit(detector.arch, detector.spec, detector.weights, data, work)
+        return steps
+
+    def predict(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> Sequence[Detections]:
+        from tasks.detection.detectron2_predict import predict
+
+        return predict(detector.arch, detector.spec, detector.model, data, work)

@@ -1,0 +1,50 @@
+"""Our images in detectron2's form; one that cannot be read is a reason, as an exception would come as a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
+
+from simsiam_eval.errors import DataError
+from tasks.detection.batches import read_pixels
+from tasks.detection.dataset import LabelledImage
+
+
+def as_dict(image: LabelledImage, place: int) -> dict[str, Any]:
+    """The image in detectron2's form; `place` is its number in the set."""
+    annotations = []
+    for one in image.annotations:
+        entry = {"bbox": list(one.corners), "bbox_mode": BoxMode.XYXY_ABS, "category_id": one.label, "iscrowd": 0}
+        if one.segmentation is not None:
+            entry["segmentation"] = one.segmentation
+        annotations.append(entry)
+    size = {"width": image.width, "height": image.height}
+    return {"file_name": str(image.path), "image_id": place, "annotations": annotations, **size}
+
+
+class Mapper(DatasetMapper):  # type: ignore[misc]
+    """detectron2's mapper; of an unreadable image it gives the reason, as `unreadable`."""
+
+    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
+        pixels = read_pixels(LabelledImage(0, entry["file_name"], entry["width"], entry["height"], ()))
+        if isinstance(pixels, str):
+            return {"unreadable": pixels, "width": entry["width"], "height": entry["height"]}
+        mapped: dict[str, Any] = super().__call__(entry)
+        return mapped
+
+
+class Readable:
+    """A loader that raises DataError for a batch with an unreadable image."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.dataset = loader, getattr(loader, "dataset", None)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            for one in batch:
+                if "unreadable" in one:
+                    raise DataError(one["unreadable"])
+            yield batch

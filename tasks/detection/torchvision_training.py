@@ -1,0 +1,225 @@
+"""Fine-tuning of a torchvision detector: every random number of a step comes from the seed and the step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from simsiam_eval.atomic_file import atomic_write
+from simsiam_eval.checkpoint_file import read_checkpoint
+from simsiam_eval.device import autocast
+from simsiam_eval.distributed import synchronise_bn
+from simsiam_eval.errors import DataError, Stopped
+from simsiam_eval.progress import Advance, progress, say
+from tasks.detection.backend import Work
+from tasks.detection.batches import Item, Order, training_batches
+from tasks.detection.dataset import DetectionSet
+
+LAST = "checkpoint_last.pth"
+_UNREADABLE = 1  # as a reason to stop; the others are exit statuses, which are larger
+_LOOK = 20  # steps between two looks at the loss, which wait for the device
+
+
+class Training:
+    """One run, new or going on: `detector` is moved to the device and trained in place."""
+
+    def __init__(self, detector: nn.Module, data: DetectionSet, masks: bool, precise_bn: int, work: Work) -> None:
+        self.work, self.data, self.masks, self.precise_bn = work, data, masks, precise_bn
+        self.device, self.path = work.processes.device, work.folder / LAST
+        self.detector = detector.to(self.device)
+        several = work.processes.world > 1
+        if several:
+            self.detector = synchronise_bn(self.detector, self.device)
+        self.optimiser = torch.optim.SGD(
+            _parameter_groups(self.detector, work.schedule.weight_decay),
+            lr=work.schedule.lr,
+            momentum=work.schedule.momentum,
+        )
+        self.order = Order(len(data.images), work.schedule.batch, work.seed)
+        self.finished = False
+        self.iteration = self._restore()
+        self.model: nn.Module = self.detector
+        if several:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
+        self.sums: dict[str, Tensor] = {}
+
+    def run(self) -> None:
+        """Every step that is left, the BN statistics, and the last checkpoint."""
+        schedule, work = self.work.schedule, self.work
+        if self.finished:
+            return
+        batches = self._batches(range(self.iteration, schedule.iterations))
+        self.model.train()
+        with self._progress() as advance, self._memory():
+            while self.iteration < schedule.iterations:
+                batch = next(batches)
+                self._stop_if_asked(batch)
+                self._step(batch)
+                self.iteration += 1
+                if self.iteration % _LOOK == 0 or self.iteration == schedule.iterations:
+                    self._look(advance)
+                if self.iteration % work.checkpoint_every == 0 and self.iteration < schedule.iterations:
+                    self._save_and_go_on()
+            self._save()  # an estimate that is stopped begins again from here
+            self._estimate_bn_statistics()
+        self.finished = True
+        self._save()
+
+    def _step(self, batch: list[Any]) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.work.schedule.lr_at(self.iteration)
+        losses = self._losses(batch, self.iteration)
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        for name, value in {"loss": loss, **losses}.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+
+    def _losses(self, batch: list[Any], number: int) -> dict[str, Tensor]:
+        torch.manual_seed(hash((self.work.seed, self.work.processes.rank, number)) % 2**63)
+        images = [pixels.to(self.device, non_blocking=True).float() / 255 for pixels, _ in batch]
+        targets = [{name: value.to(self.device) for name, value in target.items()} for _, target in batch]
+        with autocast(self.device, self.work.precision):
+            losses: dict[str, Tensor] = self.model(images, targets)
+        return losses
+
+    def _batches(self, steps: range) -> Iterator[list[Item]]:
+        share = self.work.processes.share(self.work.schedule.batch)
+        return training_batches(self.data, self.masks, self.order, share, steps, self.work.workers)
+
+    @torch.no_grad()
+    def _estimate_bn_statistics(self) -> None:
+        """Running statistics as the mean over batches of the finished weights, which follow no moving average."""
+        norms = [module for module in self.detector.modules() if isinstance(module, _BatchNorm)]
+        if not (norms and self.precise_bn):
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch's sign for the cumulative mean
+        first = self.work.schedule.iterations
+        for number, batch in enumerate(self._batches(range(first, first + self.precise_bn)), start=first):
+            self._stop_if_asked(batch, save=False)
+            self._losses(batch, number)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _stop_if_asked(self, batch: list[Item], save: bool = True) -> None:
+        """At the same step in every process: a checkpoint, and out."""
+        unreadable = next((item for item in batch if isinstance(item, str)), "")
+        reason = self.work.processes.largest(max(self.work.stop.status, _UNREADABLE if unreadable else 0))
+        if not reason:
+            return
+        if save:
+            self._save()
+        self.work.processes.largest(0)  # no process leaves before the checkpoint is whole
+        where = f"after step {self.iteration} of {self.work.schedule.iterations}"
+        if reason == _UNREADABLE:
+            what = unreadable or "an image of another process cannot be read"
+            raise DataError(f"Stopped {where}: {what}; put that right, and the same command goes on from {self.path}.")
+        raise Stopped(f"Stopped {where}; the same command goes on from {self.last_good()}.", reason)
+
+    def _look(self, advance: Advance) -> None:
+        """Show and log the mean losses since the last look; raises DataError where they are not finite."""
+        steps = (self.iteration - 1) % _LOOK + 1
+        means = {name: float(value) / steps for name, value in self.sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise DataError(
+                f"The loss is not finite by step {self.iteration}: try a smaller --lr ({self.last_good()} is the last "
+                "good state)."
+            )
+        self.sums.clear()
+        lr = self.work.schedule.lr_at(self.iteration - 1)
+        advance(steps, f"loss {means['loss']:.4f} lr {lr:.5f}")
+        if self.work.processes.main:
+            line = json.dumps({"step": self.iteration, "lr": lr, **means})
+            with contextlib.suppress(OSError), (self.work.folder / "log.jsonl").open("a") as log:
+                log.write(line + "\n")
+
+    def _progress(self) -> contextlib.AbstractContextManager[Advance]:
+        if not self.work.processes.main:
+            return contextlib.nullcontext(lambda steps, note="": None)
+        total = self.work.schedule.iterations
+        return progress(f"detect {self.work.folder.name}", total, done=self.iteration)
+
+    @contextlib.contextmanager
+    def _memory(self) -> Iterator[None]:
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError, as is the CPU's
+            text = str(error).lower()
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in text:
+                raise
+            raise DataError(
+                f"Out of memory on {self.device} in step {self.iteration + 1}: make room and give the same command, which "
+                f"goes on from {self.last_good()}, or choose another --out with a smaller --batch, --rois or --max-size."
+            ) from error
+
+    def last_good(self) -> str:
+        """The state that a run that failed can go on from."""
+        return str(self.path) if self.path.exists() else "the beginning"
+
+    def _save(self) -> None:
+        if self.work.processes.main:
+            content = {
+                "format_version": 1,
+                "iteration": self.iteration,
+                "finished": self.finished,
+                "model": self.detector.state_dict(),
+                "optimizer": self.optimiser.state_dict(),
+            }
+            with atomic_write(self.path) as file:
+                torch.save(content, file)
+
+    def _save_and_go_on(self) -> None:
+        """Where there is no room the run goes on: the checkpoint before is whole, and the next is tried when due."""
+        try:
+            self._save()
+        except DataError as error:
+            say(f"Warning: {error}; the run goes on")
+
+    def _restore(self) -> int:
+        if not self.path.exists():
+            return 0
+        content = read_checkpoint(self.path)
+        try:
+            self.detector.load_state_dict(content["model"])
+            self.optimiser.load_state_dict(content["optimizer"])
+            iteration, self.finished = int(content["iteration"]), bool(content["finished"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise DataError(f"{self.path} is not a checkpoint of this run: choose another --out.") from error
+        if self.work.processes.main:
+            _drop_later_lines(self.work.folder / "log.jsonl", iteration)
+            where = "this run is finished" if self.finished else f"going on after step {iteration}"
+            say(f"{self.work.folder}: {where}.")
+        return iteration
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """As detectron2 has it: no weight decay on normalisation."""
+    norm = [value for module in model.modules() if isinstance(module, _BatchNorm) for value in module.parameters(False)]
+    known = {id(value) for value in norm}
+    rest = [value for value in model.parameters() if id(value) not in known]
+    return [{"params": rest, "weight_decay": weight_decay}, {"params": norm, "weight_decay": 0.0}]
+
+
+def _drop_later_lines(path: Path, iteration: int) -> None:
+    """What a killed run logged after its checkpoint is written again by the one that goes on."""
+    if path.exists():
+        kept = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if line.endswith(b"\n") and json.loads(line)["step"] <= iteration:
+                    kept.append(line)
+        with atomic_write(path) as file:
+            file.writelines(kept)

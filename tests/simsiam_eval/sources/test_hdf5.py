@@ -1,0 +1,166 @@
+"""Images in HDF5 files."""
+
+import io
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.feature_file import FORMAT
+from simsiam_eval.images import UnreadableImage
+from simsiam_eval.sources import open_source
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (5, 6, 7), dtype=np.uint8)
+
+
+def write(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name.replace("__", "/")] = values
+    return path
+
+
+def encoded(images):
+    found = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        found.append(np.frombuffer(buffer.getvalue(), np.uint8))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (COLOUR, COLOUR),
+        (COLOUR.transpose(0, 3, 1, 2), COLOUR),
+        (GREY, GREY[..., None].repeat(3, 3)),
+        (GREY[:, None], GREY[..., None].repeat(3, 3)),
+        (GREY[..., None], GREY[..., None].repeat(3, 3)),
+    ],
+)
+def test_layouts_of_pixels(tmp_path, stored, shown):
+    source = open_source(str(write(tmp_path / "a.h5", images=stored, labels=np.arange(5, dtype=np.uint8))))
+    for row in (4, 0):
+        assert np.array_equal(np.asarray(source.image(row)), shown[row])
+    assert source.labels.tolist() == [0, 1, 2, 3, 4]
+    assert source.id(3) == "images/00000003"
+
+
+def test_bytes_of_image_files(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        variable = file.create_dataset("x", (6,), h5py.vlen_dtype(np.uint8))
+        for row, content in enumerate(encoded(COLOUR)):
+            variable[row] = content
+        fixed = file.create_dataset("group/fixed", (5,), np.dtype("V2000"))
+        for row, content in enumerate(encoded(COLOUR)):
+            fixed[row] = np.void(content.tobytes().ljust(2000, b"\0"))
+    for spec in ("a.hdf5", "a.hdf5#images=group/fixed"):
+        source = open_source(f"hdf5:{tmp_path}/{spec}")
+        assert np.array_equal(np.asarray(source.image(4)), COLOUR[4])
+    with pytest.raises(UnreadableImage, match="empty"):
+        open_source(f"hdf5:{tmp_path}/a.hdf5").image(5)
+
+
+def test_labels_ids_and_splits(tmp_path):
+    path = write(
+        tmp_path / "a.h5", train__x=COLOUR, train__y=["b", "a", "", "b", "b"], test__x=COLOUR[:2],
+        test__y=np.array([[1], [-1]]), train__names=[f"image {row}" for row in range(5)],
+    )  # fmt: skip
+    source = open_source(f"hdf5:{path}#train,id=names")
+    assert source.labels.tolist() == [1, 0, -1, 1, 1]
+    assert source.class_names == ("a", "b")
+    assert source.ids_of(range(2)) == ["image 0", "image 1"]
+    assert open_source(f"hdf5:{path}", "test").labels.tolist() == [1, -1]
+    assert open_source(f"hdf5:{path}#images=train/x,label=none", "test").labels.tolist() == [-1] * 5
+    assert open_source(f"hdf5:{path}#images=test/x,label=test/y").id(1) == "test/x/00000001"
+    with pytest.raises(DataError, match=r"splits \(test, train\)"):
+        open_source(f"hdf5:{path}")
+
+
+def test_the_fingerprint_follows_what_is_chosen(tmp_path):
+    path = write(tmp_path / "a.h5", images=COLOUR, labels=np.arange(5), other=np.zeros(5, int), grey=GREY)
+    found = [open_source(f"{path}{tail}").fingerprint() for tail in ("", "#label=other", "#label=none", "#images=grey")]
+    assert len(set(found)) == 4
+    os.rename(path, tmp_path / "b.h5")
+    assert open_source(f"{tmp_path}/b.h5").fingerprint() == found[0]
+
+
+class Rows:
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return np.asarray(self.source.image(row))
+
+
+def test_workers_open_their_own_file(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=COLOUR, chunks=(2, 6, 7, 3), compression="gzip")
+    source = open_source(str(tmp_path / "a.h5"))
+    source.image(0)
+    found = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
+    assert np.array_equal(np.stack(found), COLOUR)
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(source)).image(1)), COLOUR[1])
+
+
+def test_a_damaged_chunk_is_an_unreadable_image(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("data", data=COLOUR, chunks=(1, 6, 7, 3), compression="gzip")
+        at = data.id.get_chunk_info(3).byte_offset
+    with open(tmp_path / "a.h5", "r+b") as file:
+        file.seek(at)
+        file.write(b"\0" * 20)
+    source = open_source(str(tmp_path / "a.h5"))
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        source.image(3)
+    assert np.array_equal(np.asarray(source.image(2)), COLOUR[2])
+    assert source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("datasets", "options", "says"),
+    [
+        ({"pictures": COLOUR}, "", "no data set named images.*pictures.*#images="),
+        ({"images": COLOUR}, "#images=x", "no data set 'x'; it has: images"),
+        ({"images": COLOUR}, "#label=x", "no data set 'x'.*#label="),
+        ({"images": COLOUR}, "#split=train", "no splits"),
+        ({"images": COLOUR.astype(np.float32)}, "", "float32, not uint8"),
+        ({"images": COLOUR[0, 0]}, "", r"shape \(7, 3\)"),
+        ({"images": np.zeros((2, 5, 5, 4), np.uint8)}, "", "shape"),
+        ({"images": ["a", "b"]}, "", "texts.*variable-length uint8"),
+        ({"images": COLOUR[:0]}, "", "no rows"),
+        ({"images": COLOUR, "labels": np.arange(4)}, "", r"shape \(4,\) for 5 images"),
+        ({"images": COLOUR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\) for 5"),
+        ({"images": COLOUR, "labels": np.zeros(5)}, "", "float64: labels are"),
+        ({"images": COLOUR, "labels": np.arange(5) - 3}, "", "label -3"),
+        ({"images": COLOUR, "names": ["a"]}, "#id=names", "5 texts are needed"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, datasets, options, says):
+    path = write(tmp_path / "a.h5", **datasets)
+    with pytest.raises(DataError, match=says):
+        open_source(f"hdf5:{path}{options}")
+
+
+def test_what_is_no_image_file_is_refused(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"text")
+    with pytest.raises(DataError, match="no HDF5 file"):
+        open_source(str(tmp_path / "a.h5"))
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        file.attrs["format"] = FORMAT
+        file["data"] = COLOUR
+    with pytest.raises(DataError, match="holds features, not images"):
+        open_source(f"hdf5:{tmp_path}/features.h5")
+    with pytest.raises(DataError, match="is a folder"):
+        open_source(f"hdf5:{tmp_path}")

@@ -1,0 +1,239 @@
+"""Image bytes in Parquet files."""
+
+import io
+import json
+import os
+import pickle
+import sys
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+from torch.utils.data import DataLoader
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images import UnreadableImage
+from simsiam_eval.sources import open_source
+
+NAMES = ["cat", "dog", "eel"]
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def red(source, row):
+    return int(np.asarray(source.image(row))[0, 0, 0])
+
+
+def write(path, values, names=NAMES, labels=None, **columns):
+    """A file as Hugging Face's `datasets` writes it, in row groups of two."""
+    images = [{"bytes": None if value is None else png(value), "path": f"{value}.png"} for value in values]
+    labels = [value % 3 for value in values] if labels is None else labels
+    features = {"image": {"_type": "Image"}}
+    if names:
+        features["label"] = {"names": names, "_type": "ClassLabel"}
+    table = pyarrow.table({"image": images, "label": labels, **columns})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "set"
+    write(place / "data/train-00000-of-00002.parquet", [0, 1, 2])
+    write(place / "data/train-00001-of-00002.parquet", [3, 4, 5, 6])
+    write(place / "data/test-00000-of-00001.parquet", [7, 8])
+    (place / "README.md").touch()
+    return place
+
+
+def test_a_published_data_set(folder):
+    for source in (open_source(f"parquet:{folder}#train"), open_source(str(folder), "train")):
+        assert source.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+        assert source.class_names == tuple(NAMES)
+        assert [red(source, row) for row in (6, 0, 3, 2, 5)] == [6, 0, 3, 2, 5]
+        assert source.ids_of(range(2, 4)) == [
+            "train-00000-of-00002.parquet/00000002",
+            "train-00001-of-00002.parquet/00000000",
+        ]
+    assert red(open_source(f"{folder}#split=test,label=none,id=image.path"), 1) == 8
+    assert open_source(f"{folder}#test,id=image.path").ids_of(range(2)) == ["7.png", "8.png"]
+    assert len(open_source(f"parquet:{folder}/data/train-{{00000..00001}}-of-00002.parquet")) == 7
+    with pytest.raises(DataError, match=r"splits \(test, train\)"):
+        open_source(str(folder))
+    os.remove(folder / "data/train-00000-of-00002.parquet")
+    with pytest.raises(DataError, match="lacks train-00000-of-00002"):
+        open_source(f"{folder}#train")
+
+
+def test_plain_columns_of_bytes_and_labels_of_every_type(tmp_path):
+    columns = {
+        "photo": pyarrow.array([png(5), png(6)], pyarrow.large_binary()),
+        "text": ["dog", None],
+        "coded": pyarrow.array(["dog", "ant"]).dictionary_encode(),
+        "number": pyarrow.array([7, None], pyarrow.int8()),
+    }
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    assert open_source(str(path)).labels.tolist() == [-1, -1]
+    assert open_source(str(path)).id(1) == "a.parquet/00000001"
+    for label, numbers, names in (
+        ("text", [0, -1], ("dog",)),
+        ("coded", [1, 0], ("ant", "dog")),
+        ("number", [7, -1], None),
+    ):
+        source = open_source(f"parquet:{path}#image=photo,label={label}")
+        assert (source.labels.tolist(), source.class_names, red(source, 1)) == (numbers, names, 6)
+
+
+def test_a_plain_path_is_told_by_its_columns(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    parquet.write_table(pyarrow.table({"path": ["a.png"], "label": [3]}), tmp_path / "paths.parquet")
+    assert open_source(str(tmp_path / "paths.parquet")).id(0) == "a.png"
+    assert red(open_source(str(write(tmp_path / "images.parquet", [9]))), 0) == 9
+    with pytest.raises(DataError, match=r"no column of image bytes \(path, label\).*manifest:"):
+        open_source(f"parquet:{tmp_path}/paths.parquet")
+
+
+def test_rows_without_an_image(tmp_path):
+    source = open_source(str(write(tmp_path / "a.parquet", [1, None, 2], labels=[0, 1, -1])))
+    with pytest.raises(UnreadableImage, match="no image bytes"):
+        source.image(1)
+    assert (red(source, 2), source.labels[2]) == (2, -1)
+    parquet.write_table(pyarrow.table({"image": [b"text", b""]}), tmp_path / "b.parquet")
+    for row in (0, 1):
+        with pytest.raises(UnreadableImage, match="not an image"):
+            open_source(str(tmp_path / "b.parquet")).image(row)
+
+
+def test_a_damaged_row_group_is_unreadable_images(tmp_path):
+    path = write(tmp_path / "a.parquet", range(8))
+    group = parquet.read_metadata(path).row_group(1)
+    start, size = (getattr(group.column(0), name) for name in ("dictionary_page_offset", "total_compressed_size"))
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * size)
+    source = open_source(str(path))
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        source.image(2)
+    assert (red(source, 1), red(source, 4)) == (1, 4)
+    assert source.fingerprint()
+
+
+def test_damaged_labels(tmp_path):
+    path = write(tmp_path / "a.parquet", range(8))
+    column = parquet.read_metadata(path).row_group(1).column(2)
+    with open(path, "r+b") as file:
+        file.seek(column.dictionary_page_offset)
+        file.write(b"\xff" * column.total_compressed_size)
+    with pytest.raises(DataError, match="damaged"):
+        open_source(str(path))
+
+
+class Rows:
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return red(self.source, row)
+
+
+def test_workers_open_their_own_files(folder):
+    source = open_source(f"{folder}#train")
+    source.image(3)
+    assert list(DataLoader(Rows(source), batch_size=None, num_workers=2)) == list(range(7))
+    assert red(pickle.loads(pickle.dumps(source)), 4) == 4
+
+
+def test_files_without_rows_among_others(tmp_path):
+    write(tmp_path / "b.parquet", [1, 2, 3])
+    for name in ("a", "c"):
+        parquet.write_table(parquet.read_table(tmp_path / "b.parquet")[:0], tmp_path / f"{name}.parquet")
+    source = open_source(f"parquet:{tmp_path}")
+    assert [red(source, row) for row in range(3)] == [1, 2, 3]
+    assert source.id(0) == "b.parquet/00000000"
+    with pytest.raises(DataError, match="no rows"):
+        open_source(f"parquet:{tmp_path}/a.parquet")
+
+
+def test_the_fingerprint_follows_content_and_labels_not_place_nor_row_groups(folder, tmp_path):
+    one = open_source(f"{folder}#test").fingerprint()
+    assert open_source(f"{folder}#test,label=none").fingerprint() != one
+    place = tmp_path / "copy/test-00000-of-00001.parquet"
+    place.parent.mkdir()
+    parquet.write_table(parquet.read_table(folder / "data/test-00000-of-00001.parquet"), place)
+    assert open_source(f"{place.parent}#test").fingerprint() == one
+    write(place, [7, 9], labels=[1, 2])
+    assert open_source(f"{place.parent}#test").fingerprint() != one
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("#label=species", "no column 'species'; it has: image, label"),
+        ("#image=photo", "no column 'photo'"),
+        ("#image=label", "'label' of .* holds int64, not the bytes"),
+        ("#id=name", "no column 'name'"),
+        ("#id=image.name", "no column 'image.name'"),
+        ("#label=score", "holds double: labels are"),
+        ("#label=low", "down to -2"),
+        ("#split=train", None),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, options, says):
+    path = write(tmp_path / "a.parquet", [1, 2], score=[0.5, 1.0], low=[0, -2])
+    if says is None:  # one file is not searched for splits
+        assert len(open_source(f"parquet:{path}{options}")) == 2
+        return
+    with pytest.raises(DataError, match=says):
+        open_source(f"parquet:{path}{options}")
+
+
+def test_files_that_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+
+    def refused(says, spec=f"parquet:{tmp_path}"):
+        with pytest.raises(DataError, match=says):
+            open_source(spec)
+
+    refused("no .parquet files")
+    (tmp_path / "data-00000-of-00001.arrow").touch()
+    refused("Arrow files.*to_parquet")
+    refused("Arrow files.*to_parquet", str(tmp_path))
+    path.write_bytes(b"PAR1 text")
+    refused("a.parquet is not a Parquet file")
+    refused("a.parquet is not a Parquet file", str(path))
+    whole = write(path, [1, 2]).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("a.parquet is not a Parquet file")
+    write(path, [1, 2], labels=[0, 3])
+    refused("go up to 3, and it names 3")
+    write(path, [1, 2])
+    write(tmp_path / "b.parquet", [1, 2], names=["x", "y", "z"])
+    refused("b.parquet and .*a.parquet differ")
+    parquet.write_table(pyarrow.table({"one": [b"x"], "two": [b"y"]}), path)
+    refused("several columns of bytes", str(path))
+    features = {name: {"names": NAMES, "_type": "ClassLabel"} for name in ("fine", "coarse")}
+    table = pyarrow.table({"img": [png(1)], "fine": [0], "coarse": [1]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    refused(r"columns of labels \(fine, coarse\).*#label=", str(path))
+    assert open_source(f"{path}#label=coarse").class_names == tuple(NAMES)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", [1])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for spec in (path, f"parquet:{path}"):
+        with pytest.raises(DataError, match=r"need pyarrow: pip install .*\[parquet\]"):
+            open_source(str(spec))

@@ -1,0 +1,70 @@
+"""Text files of paths."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images import UnreadableImage
+from simsiam_eval.sources import open_source
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for value, name in enumerate(["a.png", "b c.png", "#d.png"]):
+        Image.new("L", (2, 2), value).save(tmp_path / name)
+    return tmp_path
+
+
+def written(folder, text):
+    (folder / "list.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return open_source(str(folder / "list.txt"))
+
+
+def test_a_path_a_line_with_comments_and_empty_lines(folder):
+    source = written(folder, f"\ufeff# two images\r\nb c.png\r\n\r\n{folder}/a.png\n./#d.png\ngone.png")
+    assert source.ids_of(range(4)) == ["b c.png", f"{folder}/a.png", "./#d.png", "gone.png"]
+    assert [int(np.asarray(source.image(row)).max()) for row in range(3)] == [1, 0, 2]
+    assert source.labels.tolist() == [-1] * 4
+    assert source.class_names is None
+    with pytest.raises(UnreadableImage, match="no such file"):
+        source.image(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "names"),
+    [
+        ("a.png\tdog\nb c.png\tcat\n", [1, 0], ("cat", "dog")),
+        ("a.png\t3\nb c.png\n", [3, -1], None),
+        ("a.png 3\nb c.png 0\n", [3, 0], None),  # Caffe's lists
+        ("a.png\tbig dog \nb c.png \t \n", [0, -1], ("big dog",)),
+    ],
+)
+def test_labels(folder, text, labels, names):
+    source = written(folder, text)
+    assert (source.labels.tolist(), source.class_names) == (labels, names)
+    assert source.id(0) == "a.png"
+
+
+def test_names_that_are_not_utf8(folder):
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/\xe9.png")
+    source = written(folder, b"\xe9.png\n")
+    assert source.id(0) == "\\udce9.png"
+    assert source.image(0).pixels().shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no paths"),
+        ("# nothing\n\n", "no paths"),
+        ("a.png\n\tdog\n", "line 2: the path is empty"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "no text"),
+        ("x.png\ny.png\n", r"None of the first 2 images .*x\.png.*start"),
+    ],
+)
+def test_lists_that_are_refused(folder, text, says):
+    with pytest.raises(DataError, match=says):
+        written(folder, text)

@@ -1,0 +1,81 @@
+"""Patterns and splits."""
+
+from pathlib import Path
+
+import pytest
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.sources.shards import by_split, chosen_split, files_of, names_of
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_ranges_lists_and_wildcards(tmp_path):
+    touch(tmp_path, *(f"train-{number:04d}.tar" for number in range(8, 12)), "x/a.tar", "y/a.tar")
+
+    def names(pattern):
+        return [file.relative_to(tmp_path).as_posix() for file in files_of(tmp_path / pattern, "spec")]
+
+    assert names("train-{0009..0011}.tar") == ["train-0009.tar", "train-0010.tar", "train-0011.tar"]
+    assert names("train-00{11..10}.tar") == ["train-0011.tar", "train-0010.tar"]
+    assert names("{y,x}/a.tar") == ["y/a.tar", "x/a.tar"]
+    assert names("*-001?.tar") == ["train-0010.tar", "train-0011.tar"]
+    touch(tmp_path, "odd{1..2}.tar")
+    assert names("odd{1..2}.tar") == ["odd{1..2}.tar"]
+
+
+def test_files_that_are_missing(tmp_path):
+    touch(tmp_path, "t-0.tar", "t-2.tar")
+    with pytest.raises(DataError, match=r"no .*t-1.tar \(1 of 3 files"):
+        files_of(tmp_path / "t-{0..2}.tar", "spec")
+    with pytest.raises(DataError, match=r"no file .*u-"):
+        files_of(tmp_path / "u-*.tar", "spec")
+    with pytest.raises(UsageError, match="more than"):
+        files_of(tmp_path / "{0..9999999}.tar", "spec")
+
+
+def test_names_are_short_and_different(tmp_path):
+    assert names_of([tmp_path / "x/a.tar", tmp_path / "y/a.tar"]) == ["x/a.tar", "y/a.tar"]
+    assert names_of([tmp_path / "x/a.tar", tmp_path / "x/b.tar"]) == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train-0.tar", "train-1.tar", "val-0.tar"], {"train": 2, "val": 1}),
+        (["imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"], {"train": 1, "validation": 1}),
+        (["train_small-00000-of-00001.parquet", "test-00000-of-00001.parquet"], {"train_small": 1, "test": 1}),
+        (["data/train/0000.parquet", "data/test/0000.parquet"], {"train": 1, "test": 1}),
+        (["train-0.tar", "more.tar"], {"": 2}),
+        (["trains-0.tar", "contest.tar"], {"": 2}),
+    ],
+)
+def test_splits_are_told_by_names(names, splits):
+    found = by_split(Path("d"), [Path("d") / name for name in names])
+    assert {split: len(files) for split, files in found.items()} == splits
+
+
+def test_a_numbered_set_is_whole():
+    names = ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"]
+    with pytest.raises(DataError, match="d lacks train-00001-of-00003"):
+        by_split(Path("d"), [Path("d") / name for name in names])
+
+
+def test_choosing_a_split():
+    groups = {"train": 1, "validation": 2}
+    assert chosen_split(groups, "val", "train", "spec") == 2
+    assert chosen_split(groups, None, "train", "spec") == 1
+    assert chosen_split({"train": 1}, None, None, "spec") == 1
+    assert chosen_split({"": 3}, None, "test", "spec") == 3
+    with pytest.raises(DataError, match=r"train, validation.*#split=train"):
+        chosen_split(groups, None, None, "spec")
+    with pytest.raises(DataError, match="no split 'test'; it has: train, validation"):
+        chosen_split(groups, None, "test", "spec")
+    with pytest.raises(DataError, match="no split 'test'; it has: train"):  # training images are no test set
+        chosen_split({"train": 1}, None, "test", "spec")
+    with pytest.raises(DataError, match="spec has no splits"):
+        chosen_split({"": 3}, "val", None, "spec#val")

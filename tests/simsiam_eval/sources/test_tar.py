@@ -1,0 +1,242 @@
+"""Tar files: WebDataset shards and archives of folders."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images import UnreadableImage
+from simsiam_eval.sources import open_source, tar_index
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pack(path, members):
+    """members: (name, content) in order, a number for an image of that red."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            content = png(content) if isinstance(content, int) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def red(source, row):
+    return int(np.asarray(source.image(row))[0, 0, 0])
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of a training set and one of a validation set, with labels in .cls and .json."""
+    place = tmp_path / "shards"
+    number = 0
+    for name in ("train-0000", "train-0001", "val-0000"):
+        members = []
+        for _ in range(3):
+            members += [
+                (f"{number:04d}.jpg", number),
+                (f"{number:04d}.cls", str(number % 2)),
+                (f"{number:04d}.json", json.dumps({"species": "abc"[number % 3], "size": [1], "depth": None})),
+                (f"{number:04d}.txt", f"caption {number}"),
+            ]
+            number += 1
+        pack(place / f"{name}.tar", members)
+    return place
+
+
+def test_shards_in_order_with_labels(shards):
+    source = open_source(f"tar:{shards}/train-{{0000..0001}}.tar")
+    assert source.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert source.class_names is None
+    assert source.ids_of(range(2, 4)) == ["train-0000.tar/0002.jpg", "train-0001.tar/0003.jpg"]
+    assert [red(source, row) for row in (5, 0, 3)] == [5, 0, 3]
+    other = open_source(f"{shards}/train-*.tar#label=species")
+    assert other.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert other.class_names == ("a", "b", "c")
+    assert open_source(f"tar:{shards}/train-0000.tar#label=txt").class_names[1] == "caption 1"
+    assert open_source(f"tar:{shards}/train-0000.tar#label=none").labels.tolist() == [-1] * 3
+    assert open_source(f"tar:{shards}/train-0000.tar").id(0) == "0000.jpg"
+
+
+def test_a_folder_of_shards_has_splits(shards):
+    assert len(open_source(f"tar:{shards}#train")) == len(open_source(str(shards), "train")) == 6
+    assert red(open_source(f"{shards}#split=validation"), 0) == 6
+    with pytest.raises(DataError, match="splits"):
+        open_source(f"tar:{shards}")
+    os.rename(shards / "val-0000.tar", shards / "rest.tar")
+    assert len(open_source(f"tar:{shards}", "test")) == 9
+
+
+def tree(tmp_path, prefix=""):
+    names = [f"{split}/{name}" for split in ("train", "val") for name in ("cat/a.png", "cat/x/b.png", "dog/a.1.png")]
+    return pack(tmp_path / "tree.tar", [(prefix + name, value) for value, name in enumerate(names)])
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "data/set/"])
+def test_an_archive_of_class_folders_is_as_the_folder(tmp_path, prefix):
+    archive = tree(tmp_path, prefix)
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path / "unpacked", filter="data")
+    folder = open_source(f"folder:{tmp_path}/unpacked/{prefix}val")
+    for source in (open_source(f"tar:{archive}#val"), open_source(f"{archive}#folder={prefix.strip('./')}/val")):
+        assert source.labels.tolist() == [0, 0, 1]
+        assert source.class_names == ("cat", "dog")
+        assert source.ids_of(range(3)) == ["cat/a.png", "cat/x/b.png", "dog/a.1.png"]
+        assert source.fingerprint() == folder.fingerprint()
+        assert red(source, 2) == 5
+    assert red(open_source(str(archive), "train"), 0) == 0
+    with pytest.raises(DataError, match=r"splits \(train, val\)"):
+        open_source(str(archive))
+    with pytest.raises(DataError, match="no images in a folder nowhere"):
+        open_source(f"{archive}#folder=nowhere")
+
+
+def test_flat_archives_have_no_labels(tmp_path):
+    source = open_source(str(pack(tmp_path / "a.tar", [("x/1.png", 1), ("x/2.PNG", 2), ("x/._2.png", "mac")])))
+    assert source.labels.tolist() == [-1, -1]
+    assert source.ids_of(range(2)) == ["1.png", "2.PNG"]
+    with pytest.raises(DataError, match="no splits"):
+        open_source(f"{tmp_path}/a.tar#train")
+
+
+def test_one_of_several_images_of_a_sample(tmp_path):
+    members = [("1.left.png", 1), ("1.right.png", 2), ("1.cls", "cat")]
+    pack(tmp_path / "a.tar", members)
+    with pytest.raises(DataError, match=r"sample 1 .*two images.*#image=left.png"):
+        open_source(f"tar:{tmp_path}/a.tar")
+    source = open_source(f"tar:{tmp_path}/a.tar#image=right.png")
+    assert (len(source), red(source, 0), source.class_names) == (1, 2, ("cat",))
+
+
+def test_samples_without_a_label(tmp_path):
+    pack(tmp_path / "a.tar", [("1.png", 1), ("2.cls", "cat"), ("2.png", 2), ("3.cls", "")])
+    assert open_source(f"tar:{tmp_path}/a.tar").labels.tolist() == [-1, 0]
+
+
+class Rows:
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return red(self.source, row), os.getpid()
+
+
+def test_workers_read_what_this_process_has_open(shards):
+    source = open_source(f"tar:{shards}#train")
+    assert red(source, 5) == 5
+    found = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
+    assert [value for value, _ in found] == list(range(6))
+    assert len({process for _, process in found}) == 2
+    assert red(pickle.loads(pickle.dumps(source)), 4) == 4
+
+
+def test_headers_are_walked_once(shards, monkeypatch):
+    first = open_source(f"tar:{shards}#train")
+    walked = []
+    members = tar_index._members
+    monkeypatch.setattr(tar_index, "_members", lambda shard: walked.append(shard) or members(shard))
+    again = open_source(f"tar:{shards}#train")
+    assert walked == []
+    assert again.ids_of(range(6)) == first.ids_of(range(6))
+    pack(shards / "train-0001.tar", [("9.png", 9), ("9.cls", "1")])
+    changed = open_source(f"tar:{shards}#train")
+    assert (len(changed), red(changed, 3), len(walked)) == (4, 9, 2)
+    assert changed.fingerprint() != first.fingerprint()
+
+
+def test_the_fingerprint_follows_content_labels_and_order_not_place(shards, tmp_path):
+    one = open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint()
+    os.rename(shards, tmp_path / "elsewhere")
+    shards = tmp_path / "elsewhere"
+    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint() == one
+    assert open_source(f"tar:{shards}/train-{{0001..0000}}.tar").fingerprint() != one
+    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar#label=species").fingerprint() != one
+
+
+def test_unreadable_images_and_shards_that_change(tmp_path):
+    path = pack(tmp_path / "a.tar", [("1.png", "text"), ("2.png", ""), ("3.png", 3)])
+    source = open_source(str(path))
+    for row, says in ((0, "not an image"), (1, "empty")):
+        with pytest.raises(UnreadableImage, match=says):
+            source.image(row)
+    os.truncate(path, 2060)
+    with pytest.raises(UnreadableImage, match="shorter"):
+        source.image(2)
+    os.remove(path)
+    with pytest.raises(UnreadableImage, match="no such file"):
+        pickle.loads(pickle.dumps(source)).image(2)
+
+
+def test_archives_that_are_refused(tmp_path):
+    whole = pack(tmp_path / "a.tar", [("1.png", 1), ("2.png", 2)]).read_bytes()
+
+    def refused(content, says, name="b.tar"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=says) as caught:
+            open_source(f"tar:{tmp_path / name}")
+        assert name in str(caught.value)
+
+    refused(gzip.compress(whole), "compressed.*gzip -d", "b.tar.gz")
+    refused(gzip.compress(whole), "compressed.*gzip -d")
+    refused(b"", "truncated or no tar")
+    refused(b"text" * 300, "truncated or no tar")
+    refused(whole[:600], "truncated or no tar")  # in an image
+    refused(whole[:2048], "truncated")  # between a header and the end mark
+    refused(whole[:1024] + b"x" * 512 + whole[1536:], "damaged at byte 1024")
+    refused(whole + whole, "joined")
+    refused(whole[:2048] + whole, "b.tar holds 1.png twice")
+
+
+def test_contents_that_are_refused(tmp_path):
+    def refused(members, says, options=""):
+        path = pack(tmp_path / "b.tar", members)
+        with pytest.raises(DataError, match=says):
+            open_source(f"tar:{path}{options}")
+        path.unlink()
+
+    refused([("1.png", 1), ("1.png", 2)], "holds 1.png twice")
+    refused([("a.txt", "x")], "no images")
+    refused([("1.png", 1)], r"no images \(\.x\)", "#image=x")
+    refused([("1.png", 1), ("cat/2.png", 2)], "beside class folders.*#label=none")
+    refused([("1.png", 1), ("1.cls", "3")], "#folder is for class folders", "#folder=x")
+    refused([("1.png", 1)], "no .cls members", "#label=cls")
+    refused([("1.png", 1), ("1.json", '{"kind": 1}')], r"key 'species' \(keys: kind\)", "#label=species")
+    refused([("1.png", 1)], "there are no .json", "#label=species")
+    refused([("1.png", 1), ("1.json", "{")], "1.json in .*no JSON", "#label=species")
+    refused([("1.png", 1), ("1.json", "[]")], "no JSON object", "#label=species")
+    refused([("1.png", 1), ("1.json", '{"species": [1]}')], "no label but a list", "#label=species")
+
+
+def test_links_are_refused(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "1.png")
+    os.link(tmp_path / "1.png", tmp_path / "2.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "1.png", "1.png")
+        archive.add(tmp_path / "2.png", "2.png")
+    with pytest.raises(DataError, match=r"2.png in .* is a link.*hard-dereference"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_folders_without_shards_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no \.tar files"):
+        open_source(f"tar:{tmp_path}")
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(DataError, match="compressed"):
+        open_source(f"tar:{tmp_path}")

@@ -1,0 +1,85 @@
+"""`convert`: what is written is what was read, and other programs read it."""
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from simsiam_eval.checkpoint import inspect_checkpoint, weights_sha256
+from simsiam_eval.encoder import build_trunk
+from simsiam_eval.errors import DataError, UsageError
+from tasks.convert import ConvertSettings, convert
+
+
+@pytest.fixture(scope="module")
+def simsiam(tmp_path_factory):
+    """A ResNet-18 under the reference's keys."""
+    torch.manual_seed(0)
+    state = {f"module.encoder.{key}": value for key, value in build_trunk("resnet18").state_dict().items()}
+    state |= {"module.predictor.0.weight": torch.zeros(2, 2)}
+    path = tmp_path_factory.mktemp("simsiam") / "checkpoint_0099.pth.tar"
+    torch.save({"epoch": 100, "arch": "resnet18", "state_dict": state, "optimizer": {}}, path)
+    return path
+
+
+def test_torchvision_and_safetensors(simsiam, tmp_path):
+    expected = inspect_checkpoint(simsiam).weights_sha256
+    for to, name in (("torchvision", "a.pth"), ("safetensors", "a.safetensors")):
+        result = convert(ConvertSettings(checkpoint=simsiam, to=to, out=tmp_path / name))
+        assert result.metrics["weights_sha256"] == expected
+        read = safetensors.torch.load_file if to == "safetensors" else torch.load
+        model = torchvision.models.resnet18()
+        loaded = model.load_state_dict(read(tmp_path / name), strict=False)
+        assert loaded == (["fc.weight", "fc.bias"], [])
+        assert weights_sha256(model.state_dict()) == expected
+        assert inspect_checkpoint(tmp_path / name).weights_sha256 == expected
+
+
+def test_reference_and_back(simsiam, checkpoint, tmp_path):
+    convert(ConvertSettings(checkpoint=simsiam, to="torchvision", out=tmp_path / "a.pth"))
+    convert(ConvertSettings(checkpoint=tmp_path / "a.pth", to="reference", out=tmp_path / "b.pth.tar"))
+    back = torch.load(tmp_path / "b.pth.tar", weights_only=True)
+    # What the reference's main_lincls.py does with it.
+    prefix = "module.encoder"
+    kept = {key[len(prefix) + 1 :]: value for key, value in back["state_dict"].items() if key.startswith(prefix)}
+    assert torchvision.models.resnet18().load_state_dict(kept, strict=False).missing_keys == ["fc.weight", "fc.bias"]
+    assert back["arch"] == "resnet18"
+    ours = convert(ConvertSettings(checkpoint=checkpoint, to="reference", out=tmp_path / "c.pth.tar"))
+    assert "cannot take this one" in ours.table.notes[1]
+    kept_own = inspect_checkpoint(tmp_path / "c.pth.tar").own
+    assert kept_own["preprocessing"] == inspect_checkpoint(checkpoint).own["preprocessing"]
+
+
+@pytest.mark.parametrize(("preset", "heads"), [("voc0712", "c4"), ("coco-1x-fpn", "fpn")])
+def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, heads):
+    from tasks.detection.detectron2_backend import Detectron2Backend
+
+    monkeypatch.setattr(Detectron2Backend, "available", lambda _: "it is not here.")
+    result = convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "d.pth", preset=preset))
+    assert result.metrics["largest_difference"] is None
+    assert "Not compared" in result.table.notes[0]
+    content = torch.load(tmp_path / "d.pth", weights_only=True)
+    assert content["matching_heuristics"] is False
+    first = {"c4": "backbone.stem.conv1.weight", "fpn": "backbone.bottom_up.stem.conv1.weight"}[heads]
+    assert torch.equal(content["model"][first], torch.load(simsiam)["state_dict"]["module.encoder.conv1.weight"])
+    text = (tmp_path / "d.yaml").read_text()
+    assert "STRIDE_IN_1X1: false" in text
+    assert f'WEIGHTS: "{tmp_path / "d.pth"}"' in text
+
+
+def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
+    with pytest.raises(UsageError, match="3x3 one of CIFAR"):
+        convert(ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pth"))
+    with pytest.raises(UsageError, match=r"must end in \.pth"):
+        ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pkl")
+    with pytest.raises(UsageError, match="is the checkpoint itself"):
+        convert(ConvertSettings(checkpoint=simsiam, to="reference", out=simsiam))
+    content = torch.load(simsiam)
+    content["state_dict"] = {key: value for key, value in content["state_dict"].items() if "layer4" not in key}
+    torch.save(content, tmp_path / "part.pth")
+    with pytest.raises(DataError, match="does not hold a whole encoder"):
+        convert(ConvertSettings(checkpoint=tmp_path / "part.pth", to="torchvision", out=tmp_path / "a.pth"))
+    refused = call("convert", simsiam, "--to", "torchvision", "--out", tmp_path / "none" / "a.pth")
+    assert refused.exit_code == 1
+    assert "cannot be written" in refused.stderr
+    assert not list(tmp_path.glob("a.*"))
