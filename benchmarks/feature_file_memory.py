@@ -157,7 +157,7 @@ def memory(sizes: list[int]) -> None:
     columns = ["step", *(f"{rows:,} rows ({size})" for rows, size in zip(sizes, megabytes, strict=True))]
     notes = [
         f"Largest anonymous memory / VmHWM of the step's own process, and its time. {WIDTH} float32 features a row, "
-        f"written in blocks of {BLOCK}; but in the first line one row of a thousand is unreadable, whose reason is in memory "
+        f"written in blocks of {BLOCK}; but in the first line one row of a thousand is unreadable; reasons are in memory "
         f"at the end. `verify` also holds a million hashes of ids, Parquet a row group. `verify` found "
         f"{sum(len(one['faults']) for one in found['verify'])} faults in these files; the merged one was the whole one "
         f"byte for byte {sum(same)} times of {len(same)}."
