@@ -31,7 +31,7 @@ from simsiam_eval.feature_file import JSON_ATTRIBUTES, UNREADABLE, VALID, part_o
 from simsiam_eval.feature_layout import Rows, complete_layout, create_layout, places_in, pwrite_all, storable
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
 
-_SYNC_SECONDS = 5.0
+_SYNC_SECONDS, _SYNC_BLOCKS = 5.0, 1024
 _BLOCK = 1 << 20  # flags looked at at once
 
 
@@ -191,7 +191,7 @@ class FeatureWriter:
                     file.writelines(lines)
                 os.fsync(self._notes)
             self._pending.append((start, flags))
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
+            if time.monotonic() - self._synced > _SYNC_SECONDS or len(self._pending) >= _SYNC_BLOCKS:
                 self.sync()
         except OSError as error:
             raise self._disk_error(error) from error
@@ -235,7 +235,7 @@ class FeatureWriter:
             os.fsync(self._fd)
             os.replace(self._part, self._path)
             sync_folder(self._path.parent)
-            remove_notes(self._path)
+            remove_leftovers(self._path)
         except OSError as error:
             raise self._disk_error(error) from error
         return len(errors)
@@ -264,7 +264,7 @@ class FeatureWriter:
             yield from (start + np.flatnonzero(self._flags[start : start + _BLOCK] == UNREADABLE)).tolist()
 
     def _all_notes(self) -> list[Path]:
-        return _notes_of(self._path)
+        return _beside(self._path, ".part.errors.")
 
     def _remember_for_roll_back(self, unreadable: list[int]) -> None:
         """Keep the bytes that are about to change (HDF5's, and flags): a kill in between must not cost the rows."""
@@ -326,16 +326,15 @@ def _is_named(fd: int, path: Path) -> bool:
     return False
 
 
-def remove_notes(path: Path) -> None:
-    """Remove what the writer of the finished file `path` kept beside it; a kill may have left some."""
-    if part_of(path).exists():
-        return
-    for old in (path.with_name(path.name + ".part.undo"), *_notes_of(path)):
-        old.unlink(missing_ok=True)
+def remove_leftovers(path: Path) -> None:
+    """Remove what a kill just after `path` got its name has left beside it."""
+    if not part_of(path).exists():
+        for old in (*_beside(path, ".part.undo"), *_beside(path, ".part.errors.")):
+            old.unlink(missing_ok=True)
 
 
-def _notes_of(path: Path) -> list[Path]:
-    prefix = f"{path.name}.part.errors."
+def _beside(path: Path, ending: str) -> list[Path]:
+    prefix = path.name + ending
     return [entry for entry in sorted(path.parent.iterdir()) if entry.name.startswith(prefix)]
 
 

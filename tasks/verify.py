@@ -130,7 +130,8 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
     if last > len(source) or last - first != len(reader):
         check.faults.append(f"{spec} has {len(source)} rows, the file {len(reader)}.")
         return check
-    if source.fingerprint() != described.get("fingerprint"):
+    fingerprint = str(described.get("fingerprint"))
+    if fingerprint != (source.listing_fingerprint() if fingerprint.startswith("listing ") else source.fingerprint()):
         check.faults.append(f"The features are of other images than {spec}: the fingerprints differ.")
     for start in range(0, len(reader), 1 << 13):
         rows = range(start, min(start + (1 << 13), len(reader)))

@@ -62,7 +62,8 @@ def test_the_rows_computed_again_are_those_of_the_files_own_settings(record, che
         "--crop",
         "10",
     ]
-    options += ["--pool", "max", "--layer", "layer3", "--layer", "pool", "--workers", 0]
+    options += ["--pool", "max", "--layer", "layer3", "--layer", "pool", "--workers", 0, "--views", 2, "--seed", 5]
+    options += ["--fingerprint", "listing"]
     record("extract", "--checkpoint", checkpoint, "--data", photos, "--out", tmp_path / "f.h5", *options)
     made = record("verify", tmp_path / "f.h5", "--checkpoint", checkpoint, "--data", photos)["metrics"]
     assert made["faults"] == []
