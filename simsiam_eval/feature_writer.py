@@ -235,7 +235,7 @@ class FeatureWriter:
             os.fsync(self._fd)
             os.replace(self._part, self._path)
             sync_folder(self._path.parent)
-            remove_leftovers(self._path)
+            remove_notes(self._path)
         except OSError as error:
             raise self._disk_error(error) from error
         return len(errors)
@@ -326,8 +326,8 @@ def _is_named(fd: int, path: Path) -> bool:
     return False
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what a kill just after `path` got its name has left beside it."""
+def remove_notes(path: Path) -> None:
+    """Remove what the writer of the finished file `path` kept beside it; a kill may have left some."""
     if not part_of(path).exists():
         for old in (*_beside(path, ".part.undo"), *_beside(path, ".part.errors.")):
             old.unlink(missing_ok=True)
