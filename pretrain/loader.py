@@ -18,7 +18,7 @@ from pretrain.views import ViewParameters, Views, boxes, crop_resident, draw
 from simsiam_eval.crops import crop_image
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction import worker_count
+from simsiam_eval.extraction import lost_workers_named, worker_count
 from simsiam_eval.images import OpenedImage, UnreadableImage
 from simsiam_eval.preprocess import MARGIN, Preprocessing
 from simsiam_eval.progress import say
@@ -91,6 +91,11 @@ class Loader:
                 f"--batch-size {settings.batch_size} cannot be cut into equal parts for {processes.world} processes "
                 f"and --accumulate {settings.accumulate}."
             )
+        if settings.batch_size < 2 * processes.world * settings.accumulate:
+            raise UsageError(
+                f"--batch-size {settings.batch_size} leaves one image to each of {processes.world} processes and "
+                f"--accumulate {settings.accumulate}: BN needs two."
+            )
         self._source, self._settings, self._device = source, settings, processes.device
         self._augment, self._quiet = Views(preprocessing.mean, preprocessing.std).augment, not processes.main
         self.schedule = Schedule(len(source), settings, processes)
@@ -139,7 +144,15 @@ class Loader:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
         )
-        for number, (first, second, reasons) in zip(steps, loader, strict=True):
+        with lost_workers_named():
+            found = zip(steps, loader, strict=True)
+            yield from self._sent(found, pinned)
+
+    def _sent(self, found: Iterator[Any], pinned: bool) -> Iterator[Any]:
+        for number, batch in found:
+            if isinstance(batch, DataError):
+                raise batch
+            first, second, reasons = batch
             self._note(reasons, len(first))
             parameters = self.schedule.parameters(*divmod(number, len(self)))
             yield [one.to(self._device, non_blocking=pinned) for one in (first, second)], parameters
@@ -208,7 +221,7 @@ class _Crops:
         self.source, self.schedule = source, schedule
         self.side, self.scaled = settings.image_size, settings.decode == "scaled"
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]] | DataError:
         at = divmod(number, self.schedule.steps)
         rows, parameters = self.schedule.rows(*at), self.schedule.parameters(*at)
         crops = torch.zeros((2, len(rows), 3, self.side, self.side), dtype=torch.uint8)
@@ -219,6 +232,8 @@ class _Crops:
                 crops[:, place] = self._both(image, [one[place : place + 1] for one in parameters])
             except UnreadableImage as error:
                 reasons[int(row)] = str(error)
+            except DataError as error:  # a worker's exception would arrive as a traceback
+                return error
         if reasons and len(reasons) < len(rows):
             crops = crops[:, torch.from_numpy(_replacements(np.array([int(row) not in reasons for row in rows])))]
         return crops[0], crops[1], reasons
@@ -261,5 +276,5 @@ def resident_pixels(source: ImageSource) -> tuple[torch.Tensor | None, dict[int,
                 pool.shutdown(cancel_futures=True)
                 return None, {}
             if image is not None:
-                pixels[row] = torch.from_numpy(image)
+                pixels[row] = torch.tensor(image)
     return pixels.permute(0, 3, 1, 2).contiguous(), reasons

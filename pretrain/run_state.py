@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import re
@@ -68,7 +66,7 @@ class RunFolder:
             "stem": settings.stem,
             "preprocessing": preprocessing.to_dict(),
             "settings": settings.to_dict(),
-            "images": images_digest(source),
+            "images": source.listing_fingerprint(),
         }
         self._saved = time.monotonic()
         self._lock = -1
@@ -248,11 +246,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def images_digest(source: ImageSource) -> str:
-    """sha256 of the images' names in order: what a run resumed on other images is refused by, at no image read."""
-    digest = hashlib.sha256()
-    for row in range(len(source)):
-        digest.update(json.dumps(source.id(row)).encode())
-    return digest.hexdigest()

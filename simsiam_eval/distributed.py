@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from simsiam_eval.device import resolve_device
+
+# One process may have to read a whole data set (its fingerprint, the online kNN) while the others wait, longer than torch's
+# half an hour; where one dies torchrun ends the others.
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,9 @@ def join_processes(device: str) -> Iterator[Processes]:
     if chosen.type == "cuda":
         chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        control = dist.new_group(backend="gloo") if chosen.type == "cuda" else None
+        control = dist.new_group(backend="gloo", timeout=_PATIENCE) if chosen.type == "cuda" else None
         yield Processes(chosen, dist.get_rank(), dist.get_world_size(), control)
     finally:
         dist.destroy_process_group()

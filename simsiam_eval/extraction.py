@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,8 @@ class _Blocks:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> Block:
+    def __getitem__(self, index: int) -> Block | DataError:
+        """The block, or what stops the work: a worker's exception would arrive as a traceback."""
         start = int(self.starts[index])
         rows = range(start, min(start + self.size, self.rows.stop))
         side = self.preprocessing.crop
@@ -84,13 +85,17 @@ class _Blocks:
             try:
                 image = self.source.image(row)
                 if self.views:
-                    image = DecodedImage(image.pixels())  # once for all of them
-                    pixels[place, 1:] = self._augmented(image.pixels(), row)
+                    whole = image.pixels()
+                    pixels[place, 1:] = self._augmented(whole, row)
+                    if self.preprocessing.decode == "full":
+                        image = DecodedImage(whole)  # decoded once for all; a scaled centre crop has its own decoding
                 if self.centre_crop:
                     pixels[place, 0] = self.preprocessing.pixels(image)
             except UnreadableImage as error:
                 reasons[row] = str(error)
                 pixels[place] = 0
+            except DataError as error:
+                return error
         return Block(rows, pixels, reasons)
 
     def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
@@ -161,14 +166,15 @@ class Extraction:
         if self.views:
             columns["views"] = np.stack([view[0] for view in found[1:]], axis=1)
         columns = {name: values[: len(block.rows)] for name, values in columns.items()}
-        finite = np.all(
-            [np.isfinite(values).reshape(len(values), -1).all(axis=1) for values in columns.values()], axis=0
-        )
-        reasons = {block.rows[place]: "the encoder's features are not finite" for place in np.flatnonzero(~finite)}
+        with np.errstate(over="ignore"):
+            stored = [values.astype(self.settings.dtype).reshape(len(values), -1) for values in columns.values()]
+        finite = np.all([np.isfinite(values).all(axis=1) for values in stored], axis=0)
+        why = f"the encoder's features are not finite in {self.settings.dtype}"
+        reasons = {block.rows[place]: why for place in np.flatnonzero(~finite)}
         return BlockFeatures(block.rows, columns, reasons | block.reasons)
 
-    def _read(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterable[Block]:
-        return DataLoader(
+    def _read(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[Block]:
+        loader: DataLoader[Any] = DataLoader(
             _Blocks(self, starts),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=worker_count(self.settings.workers, self.source),
@@ -176,11 +182,23 @@ class Extraction:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
         )
+        with lost_workers_named():
+            for block in loader:
+                if isinstance(block, DataError):
+                    raise block
+                yield block
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        """What may move features by float32's rounding: the same in all parts of a file."""
+        # By the whole source, not by the rows: parts of it are computed as all of it would be.
+        compiled = compile_wanted(self.settings.compile, len(self.source), self.device)
+        return {"batch": self.batch, "compiled": compiled, "device": self.device.type}
 
     @cached_property
     def _model(self) -> FeatureModel:
         chosen = self.settings
-        compiled = compile_wanted(chosen.compile, len(self.rows), self.device)
+        compiled = self.computation["compiled"]
         return FeatureModel(
             self.encoder,
             self.preprocessing,
@@ -190,6 +208,20 @@ class Extraction:
             chosen.flip_average,
             chosen.normalize,
         )
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """A decoding process that was killed is one sentence, not a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "
+            "batch, and the same command again."
+        ) from error
 
 
 def worker_count(asked: int | None, source: ImageSource) -> int:
@@ -227,6 +259,10 @@ def write_extraction(
         return 0, 0 if there is None else int(there["unreadable"])
     with closing(_shared_writer(work, attributes, out, processes)) as writer:
         size, first = work.batch, work.rows.start
+        if work.settings.strict and (before := writer.unreadable()):
+            raise DataError(
+                f"{before} images could not be read when {out} was begun; without --strict they are skipped."
+            )
         starts = np.array(work.starts, dtype=np.int64)
         written = np.array([writer.is_written(_in_file(work, start)) for start in starts.tolist()], dtype=bool)
         lengths = np.minimum(size, work.rows.stop - starts)
@@ -258,7 +294,7 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
     if not out.exists():
         return None
     there = read_attributes(out)
-    same = all(there[key] == value for key, value in attributes.items())
+    same = all(there[key] == value for key, value in attributes.items() if key != "computation")
     if not same or there["dtype"] != work.settings.dtype or there["columns"] != work.columns:
         raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
     if work.settings.strict and there["unreadable"]:

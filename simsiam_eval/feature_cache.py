@@ -59,6 +59,8 @@ def plan_extraction(
     if some is not None and not some:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
 
+    work = Extraction(encoder, source, preprocessing, settings, device, some)
+
     def attributes() -> dict[str, Any]:
         described: dict[str, Any] = {
             "spec": source.spec,
@@ -81,9 +83,10 @@ def plan_extraction(
             "source": described,
             "views": VIEWS | {"count": settings.views, "seed": settings.seed} if settings.views else None,
             "precision": settings.precision,
+            "computation": work.computation,
         }
 
-    return Extraction(encoder, source, preprocessing, settings, device, some), attributes
+    return work, attributes
 
 
 def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: FeatureSettings) -> Path:
@@ -96,7 +99,8 @@ def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: F
     attributes = attributes_of()
     # The spec is left out of the key: the same images in another place are the same features.
     source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
-    key = json.dumps([{**attributes, "source": source_key}, settings.dtype, list(work.columns)], sort_keys=True)
+    key_of = {**attributes, "source": source_key, "computation": None}
+    key = json.dumps([key_of, settings.dtype, list(work.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
     where = "from the cache" if out.exists() else "extracting into the cache"
     say(f"features of {spec}: {where}, {out}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
-JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "versions")
+JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
 # Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
 VALID, UNREADABLE = 1, 2
 _BLOCK_BYTES = 1 << 24  # of features held at once by those who read block by block

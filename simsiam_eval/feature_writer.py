@@ -259,6 +259,10 @@ class FeatureWriter:
             )
         return [found[row] for row in sorted(found)]
 
+    def unreadable(self) -> int:
+        """How many rows are known to be unreadable."""
+        return sum(1 for _ in self._rows_flagged_unreadable())
+
     def _rows_flagged_unreadable(self) -> Iterator[int]:
         for start in range(0, self._rows, _BLOCK):
             yield from (start + np.flatnonzero(self._flags[start : start + _BLOCK] == UNREADABLE)).tolist()

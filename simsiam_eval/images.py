@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import math
 import os
+import stat
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+
+from simsiam_eval.errors import DataError
 
 try:
     import simplejpeg
@@ -28,6 +30,12 @@ warnings.filterwarnings("ignore", message="Corrupt EXIF data", module="PIL")
 
 JPEG_SCALES = (8, 4, 2, 1)  # what the inverse DCT divides a side by at no cost
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+# What says nothing about the file.
+_OF_THE_SYSTEM = {getattr(errno, name) for name in ("EIO", "ESTALE", "EMFILE", "ENFILE", "ETIMEDOUT", "ENOMEM", "EAGAIN",
+                                                    "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "EREMOTEIO")
+                  if hasattr(errno, name)}  # fmt: skip
 
 
 class UnreadableImage(Exception):
@@ -103,15 +111,39 @@ def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
             only the decoder of a JPEG can see is raised when it decodes.
     """
     with _reasons():
-        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        data = file if isinstance(file, bytes) else read_file(file)
         with Image.open(io.BytesIO(data)) as image:
-            # Pillow's own limit, at which it only warns; a warning cannot be caught in one of several threads.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise UnreadableImage(f"too many pixels: {image.width} x {image.height}")
             if isinstance(image, JpegImageFile):
                 return _Jpeg(data, image)
             image.load()
             return DecodedImage(np.array(_to_rgb(ImageOps.exif_transpose(image))))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnreadableImage: it is missing, may not be read, or is no regular file (a FIFO would never end).
+        DataError: the system fails to read it (a network share that is gone, too many open files): no image's fault, and
+            not to be written down as one.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImage("not a regular file")
+            return file.read()
+    except FileNotFoundError as error:
+        raise UnreadableImage("no such file") from error
+    except OSError as error:
+        if error.errno in _OF_THE_SYSTEM:
+            raise DataError(
+                f"{os.fspath(path)} cannot be read now ({error.strerror}): mend that and give the same command again."
+            ) from error
+        raise UnreadableImage((error.strerror or str(error)).lower()) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _turbo_pixels(file: bytes, height: int, width: int, factor: int) -> NDArray[np.uint8] | None:
@@ -139,7 +171,7 @@ def _reasons() -> Iterator[None]:
     """Whatever goes wrong becomes UnreadableImage."""
     try:
         yield
-    except UnreadableImage:
+    except (UnreadableImage, DataError):
         raise
     except FileNotFoundError as error:
         raise UnreadableImage("no such file") from error

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images import OpenedImage
+from simsiam_eval.images import OpenedImage, UnreadableImage
 
 if TYPE_CHECKING:
     from simsiam_eval.settings import FeatureSettings
@@ -82,6 +82,8 @@ class Preprocessing:
             UnreadableImage: it cannot be decoded.
         """
         short, wanted = min(image.height, image.width), self.crop if self.squash else self.resize
+        if short < 1:
+            raise UnreadableImage(f"no pixels: {image.height} x {image.width}")
         height, width = (int(wanted * side / short) for side in (image.height, image.width))
         if self.squash:
             height = width = wanted

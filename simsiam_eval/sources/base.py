@@ -8,16 +8,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_text, state_of_file
 
 _AT_ONCE = 4096  # rows
+_SAMPLE = 16  # images that a listing fingerprint reads
 UNREADABLE = b"unreadable"  # in the place of a content's hash
 
 
@@ -71,8 +71,8 @@ class ImageSource(ABC):
         return self._computed_fingerprint()[0] if key is None else remembered_text(key, self._computed_fingerprint)
 
     def listing_fingerprint(self) -> str:
-        """sha256 of ids, labels, class names and the sizes of what is stored, at no image read: for sources too large to be
-        read twice. An image that changes without changing its size goes unnoticed; a copy elsewhere has the same."""
+        """sha256 of ids, labels, class names, the sizes of what is stored, and a few of the images: for sources too large
+        to be read twice. Most changes that leave the size go unnoticed; a copy elsewhere has the same."""
         sizes = self._stored_sizes()
         if sizes is None:
             return self.fingerprint()
@@ -81,7 +81,13 @@ class ImageSource(ABC):
         for rows in blocks(len(self)):
             digest.update("\0".join(self.ids_of(rows)).encode())
         digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
+        for row in np.linspace(0, len(self) - 1, _SAMPLE).astype(int):
+            digest.update(next(hashes_of(lambda _, row=int(row): self._content(row), 1)))  # type: ignore[misc]
         return f"listing {digest.hexdigest()}"
+
+    def _content(self, row: int) -> bytes:
+        """What is stored of a row's image; wanted where there are stored sizes."""
+        raise NotImplementedError
 
     def _stored_sizes(self) -> NDArray[np.int64] | None:
         """Bytes of each image, or of each file that holds them; None: they are in memory."""
@@ -211,7 +217,10 @@ class PathSource(ImageSource):
         return np.array([state_of_file(self.paths[row])[0] for row in range(len(self))], dtype=np.int64)
 
     def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(lambda row: Path(self.paths[row]).read_bytes(), len(self))
+        return hashes_of(self._content, len(self))
+
+    def _content(self, row: int) -> bytes:
+        return read_file(self.paths[row])
 
 
 def as_utf8(name: str) -> str:

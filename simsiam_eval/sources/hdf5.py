@@ -109,7 +109,10 @@ class Hdf5Source(ImageSource):
         return self._key
 
     def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(lambda row: self._stored(row).tobytes(), len(self))
+        return hashes_of(self._content, len(self))
+
+    def _content(self, row: int) -> bytes:
+        return self._stored(row).tobytes()
 
 
 def _refuse_features(opened: h5py.File, file: Path) -> None:

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -353,3 +354,56 @@ def test_augmented_views_are_torchvisions_random_resized_crops(source):
     assert ours.std(dim=0).mean(dim=(1, 2))[:2].tolist() == pytest.approx(
         expected.std(dim=0).mean(dim=(1, 2))[:2].tolist(), rel=0.15
     )
+
+
+def test_strict_does_not_finish_what_was_begun_without_it(call, forked, checkpoint, images, tmp_path):
+    arguments = [
+        "extract",
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        images,
+        "--extract-batch",
+        4,
+        "--out",
+        tmp_path / "a.h5",
+    ]
+    third = (
+        "from simsiam_eval.feature_writer import FeatureWriter\n"
+        "write, blocks = FeatureWriter.write, []\n"
+        "def killed(self, *rows):\n"
+        "    write(self, *rows); self.sync(); blocks.append(1)\n"
+        "    if len(blocks) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "FeatureWriter.write = killed\n"
+    )
+    assert forked(arguments, third) == 9
+    refused = call(*arguments, "--strict")
+    assert (refused.exit_code, "1 images could not be read when" in refused.stderr) == (1, True), refused.output
+    assert call(*arguments).exit_code == 0
+
+
+def test_another_batch_does_not_go_on_with_a_file(call, forked, checkpoint, images, tmp_path):
+    arguments = ["extract", "--checkpoint", checkpoint, "--data", images, "--out", tmp_path / "a.h5"]
+    died = "from simsiam_eval.feature_writer import FeatureWriter as w\nw.write = lambda *_: os.kill(os.getpid(), 9)"
+    assert forked([*arguments, "--extract-batch", 4], died) == 9
+    assert "another extraction" in call(*arguments, "--extract-batch", 5).stderr
+
+
+def test_a_killed_decoding_process_is_one_sentence(call, checkpoint, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(PathSource, "image", lambda self, row: os.kill(os.getpid(), signal.SIGKILL))
+    died = call("extract", "--checkpoint", checkpoint, "--data", images, "--out", tmp_path / "a.h5", "--workers", 1)
+    assert (died.exit_code, "fewer --workers" in died.stderr) == (1, True), died.output
+
+
+def test_a_scaled_decoding_is_the_centre_crops_with_views_too(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    noise.save(tmp_path / "0.jpg")
+    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
+    one, crops = PathSource([tmp_path / "0.jpg"]), []
+    for views in (0, 2):
+        settings = FeatureSettings(device="cpu", views=views, workers=0)
+        preprocessing = Preprocessing(resize=8, crop=8, decode="scaled")
+        work = Extraction(encoder, one, preprocessing, settings, torch.device("cpu"))
+        crops.append(next(iter(work._read(work.starts))).pixels[0, 0])
+    assert torch.equal(*crops)

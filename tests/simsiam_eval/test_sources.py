@@ -1,10 +1,10 @@
 """Image sources: what is in each row, and what is refused."""
 
+import errno
 import os
 import pickle
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,9 +219,12 @@ def test_content_that_changed_at_the_same_size_and_time_is_another_fingerprint(t
 
 
 def test_a_fingerprint_without_all_contents_is_not_remembered(tmp_path, monkeypatch):
+    def unreadable(path):
+        raise UnreadableImage("permission denied")
+
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        patch.setattr("simsiam_eval.sources.base.read_file", unreadable)
         without = open_source(f"folder:{tmp_path}").fingerprint()
     assert open_source(f"folder:{tmp_path}").fingerprint() != without
 
@@ -243,17 +246,36 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path):
     assert open_source(folder).spec.endswith("caf\\udce9")
 
 
-def test_a_listing_fingerprint_reads_no_image_and_is_the_same_for_a_copy(tmp_path, monkeypatch):
+def test_a_listing_fingerprint_is_the_same_for_a_copy(tmp_path):
     for name in ("one", "two"):
         for row in range(3):
             picture(tmp_path / name / "a" / f"{row}.bmp", row)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda self: pytest.fail("an image was read"))
-        found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
-        assert found[0] == found[1]
+    found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
+    assert found[0] == found[1]
     (tmp_path / "two" / "a" / "1.bmp").write_bytes(b"shorter")
     assert open_source(str(tmp_path / "two")).listing_fingerprint() != found[0]
     (tmp_path / "one" / "a" / "1.bmp").rename(tmp_path / "one" / "a" / "9.bmp")
     assert open_source(str(tmp_path / "one")).listing_fingerprint() != found[0]
     digits = open_source("digits")
     assert digits.listing_fingerprint() == digits.fingerprint()
+
+
+def test_a_fifo_among_the_images_is_no_image(tmp_path):
+    picture(tmp_path / "0.png", 1)
+    os.mkfifo(tmp_path / "1.png")
+    source = open_source(str(tmp_path))
+    source.fingerprint()
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        source.image(1)
+
+
+def test_a_system_that_cannot_read_is_no_images_fault(tmp_path, monkeypatch):
+    picture(tmp_path / "0.png", 1)
+
+    def gone(path, flags):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("simsiam_eval.images._without_waiting", gone)
+    for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
+        with pytest.raises(DataError, match="cannot be read now"):
+            read(open_source(str(tmp_path)))
