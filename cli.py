@@ -10,12 +10,14 @@ import click
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command, group
 from simsiam_eval.result import Result
+from tasks.compare import CompareSettings, compare
 from tasks.demo import DemoSettings, demo
 from tasks.duplicates import DuplicatesSettings, duplicates
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.rank import RankSettings, rank
 from tasks.retrieval.build import RetrievalBuildSettings, retrieval_build
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
 from tasks.retrieval.search import RetrievalSearchSettings, retrieval_search
@@ -63,6 +65,8 @@ main.add_command(
     )
 )
 main.add_command(command("duplicates", DuplicatesSettings, duplicates, arguments=("file", "other")))
+main.add_command(command("compare", CompareSettings, compare, arguments=("file",)))
+main.add_command(command("rank", RankSettings, rank, arguments=("file",)))
 
 if __name__ == "__main__":
     main(prog_name="cli.py")

@@ -6,12 +6,14 @@ from pathlib import Path
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
+from tasks.compare import CompareSettings
 from tasks.demo import DemoSettings
 from tasks.duplicates import DuplicatesSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
+from tasks.rank import RankSettings
 from tasks.retrieval.build import RetrievalBuildSettings
 from tasks.retrieval.evaluate import RetrievalEvalSettings
 from tasks.retrieval.search import RetrievalSearchSettings
@@ -27,6 +29,8 @@ COMMANDS: dict[str, type[Settings]] = {
     "retrieval build": RetrievalBuildSettings,
     "retrieval search": RetrievalSearchSettings,
     "duplicates": DuplicatesSettings,
+    "compare": CompareSettings,
+    "rank": RankSettings,
 }
 
 

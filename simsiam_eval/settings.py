@@ -134,12 +134,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the JSON record and the checkpoint."""
-        plain = {}
+        plain: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            plain[field.name] = (
-                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            )
+            values = [
+                str(one) if isinstance(one, Path) else one for one in (value if isinstance(value, tuple) else [value])
+            ]
+            plain[field.name] = values if isinstance(value, tuple) else values[0]
         return plain
 
 
