@@ -9,6 +9,7 @@ import click
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import command, group
 from simsiam_eval.result import Result
+from tasks.compare import CompareSettings, compare
 from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
 from tasks.detection.detect import detect
@@ -21,6 +22,7 @@ from tasks.knn import KnnSettings, knn
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 from tasks.merge import MergeSettings, merge
 from tasks.predict import PredictSettings, predict
+from tasks.rank import RankSettings, rank
 from tasks.retrieval.build import RetrievalBuildSettings, retrieval_build
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
 from tasks.retrieval.search import RetrievalSearchSettings, retrieval_search
@@ -70,6 +72,8 @@ main.add_command(
     )
 )
 main.add_command(command("duplicates", DuplicatesSettings, duplicates, arguments=("file", "other")))
+main.add_command(command("compare", CompareSettings, compare, arguments=("file",)))
+main.add_command(command("rank", RankSettings, rank, arguments=("file",)))
 main.add_command(command("detect", DetectSettings, detect))
 
 if __name__ == "__main__":

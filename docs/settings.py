@@ -6,6 +6,7 @@ from pathlib import Path
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import default_text
 from simsiam_eval.settings import Settings, option_name
+from tasks.compare import CompareSettings
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
 from tasks.detection.settings import DetectSettings
@@ -17,6 +18,7 @@ from tasks.knn import KnnSettings
 from tasks.linear_eval import LinearEvalSettings
 from tasks.merge import MergeSettings
 from tasks.predict import PredictSettings
+from tasks.rank import RankSettings
 from tasks.retrieval.build import RetrievalBuildSettings
 from tasks.retrieval.evaluate import RetrievalEvalSettings
 from tasks.retrieval.search import RetrievalSearchSettings
@@ -38,6 +40,8 @@ COMMANDS: dict[str, type[Settings]] = {
     "retrieval build": RetrievalBuildSettings,
     "retrieval search": RetrievalSearchSettings,
     "duplicates": DuplicatesSettings,
+    "compare": CompareSettings,
+    "rank": RankSettings,
     "detect": DetectSettings,
 }
 

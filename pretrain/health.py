@@ -9,20 +9,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional
 
+from simsiam_eval.spread import area_of, output_std, rankme_of, singular_values, uniformity
+
 # Rows of a batch whose spectrum is taken, far above the ranks at which the doctor speaks. Bounds the cost: (512, 2048) takes
 # 37 ms on one CPU core, with 512 rows 110.
 _ROWS = 256
-_NOISE = 1e-12  # eigenvalues below this share of the trace are rounding: singular values below float32's own 1e-6
-
-
-@torch.no_grad()
-def output_std(z: torch.Tensor) -> torch.Tensor:
-    """Std of the L2-normalised output (B,d) over the batch, mean over channels, times sqrt(d): scalar.
-
-    About 1 for outputs spread over the whole sphere, 0 when all are the same (Fig. 2, middle, there without sqrt(d)).
-    """
-    unit = functional.normalize(z.float(), dim=1)
-    return unit.std(dim=0, unbiased=False).mean() * z.shape[1] ** 0.5
 
 
 @dataclass(frozen=True)
@@ -73,88 +64,21 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
     std = output_std(z1)
     features, z1, z2 = (x.detach()[:_ROWS] for x in (features, z1, z2))
     unit1, unit2 = (functional.normalize(z.float(), dim=1) for z in (z1, z2))
-    output_values, _ = _singular_values(z1)
-    feature_values, centred_values = _singular_values(features)
+    output_values, _ = singular_values(z1)
+    feature_values, centred_values = singular_values(features)
     values = torch.stack(
         [
             std.double(),
-            _rankme(output_values),
-            _rankme(feature_values),
-            _area(centred_values),
+            rankme_of(output_values),
+            rankme_of(feature_values),
+            area_of(centred_values),
             (unit1 - unit2).square().sum(dim=1).mean().double(),
-            (_uniformity(unit1) + _uniformity(unit2)) / 2,
+            (uniformity(unit1) + uniformity(unit2)) / 2,
         ]
     )
     finite = features.isfinite().all() & z1.isfinite().all() & z2.isfinite().all()
-    std_read, output_rank, feature_rank, area, alignment, uniformity = torch.where(finite, values, torch.nan).tolist()
-    return Health(std_read, output_rank, float(min(z1.shape)), feature_rank, area, alignment, uniformity)
-
-
-@torch.no_grad()
-def effective_rank(x: torch.Tensor) -> torch.Tensor:
-    """RankMe of (B,D): exp of the entropy of the singular values divided by their sum; float64 scalar.
-
-    From 1, one direction, to min(B, D), where all have the same weight; 0 if x is 0. Not centred, as in Garrido et al.
-    (arXiv 2210.02885, Eq. 1); their 1e-7 against log 0 is not needed.
-
-    >>> round(effective_rank(torch.eye(3, 8)).item(), 6)
-    3.0
-    """
-    return _rankme(_singular_values(x)[0])
-
-
-@torch.no_grad()
-def explained_variance_auc(x: torch.Tensor) -> torch.Tensor:
-    """Area under the curve of what the first k principal directions of (B,D) explain, k = 1 ... K; float64 scalar.
-
-    With s_1 >= s_2 >= ... the singular values of x less its mean row: 1/K sum_k (s_1 + ... + s_k) / (s_1 + ... + s_K).
-    (K + 1) / 2K, about .5, where all directions have the same weight, 1 where one has all or x does not vary. Li, Efros and
-    Pathak (arXiv 2209.15007, Eq. 2) as their code has it: singular values, not squared. They have B > D and so K = D; here
-    K is min(B - 1, D), all that a batch can show. It therefore depends on the batch size.
-    """
-    return _area(_singular_values(x)[1])
-
-
-def _singular_values(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of (B,D), as it is and less its mean row, float64, largest first: min(B,D), and min(B-1,D) of them.
-
-    By the smaller Gram matrix: at (256, 2048) it is 15 times as fast as the SVD. Its squares are why this is float64.
-    """
-    x = x.nan_to_num().double()
-    rows, width = x.shape
-    scale = x.abs().amax().clamp(min=1e-300)
-    x = x / scale
-    if rows <= width:
-        gram = x @ x.T
-        means = gram.mean(dim=0)
-        centred = gram - means - means[:, None] + means.mean()
-    else:
-        gram = x.T @ x
-        mean = x.mean(dim=0)
-        centred = gram - rows * torch.outer(mean, mean)
-    squares = torch.linalg.eigvalsh(torch.stack((gram, centred))).flip(1)  # largest first
-    noise = _NOISE * gram.trace()
-    values = torch.where(squares > noise, squares, 0).sqrt() * scale
-    return values[0], values[1, : min(rows - 1, width)]
-
-
-def _rankme(values: torch.Tensor) -> torch.Tensor:
-    total = values.sum()
-    shares = values / total.clamp(min=1e-300)
-    return torch.where(total > 0, torch.special.entr(shares).sum().exp(), 0)
-
-
-def _area(values: torch.Tensor) -> torch.Tensor:
-    total = values.sum()
-    return torch.where(total > 0, (values.cumsum(0) / total.clamp(min=1e-300)).mean(), 1)
-
-
-def _uniformity(unit: torch.Tensor) -> torch.Tensor:
-    gram = (unit @ unit.T).double()
-    lengths = gram.diagonal()
-    potential = (-2 * (lengths + lengths[:, None] - 2 * gram).clamp(min=0)).exp()
-    rows = len(unit)
-    return ((potential.sum() - potential.diagonal().sum()) / (rows * (rows - 1))).log()
+    std_read, output_rank, feature_rank, area, alignment, evenness = torch.where(finite, values, torch.nan).tolist()
+    return Health(std_read, output_rank, float(min(z1.shape)), feature_rank, area, alignment, evenness)
 
 
 # What the doctor calls a collapse, from runs of ResNet-18 with this repository's loop on one CPU thread. Healthy: the least

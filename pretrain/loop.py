@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pretrain.health import Doctor, measure, output_std
+from pretrain.health import Doctor, measure
 from pretrain.loader import Loader
 from pretrain.log import RunLog
 from pretrain.model import Outputs
@@ -24,6 +24,7 @@ from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import Advance, progress, say
 from simsiam_eval.result import Result, Table, provenance
 from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.spread import output_std
 from simsiam_eval.stopping import StopRequest, stop_requests
 
 _TICK = 1.0  # seconds between two looks at the running sums, which wait for the device

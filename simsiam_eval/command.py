@@ -80,7 +80,7 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) if value else "None"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -94,7 +94,7 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
     name = option_name(field.name)
     spelling = [f"{name}/--no-{name[2:]}" if scalar is bool else (field.metadata["short"] or name), field.name]
     text = field.metadata["help"]
-    if field.default is not None or field.metadata["by_preset"]:
+    if field.default not in (None, ()) or field.metadata["by_preset"]:
         text += f"  [{default_text(field, settings_class)}]"
     choices = field.metadata["choices"]
     kind: Any = (

@@ -50,7 +50,11 @@ class FeatureRows:
 
     def take(self, rows: NDArray[np.int64]) -> FeatureRows:
         """These rows of these rows."""
-        return FeatureRows(self.path, self._column, rows if self._rows is None else self._rows[rows])
+        return FeatureRows(self.path, self._column, self.numbers(rows))
+
+    def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of the file that these are."""
+        return rows if self._rows is None else self._rows[rows]
 
     def __getitem__(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         rows = which if self._rows is None else self._rows[which]

@@ -84,3 +84,35 @@ def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[N
     held = np.zeros(len(labels), dtype=bool)
     held[order[np.arange(len(order)) - np.repeat(first, counts) < np.repeat(take, counts)]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def paired_interval(differences: NDArray[np.floating]) -> list[float]:
+    """95 % interval [low, high] of the mean difference (N,) of two classifiers on the same images, each in [-1, 1].
+
+    Agresti and Min's (2005): half an observation at -1 and at 1 and one at 0 are added, without which the interval is
+    too narrow where few images differ. With several seeds a value is the difference of an image's mean correctness.
+
+    >>> [round(bound, 4) for bound in paired_interval(np.repeat([1, -1, 0], [12, 5, 83]))]
+    [-0.0118, 0.1491]
+    """
+    count = len(differences) + 2
+    mean = float(differences.sum()) / count
+    half = _Z * float(((differences**2).sum() + 1) / count - mean**2) ** 0.5 / count**0.5
+    return [max(-1.0, mean - half), min(1.0, mean + half)]
+
+
+def mcnemar(only_one: int, only_two: int) -> dict[str, float]:
+    """McNemar's test of two classifiers on the same images, of which so many only the one or only the other got right.
+
+    Returns:
+        `exact`: the two-sided binomial p-value; `mid_p`: with half the probability of what was seen, less conservative
+        and still seldom above its level (Fagerland et al. 2013).
+
+    >>> {name: round(p, 4) for name, p in mcnemar(12, 5).items()}
+    {'exact': 0.1435, 'mid_p': 0.0963}
+    """
+    from scipy.stats import binom
+
+    fewer, discordant = min(only_one, only_two), only_one + only_two
+    twice = 2 * float(binom.cdf(fewer, discordant, 0.5))
+    return {"exact": min(1.0, twice), "mid_p": min(1.0, twice - float(binom.pmf(fewer, discordant, 0.5)))}

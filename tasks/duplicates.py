@@ -149,7 +149,7 @@ def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list
         for one in group[:_SHEET_IMAGES]:
             names = sets[one["file"]].class_names
             name = names[one["label"]] if names is not None and one["label"] >= 0 else ""
-            caption = (f"{one['similarity']:.4f} {name}", one["id"])
+            caption = (f"{one['similarity']:.4f}", *filter(None, [name]), one["id"])
             line.append(Cell(images[one["file"]].image(one["id"]), caption, _FRAMES[one["file"]]))
         if len(group) > _SHEET_IMAGES:
             line.append(Cell(None, (f"and {len(group) - _SHEET_IMAGES} more",)))

@@ -79,7 +79,7 @@ def test_config_file_goes_below_options_and_above_the_preset(call, record, road,
 
 
 @pytest.mark.parametrize(
-    "command", ["", "pretrain", "knn", "demo", "linear-eval", "extract", "inspect", "retrieval search"]
+    "command", ["", "pretrain", "knn", "demo", "linear-eval", "extract", "inspect", "retrieval search", "compare"]
 )
 def test_help_does_not_import_torch(command):
     code = (

@@ -130,7 +130,8 @@ def _write_sheet(
                 frame = _RIGHT if labels[row] == queries.labels[place] else _WRONG
             identity = str(gallery.features.ids[row])
             class_name = names[labels[row]] if names is not None and labels[row] >= 0 else ""
-            line.append(Cell(images.image(identity), (f"{similarity:.4f} {class_name}", identity), frame))
+            caption = (f"{similarity:.4f}", *filter(None, [class_name]), identity)
+            line.append(Cell(images.image(identity), caption, frame))
         sheet.append(line)
     assert settings.out is not None
     title = f"{settings.query} in {settings.gallery}{'' if gallery.exact else ' (approximate)'}"

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from pretrain.health import Doctor, Health, effective_rank, explained_variance_auc, measure, output_std
+from pretrain.health import Doctor, Health, measure
+from simsiam_eval.spread import effective_rank, explained_variance_auc, output_std
 
 WELL = Health(
     output_std=0.99,

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals, held_out_rows
+from simsiam_eval.statistics import (
+    accuracy_interval,
+    accuracy_metrics,
+    bootstrap_intervals,
+    held_out_rows,
+    mcnemar,
+    mean_metrics,
+    paired_interval,
+)
 
 Z = 1.959963984540054  # the normal's 97.5 % point
 
@@ -82,3 +90,37 @@ def test_every_class_gives_its_share_and_keeps_an_image(labels, share, seed):
     for name in set(labels.tolist()):
         count, taken = (labels == name).sum(), (labels[held] == name).sum()
         assert taken == min(max(1, round(count * share)), count - 1)
+
+
+@given(some.integers(0, 40), some.integers(0, 40), some.integers(0, 200))
+def test_paired_interval_is_agresti_and_mins(only_one, only_two, same):
+    differences = np.repeat([1.0, -1.0, 0.0], [only_one, only_two, same])
+    total = len(differences)
+    spread = only_one + only_two + 1 - (only_one - only_two) ** 2 / (total + 2)
+    half = Z * math.sqrt(spread) / (total + 2)
+    centre = (only_one - only_two) / (total + 2)
+    expected = [max(-1, centre - half), min(1, centre + half)]
+    assert paired_interval(differences) == pytest.approx(expected, abs=1e-12)
+
+
+@given(some.integers(0, 30), some.integers(0, 30))
+def test_mcnemar_is_the_binomial_test_counted_out(only_one, only_two):
+    from scipy.stats import binomtest
+
+    found = mcnemar(only_one, only_two)
+    total = only_one + only_two
+    weights = [math.comb(total, at) / 2**total for at in range(total + 1)]
+    tail = sum(weights[: min(only_one, only_two) + 1])
+    assert found["exact"] == pytest.approx(min(1, 2 * tail))
+    assert found["mid_p"] == pytest.approx(min(1, 2 * tail - weights[min(only_one, only_two)]))
+    if total:
+        assert found["exact"] == pytest.approx(binomtest(only_one, total).pvalue)
+
+
+def test_mean_and_its_normal_interval():
+    values = np.array([0.2, 0.4, 0.9])
+    found = mean_metrics("x", values)
+    half = Z * values.std() / math.sqrt(3)
+    assert found["x"] == pytest.approx(0.5)
+    assert found["x_interval"] == pytest.approx([0.5 - half, 0.5 + half])
+    assert mean_metrics("x", np.ones(3))["x_interval"] == [1, 1]

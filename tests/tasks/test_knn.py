@@ -137,6 +137,16 @@ def test_classes_that_the_bank_lacks_are_refused_by_name(tmp_path):
                         test=write(tmp_path / "d.h5", rng.normal(size=(2, 4)), [0, 2])))  # fmt: skip
 
 
+def test_a_class_without_images_changes_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 4)), np.arange(20) % 2 * 2  # nothing is a dog
+    named = write(tmp_path / "a.h5", features, labels, class_names=["cat", "dog", "owl"])
+    plain = write(tmp_path / "b.h5", features, labels)
+    found, expected = (knn(KnnSettings(train=path, test=path, k=(3,))).metrics for path in (named, plain))
+    assert found["classes"] == 2
+    assert found["grid"] == expected["grid"]
+
+
 def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, capsys):
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(20, 4)), np.arange(20) % 2

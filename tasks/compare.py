@@ -1,0 +1,261 @@
+"""`compare`: encoders on the same images, image by image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.result import Result, Table, percent, provenance
+from simsiam_eval.settings import Settings, setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from simsiam_eval.feature_file import Features
+
+_EXAMPLES = 10  # images named in the record, of those that changed sides; --out has all
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """Compare encoders by their features of the same images: kNN accuracy paired by image, CKA, shared neighbours."""
+
+    file: tuple[Path, ...] = setting(help="Feature files (.h5) of the same test images, one per encoder or seed.")
+    train: tuple[Path, ...] = setting(
+        (), help="Feature files of the training set, in the same order; default: leave-one-out among the test images."
+    )
+    name: tuple[str, ...] = setting(
+        (), help="Name of each file, in the same order; files of one name are seeds of one method. Default: file names."
+    )
+    k: int = setting(20, short="-k", at_least=1, help="Neighbours that vote.")
+    temperature: float = setting(0.07, above=0, help="T of the vote's weight exp(similarity / T).")
+    overlap_k: int = setting(10, at_least=1, help="Neighbours of the overlap.")
+    out: Path | None = setting(None, help="CSV to write: id, label, and for each file 1 where it is right.")
+
+    def check(self) -> None:
+        if len(self.file) < 2:
+            raise UsageError("compare needs two feature files or more.")
+        for name in ("train", "name"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.file):
+                raise UsageError(
+                    f"Give one --{name} for each of the {len(self.file)} files, or none; got {len(given)}."
+                )
+
+
+def compare(settings: CompareSettings) -> Result:
+    """Run `compare`.
+
+    Raises:
+        DataError: a feature file cannot be used, or they are not of the same images.
+    """
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.feature_cache import described_features
+
+    started = time.perf_counter()
+    device = resolve_device(settings.device)
+    tests = _same_images(settings)
+    names = list(settings.name) or [str(path) for path in settings.file]
+    right = _right(settings, tests) if (tests[0].labels >= 0).any() else None
+    methods = _methods(names, right)
+    pairs = _pairs(names, right, tests[0]) if right is not None else []
+    likeness = _likeness(settings, tests, names, device)
+    files = {}
+    if settings.out is not None and right is not None:
+        _write_csv(settings.out, tests[0], settings.file, right)
+        files["table"] = str(settings.out)
+    return Result(
+        task="compare",
+        settings=settings.to_dict(),
+        metrics={"images": len(tests[0].ids), "methods": methods, "pairs": pairs, "features": likeness},
+        provenance=provenance(started, str(device), tests=[described_features(one) for one in tests]),
+        files=files,
+        table=_table(settings, methods, pairs, likeness, len(tests[0].ids)),
+    )
+
+
+def _same_images(settings: CompareSettings) -> list[Features]:
+    """The test sets, cut to the images that all have (an unreadable one is missing in some), in the first's order."""
+    import numpy as np
+
+    from simsiam_eval.feature_cache import in_numbering_of, subset
+    from simsiam_eval.feature_rows import open_features
+    from simsiam_eval.progress import say
+
+    opened = [open_features(path) for path in settings.file]
+    for one in opened:
+        if len(set(one.ids.tolist())) < len(one.ids):
+            raise DataError(f"{one.path} has an id twice: its images cannot be told apart.")
+    shared = set(opened[0].ids.tolist()).intersection(*(one.ids.tolist() for one in opened[1:]))
+    if not shared:
+        raise DataError(f"{opened[0].path} and {opened[1].path} have no image in common (by id).")
+    most = max(len(one.ids) for one in opened)
+    if len(shared) < most:
+        say(f"{most - len(shared)} images that not every file has are left out.")
+    kept = np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared])
+    tests = [subset(opened[0], kept)]
+    for one in opened[1:]:
+        place = {name: row for row, name in enumerate(one.ids.tolist())}
+        found = subset(one, np.array([place[name] for name in tests[0].ids.tolist()]))
+        found = in_numbering_of(tests[0], found, missing_is_error=False)
+        if not np.array_equal(found.labels, tests[0].labels):
+            row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
+            raise DataError(f"{one.path} and {tests[0].path} label {found.ids[row]} differently.")
+        tests.append(found)
+    return tests
+
+
+def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_]:
+    """(F,N) whether each file's kNN vote is right; an image without a label is never."""
+    import numpy as np
+
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.feature_cache import in_numbering_of, labelled, refuse_mixture, subset
+    from simsiam_eval.feature_rows import open_features
+    from simsiam_eval.neighbours import search
+    from simsiam_eval.votes import weighted_vote
+
+    right = []
+    for place, test in enumerate(tests):
+        if settings.train:
+            bank = labelled(open_features(settings.train[place]), f"--train {settings.train[place]}")
+            refuse_mixture(bank, test)
+            asked = in_numbering_of(bank, test, missing_is_error=False)
+            queries, labels = asked.features, asked.labels
+        else:
+            bank, queries, labels = subset(test, np.flatnonzero(test.labels >= 0)), None, test.labels
+        similarities, rows = search(bank.features, queries, settings.k, device=resolve_device(settings.device))
+        found = np.zeros(len(test.labels), dtype=bool)
+        guesses = weighted_vote(similarities, bank.labels[rows], settings.temperature, top=1)[:, 0]
+        which = np.arange(len(test.labels)) if settings.train else np.flatnonzero(test.labels >= 0)
+        found[which] = guesses == labels[which]
+        right.append(found)
+    return np.array(right)[:, tests[0].labels >= 0]
+
+
+def _methods(names: list[str], right: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
+    """Each name's accuracy; of several seeds their mean and std."""
+    import numpy as np
+
+    from simsiam_eval.statistics import accuracy_metrics
+
+    found = []
+    for name in dict.fromkeys(names):
+        one: dict[str, Any] = {"name": name, "seeds": names.count(name)}
+        if right is not None:
+            mine = right[[place for place, other in enumerate(names) if other == name]]
+            each = mine.mean(axis=1)
+            if len(mine) == 1:
+                one |= accuracy_metrics("top1", int(mine[0].sum()), mine.shape[1])
+            else:
+                one |= {"top1": float(each.mean()), "top1_std": float(np.std(each, ddof=1)), "top1_each": each.tolist()}
+        found.append(one)
+    return found
+
+
+def _pairs(names: list[str], right: NDArray[np.bool_], test: Features) -> list[dict[str, Any]]:
+    """Every two methods on the same images: the difference of the second to the first."""
+    import numpy as np
+
+    from simsiam_eval.statistics import mcnemar, paired_interval
+
+    ids = test.ids[test.labels >= 0]
+    found = []
+    for one, two in combinations(dict.fromkeys(names), 2):
+        first, second = (right[[at for at, other in enumerate(names) if other == name]] for name in (one, two))
+        difference = second.mean(axis=0) - first.mean(axis=0)
+        pair: dict[str, Any] = {
+            "first": one,
+            "second": two,
+            "difference": float(difference.mean()),
+            "difference_interval": paired_interval(difference),
+        }
+        if len(first) == len(second) == 1:
+            gained, lost = np.flatnonzero(difference > 0), np.flatnonzero(difference < 0)
+            pair |= {
+                "only_first_right": len(lost),
+                "only_second_right": len(gained),
+                "mcnemar": mcnemar(len(lost), len(gained)),
+                "gained": ids[gained[:_EXAMPLES]].tolist(),
+                "lost": ids[lost[:_EXAMPLES]].tolist(),
+            }
+        found.append(pair)
+    return found
+
+
+def _likeness(settings: CompareSettings, tests: list[Features], names: list[str], device: Any) -> list[dict[str, Any]]:
+    """CKA and neighbour overlap of every two files."""
+    from simsiam_eval.neighbours import search
+    from simsiam_eval.similarity import linear_cka, neighbour_overlap
+
+    near = [search(one.features, None, settings.overlap_k, device=device)[1] for one in tests]
+    return [
+        {
+            "first": str(settings.file[one]),
+            "second": str(settings.file[two]),
+            "names": [names[one], names[two]],
+            "cka": linear_cka(tests[one].features, tests[two].features, device),
+            "neighbour_overlap": neighbour_overlap(near[one], near[two]),
+            "overlap_k": near[one].shape[1],
+        }
+        for one, two in combinations(range(len(tests)), 2)
+    ]
+
+
+def _write_csv(path: Path, test: Features, files: tuple[Path, ...], right: NDArray[np.bool_]) -> None:
+    import numpy as np
+
+    from simsiam_eval.atomic_file import atomic_write
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("id", "label", *map(str, files)))
+    for place, row in enumerate(np.flatnonzero(test.labels >= 0)):
+        writer.writerow((test.ids[row], test.labels[row], *right[:, place].astype(int)))
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _table(
+    settings: CompareSettings,
+    methods: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    likeness: list[dict[str, Any]],
+    images: int,
+) -> Table:
+    rows = []
+    for one in methods:
+        shown = "-"
+        if "top1_std" in one:
+            shown = f"{percent(one['top1'])} +- {percent(one['top1_std'])} ({one['seeds']} seeds)"
+        elif "top1" in one:
+            shown = percent(one["top1"], one["top1_interval"])
+        rows.append([one["name"], shown])
+    notes = []
+    for pair in pairs:
+        note = (
+            f"{pair['second']} less {pair['first']}: {percent(pair['difference'], pair['difference_interval'])} points"
+        )
+        if "mcnemar" in pair:
+            test = pair["mcnemar"]
+            note += (
+                f"; {pair['only_second_right']} images gained, {pair['only_first_right']} lost; McNemar exact p = "
+                f"{test['exact']:.3g}, mid-p = {test['mid_p']:.3g}"
+            )
+        notes.append(note + ".")
+    for two in likeness:
+        notes.append(
+            f"{two['names'][0]} and {two['names'][1]}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
+            f"of {two['overlap_k']} neighbours shared."
+        )
+    how = "leave-one-out" if not settings.train else "against the training sets"
+    return Table(
+        f"{images} images, kNN k {settings.k}, T {settings.temperature:g}, {how}", ("encoder", "top-1 %"), rows, notes
+    )

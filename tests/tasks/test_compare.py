@@ -1,0 +1,116 @@
+import csv
+
+import numpy as np
+import pytest
+
+from simsiam_eval.feature_writer import write_features
+from simsiam_eval.statistics import mcnemar, paired_interval
+from tasks.knn import KnnSettings, knn
+
+
+def write(path, features, labels, arch, ids=None):
+    source = {"spec": "made", "fingerprint": path.stem.split("-")[-1], "class_names": None}
+    ids = [f"image {row}" for row in range(len(features))] if ids is None else ids
+    write_features(path, features.astype(np.float32), labels, ids, encoder={"arch": arch}, source=source)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two seeds of a good encoder and two of a bad one: train and test files."""
+    folder = tmp_path_factory.mktemp("compare")
+    labels = {"train": np.arange(120) % 4, "test": np.arange(80) % 4}
+    for encoder, noise in (("good1", 0.6), ("good2", 0.7), ("bad1", 1.6), ("bad2", 1.7)):
+        rng = np.random.default_rng(len(encoder) + int(10 * noise))
+        centres = rng.normal(size=(4, 6))
+        for split, names in labels.items():
+            features = centres[names] + rng.normal(0, noise, (len(names), 6))
+            write(folder / f"{encoder}-{split}.h5", features, names, encoder)
+    return folder
+
+
+def files(folder, split, *encoders):
+    return [folder / f"{encoder}-{split}.h5" for encoder in encoders]
+
+
+def trained(folder, *encoders):
+    return [part for path in files(folder, "train", *encoders) for part in ("--train", path)]
+
+
+def test_two_encoders_image_by_image(record, folder, tmp_path):
+    tests = files(folder, "test", "bad1", "good1")
+    found = record("compare", *tests, *trained(folder, "bad1", "good1"), "-k", 5, "--out", tmp_path / "c.csv")[
+        "metrics"
+    ]
+    rows = list(csv.reader((tmp_path / "c.csv").open()))
+    right = np.array([row[2:] for row in rows[1:]], dtype=int)
+    for place, (encoder, one) in enumerate(zip(("bad1", "good1"), found["methods"], strict=True)):
+        sets = {split: str(folder / f"{encoder}-{split}.h5") for split in ("train", "test")}
+        assert one["top1"] == right[:, place].mean() == knn(KnnSettings(**sets, k=(5,))).metrics["top1"]
+    pair = found["pairs"][0]
+    gained = int((right[:, 1] > right[:, 0]).sum())
+    lost = int((right[:, 1] < right[:, 0]).sum())
+    assert (pair["only_second_right"], pair["only_first_right"]) == (gained, lost)
+    assert pair["difference"] == pytest.approx((gained - lost) / 80)
+    assert pair["difference_interval"] == pytest.approx(paired_interval(right[:, 1] - right[:, 0]))
+    assert pair["mcnemar"] == mcnemar(lost, gained)
+    assert pair["mcnemar"]["mid_p"] < 0.05
+    assert pair["gained"][0] == rows[1 + int(np.flatnonzero(right[:, 1] > right[:, 0])[0])][0]
+
+
+def test_seeds_have_a_mean_and_a_std(record, folder):
+    encoders = ("good1", "good2", "bad1", "bad2")
+    names = [part for name in ("good", "good", "bad", "bad") for part in ("--name", name)]
+    found = record("compare", *files(folder, "test", *encoders), *trained(folder, *encoders), *names)["metrics"]
+    good, bad = found["methods"]
+    assert (good["name"], good["seeds"]) == ("good", 2)
+    assert good["top1"] == pytest.approx(np.mean(good["top1_each"]))
+    assert good["top1_std"] == pytest.approx(np.std(good["top1_each"], ddof=1))
+    assert len(found["pairs"]) == 1
+    assert found["pairs"][0]["difference"] == pytest.approx(bad["top1"] - good["top1"])
+    assert "mcnemar" not in found["pairs"][0]
+    assert len(found["features"]) == 6
+
+
+def test_the_same_features_are_the_same(record, call, folder, tmp_path):
+    path = files(folder, "test", "good1")[0]
+    found = record("compare", path, path)["metrics"]
+    assert found["features"][0]["cka"] == pytest.approx(1)
+    assert found["features"][0]["neighbour_overlap"] == 1
+
+
+def test_images_that_one_file_lacks_are_left_out_and_order_does_not_matter(record, call, folder, tmp_path):
+    path = files(folder, "test", "good1")[0]
+    rng = np.random.default_rng(5)
+    features, order = rng.normal(size=(80, 6)), rng.permutation(80)
+    features[order[3]] = np.nan
+    ids = [f"image {row}" for row in range(80)]
+    labels = np.arange(80) % 4
+    whole = write(tmp_path / "whole.h5", np.nan_to_num(features), labels, "r50", ids)
+    other = write(tmp_path / "other.h5", features[order], labels[order], "r50", [ids[row] for row in order])
+    found = record("compare", path, other)["metrics"]
+    assert found["images"] == 79
+    assert "1 images that not every file has" in call("compare", path, other).stderr
+    assert found["features"][0]["cka"] != record("compare", path, whole)["metrics"]["features"][0]["cka"]
+
+
+def test_without_labels_only_the_features_are_compared(record, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [write(tmp_path / f"{n}.h5", rng.normal(size=(20, 3)), np.full(20, -1), f"r{n}") for n in (1, 2)]
+    found = record("compare", *paths)["metrics"]
+    assert found["pairs"] == []
+    assert 0 < found["features"][0]["cka"] < 1
+    assert "top1" not in found["methods"][0]
+
+
+def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
+    good, bad = files(folder, "test", "good1", "bad1")
+    assert "two feature files or more" in call("compare", good).stderr
+    assert "one --train for each" in call("compare", good, bad, "--train", good).stderr
+    assert "encoder" in call("compare", good, bad, *trained(folder, "bad1", "good1")).stderr
+    strangers = write(tmp_path / "s.h5", np.ones((2, 3)), np.zeros(2, int), "r9", ["x", "y"])
+    assert "no image in common" in call("compare", good, strangers).stderr
+    other = write(tmp_path / "o.h5", np.ones((2, 3)), np.array([3, 3]), "r9", ["image 0", "image 1"])
+    assert "differently" in call("compare", good, other).stderr
+    twice = write(tmp_path / "t.h5", np.ones((2, 3)), np.zeros(2, int), "r9", ["image 0", "image 0"])
+    assert "an id twice" in call("compare", good, twice).stderr
