@@ -6,6 +6,7 @@ writes the file, so that they need no place to write to.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ _RETRIES = 5  # of a task whose process or machine was lost
 
 
 def ray_engine(address: str | None, workers: int) -> Engine:
-    """What computes blocks on the cluster at `address`: None is the one around this process, else one made on this machine.
+    """What computes blocks on the cluster at `address`: None is that of $RAY_ADDRESS, else one made on this machine.
 
     Raises:
         UsageError: Ray is not installed.
@@ -49,6 +50,7 @@ def ray_engine(address: str | None, workers: int) -> Engine:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").removeprefix("ray://").partition(":")
     if port.isdigit():  # ray itself tries for ten minutes
         try:
@@ -56,11 +58,13 @@ def _connect(ray: Any, address: str | None) -> None:
         except OSError as error:
             raise DataError(f"No Ray cluster at {address}: {error.strerror or error}.") from error
     quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    quiet["_node_ip_address"] = "127.0.0.1"  # of a cluster on this machine: its own name may not be reachable
     try:
         if address:
             ray.init(address, log_to_driver=False, logging_level="error")
         else:
-            ray.init(**quiet)
+            # "local": without it Ray looks for a cluster of this machine, and waits minutes for one that is gone.
+            ray.init("local", **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(f"No Ray cluster at {address or 'this machine'}: {error}.") from error
 

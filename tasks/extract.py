@@ -30,7 +30,7 @@ class ExtractSettings(FeatureSettings):
         help="What computes: this process (or torchrun's), or a Ray cluster (extra `ray`).",
     )
     ray_address: str | None = setting(
-        None, help="Ray cluster to use; default: the one around, else one on this machine."
+        None, help="Ray cluster to use; default: that of $RAY_ADDRESS, else one on this machine."
     )
     ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
 
