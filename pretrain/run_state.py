@@ -70,8 +70,12 @@ class RunFolder:
         }
         self._saved = time.monotonic()
         self._lock = -1
-        if not processes.main:
-            return
+        self._main = processes.main
+        if processes.main:
+            self._open()
+        processes.largest(0)  # the folder is there for all
+
+    def _open(self) -> None:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -98,7 +102,8 @@ class RunFolder:
                 raise DataError(f"--resume must: there is no run in {self.out} to go on with.")
             if any(self.out.glob("checkpoint_*")):
                 raise DataError(f"{self.out} holds a run without {LAST}: choose another --out, or delete it.")
-            self._check_space()
+            if self._main:
+                self._check_space()
             return None
         if mode == "never":
             raise DataError(
