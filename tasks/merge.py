@@ -94,8 +94,9 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
             differ.append("source")
         if differ:
             raise DataError(f"{first.path} and {part.path} do not belong together: they differ in their {differ[0]}.")
-        if part.attributes["versions"] != first.attributes["versions"]:
-            say(f"{part.path} was written with other versions than {first.path}: its last digits may differ.")
+        for key in ("versions", "computation"):
+            if part.attributes[key] != first.attributes[key]:
+                say(f"{part.path} was written with other {key} than {first.path}: its last digits may differ.")
     parts = sorted(parts, key=lambda part: part.attributes["source"]["rows"])
     for one, two in pairwise(parts):
         end, start = one.attributes["source"]["rows"][1], two.attributes["source"]["rows"][0]
@@ -118,7 +119,8 @@ def _attributes_of_all(parts: Sequence[FeatureReader]) -> dict[str, Any]:
         del source["rows_of"]
     else:
         source["rows"] = rows
-    return {key: first[key] for key in ("encoder", "preprocessing", "views", "precision")} | {"source": source}
+    kept = ("encoder", "preprocessing", "views", "precision", "computation")
+    return {key: first[key] for key in kept} | {"source": source}
 
 
 class _JoinedRows:
