@@ -20,8 +20,7 @@ from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import UsageError
 from simsiam_eval.preprocess import Preprocessing
 
-# Images from which `--compile auto` compiles: a ResNet-50 takes a minute or two to compile on two cores and then saves some
-# 25 ms of a core for every image of 224 px (benchmarks/results/extract_speed.md).
+# Images from which `--compile auto` compiles: a ResNet-50 takes a minute or two to compile on two cores.
 COMPILE_FROM = 20_000
 _COMPILERS = ("g++", "clang++")
 
@@ -34,7 +33,7 @@ class FeatureModel:
 
     Args:
         encoder: left as it is; a copy is changed.
-        compile: through torch.compile: 1.4 to 1.8 times as fast on a CPU, which takes a C++ compiler and a minute.
+        compile: through torch.compile, which takes a C++ compiler and a minute; what it gives depends on the processor.
         flip_average: features are the mean of those of the image and of its mirror image.
         normalize: features are scaled to length one, after the mean.
 
