@@ -151,7 +151,10 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     """Run, print the result, and turn what can go wrong into one sentence and an exit status (contract 9)."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        result = run()
+        try:
+            result = run()
+        finally:
+            _end_workers()
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(stopped.exit_status) from stopped
@@ -179,6 +182,13 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
             sys.stderr.close()
         if result.faults:
             raise SystemExit(1)
+
+
+def _end_workers() -> None:
+    """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
+    if multiprocessing := sys.modules.get("multiprocessing"):
+        for worker in multiprocessing.active_children():
+            worker.kill()
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
