@@ -86,7 +86,7 @@ class Settings:
     precision: str = setting(
         "float32",
         choices=("float32", "bf16"),
-        help="Arithmetic of the encoder: float32, or bfloat16 autocast (faster; features differ slightly).",
+        help="Arithmetic of the encoder: float32, or bfloat16 (faster; features differ slightly).",
     )
     seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Seed of everything random.")
 
