@@ -186,9 +186,12 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
 
 def _end_workers() -> None:
     """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
-    if multiprocessing := sys.modules.get("multiprocessing"):
-        for worker in multiprocessing.active_children():
+    if (multiprocessing := sys.modules.get("multiprocessing")) and (workers := multiprocessing.active_children()):
+        # torch's handler raises when a worker was killed, wherever the program then is.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in workers:
             worker.kill()
+            worker.join()
 
 
 def _on_sigterm(number: int, frame: Any) -> None:

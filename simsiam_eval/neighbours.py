@@ -49,8 +49,8 @@ def search(
         device: where the products are computed; default: the CPU.
 
     Returns:
-        similarities (M,K) float32, descending, and rows of the bank (M,K) int64; K = min(k, N), or N-1 for the bank
-        itself.
+        similarities (M,K) float32, descending, and rows of the bank (M,K) int64, ascending where similarities are equal;
+        K = min(k, N), or N-1 for the bank itself.
 
     Raises:
         ValueError: k < 1, an empty bank, different widths, a row that is not finite.
@@ -84,10 +84,10 @@ def search_blocks(
         best = _Best(block, k, start if queries is None else None)
         for first, rows, less in prepare.bank_chunks(bank):
             best.look_at(first, rows, less)
-        similarities = best.similarities
+        similarities, rows = best.in_order()
         if metric == "l2":  # rounding must not make a distance negative
             similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
-        yield which, similarities.cpu().numpy(), best.rows.cpu().numpy()
+        yield which, similarities.cpu().numpy(), rows.cpu().numpy()
 
 
 def similarity_blocks(
@@ -208,24 +208,60 @@ class _Best:
         found = _best_of(block, self._k, before[:, -1])
         if found is None:
             return
-        similarities, places = torch.cat((before, found[0]), 1).topk(self._k, dim=1)
-        self.similarities[which] = similarities
-        self.rows[which] = torch.cat((self.rows[which], found[1] + first), 1).gather(1, places)
+        similarities = torch.cat((before, found[0]), 1)
+        rows = torch.cat((self.rows[which], found[1] + first), 1)
+        self.similarities[which], self.rows[which] = _first(similarities, rows, self._k)
+
+    def in_order(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities and rows (M,k) by descending similarity, of equal similarities by ascending row."""
+        places = _in_order(self.similarities, self.rows)
+        return self.similarities.gather(1, places), self.rows.gather(1, places)
 
 
 def _best_of(block: torch.Tensor, k: int, floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Of each row of `block` (B,n) the k highest, or those that may be above `floor` (B,): values and columns."""
+    """Of each row of `block` (B,n) the k highest, or those that may be above `floor` (B,): values and columns, in any
+    order. Of equal values at the end of the k the lowest columns are taken."""
     size = _group_size(block.shape[1], k)
     width = block.shape[1] // size
     highest = block.view(len(block), size, width).amax(1)  # a group is every width-th column
-    groups = min(k, int((highest > floor[:, None]).sum(1).max()))
+    groups = min(k + 1, width, int((highest > floor[:, None]).sum(1).max()))
     if groups == 0:
         return None
     chosen = highest.topk(groups, dim=1, sorted=False).indices
     members = torch.arange(size, device=block.device) * width
     columns = (chosen[:, None, :] + members[:, None]).flatten(1)
-    values, places = block.gather(1, columns).topk(min(k, columns.shape[1]), dim=1)
-    return values, columns.gather(1, places)
+    values, places = block.gather(1, columns).topk(min(k + 1, columns.shape[1]), dim=1)
+    columns = columns.gather(1, places)
+    if values.shape[1] <= k:
+        return values, columns
+    last = values[:, k - 1]
+    # Groups were chosen by their maxima: of equal ones any, and with them any of the columns that are equal to the last.
+    tied = ((values[:, k] == last) & (last > floor)).nonzero()[:, 0]
+    values, columns = values[:, :k], columns[:, :k]
+    if len(tied):
+        whole, at = block[tied], last[tied, None]
+        backwards = torch.arange(block.shape[1], 0, -1, device=block.device, dtype=torch.float32)
+        rank = (whole >= at) * backwards + (whole > at) * float(block.shape[1])  # whole numbers below 2 ** 24
+        columns[tied] = rank.topk(k, dim=1).indices
+        values[tied] = whole.gather(1, columns[tied])
+    return values, columns
+
+
+def _first(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k highest `values` (B,m), descending, and their `rows`; of equal values at the end of the k the lowest rows."""
+    best, places = values.topk(min(k + 1, values.shape[1]), dim=1)
+    tied = (best[:, k:] == best[:, k - 1 : k]).any(1).nonzero()[:, 0]
+    best, places = best[:, :k], places[:, :k]
+    if len(tied):
+        places[tied] = _in_order(values[tied], rows[tied])[:, :k]
+        best = values.gather(1, places)
+    return best, rows.gather(1, places)
+
+
+def _in_order(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Columns of `values` and `rows` (B,m) by descending value, of equal values by ascending row."""
+    ascending = rows.argsort(dim=1)
+    return ascending.gather(1, values.gather(1, ascending).argsort(dim=1, descending=True, stable=True))
 
 
 def _group_size(width: int, k: int) -> int:

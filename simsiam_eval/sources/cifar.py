@@ -84,8 +84,12 @@ def _reader(path: Path, layout: dict[str, Any]) -> Callable[[str], bytes | None]
                 for member in archive
                 if member.isfile()
             }
+            archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # type: ignore[union-attr]
+                raise tarfile.ReadError("its end is missing")  # cut between two files, which tarfile takes for the end
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path} is not a tar archive, or it is damaged: {error}.") from error
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise DataError(f"{path} is not a tar archive, or it is damaged: {reason}.") from error
     return files.get
 
 

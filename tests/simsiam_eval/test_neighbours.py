@@ -61,6 +61,19 @@ def test_any_search_in_any_blocks_is_brute_force(case, some, many):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_exact_copies_come_in_the_order_of_their_rows_whatever_k(monkeypatch, metric):
+    monkeypatch.setattr(neighbours, "_BLOCK", {"cpu": (16, 512)})  # copies within and across blocks
+    rng = np.random.default_rng(6)
+    bank, queries = rng.normal(size=(10, 8))[rng.integers(0, 10, 2000)], rng.normal(size=(30, 8))
+    similarities, rows = search(bank, queries, 2000, metric)
+    same = np.diff(similarities, axis=1) == 0
+    assert same.mean() > 0.9
+    assert (np.diff(rows, axis=1)[same] > 0).all()
+    for k in (1, 2, 5, 20, 199, 300):
+        np.testing.assert_array_equal(search(bank, queries, k, metric)[1], rows[:, :k])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_a_bank_of_many_blocks_and_chunks(monkeypatch, metric):
     rng = np.random.default_rng(3)
     bank, queries = rng.normal(size=(1000, 6)), rng.normal(size=(50, 6))

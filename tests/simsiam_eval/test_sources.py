@@ -152,6 +152,19 @@ def test_cifar10_versions_folder_and_archive(tmp_path, kind):
         assert len(open_source(f"cifar10:{place}#test")) == len(open_source(f"cifar10:{place}", "test")) == 10
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_truncated_cifar_archive_is_called_damaged_wherever_it_was_cut(tmp_path, mode):
+    folder, _ = cifar_folder(tmp_path, "py")
+    whole = tmp_path / "whole.tar"
+    with tarfile.open(whole, mode) as archive:
+        archive.add(folder, folder.name)
+    content = whole.read_bytes()
+    for kept in range(0, len(content) - 10 * tarfile.BLOCKSIZE, 7 * tarfile.BLOCKSIZE):
+        (tmp_path / "cut.tar").write_bytes(content[:kept])
+        with pytest.raises(DataError, match=r"is not a tar archive, or it is damaged: [^\n]+\.$"):
+            open_source(f"cifar10:{tmp_path / 'cut.tar'}")
+
+
 class Harmful:
     def __reduce__(self):
         return os.mkdir, ("harm",)
