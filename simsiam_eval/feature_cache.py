@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.checkpoint import load_encoder
@@ -20,7 +19,7 @@ from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
-from simsiam_eval.feature_rows import FeatureRows, open_features
+from simsiam_eval.feature_rows import open_features
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.progress import say
 from simsiam_eval.settings import is_feature_file
@@ -178,24 +177,9 @@ def labelled(features: Features, name: str) -> Features:
     kept = features.labels >= 0
     if not kept.any():
         raise DataError(f"{name} has no labels.")
-    if kept.all():
-        return features
-    say(f"{name}: {int((~kept).sum())} images without a label are left out.")
-    return subset(features, np.flatnonzero(kept))
-
-
-def subset(features: Features, rows: NDArray[np.int64]) -> Features:
-    """Some of the rows."""
-    values: Any = features.features
-    chosen: Any = values.take(rows) if isinstance(values, FeatureRows) else values[rows]
-    return replace(
-        features,
-        features=chosen,
-        labels=features.labels[rows],
-        ids=features.ids[rows],
-        rows=features.rows[rows],
-        columns={name: one[rows] for name, one in features.columns.items()},
-    )
+    if not kept.all():
+        say(f"{name}: {int((~kept).sum())} images without a label are left out.")
+    return features.subset(kept)
 
 
 def refuse_mixture(train: Features, test: Features) -> None:

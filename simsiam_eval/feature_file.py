@@ -53,13 +53,21 @@ class Features:
         names: list[str] | None = self.attributes["source"].get("class_names")
         return names
 
-    def subset(self, rows: NDArray[np.bool_]) -> Features:
-        """Only the rows that are True in (N,)."""
-        if rows.all():
-            return self
+    def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Features:
+        """Only these rows, or those that are True in (N,); features that lie on the disk stay there."""
+        if rows.dtype == bool:
+            if rows.all():
+                return self
+            rows = np.flatnonzero(rows)
         columns = {name: values[rows] for name, values in self.columns.items()}
-        some = {name: getattr(self, name)[rows] for name in ("features", "labels", "ids", "rows")}
-        return replace(self, columns=columns, **some)
+        values: Any = self.features
+        some = {name: getattr(self, name)[rows] for name in ("labels", "ids", "rows")}
+        return replace(
+            self,
+            features=values[rows] if isinstance(values, np.ndarray) else values.take(rows),
+            columns=columns,
+            **some,
+        )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

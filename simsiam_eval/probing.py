@@ -90,7 +90,7 @@ class Probe:
         """Its rows without the held-out ones, and those, drawn by the recipes' seed."""
         labels = data.train_labels.cpu().numpy()
         rows = np.arange(len(labels)) if self.rows is None else self.rows
-        kept, held = hold_out(labels[rows], share, self.recipes[0].seed, data.class_names)
+        kept, held = hold_out(labels[rows], share, self.recipes[0].seed)
         return torch.from_numpy(rows[kept]).to(data.device), torch.from_numpy(rows[held]).to(data.device)
 
     def all_rows(self, data: ProbeData) -> torch.Tensor | None:

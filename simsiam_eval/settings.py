@@ -270,6 +270,13 @@ class EvaluationSettings(EncoderSettings):
 
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
+    leakage: float = setting(
+        0.99,
+        above=0,
+        at_most=1,
+        help="Cosine similarity to a training image from which a test image is called its near-duplicate: their number is "
+        "said, and the accuracy without them.",
+    )
 
     # Names of extraction's settings that the task also applies to a feature file.
     ON_FILES: ClassVar[frozenset[str]] = frozenset()

@@ -12,36 +12,30 @@ from simsiam_eval.errors import DataError
 Rows = NDArray[np.int64]
 
 
-def hold_out(
-    labels: NDArray[np.int64], share: float, seed: int, names: Sequence[str] | None = None
-) -> tuple[Rows, Rows]:
+def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Rows, Rows]:
     """Split rows at random, every class in its proportion: (kept, held out), both sorted.
 
-    Of n images of a class, round(share * n) are held out, at least 1 and at most n - 1.
+    Of n images of a class, round(share * n) are held out, at least 1 and at most n - 1: a class of one image is kept.
 
     Args:
         labels: (N,) class numbers.
         share: in (0, 1).
-        names: of the classes, for the error.
 
     Raises:
-        DataError: a class has one image only, which cannot be on both sides.
+        DataError: every class has one image only.
 
-    >>> [rows.tolist() for rows in hold_out(np.array([0, 0, 0, 1, 1]), 0.4, seed=0)]
-    [[0, 1, 3], [2, 4]]
+    >>> [rows.tolist() for rows in hold_out(np.array([0, 0, 0, 1, 1, 2]), 0.4, seed=0)]
+    [[0, 1, 3, 5], [2, 4]]
     """
     rng = np.random.default_rng(seed)
     kept, held = [], []
-    for label, rows in _by_class(labels).items():
-        if len(rows) < 2:
-            raise DataError(
-                f"Class {_name(label, names)} has one image only: none of it can be held out to choose a head by; leave the "
-                "class out, or give one value of every setting."
-            )
+    for rows in _by_class(labels).values():
         count = min(max(round(share * len(rows)), 1), len(rows) - 1)
         mixed = rng.permutation(rows)
         held.append(mixed[:count])
         kept.append(mixed[count:])
+    if not any(map(len, held)):
+        raise DataError("No class has two training images: none can be held out to choose by; give one value of all.")
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 

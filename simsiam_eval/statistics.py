@@ -71,21 +71,6 @@ def mean_metrics(name: str, values: NDArray[np.float64]) -> dict[str, float | li
     return {name: mean, f"{name}_interval": [max(0.0, mean - half), min(1.0, mean + half)]}
 
 
-def held_out_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to keep and rows to hold out: of every class `share` of its images, at least one, but never its last.
-
-    >>> [rows.tolist() for rows in held_out_rows(np.array([0, 0, 0, 1]), 0.3, seed=0)]
-    [[0, 1, 3], [2]]
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    take = np.minimum(np.maximum(1, np.round(counts * share)), counts - 1).astype(np.int64)
-    held = np.zeros(len(labels), dtype=bool)
-    held[order[np.arange(len(order)) - np.repeat(first, counts) < np.repeat(take, counts)]] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
 def paired_interval(differences: NDArray[np.floating]) -> list[float]:
     """95 % interval [low, high] of the mean difference (N,) of two classifiers on the same images, each in [-1, 1].
 

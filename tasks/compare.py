@@ -85,7 +85,7 @@ def _same_images(settings: CompareSettings) -> list[Features]:
     """The test sets, cut to the images that all have (an unreadable one is missing in some), in the first's order."""
     import numpy as np
 
-    from simsiam_eval.feature_cache import in_numbering_of, subset
+    from simsiam_eval.feature_cache import in_numbering_of
     from simsiam_eval.feature_rows import open_features
     from simsiam_eval.progress import say
 
@@ -100,10 +100,10 @@ def _same_images(settings: CompareSettings) -> list[Features]:
     if len(shared) < most:
         say(f"{most - len(shared)} images that not every file has are left out.")
     kept = np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared])
-    tests = [subset(opened[0], kept)]
+    tests = [opened[0].subset(kept)]
     for one in opened[1:]:
         place = {name: row for row, name in enumerate(one.ids.tolist())}
-        found = subset(one, np.array([place[name] for name in tests[0].ids.tolist()]))
+        found = one.subset(np.array([place[name] for name in tests[0].ids.tolist()]))
         found = in_numbering_of(tests[0], found, missing_is_error=False)
         if not np.array_equal(found.labels, tests[0].labels):
             row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
@@ -117,7 +117,7 @@ def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_
     import numpy as np
 
     from simsiam_eval.device import resolve_device
-    from simsiam_eval.feature_cache import in_numbering_of, labelled, refuse_mixture, subset
+    from simsiam_eval.feature_cache import in_numbering_of, labelled, refuse_mixture
     from simsiam_eval.feature_rows import open_features
     from simsiam_eval.neighbours import search
     from simsiam_eval.votes import weighted_vote
@@ -130,7 +130,7 @@ def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_
             asked = in_numbering_of(bank, test, missing_is_error=False)
             queries, labels = asked.features, asked.labels
         else:
-            bank, queries, labels = subset(test, np.flatnonzero(test.labels >= 0)), None, test.labels
+            bank, queries, labels = test.subset(test.labels >= 0), None, test.labels
         similarities, rows = search(bank.features, queries, settings.k, device=resolve_device(settings.device))
         found = np.zeros(len(test.labels), dtype=bool)
         guesses = weighted_vote(similarities, bank.labels[rows], settings.temperature, top=1)[:, 0]

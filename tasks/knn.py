@@ -56,13 +56,6 @@ class KnnSettings(EvaluationSettings):
         "approximate, with its recall. Default: exact.",
     )
     index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
-    leakage: float = setting(
-        0.99,
-        above=0,
-        at_most=1,
-        help="Cosine similarity of a test image to a training image from which it is a near-duplicate: their number is "
-        "said, and the accuracy without them.",
-    )
     recall_sample: int = setting(1000, at_least=1, help="Queries on which an approximate index is measured.")
 
 
@@ -204,14 +197,10 @@ def _sweep(settings: KnnSettings, bank: Features, device: torch.device) -> dict[
     Raises:
         DataError: every class has one image only, so that none can be held out.
     """
-    from simsiam_eval.errors import DataError
-    from simsiam_eval.feature_cache import subset
-    from simsiam_eval.statistics import held_out_rows
+    from simsiam_eval.splits import hold_out
 
-    kept, held = held_out_rows(bank.labels, settings.held_out, settings.seed)
-    if not len(held):
-        raise DataError(f"{settings.train}: no class has two images, --sweep can hold none out.")
-    smaller, asked = subset(bank, kept), subset(bank, held)
+    kept, held = hold_out(bank.labels, settings.held_out, settings.seed)
+    smaller, asked = bank.subset(kept), bank.subset(held)
     pairs = _pairs(settings, settings.sweep_k, settings.sweep_temperature)
     ranked, _ = _classify(settings, smaller, asked, pairs, device)
     tried: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -161,6 +161,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
             was asked, a head diverged.
     """
     from simsiam_eval.device import resolve_device
+    from simsiam_eval.duplicates import leakage_warning
     from simsiam_eval.feature_cache import described_features
     from simsiam_eval.probe_data import read_probe_data
     from tasks.linear_report import describe_many, describe_one, make_folder, write_files
@@ -179,6 +180,9 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     else:
         crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
         metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
+    metrics["leakage"] = _leakage(settings, probes[0], fitted[0], data, train, test)
+    if metrics["leakage"]:
+        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"])])
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",
@@ -259,6 +263,19 @@ def _fitted(
             return fit_logistic(probes, data, settings.held_out, lambda note: advance(1, note))
     with progress("linear-eval", passes(probes, feed) * (settings.epochs or 0)) as advance:
         return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
+
+
+def _leakage(
+    settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData, train: Features, test: Features
+) -> dict[str, Any] | None:
+    """What rests on near-duplicates of the accuracy of the first head in the table."""
+    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.linear import among_top
+
+    bank = train.features if probe.rows is None else train.features[probe.rows]
+    asked, nearest = nearest_similarities(bank, test.features, settings.seed, data.device)
+    right = among_top(fitted.head.scores(data.test[fitted.head.layer]), data.test_labels, 1).cpu().numpy()
+    return leakage_metrics(nearest, right[asked], settings.leakage, len(right))
 
 
 def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:

@@ -17,8 +17,8 @@ def counts(labels, rows):
 @given(LABELS, some.floats(0.01, 0.99), SEEDS)
 def test_both_sides_of_a_split_have_every_class_in_its_proportion(labels, share, seed):
     n = counts(labels, range(len(labels)))
-    if min(n.values()) < 2:
-        with pytest.raises(DataError, match="one image only"):
+    if max(n.values()) < 2:
+        with pytest.raises(DataError, match="No class has two training images"):
             hold_out(labels, share, seed)
         return
     kept, held = hold_out(labels, share, seed)
@@ -61,5 +61,3 @@ def test_other_seeds_draw_other_rows_and_errors_name_the_class():
     assert len(drawn) == 5
     with pytest.raises(DataError, match="of class dog, which has 50"):
         fraction_of(np.repeat([0, 1], [5000, 50]), 0.001, 0, ("cat", "dog"))
-    with pytest.raises(DataError, match="Class dog"):
-        hold_out(np.array([0, 0, 1]), 0.1, 0, ("cat", "dog"))

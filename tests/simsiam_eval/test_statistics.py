@@ -9,7 +9,6 @@ from simsiam_eval.statistics import (
     accuracy_interval,
     accuracy_metrics,
     bootstrap_intervals,
-    held_out_rows,
     mcnemar,
     mean_metrics,
     paired_interval,
@@ -80,16 +79,6 @@ def test_bootstrap_leaves_out_resamples_without_the_statistic_and_refuses_nothin
         bootstrap_intervals(lambda times: [0.0], 0)
     with pytest.raises(ValueError, match="no resample"):
         bootstrap_intervals(lambda times: [np.nan], 3)
-
-
-@given(some.lists(some.integers(0, 4), min_size=1, max_size=60), some.floats(0.01, 0.5), some.integers(0, 3))
-def test_every_class_gives_its_share_and_keeps_an_image(labels, share, seed):
-    labels = np.array(labels)
-    kept, held = held_out_rows(labels, share, seed)
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
-    for name in set(labels.tolist()):
-        count, taken = (labels == name).sum(), (labels[held] == name).sum()
-        assert taken == min(max(1, round(count * share)), count - 1)
 
 
 @given(some.integers(0, 40), some.integers(0, 40), some.integers(0, 200))

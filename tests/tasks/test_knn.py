@@ -111,7 +111,7 @@ def test_a_sweep_sees_the_training_set_only(sets, tmp_path):
 
 def test_a_sweep_of_single_images_is_refused(tmp_path):
     path = write(tmp_path / "a.h5", np.eye(4), np.arange(4))
-    with pytest.raises(DataError, match="no class has two images"):
+    with pytest.raises(DataError, match="No class has two training images"):
         knn(KnnSettings(train=path, test=path, sweep=True))
 
 

@@ -152,6 +152,25 @@ def test_every_layer_has_its_row(tmp_path):
         run(sets, layer="layer1")
 
 
+def test_test_images_that_are_training_images_are_told(tmp_path, sets, monkeypatch):
+    with h5py.File(sets["train"], "r") as train, h5py.File(sets["test"], "a") as test:
+        test["features"][:20] = train["features"][:20] * 3  # the same direction
+    told = linear_eval(LinearEvalSettings(preset="small", epochs=2, leakage=0.99999, **sets))
+    leaked = told.metrics["leakage"]
+    assert (leaked["images"], leaked["of"], leaked["drawn_from"]) == (20, 80, 80)
+    assert 20 * leaked["top1"] + 60 * leaked["top1_without"] == pytest.approx(80 * told.metrics["top1"])
+    assert "20 of 80 test images" in told.table.notes[-1]
+    same = linear_eval(
+        LinearEvalSettings(preset="small", epochs=2, shots=(3, 5), train=sets["train"], test=sets["train"])
+    )
+    assert same.metrics["leakage"]["images"] >= 21
+    assert "`duplicates`" in same.table.notes[-1]
+    monkeypatch.setattr("simsiam_eval.duplicates._MULTIPLICATIONS", 10 * 200 * 6)
+    some = linear_eval(LinearEvalSettings(preset="small", epochs=2, leakage=0.1, **sets))
+    assert some.metrics["leakage"]["of"] == 10
+    assert "drawn from 80" in some.table.notes[-1]
+
+
 def test_views_take_turns_and_the_difference_to_crops_is_told(sets, tmp_path):
     train = write(tmp_path / "views.h5", 200, 7, 0, views=3)
     crop = run(sets, lr=100).metrics
@@ -231,8 +250,9 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path, sets):
     with pytest.raises(DataError, match="smaller --lr"):
         linear_eval(LinearEvalSettings(preset="small", lr=1e38, lars=False, **sets))
     rare = write(tmp_path / "rare.h5", 21, 3, 0, labels=[0] * 10 + [1] * 10 + [2])
-    with pytest.raises(DataError, match="Class 20 has one image only"):
-        run({"train": rare, "test": rare}, sweep=True)
+    assert run({"train": rare, "test": rare}, sweep=True).metrics["train_images"] == 21
+    with pytest.raises(DataError, match="No class has two training images"):
+        run({"train": rare, "test": rare}, sweep=True, shots=1)
     with pytest.raises(DataError, match="leaves no image of class 20, which has 1"):
         run({"train": rare, "test": rare}, fraction=0.3)
     with pytest.raises(DataError, match="--shots 2 are more than the 1 training images of class 20"):
