@@ -231,17 +231,8 @@ def test_limit_and_rows(record, call, checkpoint, images, tmp_path):
 
 
 def test_a_disk_that_fills_up(call, checkpoint, images, tmp_path, monkeypatch):
-    arguments = [
-        "extract",
-        "--checkpoint",
-        checkpoint,
-        "--data",
-        images,
-        "--extract-batch",
-        4,
-        "--out",
-        tmp_path / "a.h5",
-    ]
+    of = ["extract", "--checkpoint", checkpoint, "--data", images]
+    arguments = [*of, "--extract-batch", 4, "--out", tmp_path / "a.h5"]
     real, left = os.pwrite, [6]
 
     def full(*written):
@@ -357,17 +348,8 @@ def test_augmented_views_are_torchvisions_random_resized_crops(source):
 
 
 def test_strict_does_not_finish_what_was_begun_without_it(call, forked, checkpoint, images, tmp_path):
-    arguments = [
-        "extract",
-        "--checkpoint",
-        checkpoint,
-        "--data",
-        images,
-        "--extract-batch",
-        4,
-        "--out",
-        tmp_path / "a.h5",
-    ]
+    of = ["extract", "--checkpoint", checkpoint, "--data", images]
+    arguments = [*of, "--extract-batch", 4, "--out", tmp_path / "a.h5"]
     third = (
         "from simsiam_eval.feature_writer import FeatureWriter\n"
         "write, blocks = FeatureWriter.write, []\n"
