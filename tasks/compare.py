@@ -20,16 +20,24 @@ if TYPE_CHECKING:
 
     from simsiam_eval.feature_file import Features
 
+_BLOCK = 8192  # rows that are scored at once
 _EXAMPLES = 10  # images named in the record, of those that changed sides; --out has all
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(Settings):
-    """Compare encoders by their features of the same images: kNN accuracy paired by image, CKA, shared neighbours."""
+    """Compare encoders by their features of the same images: kNN or linear accuracy paired by image, CKA, shared
+    neighbours.
+    """
 
     file: tuple[Path, ...] = setting(help="Feature files (.h5) of the same test images, one per encoder or seed.")
     train: tuple[Path, ...] = setting(
         (), help="Feature files of the training set, in the same order; default: leave-one-out among the test images."
+    )
+    head: tuple[Path, ...] = setting(
+        (),
+        help="Heads that linear-eval --save-head trained on each file's encoder, in the same order: accuracy is theirs, "
+        "not kNN's.",
     )
     name: tuple[str, ...] = setting(
         (), help="Name of each file, in the same order; files of one name are seeds of one method. Default: file names."
@@ -42,7 +50,9 @@ class CompareSettings(Settings):
     def check(self) -> None:
         if len(self.file) < 2:
             raise UsageError("compare needs two feature files or more.")
-        for name in ("train", "name"):
+        if self.train and self.head:
+            raise UsageError("Give --train, for kNN, or --head, not both.")
+        for name in ("train", "head", "name"):
             given = getattr(self, name)
             if given and len(given) != len(self.file):
                 raise UsageError(
@@ -63,7 +73,9 @@ def compare(settings: CompareSettings) -> Result:
     device = resolve_device(settings.device)
     tests = _same_images(settings)
     names = list(settings.name) or [str(path) for path in settings.file]
-    right = _right(settings, tests) if (tests[0].labels >= 0).any() else None
+    right = None
+    if (tests[0].labels >= 0).any():
+        right = _right_by_heads(settings.head, tests) if settings.head else _right(settings, tests)
     methods = _methods(names, right)
     pairs = _pairs(names, right, tests[0]) if right is not None else []
     likeness = _likeness(settings, tests, names, device)
@@ -113,7 +125,7 @@ def _same_images(settings: CompareSettings) -> list[Features]:
 
 
 def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_]:
-    """(F,N) whether each file's kNN vote is right; an image without a label is never."""
+    """(F,L) whether each file's kNN vote is right, of the L images that have a label."""
     import numpy as np
 
     from simsiam_eval.device import resolve_device
@@ -138,6 +150,40 @@ def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_
         found[which] = guesses == labels[which]
         right.append(found)
     return np.array(right)[:, tests[0].labels >= 0]
+
+
+def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[np.bool_]:
+    """As _right, by each file's head; classes are the same where their names are.
+
+    Raises:
+        DataError: a head cannot be read, or was trained on features of another kind than its file's.
+    """
+    import numpy as np
+    import torch
+
+    from simsiam_eval.feature_rows import FeatureRows
+    from simsiam_eval.head_file import read_head
+    from simsiam_eval.probe_data import layers_in
+
+    right = []
+    for path, test in zip(heads, tests, strict=True):
+        saved = read_head(path)
+        for key in ("encoder", "preprocessing"):
+            if getattr(saved, key) != test.attributes[key]:
+                raise DataError(f"{path} was trained on other features than {test.path}'s: they differ in their {key}.")
+        columns = layers_in(test.attributes)
+        if saved.head.layer not in columns:
+            raise DataError(f"{path} reads layer {saved.head.layer}, which {test.path} does not hold.")
+        rows = np.flatnonzero(test.labels >= 0)
+        features: Any = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
+        if features.shape[1] != saved.head.weight.shape[1]:
+            raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
+        blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
+        guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
+        names = test.class_names
+        truth = [names[label] if names else str(label) for label in test.labels[rows].tolist()]
+        right.append(np.array([saved.class_names[guess] for guess in guesses.tolist()]) == np.array(truth))
+    return np.array(right)
 
 
 def _methods(names: list[str], right: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
@@ -255,7 +301,8 @@ def _table(
             f"{two['names'][0]} and {two['names'][1]}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
             f"of {two['overlap_k']} neighbours shared."
         )
-    how = "leave-one-out" if not settings.train else "against the training sets"
-    return Table(
-        f"{images} images, kNN k {settings.k}, T {settings.temperature:g}, {how}", ("encoder", "top-1 %"), rows, notes
-    )
+    how = f"kNN k {settings.k}, T {settings.temperature:g}, "
+    how += "against the training sets" if settings.train else "leave-one-out"
+    if settings.head:
+        how = "linear heads"
+    return Table(f"{images} images, {how}", ("encoder", "top-1 %"), rows, notes)

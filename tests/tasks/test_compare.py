@@ -6,6 +6,7 @@ import pytest
 from simsiam_eval.feature_writer import write_features
 from simsiam_eval.statistics import mcnemar, paired_interval
 from tasks.knn import KnnSettings, knn
+from tasks.linear_eval import LinearEvalSettings, linear_eval
 
 
 def write(path, features, labels, arch, ids=None):
@@ -56,6 +57,33 @@ def test_two_encoders_image_by_image(record, folder, tmp_path):
     assert pair["mcnemar"] == mcnemar(lost, gained)
     assert pair["mcnemar"]["mid_p"] < 0.05
     assert pair["gained"][0] == rows[1 + int(np.flatnonzero(right[:, 1] > right[:, 0])[0])][0]
+
+
+def heads(folder, tmp_path, *encoders):
+    made = {name: tmp_path / f"{name}.safetensors" for name in encoders}
+    accuracies = []
+    for name, path in made.items():
+        sets = {split: str(folder / f"{name}-{split}.h5") for split in ("train", "test")}
+        told = linear_eval(LinearEvalSettings(preset="small", epochs=5, save_head=path, **sets))
+        accuracies.append(told.metrics["top1"])
+    return [part for path in made.values() for part in ("--head", path)], accuracies
+
+
+def test_linear_heads_image_by_image(record, call, folder, tmp_path):
+    given, accuracies = heads(folder, tmp_path, "bad1", "good1")
+    tests = files(folder, "test", "bad1", "good1")
+    found = record("compare", *tests, *given)["metrics"]
+    assert [one["top1"] for one in found["methods"]] == pytest.approx(accuracies)
+    assert found["pairs"][0]["difference"] == pytest.approx(accuracies[1] - accuracies[0])
+    assert "linear heads" in call("compare", *tests, *given).stdout
+    for wrong, says in (
+        ((*tests[::-1], *given), "they differ in their encoder"),
+        ((*tests, *given[:2]), "Give one --head for each"),
+        ((*tests, *given, *trained(folder, "bad1", "good1")), "not both"),
+        ((*tests, "--head", tests[0], *given[2:]), "is not a safetensors file"),
+    ):
+        refused = call("compare", *wrong)
+        assert refused.exit_code and says in refused.stderr, refused.output
 
 
 def test_seeds_have_a_mean_and_a_std(record, folder):
