@@ -8,14 +8,16 @@ import os
 import re
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
@@ -38,10 +40,6 @@ def fit(
     """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and the steps done now."""
     processes = work.processes
     if processes.world > 1:
-        if processes.device.type == "cpu":
-            raise UsageError(
-                "detectron2 trains on one process without GPUs: leave out torchrun, or --backend torchvision."
-            )
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     _log_to(work.folder)
     cfg = run_config(arch, spec, data, work)
@@ -70,7 +68,8 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         self.work, self.advance, self.first = work, advance, first
         self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
         self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data
-        super().__init__(cfg)
+        with _ddp_on(work.processes.device):
+            super().__init__(cfg)
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer.precision = torch.bfloat16
 
@@ -84,7 +83,8 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
                 total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
                 aspect_ratio_grouping=True,
                 num_workers=cfg.DATALOADER.NUM_WORKERS,
-            )
+            ),
+            self.work.processes,
         )
 
     def build_hooks(self) -> list[HookBase]:
@@ -96,6 +96,13 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         """A checkpoint that `resume_or_load` goes on from after `steps_done` steps."""
         self.iter = steps_done - 1
         self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+
+
+def _ddp_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """DefaultTrainer's DistributedDataParallel wants a GPU's number; on a CPU there is none."""
+    if device.type == "cuda":
+        return contextlib.nullcontext()
+    return mock.patch.object(defaults, "create_ddp_model", partial(defaults.create_ddp_model, device_ids=None))
 
 
 class _Watch(HookBase):  # type: ignore[misc]
@@ -213,6 +220,7 @@ def _log_to(folder: Path) -> None:
         handler = logging.FileHandler(folder / "detectron2.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of a function that detectron2 asks
 
 
 def _progress(work: Work, first: int) -> contextlib.AbstractContextManager[Advance]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ class Training:
         self.model: nn.Module = self.detector
         if several:
             devices = [self.device] if self.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.14 has another name for it, which 2.11 does not know
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+                self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
         self.sums: dict[str, Tensor] = {}
 
     def run(self) -> None:
@@ -125,7 +128,7 @@ class Training:
         self.work.processes.largest(0)  # no process leaves before the checkpoint is whole
         where = f"after step {self.iteration} of {self.work.schedule.iterations}"
         if reason == _UNREADABLE:
-            what = unreadable or "an image of another process cannot be read"
+            what = self.work.processes.first_text(unreadable)
             raise DataError(f"Stopped {where}: {what}; put that right, and the same command goes on from {self.path}.")
         raise Stopped(f"Stopped {where}; the same command goes on from {self.last_good()}.", reason)
 
