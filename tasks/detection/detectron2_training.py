@@ -191,6 +191,7 @@ def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
         done = trainer.iter
         if done < trainer.max_iter:
             trainer.save(done)
+            work.processes.largest(0)  # as at a stop
         where = f"after step {done} of {work.schedule.iterations}"
         raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:
