@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.errors import DataError, Stopped, UsageError
-from simsiam_eval.progress import Advance, progress, say
+from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.detectron2_config import config_values, yaml_text
@@ -49,7 +49,7 @@ def fit(
             file.write(yaml_text(values).encode())
     first = _first_step(work.folder)
     seed_all_rng(abs(hash((work.seed, processes.rank, first))) % 2**31)
-    with _progress(work, first) as advance:
+    with work.progress("detect", work.schedule.iterations, first) as advance:
         trainer = _Trainer(cfg, data, work, first, advance)
         if trainer.checkpointer.has_checkpoint():
             _read(trainer, work)
@@ -222,9 +222,3 @@ def _log_to(folder: Path) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of a function that detectron2 asks
-
-
-def _progress(work: Work, first: int) -> contextlib.AbstractContextManager[Advance]:
-    if not work.processes.main:
-        return contextlib.nullcontext(lambda steps, note="": None)
-    return progress(f"detect {work.folder.name}", work.schedule.iterations, done=first)

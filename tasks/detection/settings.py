@@ -137,6 +137,9 @@ class DetectSettings(Settings):
     def check(self) -> None:
         if self.checkpoint is None and not self.init:
             raise UsageError("Give an encoder with --checkpoint, or --init random.")
+        for name in self.classes or ():
+            if (self.classes or ()).count(name) > 1:
+                raise UsageError(f"--classes {name} is given twice: name each class once.")
         if self.masks and self.metric != "coco":
             raise UsageError(f"--masks needs --metric coco: {self.metric} knows boxes only.")
         if max(*self.min_sizes, self.test_size) > self.max_size:

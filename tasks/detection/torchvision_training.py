@@ -19,7 +19,7 @@ from simsiam_eval.checkpoint_file import read_checkpoint
 from simsiam_eval.device import autocast
 from simsiam_eval.distributed import synchronise_bn
 from simsiam_eval.errors import DataError, Stopped
-from simsiam_eval.progress import Advance, progress, say
+from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import Work
 from tasks.detection.batches import Item, Order, training_batches
 from tasks.detection.dataset import DetectionSet
@@ -62,7 +62,7 @@ class Training:
             return
         batches = self._batches(range(self.iteration, schedule.iterations))
         self.model.train()
-        with self._progress() as advance, self._memory():
+        with work.progress("detect", schedule.iterations, self.iteration) as advance, self._memory():
             while self.iteration < schedule.iterations:
                 batch = next(batches)
                 self._stop_if_asked(batch)
@@ -148,12 +148,6 @@ class Training:
             line = json.dumps({"step": self.iteration, "lr": lr, **means})
             with contextlib.suppress(OSError), (self.work.folder / "log.jsonl").open("a") as log:
                 log.write(line + "\n")
-
-    def _progress(self) -> contextlib.AbstractContextManager[Advance]:
-        if not self.work.processes.main:
-            return contextlib.nullcontext(lambda steps, note="": None)
-        total = self.work.schedule.iterations
-        return progress(f"detect {self.work.folder.name}", total, done=self.iteration)
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[None]:

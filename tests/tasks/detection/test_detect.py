@@ -244,6 +244,8 @@ def test_a_folder_of_another_run(tiny, made, tmp_path):
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
     tiny["iterations"] = 1
+    with pytest.raises(DataError, match=r"a run without --lr, not 1\.0"):
+        detect(DetectSettings(**tiny, lr=1.0))
     with pytest.raises(DataError, match="earlier run"):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
@@ -275,6 +277,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(tiny, monkeypatch, capsys)
         ({"masks": True}, "--masks needs --metric coco"),
         ({"max_size": 32}, "--max-size 32"),
         ({"train": ()}, "--train"),
+        ({"classes": ("disc", "disc")}, "--classes disc is given twice"),
         ({"num_gpus": 3}, "--batch 2 cannot be cut into equal parts for 3 processes"),
     ],
 )
