@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -125,13 +126,13 @@ def timm_lines(arch: str, stem: str, file: Path) -> list[str]:
     """Python that makes `model`, an encoder of timm, from the file; timm has no name for CIFAR's stem."""
     made = f'timm.create_model("{arch}", num_classes=0'
     if stem == "imagenet":
-        return ["import timm", f"model = {made}, checkpoint_path={str(file)!r})"]
+        return ["import timm", f"model = {made}, checkpoint_path={json.dumps(str(file))})"]
     return [
         "import timm, torch",
         f"model = {made})",
         "model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)",
         "model.maxpool = torch.nn.Identity()",
-        f"timm.models.load_checkpoint(model, {str(file)!r})",
+        f"timm.models.load_checkpoint(model, {json.dumps(str(file))})",
     ]
 
 
