@@ -154,7 +154,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         try:
             result = run()
         finally:
-            _end_workers()
+            end_workers()
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(stopped.exit_status) from stopped
@@ -184,7 +184,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
             raise SystemExit(1)
 
 
-def _end_workers() -> None:
+def end_workers() -> None:
     """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
     if (multiprocessing := sys.modules.get("multiprocessing")) and (workers := multiprocessing.active_children()):
         # torch's handler raises when a worker was killed, wherever the program then is.

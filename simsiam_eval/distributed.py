@@ -54,6 +54,14 @@ class Processes:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return int(flag)
 
+    def first_text(self, text: str) -> str:
+        """The `text` of the first process that has one: every process gets the same answer."""
+        if self.world == 1:
+            return text
+        texts = [""] * self.world
+        dist.all_gather_object(texts, text, group=self.control)
+        return next(filter(None, texts), "")
+
     def total(self, values: Tensor) -> Tensor:
         """Sum of `values` over the processes."""
         if self.world == 1:

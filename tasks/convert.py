@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from simsiam_eval.checkpoint import CheckpointReport
     from simsiam_eval.encoder import Encoder
 
-TARGETS = ("reference", "torchvision", "safetensors", "detectron2")
+TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class ConvertSettings(Settings):
     to: str = setting(
         choices=TARGETS,
         help="reference: facebookresearch/simsiam's keys; torchvision: a bare state dict without fc, or the same as "
-        "safetensors; detectron2: a detector's trunk, with a config beside it.",
+        "safetensors; timm: what timm.create_model reads; detectron2: a detector's trunk, with a config beside it.",
     )
     out: Path = setting(help="File to write.")
     preset: str = setting(
@@ -102,25 +103,52 @@ def _reference(settings: ConvertSettings, encoder: Encoder, report: CheckpointRe
 
 
 def _torchvision(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
-    import torch
-
-    from simsiam_eval.atomic_file import atomic_write
-
-    with atomic_write(settings.out) as file:
-        torch.save(dict(encoder.trunk.state_dict()), file)
+    _write_bare(settings, encoder)
     return {"checkpoint": str(settings.out)}, None, [_torchvision_note(report)]
 
 
 def _safetensors(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    _write_bare(settings, encoder, as_safetensors=True)
+    return {"checkpoint": str(settings.out)}, None, [_torchvision_note(report)]
+
+
+def _timm(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
+    """timm's ResNets have torchvision's names; which of the two formats it reads goes by the name of the file."""
+    _write_bare(settings, encoder, as_safetensors=settings.out.suffix == ".safetensors")
+    return (
+        {"checkpoint": str(settings.out)},
+        None,
+        ["Load it with", *timm_lines(report.arch, report.stem, settings.out)],
+    )
+
+
+def timm_lines(arch: str, stem: str, file: Path) -> list[str]:
+    """Python that makes `model`, an encoder of timm, from the file; timm has no name for CIFAR's stem."""
+    made = f'timm.create_model("{arch}", num_classes=0'
+    if stem == "imagenet":
+        return ["import timm", f"model = {made}, checkpoint_path={json.dumps(str(file))})"]
+    return [
+        "import timm, torch",
+        f"model = {made})",
+        "model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)",
+        "model.maxpool = torch.nn.Identity()",
+        f"timm.models.load_checkpoint(model, {json.dumps(str(file))})",
+    ]
+
+
+def _write_bare(settings: ConvertSettings, encoder: Encoder, as_safetensors: bool = False) -> None:
+    """torchvision's names alone, without fc."""
     import safetensors.torch
+    import torch
 
     from simsiam_eval.atomic_file import atomic_write
 
     state = {key: value.contiguous() for key, value in encoder.trunk.state_dict().items()}
-    content = safetensors.torch.save(state, {"arch": report.arch, "stem": report.stem, "format": "pt"})
     with atomic_write(settings.out) as file:
-        file.write(content)
-    return {"checkpoint": str(settings.out)}, None, [_torchvision_note(report)]
+        if as_safetensors:
+            file.write(safetensors.torch.save(state, {"arch": encoder.arch, "stem": encoder.stem, "format": "pt"}))
+        else:
+            torch.save(state, file)
 
 
 def _torchvision_note(report: CheckpointReport) -> str:
@@ -178,6 +206,7 @@ def _read_back(settings: ConvertSettings, encoder: Encoder) -> dict[str, Tensor]
 _WRITERS = {
     "reference": _reference,
     "torchvision": _torchvision,
+    "timm": _timm,
     "safetensors": _safetensors,
     "detectron2": _detectron2,
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder
+from simsiam_eval.progress import Advance, progress
 from simsiam_eval.stopping import StopRequest
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
@@ -48,6 +50,12 @@ class Work:
     precision: str = "float32"
     workers: int | None = None
     checkpoint_every: int = 1000
+
+    def progress(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
+        """Of the main process, which speaks for all."""
+        if not self.processes.main:
+            return nullcontext(lambda steps, note="": None)
+        return progress(f"{what} {self.folder.name}", total, done)
 
 
 class Backend(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from simsiam_eval.conversion import some
@@ -140,13 +139,3 @@ def _count(findings: Findings, data: DetectionSet) -> None:
     findings.images, findings.classes = len(data.images), len(data.classes)
     findings.boxes = sum(len(image.annotations) for image in data.images)
     findings.unused = [name for number, name in enumerate(data.classes) if number not in used]
-
-
-def say_findings(role: str, findings: Findings) -> Sequence[str]:
-    """Say them, and return what was said."""
-    from simsiam_eval.progress import say
-
-    said = findings.sentences(role)
-    for sentence in said:
-        say(sentence)
-    return said

@@ -26,6 +26,7 @@ def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, .
     known = classes or tuple(names.values())
     number = {category: known.index(name) for category, name in names.items() if name in known}
     objects: dict[Any, list[Annotation]] = {one["id"]: [] for one in content["images"]}
+    sizes = {one["id"]: (one["height"], one["width"]) for one in content["images"]}
     left_out: dict[str, int] = {}
     if len(objects) < len(content["images"]):
         raise DataError(f"{file} has two images of one id: give each its own.")
@@ -40,7 +41,8 @@ def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, .
             name = names[one["category_id"]]
             left_out[name] = left_out.get(name, 0) + 1
         else:
-            objects[one["image_id"]].append(_annotation(one, number[one["category_id"]], where))
+            size = sizes[one["image_id"]]
+            objects[one["image_id"]].append(_annotation(one, number[one["category_id"]], size, where))
     images = tuple(
         LabelledImage(one["id"], folder / one["file_name"], one["width"], one["height"], tuple(objects[one["id"]]))
         for one in content["images"]
@@ -48,29 +50,54 @@ def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, .
     return DetectionSet(spec, "coco", known, images, left_out)
 
 
-def _annotation(one: dict[str, Any], label: int, where: str) -> Annotation:
-    box = one["bbox"]
-    if not (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-    ):
+def _annotation(one: dict[str, Any], label: int, size: tuple[int, int], where: str) -> Annotation:
+    box, crowd, area = one["bbox"], one.get("iscrowd"), one.get("area")
+    if not (isinstance(box, list) and len(box) == 4 and _are_numbers(box)):
         raise DataError(f"{where} has the bbox {box!r}, not four numbers x, y, width, height.")
+    if crowd not in (None, 0, 1):
+        raise DataError(f"{where} has the iscrowd {crowd!r}, not 0 or 1.")
+    if area is not None and not _are_numbers([area]):
+        raise DataError(f"{where} has the area {area!r}, which is no number.")
     return Annotation(
         box=(box[0], box[1], box[2], box[3]),
         label=label,
-        crowd=bool(one.get("iscrowd", 0)),
-        area=float(one.get("area", max(box[2], 0) * max(box[3], 0))),
-        segmentation=_segmentation(one.get("segmentation")),
+        crowd=bool(crowd),
+        area=float(max(box[2], 0) * max(box[3], 0) if area is None else area),
+        segmentation=_segmentation(one.get("segmentation"), size, where),
     )
 
 
-def _segmentation(given: Any) -> Any:
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+
+
+def _segmentation(given: Any, size: tuple[int, int], where: str) -> Any:
     """RLE, or the polygons that have three corners and more; None where there are none."""
     if isinstance(given, dict):
-        return given if {"size", "counts"} <= set(given) else None
+        if not (given.get("size") == list(size) and _is_mask(given)):
+            raise DataError(
+                f"{where} has a segmentation that is no run-length encoding of {size[0]} x {size[1]} pixels."
+            )
+        return given
+    if not isinstance(given or [], list):
+        raise DataError(f"{where} has a segmentation that is neither polygons nor a run-length encoding.")
     polygons = [one for one in given or () if isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0]
+    if not all(map(_are_numbers, polygons)):
+        raise DataError(f"{where} has a polygon with a coordinate that is no number.")
     return polygons or None
+
+
+def _is_mask(encoded: dict[str, Any]) -> bool:
+    """Whether a run-length encoding is of its size; pycocotools takes a text that ends early."""
+    counts, (height, width) = encoded.get("counts"), encoded["size"]
+    if isinstance(counts, list):
+        return all(isinstance(one, int) and one >= 0 for one in counts) and sum(counts) == height * width
+    from pycocotools import mask
+
+    try:
+        return mask.decode(encoded).shape == (height, width)
+    except (ValueError, TypeError):
+        return False
 
 
 def _files(path: Path, tail: str, spec: str, role: str) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from tasks.detection.backend import Backend
 
 RANDOM = "random"
+_NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
 
 
 def detect(settings: DetectSettings) -> Result:
-    """Run `detect`: on one process, or on those that torchrun started.
+    """Run `detect`: on one process, on --num-gpus of them, or on those that torchrun started.
 
     In a folder that holds runs already it goes on where they were.
 
@@ -31,6 +33,12 @@ def detect(settings: DetectSettings) -> Result:
         DataError: images, annotations or the run folder cannot be used, the loss is not finite, or memory is short.
         Stopped: by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
+    from simsiam_eval.launch import run_on_processes
+
+    return run_on_processes(_detect, settings, settings.num_gpus, settings.device)
+
+
+def _detect(settings: DetectSettings) -> Result:
     from simsiam_eval.distributed import join_processes
 
     started = time.perf_counter()
@@ -49,10 +57,7 @@ class _Detection:
         from tasks.detection.schedule import schedule_of
 
         self.settings, self.processes = settings, processes
-        if settings.batch % processes.world:
-            raise UsageError(
-                f"--batch {settings.batch} cannot be cut into equal parts for {processes.world} processes: give a multiple."
-            )
+        settings.check_parts(processes.world)
         self.schedule = schedule_of(settings)
         self.starts = starts(settings)
         self.encoders = {label: _describe(path) for label, path in self.starts.items() if path is not None}
@@ -70,7 +75,7 @@ class _Detection:
     def _say(self) -> None:
         from simsiam_eval.progress import say
 
-        say(self.schedule.sentence())
+        say(self.schedule.sentence(self.processes.world))
         for sentence in [*self.said, *self.found_train.sentences("train"), *self.found_test.sentences("test")]:
             say(sentence)
         say(f"Backend: {self.backend.name}, {self.arch}-{self.settings.heads}.")
@@ -199,20 +204,30 @@ class _Detection:
 def starts(settings: DetectSettings) -> dict[str, Path | None]:
     """label -> checkpoint, None for random weights: the encoder first, then --init in the order given.
 
+    A start without a name of its own (NAME=CKPT) is named after its file.
+
     Raises:
-        UsageError: one start is given twice.
+        UsageError: one start, or one name, is given twice.
     """
-    given = [] if settings.checkpoint is None else [("encoder", settings.checkpoint)]
-    for name in settings.init or ():
-        given.append((RANDOM, None) if name == RANDOM else (Path(name).name.split(".")[0], Path(name)))  # type: ignore[arg-type]
-    labels = [label for label, _ in given]
+    given: list[tuple[str, Path | None, bool]] = []  # label, checkpoint, whether the label is the user's
+    if settings.checkpoint is not None:
+        given.append(("encoder", settings.checkpoint, True))
+    for text in settings.init or ():
+        named = _NAMED.match(text)
+        if text == RANDOM:
+            given.append((RANDOM, None, True))
+        elif named and not Path(text).exists():
+            given.append((named["name"], Path(named["file"]).expanduser(), True))
+        else:
+            given.append((Path(text).name.split(".")[0], Path(text).expanduser(), False))
+    labels = [label for label, _, _ in given]
     chosen: dict[str, Path | None] = {}
-    for place, (label, path) in enumerate(given):
-        if labels.count(label) > 1:
+    for place, (label, path, own) in enumerate(given):
+        if labels.count(label) > 1 and own and label in chosen:
             if path is None:
                 raise UsageError("--init random is given twice: once is enough, --trials repeats it.")
-            label = f"{label}-{place}"
-        chosen[label] = path
+            raise UsageError(f"--init {label}={path}: there is a start {label} already, give another name.")
+        chosen[label if own or labels.count(label) == 1 else f"{label}-{place}"] = path
     return chosen
 
 

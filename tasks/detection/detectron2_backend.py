@@ -14,7 +14,7 @@ from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
 
 # detectron2's own, about its own calls, which a user of ours can do nothing about.
-warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script)")
+warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
 

@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from tasks.detection.batches import read_pixels
 from tasks.detection.dataset import LabelledImage
@@ -37,14 +38,14 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
 
 
 class Readable:
-    """A loader that raises DataError for a batch with an unreadable image."""
+    """A loader that raises DataError, in every process, for a batch with an unreadable image."""
 
-    def __init__(self, loader: Any) -> None:
-        self.loader, self.dataset = loader, getattr(loader, "dataset", None)
+    def __init__(self, loader: Any, processes: Processes) -> None:
+        self.loader, self.dataset, self.processes = loader, getattr(loader, "dataset", None), processes
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            for one in batch:
-                if "unreadable" in one:
-                    raise DataError(one["unreadable"])
+            unreadable = next((one["unreadable"] for one in batch if "unreadable" in one), "")
+            if self.processes.largest(bool(unreadable)):
+                raise DataError(self.processes.first_text(unreadable))
             yield batch

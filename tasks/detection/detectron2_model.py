@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import tasks.detection.detectron2_heads  # noqa: F401 - registers the C4 heads
+from simsiam_eval.distributed import Processes
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.batches import worker_count
 from tasks.detection.dataset import DetectionSet
@@ -39,7 +40,7 @@ def run_config(arch: str, spec: DetectorSpec, data: DetectionSet, work: Work) ->
         arch,
         spec,
         work.schedule,
-        "SyncBN" if work.processes.world > 1 else "BN",
+        _norm(work.processes),
         MODEL__DEVICE=work.processes.device.type if work.processes.world > 1 else str(work.processes.device),
         INPUT__MASK_FORMAT="polygon" if polygons or not spec.masks else "bitmask",
         DATALOADER__NUM_WORKERS=worker_count(work.workers),
@@ -48,3 +49,10 @@ def run_config(arch: str, spec: DetectorSpec, data: DetectionSet, work: Work) ->
         SEED=work.seed,
         OUTPUT_DIR=str(work.folder),
     )
+
+
+def _norm(processes: Processes) -> str:
+    """Of several processes BN over all of them: without GPUs by detectron2's own, which weighs images of any size alike."""
+    if processes.world == 1:
+        return "BN"
+    return "SyncBN" if processes.device.type == "cuda" else "naiveSyncBN_N"

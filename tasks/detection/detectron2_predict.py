@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from simsiam_eval.device import autocast
 from simsiam_eval.errors import Stopped
-from simsiam_eval.progress import progress
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.batches import worker_count
@@ -35,7 +34,7 @@ def predict(arch: str, spec: DetectorSpec, model: nn.Module, data: DetectionSet,
     loader = DataLoader(
         images, batch_size=None, num_workers=worker_count(work.workers), worker_init_fn=ignore_stop_signals
     )
-    with progress(f"predict {work.folder.name}", len(images)) as advance:
+    with work.progress("predict", len(images)) as advance:
         for row, entry in loader:
             if work.stop.status and processes.world == 1:
                 raise Stopped("Stopped before the evaluation; the same command goes on with it.", work.stop.status)

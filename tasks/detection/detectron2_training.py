@@ -8,21 +8,23 @@ import os
 import re
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.errors import DataError, Stopped, UsageError
-from simsiam_eval.progress import Advance, progress, say
+from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.detectron2_config import config_values, yaml_text
@@ -38,10 +40,6 @@ def fit(
     """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and the steps done now."""
     processes = work.processes
     if processes.world > 1:
-        if processes.device.type == "cpu":
-            raise UsageError(
-                "detectron2 trains on one process without GPUs: leave out torchrun, or --backend torchvision."
-            )
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     _log_to(work.folder)
     cfg = run_config(arch, spec, data, work)
@@ -51,7 +49,7 @@ def fit(
             file.write(yaml_text(values).encode())
     first = _first_step(work.folder)
     seed_all_rng(abs(hash((work.seed, processes.rank, first))) % 2**31)
-    with _progress(work, first) as advance:
+    with work.progress("detect", work.schedule.iterations, first) as advance:
         trainer = _Trainer(cfg, data, work, first, advance)
         if trainer.checkpointer.has_checkpoint():
             _read(trainer, work)
@@ -70,7 +68,8 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         self.work, self.advance, self.first = work, advance, first
         self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
         self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data
-        super().__init__(cfg)
+        with _ddp_on(work.processes.device):
+            super().__init__(cfg)
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer.precision = torch.bfloat16
 
@@ -84,7 +83,8 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
                 total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
                 aspect_ratio_grouping=True,
                 num_workers=cfg.DATALOADER.NUM_WORKERS,
-            )
+            ),
+            self.work.processes,
         )
 
     def build_hooks(self) -> list[HookBase]:
@@ -96,6 +96,13 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         """A checkpoint that `resume_or_load` goes on from after `steps_done` steps."""
         self.iter = steps_done - 1
         self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+
+
+def _ddp_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """DefaultTrainer's DistributedDataParallel wants a GPU's number; on a CPU there is none."""
+    if device.type == "cuda":
+        return contextlib.nullcontext()
+    return mock.patch.object(defaults, "create_ddp_model", partial(defaults.create_ddp_model, device_ids=None))
 
 
 class _Watch(HookBase):  # type: ignore[misc]
@@ -184,6 +191,7 @@ def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
         done = trainer.iter
         if done < trainer.max_iter:
             trainer.save(done)
+            work.processes.largest(0)  # as at a stop
         where = f"after step {done} of {work.schedule.iterations}"
         raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:
@@ -213,9 +221,4 @@ def _log_to(folder: Path) -> None:
         handler = logging.FileHandler(folder / "detectron2.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
-
-
-def _progress(work: Work, first: int) -> contextlib.AbstractContextManager[Advance]:
-    if not work.processes.main:
-        return contextlib.nullcontext(lambda steps, note="": None)
-    return progress(f"detect {work.folder.name}", work.schedule.iterations, done=first)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of a function that detectron2 asks

@@ -56,10 +56,10 @@ class RunFolder:
             raise DataError(f"{out} holds an earlier run: choose another --out, or go on with it by --resume auto.")
         for name, value in now["settings"].items():
             if was["settings"].get(name) != value and name not in _FREE:
-                raise DataError(
-                    f"{out} holds a run with {option_name(name)} {was['settings'].get(name)}, not {value}: give that, or "
-                    "choose another --out."
-                )
+                before, option = was["settings"].get(name), option_name(name)
+                with_it = f"without {option}" if before is None else f"with {option} {before}"
+                now_is = "none" if value is None else value
+                raise DataError(f"{out} holds a run {with_it}, not {now_is}: give that, or choose another --out.")
         for name, value in facts.items():
             if was["facts"].get(name) != value:
                 raise DataError(f"{out} holds a run with another {name} than this: choose another --out.")

@@ -35,12 +35,13 @@ class Schedule:
             lr *= WARMUP_FACTOR * (1 - done) + done
         return lr
 
-    def sentence(self) -> str:
+    def sentence(self, processes: int = 1) -> str:
         """What is run, for the person at the terminal."""
         falls = " and ".join(map(str, self.steps)) or "nowhere"
+        parts = f" ({self.batch // processes} in each of {processes} processes)" if processes > 1 else ""
         return (
-            f"Schedule: {self.iterations} steps of {self.batch} images, lr {self.lr:g} after {self.warmup} of warm-up, a "
-            f"tenth at {falls}."
+            f"Schedule: {self.iterations} steps of {self.batch} images{parts}, lr {self.lr:g} after {self.warmup} of "
+            f"warm-up, a tenth at {falls}."
         )
 
 

@@ -70,7 +70,9 @@ class DetectSettings(Settings):
     preset: str = setting("quick", choices=tuple(PRESETS), help="Protocol: which recipe the other defaults are of.")
     checkpoint: Path | None = setting(None, help="Encoder to start from, of any family that `inspect` knows.")
     init: tuple[str, ...] | None = setting(
-        None, help="Further starts, run in the same way and put beside it: random, or another checkpoint."
+        None,
+        help="Further starts, run in the same way and put beside it: random, or another checkpoint, perhaps with a name for "
+        "its row (supervised=FILE).",
     )
     trials: int = setting(1, at_least=1, may_change=True, help="Runs of each start, with seeds from --seed upwards.")
     backend: str = setting(
@@ -117,6 +119,13 @@ class DetectSettings(Settings):
     precise_bn: int | None = setting(
         None, at_least=0, help="Batches for the BN statistics after training; default: 200, on a CPU 20."
     )
+    num_gpus: int | None = setting(
+        None,
+        at_least=1,
+        may_change=True,
+        help="Processes on this machine, one for each GPU (on a CPU: so many), which share --batch; default: 1, or those "
+        "that torchrun started.",
+    )
     checkpoint_every: int = setting(1000, at_least=1, may_change=True, help="Steps between two checkpoints.")
     resume: str = setting(
         "auto", choices=("auto", "never"), may_change=True, help="auto: go on with the run in --out; never: refuse it."
@@ -128,7 +137,18 @@ class DetectSettings(Settings):
     def check(self) -> None:
         if self.checkpoint is None and not self.init:
             raise UsageError("Give an encoder with --checkpoint, or --init random.")
+        for name in self.classes or ():
+            if (self.classes or ()).count(name) > 1:
+                raise UsageError(f"--classes {name} is given twice: name each class once.")
         if self.masks and self.metric != "coco":
             raise UsageError(f"--masks needs --metric coco: {self.metric} knows boxes only.")
         if max(*self.min_sizes, self.test_size) > self.max_size:
             raise UsageError(f"--max-size {self.max_size} is below the short side of images: give a larger one.")
+        self.check_parts(self.num_gpus or 1)
+
+    def check_parts(self, processes: int) -> None:
+        """Raises UsageError where the processes cannot have equal parts of a batch."""
+        if self.batch % processes:
+            raise UsageError(
+                f"--batch {self.batch} cannot be cut into equal parts for {processes} processes: give a multiple."
+            )

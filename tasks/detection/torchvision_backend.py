@@ -15,7 +15,6 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from simsiam_eval.device import autocast
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import Stopped
-from simsiam_eval.progress import progress
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.batches import TestImages, worker_count
@@ -67,7 +66,7 @@ class TorchvisionBackend:
             worker_init_fn=ignore_stop_signals,
         )
         found: dict[int, Detections | str] = {}
-        with progress(f"predict {work.folder.name}", len(rows)) as advance:
+        with work.progress("predict", len(rows)) as advance:
             for row, pixels in loader:
                 if work.stop.status and processes.world == 1:
                     raise Stopped("Stopped before the evaluation; the same command goes on with it.", work.stop.status)

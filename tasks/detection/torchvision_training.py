@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from simsiam_eval.checkpoint_file import read_checkpoint
 from simsiam_eval.device import autocast
 from simsiam_eval.distributed import synchronise_bn
 from simsiam_eval.errors import DataError, Stopped
-from simsiam_eval.progress import Advance, progress, say
+from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import Work
 from tasks.detection.batches import Item, Order, training_batches
 from tasks.detection.dataset import DetectionSet
@@ -49,7 +50,9 @@ class Training:
         self.model: nn.Module = self.detector
         if several:
             devices = [self.device] if self.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.14 has another name for it, which 2.11 does not know
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+                self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
         self.sums: dict[str, Tensor] = {}
 
     def run(self) -> None:
@@ -59,7 +62,7 @@ class Training:
             return
         batches = self._batches(range(self.iteration, schedule.iterations))
         self.model.train()
-        with self._progress() as advance, self._memory():
+        with work.progress("detect", schedule.iterations, self.iteration) as advance, self._memory():
             while self.iteration < schedule.iterations:
                 batch = next(batches)
                 self._stop_if_asked(batch)
@@ -125,7 +128,7 @@ class Training:
         self.work.processes.largest(0)  # no process leaves before the checkpoint is whole
         where = f"after step {self.iteration} of {self.work.schedule.iterations}"
         if reason == _UNREADABLE:
-            what = unreadable or "an image of another process cannot be read"
+            what = self.work.processes.first_text(unreadable)
             raise DataError(f"Stopped {where}: {what}; put that right, and the same command goes on from {self.path}.")
         raise Stopped(f"Stopped {where}; the same command goes on from {self.last_good()}.", reason)
 
@@ -145,12 +148,6 @@ class Training:
             line = json.dumps({"step": self.iteration, "lr": lr, **means})
             with contextlib.suppress(OSError), (self.work.folder / "log.jsonl").open("a") as log:
                 log.write(line + "\n")
-
-    def _progress(self) -> contextlib.AbstractContextManager[Advance]:
-        if not self.work.processes.main:
-            return contextlib.nullcontext(lambda steps, note="": None)
-        total = self.work.schedule.iterations
-        return progress(f"detect {self.work.folder.name}", total, done=self.iteration)
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[None]:

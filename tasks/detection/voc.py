@@ -65,7 +65,7 @@ def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
 
 
 def _read_xml(file: Path, spec: str) -> tuple[int, int, Named]:
-    """Width and height (0 where the file does not say), and the named objects."""
+    """Width and height (0 where the file does not say, or nonsense), and the named objects."""
     try:
         root = ElementTree.parse(file).getroot()
     except OSError as error:
@@ -85,7 +85,7 @@ def _read_xml(file: Path, spec: str) -> tuple[int, int, Named]:
         box = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
         difficult = (one.findtext("difficult") or "0").strip() == "1"
         objects.append((name, Annotation(box, -1, difficult=difficult, area=max(box[2], 0) * max(box[3], 0))))
-    return int(width), int(height), objects
+    return max(int(width), 0), max(int(height), 0), objects
 
 
 def _number(element: ElementTree.Element | None, where: object, optional: bool = False) -> float:

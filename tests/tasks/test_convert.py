@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from simsiam_eval.checkpoint import inspect_checkpoint, weights_sha256
-from simsiam_eval.encoder import build_trunk
+from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
 from tasks.convert import ConvertSettings, convert
 
@@ -83,3 +83,35 @@ def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
     assert refused.exit_code == 1
     assert "cannot be written" in refused.stderr
     assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("arch", "stem", "name"),
+    [
+        ("resnet18", "imagenet", "a.pth"),
+        ("resnet50", "imagenet", "a.safetensors"),
+        ("resnext50_32x4d", "imagenet", "a.pth"),
+        ("wide_resnet50_2", "imagenet", "a.pth"),
+        ("resnet18", "cifar", "a's.pth"),
+    ],
+)
+def test_timm_computes_the_same_features(arch, stem, name, tmp_path):
+    """The lines that are printed are run; random statistics of BN, which a fresh network has not."""
+    torch.manual_seed(0)
+    trunk = build_trunk(arch, stem).eval()
+    for key, value in trunk.state_dict().items():
+        if "running" in key:
+            value.uniform_(0.5, 1.5)
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    result = convert(ConvertSettings(checkpoint=tmp_path / "trunk.pth", to="timm", out=tmp_path / name))
+    assert result.metrics["weights"] == len(trunk.state_dict())
+    lines = result.table.notes[1:]
+    assert len(lines) == (2 if stem == "imagenet" else 5)
+    made = {}
+    exec("\n".join(lines), made)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = Encoder(trunk, arch, stem)(images)
+        torch.testing.assert_close(
+            made["model"].eval()(images), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
+        )

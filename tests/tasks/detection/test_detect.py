@@ -168,9 +168,36 @@ def test_two_processes(tiny):
     run = start(tiny, TORCHRUN)
     _, said = run.communicate(timeout=300)
     assert run.returncode == 0, said
+    assert "5 steps of 2 images (1 in each of 2 processes)" in said
     assert json.loads((tiny["out"] / "result.json").read_text())["provenance"]["processes"] == 2
-    refused = start(tiny | {"batch": 3, "out": tiny["out"].with_name("odd")}, TORCHRUN)
-    assert "cannot be cut into equal parts for 2 processes" in refused.communicate(timeout=300)[1]
+
+
+def test_num_gpus_starts_the_processes(tiny):
+    """Stopped by a signal, gone on with by one process."""
+    tiny |= {"iterations": 12, "checkpoint_every": 1}
+    run = start(tiny | {"num_gpus": 2})
+    while not (tiny["out"] / RUN / "checkpoint_last.pth").exists():
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    shown, said = run.communicate(timeout=120)
+    assert (run.returncode, shown) == (130, ""), said
+    assert said.count("the same command goes on from") == 1
+    assert "Traceback" not in said
+    assert "(1 in each of 2 processes)" in said
+    assert detect(DetectSettings(**tiny)).metrics["images"] == 4
+
+
+def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
+    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+    tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
+    image = folder / "JPEGImages" / "trainval005.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:300])
+    with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
+        detect(DetectSettings(**tiny))
+    image.write_bytes(whole)
+    assert detect(DetectSettings(**tiny | {"num_gpus": 1})).metrics["images"] == 2
 
 
 def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
@@ -217,6 +244,8 @@ def test_a_folder_of_another_run(tiny, made, tmp_path):
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
     tiny["iterations"] = 1
+    with pytest.raises(DataError, match=r"a run without --lr, not 1\.0"):
+        detect(DetectSettings(**tiny, lr=1.0))
     with pytest.raises(DataError, match="earlier run"):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
@@ -248,6 +277,8 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(tiny, monkeypatch, capsys)
         ({"masks": True}, "--masks needs --metric coco"),
         ({"max_size": 32}, "--max-size 32"),
         ({"train": ()}, "--train"),
+        ({"classes": ("disc", "disc")}, "--classes disc is given twice"),
+        ({"num_gpus": 3}, "--batch 2 cannot be cut into equal parts for 3 processes"),
     ],
 )
 def test_settings_that_contradict_each_other(tiny, changed, says):
@@ -258,8 +289,17 @@ def test_settings_that_contradict_each_other(tiny, changed, says):
 def test_names_of_the_starts(tiny):
     chosen = starts(DetectSettings(**tiny | {"init": ("random", "a/x.pth", "b/x.pth.tar"), "checkpoint": "c.pth"}))
     assert list(chosen) == ["encoder", "random", "x-2", "x-3"]
-    with pytest.raises(UsageError, match="given twice"):
-        starts(DetectSettings(**tiny | {"init": ("random", "random")}))
+    named = starts(DetectSettings(**tiny | {"init": ("supervised=a/x.pth", "runs/lr=1/x.pth", "x=b.pth")}))
+    assert named == {"supervised": Path("a/x.pth"), "x-1": Path("runs/lr=1/x.pth"), "x": Path("b.pth")}
+    for twice, says in ((("random", "random"), "given twice"), (("a=x", "a=y"), "there is a start a already")):
+        with pytest.raises(UsageError, match=says):
+            starts(DetectSettings(**tiny | {"init": twice}))
+
+
+def test_a_file_with_an_equals_sign_is_a_path(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.pth").touch()
+    assert starts(DetectSettings(**tiny | {"init": ("lr=1.pth",)})) == {"lr=1": Path("lr=1.pth")}
 
 
 def test_a_mistake_is_one_sentence(call, few_voc, tmp_path):

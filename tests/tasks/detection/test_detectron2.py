@@ -135,6 +135,20 @@ def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
 
 
 @pytest.mark.detectron2
+def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
+    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+    tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
+    image = folder / "JPEGImages" / "trainval005.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:300])
+    with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
+        detect(DetectSettings(**tiny))
+    image.write_bytes(whole)
+    assert detect(DetectSettings(**tiny)).provenance["processes"] == 2
+    assert 'NORM: "naiveSyncBN_N"' in (tiny["out"] / RUN / "config.yaml").read_text()
+
+
+@pytest.mark.detectron2
 def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
     import torch
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
@@ -123,11 +124,39 @@ def test_voc_box_without_area_is_one_pixel(made, tmp_path):
     assert len(findings.odd) == 2
 
 
+def test_voc_size_that_is_nonsense_is_the_images(made, tmp_path):
+    made.write_voc(tmp_path, {"train": 1}, side=100)
+    file = tmp_path / "Annotations" / "train000.xml"
+    file.write_text(file.read_text().replace("<width>100", "<width>-5").replace("<height>100", "<height>0"))
+    image = open_detection_set(str(tmp_path), "train").images[0]
+    assert (image.width, image.height) == (100, 100)
+
+
 def test_no_boxes_at_all(coco):
     opened = open_detection_set(coco(lambda content: content["annotations"].clear()), "train")
     for check in (lambda: check_training_set(opened, masks=False), lambda: check_test_set(opened, False)):
         with pytest.raises(DataError, match="no boxes at all"):
             check()
+
+
+def _rle(size, counts):
+    return {"size": size, "counts": counts}
+
+
+def test_run_length_encodings_and_areas_that_are_not_given(coco):
+    from pycocotools import mask
+
+    whole = mask.encode(np.asfortranarray(np.ones((160, 160), np.uint8)))["counts"].decode()
+
+    def change(content):
+        content["annotations"][0].update(segmentation=_rle([160, 160], [600, 25000]), area=None)
+        content["annotations"][1].update(segmentation=_rle([160, 160], whole))
+        del content["annotations"][1]["area"]
+
+    opened = open_detection_set(coco(change), "train")
+    first, second = [one for image in opened.images for one in image.annotations][:2]
+    assert (first.area, second.area) == (first.box[2] * first.box[3], second.box[2] * second.box[3])
+    assert second.segmentation["counts"] == whole
 
 
 @pytest.mark.parametrize(
@@ -139,6 +168,22 @@ def test_no_boxes_at_all(coco):
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
         (lambda c: c["annotations"][0].update(category_id=99), "category 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(image_id=99), "image 99, which the file does not list"),
+        (lambda c: c["annotations"][0].update(area="x"), "has the area 'x', which is no number"),
+        (lambda c: c["annotations"][0].update(iscrowd="0"), "has the iscrowd '0', not 0 or 1"),
+        (lambda c: c["annotations"][0].update(segmentation="x"), "neither polygons nor a run-length encoding"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]),
+            "a polygon with a coordinate that is no number",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation=_rle([160, 160], "0`lg2")),
+            "no run-length encoding of 160 x 160",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation=_rle([160, 160], [9])),
+            "no run-length encoding of 160 x 160",
+        ),
+        (lambda c: c["annotations"][0].update(segmentation=_rle([3, 3], [9])), "no run-length encoding of 160 x 160"),
         (lambda c: c["images"][0].update(width="160"), r"images\[0\] has '160' as width"),
         (lambda c: c["categories"][0].update(id=[1]), r"categories\[0\] has \[1\] as id"),
         (lambda c: c["categories"][0].update(name="square"), "two categories of one name"),
