@@ -106,10 +106,29 @@ def test_mcnemar_is_the_binomial_test_counted_out(only_one, only_two):
         assert found["exact"] == pytest.approx(binomtest(only_one, total).pvalue)
 
 
-def test_mean_and_its_normal_interval():
-    values = np.array([0.2, 0.4, 0.9])
-    found = mean_metrics("x", values)
-    half = Z * values.std() / math.sqrt(3)
-    assert found["x"] == pytest.approx(0.5)
-    assert found["x_interval"] == pytest.approx([0.5 - half, 0.5 + half])
-    assert mean_metrics("x", np.ones(3))["x_interval"] == [1, 1]
+@given(some.integers(0, 40), some.integers(1, 40))
+def test_the_interval_of_a_mean_of_zeros_and_ones_is_wilsons(right, more):
+    total = right + more
+    found = mean_metrics("x", np.repeat([1.0, 0.0], [right, more]))
+    assert found["x"] == right / total
+    assert found["x_interval"] == pytest.approx(accuracy_interval(right, total))
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_and_never_of_width_zero():
+    values = np.random.default_rng(0).beta(8, 2, 100_000)
+    half = Z * values.std() / math.sqrt(len(values))
+    assert mean_metrics("x", values)["x_interval"] == pytest.approx(
+        [values.mean() - half, values.mean() + half], abs=1e-4
+    )
+    for same in (0.0, 0.3, 1.0):
+        found = mean_metrics("x", np.full(81, same))
+        assert found["x_interval"][0] <= found["x"] <= found["x_interval"][1]
+        assert found["x_interval"][1] - found["x_interval"][0] > 0.04
+
+
+def test_the_interval_of_a_mean_covers_the_true_one():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(500):
+        low, high = mean_metrics("x", rng.beta(0.2, 0.1, 20))["x_interval"]
+        inside += low <= 2 / 3 <= high
+    assert inside / 500 >= 0.93
