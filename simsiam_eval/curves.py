@@ -33,17 +33,16 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], across: str, 
     draw.text((12, 8), title, "black", font)
     for number, (name, values) in enumerate(curves.items()):
         left = number * step + _LEFT
-        low, high, ticks = _ticks([value for value in values if math.isfinite(value)])
+        low, high, ticks = round_ticks([value for value in values if math.isfinite(value)])
         draw.text((left, _TOP - 20), name, _GREY, font)
         for tick in ticks:
             y = _TOP + _HEIGHT * (high - tick) / (high - low)
             draw.line((left, y, left + _WIDTH, y), _LIGHT)
             draw.text((left - 6, y), f"{tick:g}", _GREY, font, anchor="rm")
         last = max(len(values) - 1, 1)
-        for tick in _ticks([0, last])[2]:
-            if tick <= last:
-                x = left + _WIDTH * tick / last
-                draw.text((x, _TOP + _HEIGHT + 6), f"{tick:g}", _GREY, font, anchor="ma")
+        for tick in _steps(len(values) - 1):
+            x = left + _WIDTH * tick / last
+            draw.text((x, _TOP + _HEIGHT + 6), str(tick), _GREY, font, anchor="ma")
         draw.text((left + _WIDTH / 2, _TOP + _HEIGHT + 24), across, _GREY, font, anchor="ma")
         points = [
             (left + _WIDTH * place / last, _TOP + _HEIGHT * (high - value) / (high - low))
@@ -57,10 +56,21 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], across: str, 
         image.save(file, "PNG")
 
 
-def _ticks(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def _steps(last: int) -> list[int]:
+    """Some five whole numbers from 0 to `last`, both shown.
+
+    >>> _steps(99), _steps(100), _steps(3)
+    ([0, 20, 40, 60, 80, 99], [0, 20, 40, 60, 80, 100], [0, 1, 2, 3])
+    """
+    ticks = [int(tick) for tick in round_ticks([0, max(last, 5)])[2]]
+    step = ticks[1]
+    return [*(tick for tick in ticks if tick <= last - step / 2), last]
+
+
+def round_ticks(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Ends of an axis that holds the values, and its some five round numbers.
 
-    >>> _ticks([3.0, 97.0])
+    >>> round_ticks([3.0, 97.0])
     (0.0, 100.0, [0.0, 20.0, 40.0, 60.0, 80.0, 100.0])
     """
     low, high = min(values), max(values)

@@ -13,9 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.errors import UsageError
+from simsiam_eval.curves import round_ticks
 
-SHEETS = (".png", ".html")
 _SIDE, _GAP, _TEXT, _FRAME = 112, 8, 13, 3  # pixels
 _COLOURS = ("#1f6fb4", "#d95f02", "#1b9e77", "#7b3294", "#c51b7d", "#666666", "#a6761d", "#000000")
 
@@ -30,14 +29,11 @@ class Cell:
 
 
 def write_sheet(path: Path, title: str, rows: Sequence[Sequence[Cell]]) -> None:
-    """Write rows of images as one PNG, or as an HTML page that needs no other file.
+    """Write rows of images as one PNG, or where the name ends in .html as a page that needs no other file.
 
     Raises:
-        UsageError: neither .png nor .html.
         DataError: it cannot be written.
     """
-    if path.suffix.lower() not in SHEETS:
-        raise UsageError(f"{path} must end in {' or '.join(SHEETS)}.")
     with atomic_write(path) as file:
         if path.suffix.lower() == ".html":
             file.write(_page(title, rows).encode())
@@ -58,9 +54,10 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 
 def _sheet(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
     columns = max((len(row) for row in rows), default=1)
-    lines = max((len(cell.caption) for row in rows for cell in row), default=0)
-    step_x, step_y = _SIDE + _GAP, _SIDE + _GAP + lines * (_TEXT + 3)
     font = _font()
+    captions = [[[line for text in cell.caption for line in _lines(text, font)] for cell in row] for row in rows]
+    lines = max((len(caption) for row in captions for caption in row), default=0)
+    step_x, step_y = _SIDE + _GAP, _SIDE + _GAP + lines * (_TEXT + 3)
     top = 2 * _GAP + _TEXT + 4
     width = max(columns * step_x + _GAP, round(font.getlength(title)) + 2 * _GAP)
     sheet = Image.new("RGB", (width, len(rows) * step_y + top), "white")
@@ -73,9 +70,17 @@ def _sheet(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
                 small = _thumbnail(cell.image)
                 sheet.paste(small, (x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2))
             draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=cell.frame, width=_FRAME)
-            for number, text in enumerate(cell.caption):
-                draw.text((x, y + _SIDE + 2 + number * (_TEXT + 3)), _shortened(text, font), "black", font)
+            for number, text in enumerate(captions[down][right]):
+                draw.text((x, y + _SIDE + 2 + number * (_TEXT + 3)), text, "black", font)
     return sheet
+
+
+def _lines(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """A text that is too wide on two lines, the folder above the file's name: many folders number their files alike."""
+    folder, slash, name = text.rpartition("/")
+    if font.getlength(text) <= _SIDE or not folder:
+        return [_shortened(text, font)]
+    return [_shortened(folder + slash, font), _shortened(name, font)]
 
 
 def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
@@ -89,7 +94,8 @@ def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) ->
 
 def _page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
     style = (
-        f"body{{font:{_TEXT}px sans-serif}}div{{display:flex;flex-wrap:wrap}}figure{{margin:{_GAP // 2}px;width:{_SIDE}px;"
+        f"body{{font:{_TEXT}px sans-serif}}div{{display:flex;flex-wrap:wrap;border:1px solid #bbb;margin:"
+        f"{_GAP}px 0}}figure{{margin:{_GAP // 2}px;width:{_SIDE}px;"
         f"overflow-wrap:anywhere}}img,i{{box-sizing:border-box;width:{_SIDE}px;height:{_SIDE}px;object-fit:contain;"
         f"display:block;border:{_FRAME}px solid}}"
     )
@@ -104,7 +110,7 @@ def _page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
                 _thumbnail(cell.image).save(data, "PNG")
                 encoded = base64.b64encode(data.getvalue()).decode()
                 shown = f'<img style="border-color:{cell.frame}" src="data:image/png;base64,{encoded}" alt="">'
-            caption = "<br>".join(map(html.escape, cell.caption))
+            caption = "<br>".join(html.escape(text).replace("/", "/<wbr>") for text in cell.caption)
             figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
         parts.append(f"<div>{''.join(figures)}</div>")
     return "\n".join(parts) + "\n"
@@ -122,8 +128,8 @@ def write_chart(
     picture = Image.new("RGB", (wide, high), "white")
     draw, font = ImageDraw.Draw(picture), _font()
     points = [point for line in lines.values() for point in line]
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    x_low, x_high = (x_low - 0.02, x_high + 0.02) if x_high - x_low < 0.02 else (x_low, x_high)
+    x_most = max(x for x, _ in points)
+    x_low, x_high, ticks = round_ticks([min(x_most - 0.02, *(x for x, _ in points)), x_most])
     y_low = math.floor(math.log10(min(y for _, y in points)))
     y_high = max(y_low + 1, math.ceil(math.log10(max(y for _, y in points))))
 
@@ -136,11 +142,10 @@ def write_chart(
         _, y = place(x_low, 10.0**power)
         draw.line((left, y, wide - right, y), fill="#dddddd")
         draw.text((left - 8, y), f"{10.0**power:g}", "black", font, anchor="rm")
-    for step in range(6):
-        value = x_low + step / 5 * (x_high - x_low)
-        x, _ = place(value, 10.0**y_low)
+    for tick in ticks:
+        x, _ = place(tick, 10.0**y_low)
         draw.line((x, top, x, high - bottom), fill="#dddddd")
-        draw.text((x, high - bottom + 8), f"{value:.3f}", "black", font, anchor="mt")
+        draw.text((x, high - bottom + 8), f"{tick:g}", "black", font, anchor="mt")
     draw.text(((left + wide - right) / 2, high - 20), x_name, "black", font, anchor="mm")
     draw.text((8, top - 6), y_name, "black", font, anchor="lb")
     for number, (name, line) in enumerate(lines.items()):

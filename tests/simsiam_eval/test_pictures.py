@@ -1,9 +1,9 @@
 import re
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 from simsiam_eval.pictures import Cell, write_chart, write_sheet
 
 RED, BLUE = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (300, 300), "blue")
@@ -34,8 +34,42 @@ def test_a_chart_has_a_colour_for_each_line(tmp_path):
     write_chart(tmp_path / "c.png", "t", "x", "y", {"one point": [(1.0, 3.0)]})
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The texts that are drawn."""
+    texts, draw = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda own, at, text, *more, **named: texts.append(text) or draw(own, at, text, *more, **named),
+    )
+    return texts
+
+
+def test_a_long_name_keeps_its_folder(tmp_path, drawn):
+    write_sheet(tmp_path / "s.png", "title", [[Cell(RED, ("1.0", "ewer/image_0040.jpg")), Cell(RED, ("a/b.png",))]])
+    assert drawn == ["title", "1.0", "ewer/", "image_0040.jpg", "a/b.png"]
+
+
+def test_a_row_of_a_page_is_framed(tmp_path):
+    write_sheet(tmp_path / "s.html", "title", ROWS)
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("<div>") == len(ROWS)
+    assert re.search(r"div\{[^}]*flex-wrap:wrap;border:1px solid", page)  # where it wraps, it is still one group
+
+
+def test_ticks_of_a_chart_are_round(tmp_path, drawn):
+    write_chart(tmp_path / "c.png", "t", "x", "y", {"one": [(0.589, 100), (0.99, 10)]})
+    assert [text for text in drawn if text.startswith(("0.", "1")) and float(text) <= 1] == [
+        "0.5",
+        "0.6",
+        "0.7",
+        "0.8",
+        "0.9",
+        "1",
+    ]
+
+
 def test_what_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(UsageError, match=r"\.png or \.html"):
-        write_sheet(tmp_path / "s.gif", "title", ROWS)
     with pytest.raises(DataError, match="cannot be written"):
         write_sheet(tmp_path / "nowhere" / "s.png", "title", ROWS)
