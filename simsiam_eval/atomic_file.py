@@ -1,13 +1,15 @@
 """Files that are either the whole new one or the whole old one, whatever happens while they are written."""
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from simsiam_eval.errors import DataError
 
@@ -54,6 +56,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
         raise cannot_write(path, system_error) from error
     sync_folder(target.parent)
+
+
+def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table as CSV, all or nothing. Raises DataError as `atomic_write`."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(names)
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.progress import say
+from simsiam_eval.result import counted
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
@@ -104,6 +106,7 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
         raise DataError(f"{path} is damaged: features {features.shape}, labels {labels.shape} and ids do not fit.")
     if not valid.any():
         raise DataError(f"{path} holds no row whose image could be read.")
+    say_left_out(path, valid)
     features, rows = features[valid].astype(np.float32), np.flatnonzero(valid)
     more = {name: values if valid.all() else values[valid] for name, values in more.items()}
     for values in (features, *more.values()):
@@ -112,6 +115,12 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
             raise DataError(f"{path} holds a feature that is not finite (row {row}); extract it again in float32.")
     labels, ids = labels[valid].astype(np.int64), ids[valid]
     return Features(features, labels, ids, attributes, int((~valid).sum()), path, rows, more)
+
+
+def say_left_out(path: Path, valid: NDArray[np.bool_]) -> None:
+    """Rows (N,) of a file whose image could not be read are left out by all who read it, and none does so unsaid."""
+    if not valid.all():
+        say(f"{path}: {counted(int((~valid).sum()), 'unreadable image')} left out.")
 
 
 def _open(path: Path) -> h5py.File:

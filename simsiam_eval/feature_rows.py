@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import Features, read_attributes
+from simsiam_eval.feature_file import Features, read_attributes, say_left_out
 
 
 class FeatureRows:
@@ -95,6 +95,7 @@ def open_features(path: Path) -> Features:
         raise DataError(f"{path} is damaged: features {shape}, labels {labels.shape} and ids do not fit.")
     if not valid.any():
         raise DataError(f"{path} holds no row whose image could be read.")
+    say_left_out(path, valid)
     kept = np.flatnonzero(valid)
     # It has of an array what is used of one: shape, len, slices and lists of rows.
     values = cast("NDArray[np.float32]", FeatureRows(path, "features", None if valid.all() else kept))

@@ -110,6 +110,16 @@ def provenance(started: float, device: str = "cpu", **more: Any) -> dict[str, An
     }
 
 
+def counted(number: int, what: str) -> str:
+    """
+    >>> counted(1, "group"), counted(2, "group"), counted(0, "query")
+    ('1 group', '2 groups', '0 queries')
+    """
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number} {what}s"
+
+
 def percent(value: float, interval: Sequence[float] | None = None) -> str:
     """An accuracy as the tables show it.
 

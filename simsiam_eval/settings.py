@@ -17,6 +17,8 @@ from simsiam_eval.architectures import LAYERS, POOLINGS
 from simsiam_eval.errors import UsageError
 
 DECODINGS = ("full", "scaled")
+INDEX_ENDING = ".index"
+SHEET_ENDINGS = (".png", ".html")  # of the files that pictures.write_sheet writes
 
 
 def setting(
@@ -30,15 +32,16 @@ def setting(
     by_preset: bool = False,
     short: str | None = None,
     may_change: bool = False,
+    endings: tuple[str, ...] = (),
 ) -> Any:
     """Declare one field of a Settings class: its default (none: required), help text and permitted values.
 
     `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
-    resumed may have another value than it started with.
+    resumed may have another value than it started with; `endings` are those that a path may have.
     """
     metadata = dict(
         help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
-        may_change=may_change,
+        may_change=may_change, endings=endings,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 
@@ -171,6 +174,8 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         raise UsageError(f"{name} must be a finite number, got {value}.")
     if rules["choices"] and value not in rules["choices"]:
         raise UsageError(f"{name} must be one of {', '.join(rules['choices'])}, got {value!r}.")
+    if rules["endings"] and value.suffix.lower() not in rules["endings"]:
+        raise UsageError(f"{name} must end in {' or '.join(rules['endings'])}, got {value}.")
     for rule, holds in (
         ("at_least", lambda bound: value >= bound),
         ("at_most", lambda bound: value <= bound),
@@ -255,6 +260,11 @@ def is_feature_file(spec: str) -> bool:
     """
     path = Path(spec)
     return path.suffix.lower() in (".h5", ".hdf5") and (":" not in spec or path.exists())
+
+
+def is_index_file(spec: str) -> bool:
+    """Whether a --gallery value names an index file of `retrieval build`."""
+    return Path(spec).suffix.lower() == INDEX_ENDING
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import stat
 import pytest
 import torch
 
-from simsiam_eval.atomic_file import atomic_write
+from simsiam_eval.atomic_file import atomic_write, write_csv
 from simsiam_eval.errors import DataError
 
 
@@ -97,3 +97,20 @@ def test_full_disk(tmp_path, write):
 def test_another_files_error_is_not_taken_for_ours(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
         (tmp_path / "other").read_bytes()
+
+
+def test_a_table_is_whole_or_the_old_one(tmp_path):
+    path = tmp_path / "t.csv"
+    write_csv(path, ("id", "n"), [("a,b", 1), ("ü", 2)])
+    old = path.read_bytes()
+    assert old.decode().splitlines() == ["id,n", '"a,b",1', "ü,2"]
+
+    def rows():
+        yield ("c", 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv(path, ("id", "n"), rows())
+    assert path.read_bytes() == old
+    with pytest.raises(DataError, match="cannot be written"):
+        write_csv(tmp_path / "nowhere" / "t.csv", ("id",), [])

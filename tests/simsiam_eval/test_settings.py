@@ -150,3 +150,14 @@ def test_a_protocol_with_other_values_says_so():
     sets = {"train": "a.h5", "test": "b.h5"}
     assert KnnSettings(**sets).protocol() == "dino"
     assert KnnSettings(**sets, temperature=1).protocol() == "dino, changed: temperature"
+
+
+def test_a_path_ends_as_it_must():
+    @dataclass(frozen=True, kw_only=True)
+    class Photo(Settings):
+        out: Path | None = setting(None, endings=(".png", ".html"), help="Where.")
+
+    assert Photo(out="A.PNG").out == Path("A.PNG")
+    assert Photo().out is None
+    with pytest.raises(UsageError, match=r"--out must end in \.png or \.html, got a\.gif\."):
+        Photo(out="a.gif")
