@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,13 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
 from simsiam_eval.feature_rows import open_features
-from simsiam_eval.preprocess import preprocessing_for
+from simsiam_eval.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.progress import say
-from simsiam_eval.settings import is_feature_file
+from simsiam_eval.settings import FeatureSettings, is_feature_file
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:
-    from simsiam_eval.settings import EncoderSettings, EvaluationSettings, FeatureSettings
+    from simsiam_eval.settings import EncoderSettings, EvaluationSettings
 
 
 def plan_extraction(
@@ -36,12 +36,14 @@ def plan_extraction(
     settings: FeatureSettings,
     device: torch.device,
     rows: tuple[int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[Extraction, Callable[[], dict[str, Any]]]:
     """The features of an image source by a checkpoint's encoder, not computed yet.
 
     Args:
         split: which split the spec means when it names none.
         rows: first row and the one after the last; default: all.
+        preprocessing: default: that of the settings.
 
     Returns:
         the work, and the root attributes of its feature file: all that makes it this one and no other. (A function:
@@ -53,7 +55,7 @@ def plan_extraction(
     """
     encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
     source = open_source(spec, split)
-    preprocessing = preprocessing_for(report.stem, report.own, settings)
+    preprocessing = preprocessing or preprocessing_for(report.stem, report.own, settings)
     some = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if some is not None and not some:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
@@ -88,13 +90,52 @@ def plan_extraction(
     return work, attributes
 
 
-def extract_to_cache(checkpoint: Path, spec: str, split: str | None, settings: FeatureSettings) -> Path:
+def settings_like(features: Features, settings: FeatureSettings) -> FeatureSettings:
+    """With what, beside the preprocessing, images become features that go with these."""
+    made = features.attributes["encoder"]
+    given = FeatureSettings(**{field.name: getattr(settings, field.name) for field in fields(FeatureSettings)})
+    return replace(
+        given,
+        layer=(made.get("layer", "pool"),),
+        pool=made.get("pooling", "avg"),
+        flip_average=bool(made.get("flip_average")),
+        normalize=bool(made.get("normalize")),
+        precision=features.attributes["precision"],
+        views=0,
+    )
+
+
+def preprocessing_of(features: Features) -> Preprocessing:
+    """How the images of features were prepared.
+
+    Raises:
+        DataError: they do not say.
+    """
+    try:
+        return Preprocessing.from_dict(features.attributes["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{features.path} does not say how its images were prepared: give features of the other images, not images."
+        ) from error
+
+
+def extract_to_cache(
+    checkpoint: Path,
+    spec: str,
+    split: str | None,
+    settings: FeatureSettings,
+    preprocessing: Preprocessing | None = None,
+) -> Path:
     """Extract features to their place in the cache, named by weights, source, preprocessing, layers, precision and dtype.
+
+    Args:
+        preprocessing: as plan_extraction.
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
     """
-    work, attributes_of = plan_extraction(checkpoint, spec, split, settings, resolve_device(settings.device))
+    device = resolve_device(settings.device)
+    work, attributes_of = plan_extraction(checkpoint, spec, split, settings, device, preprocessing=preprocessing)
     attributes = attributes_of()
     # The spec is left out of the key: the same images in another place are the same features.
     source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
@@ -138,11 +179,15 @@ def features_of(
     role: str,
     settings: EncoderSettings,
     read: Callable[[Path, str], Features] = lambda path, role: open_features(path),
+    option: str | None = None,
+    like: Features | None = None,
 ) -> Features:
     """The features of one set: of a feature file, or extracted from images, whose split is `role` where they have any.
 
     Args:
         read: how, given the file and the role.
+        option: that the set was given by; default: --train or --test.
+        like: features that images are prepared as; default: as the settings say.
 
     Raises:
         UsageError, DataError: as train_and_test_features.
@@ -158,13 +203,15 @@ def features_of(
             ):
                 raise DataError(f"{spec} holds features of another encoder than {settings.checkpoint}.")
     elif settings.checkpoint is None:
-        raise UsageError(f"--{role} {spec} is not a feature file (.h5): images need --checkpoint too.")
+        raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5): images need --checkpoint too.")
     else:
         # Views are for training; and a test set of other settings would be refused as a mixture.
-        chosen = settings if role == "train" else replace(settings, views=0)
-        found = read(extract_to_cache(settings.checkpoint, spec, role, chosen), role)
-    if found.unreadable:
-        say(f"{spec}: {found.unreadable} unreadable images are left out.")
+        chosen: FeatureSettings = settings if role == "train" else replace(settings, views=0)
+        preprocessing = None
+        if like is not None:
+            chosen = settings_like(like, chosen)
+            preprocessing = preprocessing_of(like)
+        found = read(extract_to_cache(settings.checkpoint, spec, role, chosen, preprocessing), role)
     return found
 
 

@@ -1,10 +1,11 @@
-"""An index on disk with what its rows are: NAME, in FAISS's own format, and NAME.h5, ids, labels and attributes."""
+"""An index on disk with what its rows are: NAME, in FAISS's own format, and NAME.h5, ids, labels, attributes and recall."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,26 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import Features
 from simsiam_eval.indexes import NeighbourIndex, load_index
 
-SUFFIX = ".index"
 _FORMAT = "simsiam-eval-index-rows"
 _JSON = ("encoder", "preprocessing", "source")
 _LOOK = 1 << 20  # bytes at either end by which an index file is known again
 
 
-def write_index_file(path: Path, index: NeighbourIndex, features: Features) -> None:
+@dataclass(frozen=True)
+class Measured:
+    """How an index was searched when it was held against exact search.
+
+    Attributes:
+        parameters: FAISS's search parameters.
+        recall, k: the share of the k exact neighbours that it found.
+    """
+
+    parameters: str
+    recall: float
+    k: int
+
+
+def write_index_file(path: Path, index: NeighbourIndex, features: Features, measured: Measured) -> None:
     """Write both files; the second is written last and names the first by its content.
 
     Raises:
@@ -33,14 +47,15 @@ def write_index_file(path: Path, index: NeighbourIndex, features: Features) -> N
         file.attrs.update(
             {"format": _FORMAT, "factory": index.factory, "metric": index.metric, "index": _mark(path)}
             | {name: json.dumps(features.attributes[name]) for name in _JSON}
-            | {"precision": features.attributes["precision"]}
+            | {"precision": features.attributes["precision"], "parameters": measured.parameters}
+            | {"recall": measured.recall, "recall_k": measured.k}
         )
         file["labels"] = features.labels
         file.create_dataset("ids", data=features.ids.tolist(), dtype=h5py.string_dtype())
 
 
-def read_index_file(path: Path) -> tuple[NeighbourIndex, Features]:
-    """The index, mapped into memory, and its rows, as Features without the features themselves (N,0).
+def read_index_file(path: Path) -> tuple[NeighbourIndex, Features, Measured]:
+    """The index, mapped into memory, its rows, as Features of which the features themselves are NaN, and its recall.
 
     Raises:
         DataError: one of the two files is missing, damaged or of another build.
@@ -55,14 +70,15 @@ def read_index_file(path: Path) -> tuple[NeighbourIndex, Features]:
             attributes: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _JSON}
             attributes["precision"] = file.attrs["precision"]
             factory, metric, mark = (file.attrs[name] for name in ("factory", "metric", "index"))
+            measured = Measured(file.attrs["parameters"], float(file.attrs["recall"]), int(file.attrs["recall_k"]))
             labels, ids = file["labels"][:], file["ids"].asstr()[:].astype(str)
     except (OSError, KeyError) as error:
         raise DataError(f"{beside} is damaged ({error}): build the index again.") from error
     if mark != _mark(path):
         raise DataError(f"{path} and {beside} are not of one build: build the index again.")
     index = load_index(path, factory, metric)
-    nothing = cast(Any, np.empty((len(ids), 0), np.float32))
-    return index, Features(nothing, labels, ids, attributes, 0, path, np.arange(len(ids)), {})
+    nothing = cast(Any, np.broadcast_to(np.float32(np.nan), (len(ids), index.index.d)))  # no memory, but their shape
+    return index, Features(nothing, labels, ids, attributes, 0, path, np.arange(len(ids)), {}), measured
 
 
 def rows_file(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours: FAISS indexes by factory string, each measured against exact search."""
+"""Approximate nearest neighbours: FAISS indexes by factory string; index_quality.py holds them against exact search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import time
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.neighbours import METRICS, l2_normalised, search
+from simsiam_eval.neighbours import METRICS, l2_normalised
 from simsiam_eval.progress import say
 
 EXACT = "Flat"
@@ -53,24 +53,35 @@ class NeighbourIndex:
         """Inverted lists of an IVF index, the most that nprobe can be; 1 where there are none."""
         return _centroids(self.index)
 
-    def set_parameters(self, parameters: str | None, k: int) -> None:
+    def set_parameters(self, parameters: str | None, k: int) -> str:
         """Search parameters in FAISS's spelling, such as "nprobe=32" or "efSearch=128".
 
+        Returns:
+            what it is searched with, in the same spelling, our defaults for k neighbours included.
+
         Raises:
-            UsageError: the index has no such parameter.
+            UsageError: the index has no such parameter, or cannot be searched with its value.
         """
-        space, defaults = faiss.ParameterSpace(), {"nprobe": _NPROBE, "efSearch": max(_EF_SEARCH, k)}
-        for name, value in defaults.items():
+        space = faiss.ParameterSpace()
+        wrong = f"--index-parameters {parameters!r} are not parameters of {self.factory} (such as nprobe=32 for IVF, "
+        wrong += "efSearch=128 for HNSW): "
+        applied: dict[str, str] = {}
+        for name, value in {"nprobe": _NPROBE, "efSearch": max(_EF_SEARCH, k)}.items():
             with contextlib.suppress(RuntimeError):  # not every index has them
                 space.set_index_parameter(self.index, name, value)
+                applied[name] = str(value)
         if parameters:
             try:
                 space.set_index_parameters(self.index, parameters)  # type: ignore[arg-type]
+                given = dict(part.split("=", 1) for part in re.split("[ ,]+", parameters) if part)
+                low = [part for part in given.items() if part[0] in applied and not float(part[1]) >= 1]
+                if low:  # FAISS takes it and then finds nothing, or refuses it at the first search
+                    raise UsageError(f"{wrong}{low[0][0]} must be at least 1.")
+                self.index.search(np.zeros((1, self.index.d), np.float32), 1)
             except RuntimeError as error:
-                raise UsageError(
-                    f"--index-parameters {parameters!r} are not parameters of {self.factory} (such as nprobe=32 for IVF, "
-                    f"efSearch=128 for HNSW): {_reason(error)}."
-                ) from error
+                raise UsageError(f"{wrong}{_reason(error)}.") from error
+            applied |= given
+        return ",".join(f"{name}={value}" for name, value in applied.items())
 
     def search(
         self, queries: NDArray[np.floating], k: int, own: NDArray[np.int64] | None = None
@@ -104,9 +115,8 @@ class NeighbourIndex:
         values = np.where(rows < 0, -np.inf, values).astype(np.float32)
         if own is None:
             return values, rows
-        found = rows == own[:, None]
-        found[~found.any(axis=1), -1] = True  # an approximate search may miss the row itself: drop the last
-        return values[~found].reshape(len(queries), k), rows[~found].reshape(len(queries), k)
+        kept = without_own(rows, own)
+        return values[kept].reshape(len(queries), k), rows[kept].reshape(len(queries), k)
 
     def size(self) -> int:
         """Bytes of the index, on disk and (not mapped) in memory."""
@@ -136,7 +146,7 @@ def build_index(bank: NDArray[np.floating], factory: str, metric: str = "cosine"
     """Train an index on a sample of the bank (N,D) and fill it, reading the bank in blocks.
 
     Raises:
-        UsageError: FAISS does not know the factory string, or it does not go with D.
+        UsageError: FAISS does not know the factory string, or it does not go with D, or with rows that have no numbers.
         DataError: the bank has fewer rows than the index has centroids.
     """
     assert metric in METRICS
@@ -164,7 +174,11 @@ def build_index(bank: NDArray[np.floating], factory: str, metric: str = "cosine"
                 f"--index {factory} cannot be trained on {len(rows)} rows: {_reason(error)}; choose a smaller index."
             ) from error
     for start in range(0, len(bank), _BLOCK):
-        index.add(_prepared(bank[start : start + _BLOCK], metric))
+        block = _prepared(bank[start : start + _BLOCK], metric)
+        try:
+            index.add(block)
+        except RuntimeError as error:
+            raise UsageError(f"--index {factory!r} cannot be filled with rows: {_reason(error)}.") from error
     return NeighbourIndex(index, factory, metric)
 
 
@@ -189,8 +203,13 @@ def cached_index(bank: NDArray[np.floating], factory: str, metric: str, seed: in
         digest.update(np.ascontiguousarray(bank[start : start + _BLOCK], dtype=np.float32).data)
     path = cache_folder() / "indexes" / f"{digest.hexdigest()[:32]}.index"
     if path.exists():
-        say(f"index {factory}: from the cache, {path}")
-        return load_index(path, factory, metric)
+        try:
+            found = load_index(path, factory, metric)
+        except DataError:
+            say(f"index {factory}: the one in the cache is damaged and is made again")
+        else:
+            say(f"index {factory}: from the cache, {path}")
+            return found
     say(f"index {factory}: training it into the cache, {path}")
     index = build_index(bank, factory, metric, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,57 +217,12 @@ def cached_index(bank: NDArray[np.floating], factory: str, metric: str, seed: in
     return index
 
 
-def index_quality(
-    index: NeighbourIndex,
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
-    k: int,
-    sample: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """What an approximate index gives away, against exact search on a sample of the queries (None: the bank's own rows).
-
-    Returns:
-        factory, k, `recall` (share of the k exact neighbours that it finds), `sample`, `queries_per_second` of both
-        on this machine, `bytes` of the index and `bytes_per_row`.
-    """
-    asked = bank if queries is None else queries
-    rows = np.sort(np.random.default_rng(seed).permutation(len(asked))[:sample])
-    some, own = asked[rows], rows if queries is None else None
-    started = time.perf_counter()
-    found = index.search(some, k, own)[1]
-    seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    exact = exact_without(bank, some, k, own, index.metric)
-    exact_seconds = time.perf_counter() - started
-    hits = sum(len(np.intersect1d(one[one >= 0], two)) for one, two in zip(found, exact, strict=True))
-    size = index.size()
-    return {
-        "index": index.factory,
-        "k": exact.shape[1],
-        "recall": hits / max(1, exact.size),
-        "sample": len(rows),
-        "queries_per_second": len(rows) / seconds,
-        "exact_queries_per_second": len(rows) / exact_seconds,
-        "bytes": size,
-        "bytes_per_row": size / len(bank),
-    }
-
-
-def exact_without(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating],
-    k: int,
-    own: NDArray[np.int64] | None,
-    metric: str = "cosine",
-) -> NDArray[np.int64]:
-    """Rows (M,K) of the exact neighbours, without each query's own row."""
-    if own is None:
-        return search(bank, queries, k, metric)[1]
-    rows = search(bank, queries, min(k + 1, len(bank)), metric)[1]
+def without_own(rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where rows (M,K) are not the queries' own (M,): all but one a line. An approximate search may miss the own row: then
+    the last is the one that is too many."""
     found = rows == own[:, None]
     found[~found.any(axis=1), -1] = True
-    return rows[~found].reshape(len(queries), rows.shape[1] - 1)
+    return ~found
 
 
 def _writer(write: Callable[[bytes], None]) -> Any:

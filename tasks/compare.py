@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from dataclasses import dataclass
 from itertools import combinations
@@ -258,15 +256,11 @@ def _likeness(settings: CompareSettings, tests: list[Features], names: list[str]
 def _write_csv(path: Path, test: Features, files: tuple[Path, ...], right: NDArray[np.bool_]) -> None:
     import numpy as np
 
-    from simsiam_eval.atomic_file import atomic_write
+    from simsiam_eval.atomic_file import write_csv
 
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("id", "label", *map(str, files)))
-    for place, row in enumerate(np.flatnonzero(test.labels >= 0)):
-        writer.writerow((test.ids[row], test.labels[row], *right[:, place].astype(int)))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    rows = enumerate(np.flatnonzero(test.labels >= 0))
+    lines = ((test.ids[row], test.labels[row], *right[:, place].astype(int)) for place, row in rows)
+    write_csv(path, ("id", "label", *map(str, files)), lines)
 
 
 def _table(

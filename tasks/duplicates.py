@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.errors import UsageError
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.result import Result, Table, counted, provenance
+from simsiam_eval.settings import SHEET_ENDINGS, Settings, setting
 
 if TYPE_CHECKING:
     from simsiam_eval.feature_file import Features
@@ -34,16 +31,14 @@ class DuplicatesSettings(Settings):
         at_most=1,
         help="Cosine similarity from which two images are near-duplicates; look at the picture.",
     )
-    out: Path | None = setting(None, help="Contact sheet of the groups to write (.png or .html).")
+    out: Path | None = setting(
+        None, endings=SHEET_ENDINGS, help="Contact sheet of the groups to write (.png or .html)."
+    )
     table: Path | None = setting(None, help="CSV to write: group, file, id, label, similarity.")
     images: str | None = setting(None, help="Image source of FILE for the sheet; default: the one of its features.")
     other_images: str | None = setting(
         None, help="Image source of OTHER for the sheet; default: the one of its features."
     )
-
-    def check(self) -> None:
-        if self.out is not None and self.out.suffix.lower() not in (".png", ".html"):
-            raise UsageError(f"--out {self.out} must end in .png or .html.")
 
 
 def duplicates(settings: DuplicatesSettings) -> Result:
@@ -52,6 +47,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or the two are not of one encoder.
     """
+    from simsiam_eval.atomic_file import write_csv
     from simsiam_eval.device import resolve_device
     from simsiam_eval.duplicates import Groups, pairs_above
     from simsiam_eval.feature_cache import described_features, refuse_mixture
@@ -78,7 +74,12 @@ def duplicates(settings: DuplicatesSettings) -> Result:
         _write_sheet(settings, sets, found)
         files["sheet"] = str(settings.out)
     if settings.table is not None:
-        _write_csv(settings.table, found)
+        lines = (
+            (number, one["file"], one["id"], one["label"], f"{one['similarity']:.6f}")
+            for number, group in enumerate(found)
+            for one in group
+        )
+        write_csv(settings.table, ("group", "file", "id", "label", "similarity"), lines)
         files["table"] = str(settings.table)
     return Result(
         task="duplicates",
@@ -121,19 +122,6 @@ def _metrics(
     return metrics
 
 
-def _write_csv(path: Path, found: list[list[dict[str, Any]]]) -> None:
-    from simsiam_eval.atomic_file import atomic_write
-
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("group", "file", "id", "label", "similarity"))
-    for number, group in enumerate(found):
-        for one in group:
-            writer.writerow((number, one["file"], one["id"], one["label"], f"{one['similarity']:.6f}"))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-
-
 def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list[list[dict[str, Any]]]) -> None:
     """A line per group, the most similar first; blue frames for FILE, orange ones for OTHER."""
     from simsiam_eval.pictures import Cell, write_sheet
@@ -155,7 +143,7 @@ def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list
             line.append(Cell(None, (f"and {len(group) - _SHEET_IMAGES} more",)))
         lines.append(line)
     assert settings.out is not None
-    title = f"{len(found)} groups of near-duplicates at {settings.threshold:g}"
+    title = f"{counted(len(found), 'group')} of near-duplicates at {settings.threshold:g}"
     write_sheet(settings.out, title + (f", the first {_SHEET_GROUPS}" if len(found) > _SHEET_GROUPS else ""), lines)
 
 
@@ -164,17 +152,17 @@ def _table(settings: DuplicatesSettings, metrics: dict[str, Any], found: list[li
         [f"{max(one['similarity'] for one in group):.4f}", str(len(group)), "  ".join(one["id"] for one in group[:6])]
         for group in found[:_SHOWN]
     ]
-    notes = [f"and {len(found) - _SHOWN} groups more"] if len(found) > _SHOWN else []
+    notes = [f"and {counted(len(found) - _SHOWN, 'group')} more"] if len(found) > _SHOWN else []
     if metrics["groups_with_several_labels"]:
-        notes.append(f"{metrics['groups_with_several_labels']} groups hold images of several labels.")
+        notes.append(f"Of several labels: {counted(metrics['groups_with_several_labels'], 'group')}.")
     if settings.other is not None:
         notes.append(
-            f"{metrics['leaked']} of the {metrics['compared'][1]} images of {settings.other} have a near-duplicate in "
-            f"{settings.file} ({100 * metrics['leaked_share']:.2f} %)."
+            f"{metrics['leaked']} of the {counted(metrics['compared'][1], 'image')} of {settings.other} leaked: with a "
+            f"near-duplicate in {settings.file} ({100 * metrics['leaked_share']:.2f} %)."
         )
     across = "" if settings.other is None else " across the two"
     return Table(
-        f"{metrics['groups']} groups of near-duplicates{across}, cosine at least {settings.threshold:g}",
+        f"{counted(metrics['groups'], 'group')} of near-duplicates{across}, cosine at least {settings.threshold:g}",
         ("highest", "images", "ids"),
         rows,
         notes,

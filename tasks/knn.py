@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, Table, percent, provenance
 from simsiam_eval.settings import EvaluationSettings, setting
 
@@ -58,6 +59,13 @@ class KnnSettings(EvaluationSettings):
     index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
     recall_sample: int = setting(1000, at_least=1, help="Queries on which an approximate index is measured.")
 
+    def check(self) -> None:
+        super().check()
+        if self.index_parameters is not None and self.index is None:
+            raise UsageError(
+                f"--index-parameters {self.index_parameters} needs --index: without it the search is exact."
+            )
+
 
 def knn(settings: KnnSettings) -> Result:
     """Run `knn`. With the same images as bank and queries, each is left out of its own neighbours.
@@ -81,7 +89,7 @@ def knn(settings: KnnSettings) -> Result:
         pairs = [(sweep["k"], sweep["temperature"])]
     asked, index, quality = None if leave_one_out else queries, None, None
     if settings.index:
-        index, quality = _index(settings, bank, asked, max(k for k, _ in pairs))
+        index, quality = _index(settings, bank, asked, max(k for k, _ in pairs), device)
     ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
@@ -96,7 +104,7 @@ def knn(settings: KnnSettings) -> Result:
         protocol=settings.protocol(),
         settings=settings.to_dict(),
         metrics={
-            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "approximate": quality, "leakage": leakage,
+            **first, "by_k": by_k, "grid": grid, "sweep": sweep, "index": quality, "leakage": leakage,
             "images": len(queries.labels),
             "classes": len(set(bank.labels.tolist())),
         },
@@ -157,16 +165,18 @@ def _leakage(settings: KnnSettings, nearest: NDArray[np.float32], right: NDArray
 
 
 def _index(
-    settings: KnnSettings, bank: Features, queries: Features | None, k: int
+    settings: KnnSettings, bank: Features, queries: Features | None, k: int, device: torch.device
 ) -> tuple[NeighbourIndex, dict[str, Any]]:
     """The index of --index, from the cache where it was trained before, and how good it is."""
-    from simsiam_eval.indexes import cached_index, index_quality
+    from simsiam_eval.index_quality import exact_sample, index_quality
+    from simsiam_eval.indexes import cached_index
 
     assert settings.index is not None
     index = cached_index(bank.features, settings.index, settings.metric, settings.seed)
-    index.set_parameters(settings.index_parameters, k)
+    parameters = index.set_parameters(settings.index_parameters, k)
     asked = None if queries is None else queries.features
-    return index, index_quality(index, bank.features, asked, k, settings.recall_sample, settings.seed)
+    exact = exact_sample(bank.features, asked, k, settings.metric, settings.recall_sample, settings.seed, device)
+    return index, index_quality(index, bank.features, exact) | {"parameters": parameters}
 
 
 def _grid(
@@ -228,8 +238,9 @@ def _table(
         )
     if quality is not None:
         notes.append(
-            f"Approximate: {quality['index']} finds {quality['recall']:.4f} of the {quality['k']} exact neighbours (sample: "
-            f"{quality['sample']} queries), at {quality['queries_per_second']:.0f} queries/s (exact: "
+            f"{'Exact' if quality['exact'] else 'Approximate'}: {quality['index']} finds {quality['recall']:.4f} of the "
+            f"{quality['k']} exact neighbours (sample: {quality['sample']} queries), at "
+            f"{quality['queries_per_second']:.0f} queries/s (exact: "
             f"{quality['exact_queries_per_second']:.0f}) and {quality['bytes_per_row']:.0f} bytes a row."
         )
     if leakage is not None:
@@ -237,7 +248,7 @@ def _table(
 
         notes.append(leakage_warning(leakage))
     return Table(
-        f"kNN{'' if quality is None else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
+        f"kNN{'' if quality is None or quality['exact'] else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
         f"{bank} in the bank, {queries} queries"
         + (", leave-one-out" if leave_one_out else ""),
         ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import EncoderSettings, setting
+from simsiam_eval.settings import INDEX_ENDING, EncoderSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,20 +17,18 @@ class RetrievalBuildSettings(EncoderSettings):
     gallery: str = setting(
         help="Images that shall be found: a feature file (.h5), or an image source with --checkpoint."
     )
-    out: Path = setting(help="Index file to write (.index); the rows' ids are written to NAME.index.h5.")
+    out: Path = setting(
+        endings=(INDEX_ENDING,), help="Index file to write (.index); the rows' ids are written to NAME.index.h5."
+    )
     index: str = setting(
         "Flat", help="FAISS factory string; Flat is exact, others (IVF256,Flat; HNSW32; ...) approximate."
     )
     metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that the index ranks by.")
     k: int = setting(10, short="-k", at_least=1, help="Neighbours of the recall that is reported.")
-    index_parameters: str | None = setting(None, help="FAISS's search parameters for that report, such as nprobe=32.")
+    index_parameters: str | None = setting(
+        None, help="FAISS's search parameters for that report and for `retrieval search`, such as nprobe=32."
+    )
     recall_sample: int = setting(1000, at_least=1, help="Rows on which the index is held against exact search.")
-
-    def check(self) -> None:
-        if self.out.suffix != ".index":
-            from simsiam_eval.errors import UsageError
-
-            raise UsageError(f"--out {self.out} must end in .index.")
 
 
 def retrieval_build(settings: RetrievalBuildSettings) -> Result:
@@ -39,18 +37,30 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used, or the index not be made or written.
     """
+    from simsiam_eval.device import resolve_device
     from simsiam_eval.feature_cache import described_features, features_of
-    from simsiam_eval.index_file import rows_file, write_index_file
-    from simsiam_eval.indexes import build_index, index_quality
+    from simsiam_eval.index_file import Measured, rows_file, write_index_file
+    from simsiam_eval.index_quality import exact_sample, index_quality
+    from simsiam_eval.indexes import build_index
 
     started = time.perf_counter()
-    gallery = features_of(settings.gallery, "train", settings)
+    gallery = features_of(settings.gallery, "train", settings, option="--gallery")
     index = build_index(gallery.features, settings.index, settings.metric, settings.seed)
-    index.set_parameters(settings.index_parameters, settings.k)
+    parameters = index.set_parameters(settings.index_parameters, settings.k)
     seconds = time.perf_counter() - started
-    quality = index_quality(index, gallery.features, None, settings.k, settings.recall_sample, settings.seed)
-    write_index_file(settings.out, index, gallery)
-    metrics = quality | {"rows": len(gallery.ids), "exact": index.exact, "build_seconds": seconds}
+    exact = exact_sample(
+        gallery.features,
+        None,
+        settings.k,
+        settings.metric,
+        settings.recall_sample,
+        settings.seed,
+        resolve_device(settings.device),
+    )
+    quality = index_quality(index, gallery.features, exact)
+    write_index_file(settings.out, index, gallery, Measured(parameters, quality["recall"], quality["k"]))
+    metrics = quality | {"rows": len(gallery.ids), "build_seconds": seconds, "parameters": parameters}
+    mark = "" if index.exact else f" ({', '.join(filter(None, ('approximate', parameters)))})"
     return Result(
         task="retrieval build",
         settings=settings.to_dict(),
@@ -58,7 +68,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
         provenance=provenance(started, gallery=described_features(gallery)),
         files={"index": str(settings.out), "rows": str(rows_file(settings.out))},
         table=Table(
-            f"Index {settings.out}, {settings.index}{'' if index.exact else ' (approximate)'}",
+            f"Index {settings.out}, {settings.index}{mark}",
             ("rows", "recall@k", "k", "queries/s", "exact queries/s", "bytes a row", "built in s"),
             [[str(metrics["rows"]), f"{quality['recall']:.4f}", str(quality["k"]), f"{quality['queries_per_second']:.0f}",
               f"{quality['exact_queries_per_second']:.0f}", f"{quality['bytes_per_row']:.0f}", f"{seconds:.1f}"]],

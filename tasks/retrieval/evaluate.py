@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import EncoderSettings, setting
+from simsiam_eval.errors import UsageError
+from simsiam_eval.result import Result, Table, counted, percent, provenance
+from simsiam_eval.settings import EncoderSettings, is_feature_file, option_name, setting
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from simsiam_eval.feature_file import Features
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
     from simsiam_eval.ranking import QueryScores
 
 _TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
+# Settings of an extraction that queries take from the feature file of the gallery.
+_AS_GALLERY = (
+    "layer",
+    "pool",
+    "transform",
+    "resize",
+    "crop",
+    "flip_average",
+    "normalize",
+    "decode",
+    "precision",
+    "views",
+)
 _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  # points of a curve, by FAISS's parameter
 
 
@@ -36,7 +51,21 @@ class RetrievalEvalSettings(EncoderSettings):
     index: tuple[str, ...] = setting(
         (), help="FAISS factory strings, such as IVF256,Flat or HNSW32, whose recall and speed are measured too."
     )
-    out: Path | None = setting(None, help="PNG of recall against speed over the index types (with --index).")
+    recall_sample: int = setting(1000, at_least=1, help="Queries on which those indexes are measured.")
+    out: Path | None = setting(
+        None, endings=(".png",), help="PNG of recall against speed over the index types (with --index)."
+    )
+
+    def check(self) -> None:
+        if self.out is not None and not self.index:
+            raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
+        if self.queries is not None and is_feature_file(self.gallery) and not is_feature_file(self.queries):
+            for field in fields(self):
+                if field.name in _AS_GALLERY and getattr(self, field.name) != field.default:
+                    raise UsageError(
+                        f"{option_name(field.name)} cannot be chosen: the images of {self.queries} are prepared as those of "
+                        f"{self.gallery} were."
+                    )
 
 
 def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
@@ -71,9 +100,9 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     nothing = len(asked) - len(scores.queries)
     metrics = _metrics(scores, settings.k, len(gallery.labels) - own)
     by_class = _by_class(scores, queries, gallery, settings.k)
-    indexes = _indexes(settings, gallery, None if own else queries)
+    indexes = _indexes(settings, gallery, None if own else queries, device)
     files = {}
-    if indexes and settings.out:
+    if settings.out is not None:
         _curve(settings, indexes)
         files["curve"] = str(settings.out)
     return Result(
@@ -99,10 +128,12 @@ def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
     from simsiam_eval.feature_cache import features_of, in_numbering_of, labelled, refuse_mixture
 
     name = f"--gallery {settings.gallery}"
-    gallery = labelled(features_of(settings.gallery, "train", settings), name)
+    gallery = labelled(features_of(settings.gallery, "train", settings, option="--gallery"), name)
     if settings.queries is None:
         return gallery, gallery
-    queries = labelled(features_of(settings.queries, "test", settings), f"--queries {settings.queries}")
+    like = gallery if is_feature_file(settings.gallery) else None
+    queries = features_of(settings.queries, "test", settings, option="--queries", like=like)
+    queries = labelled(queries, f"--queries {settings.queries}")
     refuse_mixture(gallery, queries)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 
@@ -152,25 +183,27 @@ def _by_class(
     return found
 
 
-def _indexes(settings: RetrievalEvalSettings, gallery: Features, queries: Features | None) -> list[dict[str, Any]]:
+def _indexes(
+    settings: RetrievalEvalSettings, gallery: Features, queries: Features | None, device: torch.device
+) -> list[dict[str, Any]]:
     """Every index at several of its search parameters: recall of the exact neighbours, speed and size."""
-    from simsiam_eval.indexes import cached_index, index_quality
+    from simsiam_eval.index_quality import exact_sample, index_quality
+    from simsiam_eval.indexes import cached_index
 
-    found = []
-    k = max(settings.k)
+    if not settings.index:
+        return []
+    found, k = [], max(settings.k)
+    asked = None if queries is None else queries.features
+    exact = exact_sample(gallery.features, asked, k, settings.metric, settings.recall_sample, settings.seed, device)
     for factory in settings.index:
         index = cached_index(gallery.features, factory, settings.metric, settings.seed)
         for parameters in _parameters(index, k):
             index.set_parameters(parameters, k)
-            asked = None if queries is None else queries.features
-            quality = index_quality(index, gallery.features, asked, k, settings.limit or 1000, settings.seed)
-            found.append(quality | {"parameters": parameters})
+            found.append(index_quality(index, gallery.features, exact) | {"parameters": parameters})
     return found
 
 
 def _parameters(index: NeighbourIndex, k: int) -> list[str | None]:
-    from simsiam_eval.errors import UsageError
-
     for name, values in _PROBES.items():
         tried = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
         if not tried:
@@ -189,7 +222,7 @@ def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> No
     lines: dict[str, list[tuple[float, float]]] = {}
     for one in indexes:
         lines.setdefault(one["index"], []).append((one["recall"], one["queries_per_second"]))
-    lines["exact"] = [(1.0, max(one["exact_queries_per_second"] for one in indexes))]
+    lines["exact"] = [(1.0, indexes[0]["exact_queries_per_second"])]
     assert settings.out is not None
     k = max(settings.k)
     write_chart(
@@ -218,7 +251,7 @@ def _table(
     ]
     notes = []
     if nothing:
-        notes.append(f"{nothing} queries have no other image of their class in the gallery and are left out.")
+        notes.append(f"{counted(nothing, 'query')} without another image of the class in the gallery left out.")
     worst = sorted(by_class.items(), key=lambda one: one[1]["map"])[:_TABLE_CLASSES]
     if len(by_class) > 1:
         notes.append("Lowest mAP: " + ", ".join(f"{name} {percent(one['map'])}" for name, one in worst) + ".")
@@ -229,7 +262,7 @@ def _table(
             f"{one['exact_queries_per_second']:.0f}), {one['bytes_per_row']:.0f} bytes a row."
         )
     return Table(
-        f"Retrieval, {settings.metric}, {gallery} in the gallery, {queries} queries"
+        f"Retrieval, {settings.metric}, {gallery} in the gallery, {counted(queries, 'query')}"
         + (", leave-one-out" if own else ""),
         ("metric", "% [95 %]"),
         rows,

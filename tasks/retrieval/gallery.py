@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +14,42 @@ from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
-from simsiam_eval.feature_cache import features_of, refuse_mixture
+from simsiam_eval.feature_cache import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
 from simsiam_eval.feature_file import Features
 from simsiam_eval.feature_rows import open_features
-from simsiam_eval.index_file import SUFFIX, read_index_file
+from simsiam_eval.index_file import Measured, read_index_file
 from simsiam_eval.indexes import NeighbourIndex
-from simsiam_eval.neighbours import search
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.neighbours import METRICS, search
 from simsiam_eval.progress import say
-from simsiam_eval.settings import EncoderSettings, FeatureSettings, is_feature_file
-from simsiam_eval.source_images import SourceImages
+from simsiam_eval.settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
+from simsiam_eval.source_images import SourceImages, shown
 from simsiam_eval.sources import ImageSource, PathSource, open_source
 from simsiam_eval.sources.folder import EXTENSIONS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images that can be found: what they are, and the index, where there is one."""
+    """Images that can be found: what they are, and the index with its recall, where there is one."""
 
     features: Features
-    index: NeighbourIndex | None
+    index: NeighbourIndex | None = None
+    measured: Measured | None = None
 
     @property
     def exact(self) -> bool:
         return self.index is None or self.index.exact
 
     def search(
-        self, queries: NDArray[np.float32], k: int, metric: str, device: str
+        self, queries: Queries, k: int, metric: str | None, device: str
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As neighbours.search; an index has the metric that it was built with."""
         if self.index is not None:
-            return self.index.search(queries, k)
-        return search(self.features.features, queries, k, metric, resolve_device(device))
+            return self.index.search(queries.features, k, np.arange(len(queries.ids)) if queries.own else None)
+        asked = None if queries.own else queries.features
+        return search(self.features.features, asked, k, metric or METRICS[0], resolve_device(device))
 
 
 def open_gallery(spec: str, settings: EncoderSettings) -> Gallery:
@@ -53,58 +58,67 @@ def open_gallery(spec: str, settings: EncoderSettings) -> Gallery:
     Raises:
         UsageError, DataError: it cannot be used.
     """
-    if Path(spec).suffix == SUFFIX:
-        index, features = read_index_file(Path(spec))
-        return Gallery(features, index)
-    return Gallery(features_of(spec, "train", settings), None)
+    if is_index_file(spec):
+        index, features, measured = read_index_file(Path(spec))
+        return Gallery(features, index, measured)
+    return Gallery(features_of(spec, "train", settings, option="--gallery"))
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What was asked: names, features (M,D) and, where they came from images, the images' source with their rows."""
+    """What was asked: names, features (M,D), labels with their names, and the images to be shown.
+
+    Attributes:
+        own: whether they are the gallery's own rows, each of which is not to find itself.
+        source, rows: of images that were given.
+        spec: of the images that given features were made from.
+    """
 
     ids: list[str]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
-    source: ImageSource | None
-    rows: list[int]
+    class_names: Sequence[str] | None
+    own: bool = False
+    source: ImageSource | None = None
+    rows: Sequence[int] = ()
+    spec: str | None = None
+
+    def images(self) -> Callable[[int], Image | None]:
+        """The image of a query, by its number; features are asked for theirs only here."""
+        if self.source is not None:
+            return lambda place: shown(self.source, self.rows[place])
+        images = SourceImages(self.spec)
+        return lambda place: images.image(self.ids[place])
 
 
 def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: str) -> Queries:
     """The features of an image, a folder or another source, as those of the gallery were made; or of a feature file.
 
     Raises:
-        DataError: no image can be read; images without a checkpoint, or with one that is not the gallery's encoder.
+        DataError: no image can be read; images without a checkpoint, or with one that is not the gallery's encoder;
+            features of another encoder or preprocessing.
     """
     if is_feature_file(spec):
         found = open_features(Path(spec))
-        if gallery.index is None:
-            refuse_mixture(gallery.features, found)
-        else:
-            _refuse_other(gallery, found.attributes["encoder"], spec)
-        return Queries(found.ids.tolist(), np.asarray(found.features), found.labels, *_source_of(found))
+        refuse_mixture(gallery.features, found)
+        own = same_rows(gallery.features, found)
+        values, images = np.asarray(found.features), found.attributes["source"].get("spec")
+        return Queries(found.ids.tolist(), values, found.labels, found.class_names, own, spec=images)
     if checkpoint is None:
         raise DataError(f"{spec} is not a feature file (.h5): images need --checkpoint, the encoder of the gallery.")
     path = Path(spec).expanduser()
     one = path.is_file() and path.suffix.lower() in EXTENSIONS
     source = PathSource([path], ids=[path.name], spec=spec) if one else open_source(spec, "test")
-    return _extracted(source, gallery, checkpoint, device)
+    return _extracted(source, gallery.features, checkpoint, device)
 
 
-def _extracted(source: ImageSource, gallery: Gallery, checkpoint: Path, device: str) -> Queries:
-    attributes = gallery.features.attributes
-    made: dict[str, Any] = attributes["encoder"]
+def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: str) -> Queries:
+    made: dict[str, Any] = gallery.attributes["encoder"]
     encoder, report = load_encoder(checkpoint, made.get("layer", "pool"), made.get("pooling", "avg"))
     if report.weights_sha256 != made.get("weights_sha256"):
-        raise DataError(f"{checkpoint} is not the encoder of {gallery.features.path}: their weights differ.")
-    chosen = replace(
-        FeatureSettings(compile="off", workers=0 if len(source) < 64 else None),
-        precision=attributes["precision"],
-        flip_average=bool(made.get("flip_average")),
-        normalize=bool(made.get("normalize")),
-    )
-    preprocessing = Preprocessing.from_dict(attributes["preprocessing"])
-    work = Extraction(encoder, source, preprocessing, chosen, resolve_device(device))
+        raise DataError(f"{checkpoint} is not the encoder of {gallery.path}: their weights differ.")
+    chosen = settings_like(gallery, FeatureSettings(compile="off", workers=0 if len(source) < 64 else None))
+    work = Extraction(encoder, source, preprocessing_of(gallery), chosen, resolve_device(device))
     features, rows = [], []
     for block in work.compute(work.starts):
         for row, reason in block.reasons.items():
@@ -114,15 +128,5 @@ def _extracted(source: ImageSource, gallery: Gallery, checkpoint: Path, device: 
         rows += readable
     if not rows:
         raise DataError(f"No image of {source.spec} could be read.")
-    return Queries([source.id(row) for row in rows], np.concatenate(features), source.labels[rows], source, rows)
-
-
-def _refuse_other(gallery: Gallery, encoder: dict[str, Any], name: str) -> None:
-    if encoder != gallery.features.attributes["encoder"]:
-        raise DataError(f"{name} and {gallery.features.path} do not belong together: they differ in their encoder.")
-
-
-def _source_of(features: Features) -> tuple[ImageSource | None, list[int]]:
-    """The images that a feature file was made from, where they are still there, and the rows of its rows."""
-    images = SourceImages(features.attributes["source"].get("spec"))
-    return images.source, [images.row(name) for name in features.ids.tolist()]
+    ids, labels = [source.id(row) for row in rows], source.labels[rows]
+    return Queries(ids, np.concatenate(features), labels, source.class_names, source=source, rows=rows)

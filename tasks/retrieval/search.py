@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import EncoderSettings, setting
+from simsiam_eval.errors import UsageError
+from simsiam_eval.result import Result, Table, counted, provenance
+from simsiam_eval.settings import SHEET_ENDINGS, EncoderSettings, is_index_file, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +29,19 @@ class RetrievalSearchSettings(EncoderSettings):
     query: str = setting(help="An image, a folder or another image source (with --checkpoint), or a feature file.")
     gallery: str = setting(help="Where to look: a feature file (.h5), an index of `retrieval build`, or images.")
     k: int = setting(10, short="-k", at_least=1, help="Images to find.")
-    metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity; an index has its own.")
-    index_parameters: str | None = setting(None, help="FAISS's search parameters, such as nprobe=32 or efSearch=128.")
-    out: Path | None = setting(None, help="Contact sheet to write (.png or .html): every query and what it found.")
+    metric: str | None = setting(
+        None, choices=("cosine", "l2"), help="Similarity; default: cosine, or the one that an index was built with."
+    )
+    index_parameters: str | None = setting(
+        None,
+        help="FAISS's search parameters of an index, such as nprobe=32 or efSearch=128; default: those with which "
+        "`retrieval build` measured its recall.",
+    )
+    out: Path | None = setting(
+        None,
+        endings=SHEET_ENDINGS,
+        help="Contact sheet to write (.png or .html): every query and what it found.",
+    )
     table: Path | None = setting(None, help="CSV to write: query, rank, id, similarity.")
     images: str | None = setting(
         None, help="Image source of the gallery, for the sheet; default: the one that the features were made from."
@@ -39,10 +49,8 @@ class RetrievalSearchSettings(EncoderSettings):
     sheet_queries: int = setting(20, at_least=1, help="Queries on the sheet, the first ones.")
 
     def check(self) -> None:
-        if self.out is not None and self.out.suffix.lower() not in (".png", ".html"):
-            from simsiam_eval.errors import UsageError
-
-            raise UsageError(f"--out {self.out} must end in .png or .html.")
+        if self.index_parameters is not None and not is_index_file(self.gallery):
+            raise UsageError(f"--index-parameters are for an index file: --gallery {self.gallery} is searched exactly.")
 
 
 def retrieval_search(settings: RetrievalSearchSettings) -> Result:
@@ -51,25 +59,18 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     Raises:
         UsageError, DataError: the gallery or the queries cannot be used, or the output not be written.
     """
+    from simsiam_eval.atomic_file import write_csv
     from tasks.retrieval.gallery import open_gallery, open_queries
 
     started = time.perf_counter()
     gallery = open_gallery(settings.gallery, settings)
-    if gallery.index is not None:
-        gallery.index.set_parameters(settings.index_parameters, settings.k)
+    parameters = _parameters(settings, gallery)
     queries = open_queries(settings.query, gallery, settings.checkpoint, settings.device)
     begun = time.perf_counter()
-    similarities, rows = gallery.search(queries.features, settings.k, settings.metric, settings.device)
+    similarities, rows = gallery.search(queries, settings.k, settings.metric, settings.device)
     seconds = time.perf_counter() - begun
-    found = [
-        {
-            "query": name,
-            "neighbours": [
-                {"id": str(gallery.features.ids[row]), "similarity": float(similarity)}
-                for similarity, row in zip(similarities[place], rows[place], strict=True)
-                if row >= 0  # an approximate index may find fewer
-            ],
-        }
+    found: list[dict[str, Any]] = [
+        {"query": name, "neighbours": _neighbours(gallery, similarities[place], rows[place])}
         for place, name in enumerate(queries.ids)
     ]
     files = {}
@@ -77,31 +78,49 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
         _write_sheet(settings, gallery, queries, similarities, rows)
         files["sheet"] = str(settings.out)
     if settings.table is not None:
-        _write_csv(settings.table, found)
+        lines = (
+            (one["query"], rank, near["id"], f"{near['similarity']:.6f}")
+            for one in found
+            for rank, near in enumerate(one["neighbours"], 1)
+        )
+        write_csv(settings.table, ("query", "rank", "id", "similarity"), lines)
         files["table"] = str(settings.table)
+    metric = gallery.index.metric if gallery.index is not None else settings.metric or "cosine"
+    metrics: dict[str, Any] = {"queries": len(found), "metric": metric, "exact": gallery.exact} | _index_metrics(
+        gallery, parameters
+    )
     return Result(
         task="retrieval search",
         settings=settings.to_dict(),
-        metrics={"queries": len(found), "exact": gallery.exact, "search_seconds": seconds, "found": found},
+        metrics=metrics | {"search_seconds": seconds, "found": found},
         provenance=provenance(
-            started, gallery=str(gallery.features.path), encoder=gallery.features.attributes["encoder"]
+            started,
+            leave_one_out=queries.own,
+            gallery=str(gallery.features.path),
+            encoder=gallery.features.attributes["encoder"],
         ),
         files=files,
-        table=_table(found, len(gallery.features.ids), gallery.exact),
+        table=_table(found, len(gallery.features.ids), _mark(gallery, metrics), queries.own),
     )
 
 
-def _write_csv(path: Path, found: list[dict[str, Any]]) -> None:
-    from simsiam_eval.atomic_file import atomic_write
+def _neighbours(gallery: Gallery, similarities: NDArray[np.float32], rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    return [
+        {"id": str(gallery.features.ids[row]), "similarity": float(similarity)}
+        for similarity, row in zip(similarities, rows, strict=True)
+        if row >= 0  # an approximate index may find fewer
+    ]
 
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("query", "rank", "id", "similarity"))
-    for one in found:
-        for rank, near in enumerate(one["neighbours"], 1):
-            writer.writerow((one["query"], rank, near["id"], f"{near['similarity']:.6f}"))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+
+def _parameters(settings: RetrievalSearchSettings, gallery: Gallery) -> str:
+    """Set those of the index, and say what they are."""
+    if gallery.index is None or gallery.measured is None:
+        return ""
+    if settings.metric not in (None, gallery.index.metric):
+        raise UsageError(
+            f"--metric {settings.metric}: {settings.gallery} was built for {gallery.index.metric}; build another index."
+        )
+    return gallery.index.set_parameters(settings.index_parameters or gallery.measured.parameters, settings.k)
 
 
 def _write_sheet(
@@ -113,24 +132,24 @@ def _write_sheet(
 ) -> None:
     """A line per query: the query, then what it found, framed green or red where both have a label."""
     from simsiam_eval.pictures import Cell, write_sheet
-    from simsiam_eval.source_images import SourceImages, shown
+    from simsiam_eval.source_images import SourceImages
 
-    images = SourceImages(settings.images or gallery.features.attributes["source"].get("spec"))
     labels, names = gallery.features.labels, gallery.features.class_names
-    # Labels of other images are numbers of their own: only those of one folder layout mean the same.
-    comparable = queries.source is None or queries.source.class_names == _names(gallery)
-    sheet = []
-    for place, name in enumerate(queries.ids[: settings.sheet_queries]):
-        line = [Cell(shown(queries.source, queries.rows[place]), ("query", name), _QUERY)]
+    theirs, mine = _names(labels, names), _names(queries.labels, queries.class_names)
+    comparable = (names is None) == (queries.class_names is None)  # a number is not a class of that name
+    images = SourceImages(settings.images or gallery.features.attributes["source"].get("spec"))
+    asked, sheet = queries.images(), []
+    for place, query in enumerate(queries.ids[: settings.sheet_queries]):
+        name = mine(place)
+        line = [Cell(asked(place), ("query", *filter(None, [name if queries.class_names else ""]), query), _QUERY)]
         for similarity, row in zip(similarities[place], rows[place].tolist(), strict=True):
             if row < 0:
                 continue
-            frame = "#cccccc"
-            if comparable and queries.labels[place] >= 0 and labels[row] >= 0:
-                frame = _RIGHT if labels[row] == queries.labels[place] else _WRONG
+            found, frame = theirs(row), "#cccccc"
+            if comparable and name and found:
+                frame = _RIGHT if found == name else _WRONG
             identity = str(gallery.features.ids[row])
-            class_name = names[labels[row]] if names is not None and labels[row] >= 0 else ""
-            caption = (f"{similarity:.4f}", *filter(None, [class_name]), identity)
+            caption = (f"{similarity:.4f}", *filter(None, [found if names else ""]), identity)
             line.append(Cell(images.image(identity), caption, frame))
         sheet.append(line)
     assert settings.out is not None
@@ -138,20 +157,44 @@ def _write_sheet(
     write_sheet(settings.out, title, sheet)
 
 
-def _names(gallery: Gallery) -> tuple[str, ...] | None:
-    names = gallery.features.class_names
-    return tuple(names) if names is not None else None
+def _names(labels: NDArray[np.int64], names: Sequence[str] | None) -> Callable[[int], str]:
+    """Name of the class of a row, its number where classes have no names, "" where it has no label."""
+
+    def name(row: int) -> str:
+        label = int(labels[row])
+        return "" if label < 0 else str(label) if names is None or label >= len(names) else names[label]
+
+    return name
 
 
-def _table(found: list[dict[str, Any]], gallery: int, exact: bool) -> Table:
+def _index_metrics(gallery: Gallery, parameters: str) -> dict[str, Any]:
+    """How an index was searched, and the recall that was measured when it was built, if it was with these parameters."""
+    measured = gallery.measured
+    if measured is None:
+        return {}
+    same = parameters == measured.parameters
+    return {"parameters": parameters, "recall": measured.recall if same else None, "recall_k": measured.k}
+
+
+def _mark(gallery: Gallery, metrics: dict[str, Any]) -> str:
+    if gallery.exact:
+        return ""
+    parameters = metrics["parameters"] or "no parameters"
+    assert gallery.measured is not None
+    if metrics["recall"] is None:
+        return f" (approximate, {parameters}: recall unknown, measured with {gallery.measured.parameters})"
+    return f" (approximate, {parameters}: recall@{metrics['recall_k']} {metrics['recall']:.4f})"
+
+
+def _table(found: list[dict[str, Any]], gallery: int, mark: str, own: bool) -> Table:
     rows = []
     for one in found[:_SHOWN]:
         near = "  ".join(f"{two['id']} {two['similarity']:.3f}" for two in one["neighbours"])
         rows.append([one["query"], near])
-    notes = [f"and {len(found) - _SHOWN} queries more"] if len(found) > _SHOWN else []
+    more = len(found) - _SHOWN
     return Table(
-        f"Search in {gallery} images{'' if exact else ' (approximate)'}",
+        f"Search in {counted(gallery, 'image')}{mark}" + (", leave-one-out" if own else ""),
         ("query", "most similar"),
         rows,
-        notes,
+        [f"and {counted(more, 'query')} more"] if more > 0 else [],
     )

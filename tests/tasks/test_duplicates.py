@@ -37,6 +37,7 @@ def test_groups_inside_a_set(record, call, sets, tmp_path):
     assert [row["id"] for row in rows] == ["train-3", "train-8", "train-21"]
     assert (tmp_path / "s.png").exists()
     shown = call("duplicates", sets / "train.h5", "--out", tmp_path / "s.png")
+    assert "1 group of near-duplicates" in shown.stdout
     assert "train-3" in shown.stdout
     assert "cannot be shown" in shown.stderr
 

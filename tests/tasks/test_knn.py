@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval import neighbours
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import write_features
 from tasks.knn import KnnSettings, knn
@@ -154,7 +154,7 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
     path = write(tmp_path / "a.h5", features, labels)
     found = knn(KnnSettings(train=path, test=path, k=(3,)))
     said = capsys.readouterr().err
-    assert "1 unreadable images are left out" in said
+    assert "1 unreadable image left out" in said
     assert "2 images without a label are left out" in said
     assert found.metrics["images"] == found.provenance["train"]["rows"] == 17
     nothing = write(tmp_path / "b.h5", features, np.full(20, -1))
@@ -171,10 +171,15 @@ def test_another_encoder_is_refused_by_name(tmp_path):
 def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
     exact = knn(KnnSettings(**sets, k=(5,)))
     flat = knn(KnnSettings(**sets, k=(5,), index="Flat"))
-    assert exact.metrics["approximate"] is None
-    assert flat.metrics["approximate"]["recall"] == 1
+    assert exact.metrics["index"] is None
+    assert flat.metrics["index"]["recall"] == 1
     assert flat.metrics["top1"] == exact.metrics["top1"]
+    assert flat.metrics["index"]["exact"]
+    assert "approximate" not in flat.table.title + flat.table.notes[-1].lower()
     few = knn(KnnSettings(**sets, k=(80,), index="IVF8,Flat", index_parameters="nprobe=1"))  # finds fewer than 80
-    assert 0 < few.metrics["approximate"]["recall"] < 1
+    assert 0 < few.metrics["index"]["recall"] < 1
     assert "approximate" in few.table.title
+    assert few.metrics["index"]["parameters"] == "nprobe=1"
+    with pytest.raises(UsageError, match="nprobe=4 needs --index"):
+        KnnSettings(**sets, index_parameters="nprobe=4")
     assert "of the 80 exact neighbours" in few.table.notes[-1]

@@ -40,6 +40,19 @@ def test_alignment_is_the_mean_over_pairs_of_views(record, tmp_path):
     assert record("rank", path)["metrics"]["alignment"] == pytest.approx(np.mean(pairs), rel=1e-5)
 
 
+def test_rows_without_a_feature_are_left_out_and_said(call, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    rows[2:4] = np.nan
+    path = write(tmp_path / "a.h5", rows)
+    for command in (
+        ("rank", path),
+        ("duplicates", path),
+        ("compare", path, path),
+        ("retrieval", "search", path, "--gallery", path),
+    ):
+        assert "a.h5: 2 unreadable images left out" in call(*command).stderr
+
+
 def test_one_image_is_refused(call, tmp_path):
     assert "one image only" in call("rank", write(tmp_path / "a.h5", np.ones((1, 3), np.float32))).stderr
     assert call("rank").exit_code == 2

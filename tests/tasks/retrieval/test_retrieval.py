@@ -13,10 +13,12 @@ from simsiam_eval.sources import open_source
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
 
 
-def write(path, features, labels, arch="made"):
-    source = {"spec": "nowhere", "fingerprint": path.stem, "class_names": None}
+def write(path, features, labels, arch="made", class_names=None, **more):
+    source = {"spec": "nowhere", "fingerprint": path.stem, "class_names": class_names}
     ids = [f"{path.stem} {row}" for row in range(len(features))]
-    write_features(path, features.astype(np.float32), np.asarray(labels), ids, encoder={"arch": arch}, source=source)
+    write_features(
+        path, features.astype(np.float32), np.asarray(labels), ids, encoder={"arch": arch}, source=source, **more
+    )
     return str(path)
 
 
@@ -143,6 +145,139 @@ def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos,
     assert "build the index again" in call(*search, "--checkpoint", checkpoint).stderr
     index.unlink()
     assert "There is no index" in call(*search, "--checkpoint", checkpoint).stderr
+
+
+def test_an_index_refuses_the_queries_that_features_refuse(call, record, tmp_path):
+    rng = np.random.default_rng(0)
+    index, features = tmp_path / "a.index", write(tmp_path / "a.h5", rng.normal(size=(20, 6)), np.arange(20) % 2)
+    record("retrieval", "build", "--gallery", features, "--out", index)
+    resized = write(tmp_path / "b.h5", rng.normal(size=(3, 6)), [0, 1, 0], preprocessing={"resize": 99})
+    narrow = write(tmp_path / "c.h5", rng.normal(size=(3, 4)), [0, 1, 0])
+    for gallery in (index, features):
+        assert (
+            "differ in their preprocessing (resize)"
+            in call("retrieval", "search", resized, "--gallery", gallery).stderr
+        )
+        said = call("retrieval", "search", narrow, "--gallery", gallery)
+        assert said.exit_code == 1
+        assert "6 features a row" in said.stderr
+
+
+def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, record, road, tmp_path):
+    index = tmp_path / "a.index"
+    command = ["retrieval", "build", "--gallery", road / "train.h5", "--out", index, "--index", "IVF16,Flat"]
+    built = record(*command, "--index-parameters", "nprobe=2")["metrics"]
+    assert built["parameters"] == "nprobe=2"
+    search = ["retrieval", "search", road / "test.h5", "--gallery", index, "-k", 3]
+    found = record(*search)["metrics"]
+    assert (found["parameters"], found["recall"], found["recall_k"]) == ("nprobe=2", built["recall"], 10)
+    assert found["found"] == record(*search, "--index-parameters", "nprobe=2")["metrics"]["found"]
+    assert found["found"] != record(*search, "--index-parameters", "nprobe=16")["metrics"]["found"]
+    assert f"nprobe=2: recall@10 {built['recall']:.4f}" in " ".join(call(*search).stdout.split())
+    other = call(*search, "--index-parameters", "nprobe=3").stdout
+    assert "nprobe=3: recall unknown, measured with nprobe=2" in " ".join(other.split())
+    assert record(*search, "--index-parameters", "nprobe=3")["metrics"]["recall"] is None
+    with h5py.File(f"{index}.h5", "r+") as file:
+        del file.attrs["parameters"]
+    assert "build the index again" in call(*search).stderr
+
+
+def test_settings_without_effect_are_refused(call, record, road, tmp_path):
+    features, index = road / "test.h5", tmp_path / "a.index"
+    record("retrieval", "build", "--gallery", features, "--out", index)
+    search, evaluate = ["retrieval", "search", features, "--gallery"], ["retrieval", "eval", "--gallery", features]
+    for command, message in (
+        ([*search, features, "--index-parameters", "nprobe=3"], "is searched exactly"),
+        ([*search, index, "--metric", "l2"], "was built for cosine"),
+        ([*search, index, "--index-parameters", "nprobe=3"], "not parameters of Flat"),
+        ([*evaluate, "--out", tmp_path / "c.png"], "give --index too"),
+        ([*evaluate, "--index", "Flat", "--out", tmp_path / "c.jpg"], "must end in .png"),
+    ):
+        said = call(*command)
+        assert said.exit_code == 2, said.output
+        assert message in said.stderr
+    assert not list(tmp_path.glob("c.*"))
+    assert record(*search, index, "--metric", "cosine", "-k", 1)["metrics"]["metric"] == "cosine"
+
+
+def test_the_option_that_is_wrong_is_named(call, road, photos):
+    for option, command in (
+        ("--gallery", ["eval", "--gallery", photos]),
+        ("--queries", ["eval", "--gallery", road / "test.h5", "--queries", photos]),
+        ("--gallery", ["build", "--gallery", photos, "--out", "a.index"]),
+        ("--gallery", ["search", road / "test.h5", "--gallery", photos]),
+    ):
+        said = call("retrieval", *command)
+        assert said.exit_code == 2
+        assert f"{option} {photos} is not a feature file" in said.stderr
+
+
+def test_a_set_in_itself_finds_others_only(call, record, road, tmp_path):
+    features, index = road / "test.h5", tmp_path / "a.index"
+    record("retrieval", "build", "--gallery", features, "--out", index)
+    for gallery in (features, index):
+        found = record("retrieval", "search", features, "--gallery", gallery, "-k", 2)
+        assert found["provenance"]["leave_one_out"]
+        assert not [
+            one for one in found["metrics"]["found"] if one["query"] in [two["id"] for two in one["neighbours"]]
+        ]
+    said = call("retrieval", "search", features, "--gallery", features)
+    assert "leave-one-out" in said.stdout
+    assert not record("retrieval", "search", road / "train.h5", "--gallery", features)["provenance"]["leave_one_out"]
+
+
+def test_images_are_missed_only_where_they_are_to_be_shown(call, tmp_path):
+    path = write(tmp_path / "a.h5", np.eye(4), np.arange(4))
+    search = ["retrieval", "search", path, "--gallery", path, "-k", 1]
+    assert "cannot be shown" not in call(*search).stderr
+    assert "cannot be shown" in call(*search, "--out", tmp_path / "s.png").stderr
+
+
+def test_frames_and_captions_go_by_the_names_of_classes(record, tmp_path):
+    gallery = write(tmp_path / "a.h5", np.eye(2), [0, 1], class_names=["cat", "owl"])
+    page = tmp_path / "s.html"
+    for names, right in ((["owl", "cat"], 0), (["cat", "owl"], 2), (["eel", "owl"], 1)):
+        query = write(tmp_path / f"{names[0]}.h5", np.eye(2), [0, 1], class_names=names)
+        record("retrieval", "search", query, "--gallery", gallery, "-k", 1, "--out", page)
+        assert page.read_text().count("#1b9e3a") == right  # green
+        assert page.read_text().count("#d62728") == 2 - right
+        assert f"query<br>{names[0]}<br>" in page.read_text()
+    bare = write(tmp_path / "bare.h5", np.eye(2), [0, 1])
+    record("retrieval", "search", bare, "--gallery", gallery, "-k", 1, "--out", page)
+    assert "#1b9e3a" not in page.read_text()
+    assert "#d62728" not in page.read_text()
+
+
+def test_images_that_ask_are_prepared_as_those_of_the_gallery(call, record, checkpoint, tmp_path):
+    made = ["--checkpoint", checkpoint, "--layer", "layer3", "--crop", 6, "--normalize"]
+    record("extract", *made, "--data", "digits#train", "--out", tmp_path / "g.h5")
+    record("extract", *made, "--data", "digits#test", "--out", tmp_path / "q.h5")
+    command = ["retrieval", "eval", "--gallery", tmp_path / "g.h5", "--queries"]
+    by_images = record(*command, "digits#test", "--checkpoint", checkpoint)
+    assert by_images["metrics"] == record(*command, tmp_path / "q.h5")["metrics"]
+    said = call(*command, "digits#test", "--checkpoint", checkpoint, "--crop", 8)
+    assert said.exit_code == 2
+    assert "--crop cannot be chosen" in said.stderr
+    with h5py.File(tmp_path / "g.h5", "r+") as file:
+        file.attrs["preprocessing"] = "{}"
+    assert "does not say how" in call(*command, "digits#test", "--checkpoint", checkpoint).stderr
+
+
+def test_limit_is_of_the_ranking_and_recall_sample_of_the_indexes(record, road):
+    command = ["retrieval", "eval", "--gallery", road / "train.h5", "--index", "Flat", "--limit", 20]
+    assert record(*command)["metrics"]["indexes"][0]["sample"] == 1000
+    found = record(*command, "--recall-sample", 50)["metrics"]
+    assert (found["queries"], found["indexes"][0]["sample"]) == (20, 50)
+
+
+def test_one_number_has_one_interval(record, road, tmp_path):
+    found = record("retrieval", "eval", "--gallery", road / "train.h5", "-k", 1)["metrics"]
+    assert found["precision_at_1"] == found["recall_at_1"]
+    assert found["precision_at_1_interval"] == pytest.approx(found["recall_at_1_interval"])
+    one = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(81, 3)), np.zeros(81, int))
+    found = record("retrieval", "eval", "--gallery", one)["metrics"]
+    for name in ("recall_at_1", "precision_at_5", "map", "r_precision", "mrr"):
+        assert found[f"{name}_interval"] == pytest.approx([0.9547, 1], abs=1e-4)
 
 
 def test_a_config_file_has_a_table_for_each_command(record, call, road, tmp_path):
