@@ -21,19 +21,10 @@ if TYPE_CHECKING:
     from simsiam_eval.ranking import QueryScores
 
 _TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
-# Settings of an extraction that queries take from the feature file of the gallery.
-_AS_GALLERY = (
-    "layer",
-    "pool",
-    "transform",
-    "resize",
-    "crop",
-    "flip_average",
-    "normalize",
-    "decode",
-    "precision",
-    "views",
-)
+# Settings of an extraction that images take from the feature file that they are compared with.
+_AS_FEATURES = (
+    "layer", "pool", "transform", "resize", "crop", "flip_average", "normalize", "decode", "precision", "views",
+)  # fmt: skip
 _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  # points of a curve, by FAISS's parameter
 
 
@@ -59,12 +50,13 @@ class RetrievalEvalSettings(EncoderSettings):
     def check(self) -> None:
         if self.out is not None and not self.index:
             raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
-        if self.queries is not None and is_feature_file(self.gallery) and not is_feature_file(self.queries):
+        if self.queries is not None and is_feature_file(self.gallery) != is_feature_file(self.queries):
+            features, images = sorted((self.gallery, self.queries), key=is_feature_file, reverse=True)
             for field in fields(self):
-                if field.name in _AS_GALLERY and getattr(self, field.name) != field.default:
+                if field.name in _AS_FEATURES and getattr(self, field.name) != field.default:
                     raise UsageError(
-                        f"{option_name(field.name)} cannot be chosen: the images of {self.queries} are prepared as those of "
-                        f"{self.gallery} were."
+                        f"{option_name(field.name)} cannot be chosen: the images of {images} are prepared as those of "
+                        f"{features} were."
                     )
 
 
@@ -127,13 +119,20 @@ def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
     """Gallery and queries, labelled images only, the labels in the gallery's numbering."""
     from simsiam_eval.feature_cache import features_of, in_numbering_of, labelled, refuse_mixture
 
-    name = f"--gallery {settings.gallery}"
-    gallery = labelled(features_of(settings.gallery, "train", settings, option="--gallery"), name)
+    def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
+        return labelled(features_of(spec, role, settings, option=option, like=like), f"{option} {spec}")
+
+    found = (settings.gallery, "train", "--gallery")
     if settings.queries is None:
+        gallery = opened(*found)
         return gallery, gallery
-    like = gallery if is_feature_file(settings.gallery) else None
-    queries = features_of(settings.queries, "test", settings, option="--queries", like=like)
-    queries = labelled(queries, f"--queries {settings.queries}")
+    asked = (settings.queries, "test", "--queries")
+    if is_feature_file(settings.queries):  # images are prepared as features were
+        queries = opened(*asked)
+        gallery = opened(*found, queries)
+    else:
+        gallery = opened(*found)
+        queries = opened(*asked, gallery if is_feature_file(settings.gallery) else None)
     refuse_mixture(gallery, queries)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 

@@ -274,7 +274,7 @@ def test_unreadable_rows_are_left_out_and_a_row_of_nan_is_refused(sets, capsys):
         file["valid"][5] = False
         file["features"][5] = np.nan
     assert run(sets, lr=100).metrics["train_images"] == 199
-    assert "1 unreadable images are left out" in capsys.readouterr().err
+    assert "1 unreadable image left out" in capsys.readouterr().err
     with h5py.File(sets["train"], "a") as file:
         file["features"][9, 2] = np.nan
     with pytest.raises(DataError, match=r"not finite \(row 9\)"):

@@ -248,13 +248,25 @@ def test_frames_and_captions_go_by_the_names_of_classes(record, tmp_path):
     assert "#d62728" not in page.read_text()
 
 
-def test_images_that_ask_are_prepared_as_those_of_the_gallery(call, record, checkpoint, tmp_path):
+def test_images_are_prepared_as_those_of_the_other_sets_features(call, record, checkpoint, tmp_path):
     made = ["--checkpoint", checkpoint, "--layer", "layer3", "--crop", 6, "--normalize"]
     record("extract", *made, "--data", "digits#train", "--out", tmp_path / "g.h5")
     record("extract", *made, "--data", "digits#test", "--out", tmp_path / "q.h5")
     command = ["retrieval", "eval", "--gallery", tmp_path / "g.h5", "--queries"]
     by_images = record(*command, "digits#test", "--checkpoint", checkpoint)
     assert by_images["metrics"] == record(*command, tmp_path / "q.h5")["metrics"]
+    turned = [
+        "retrieval",
+        "eval",
+        "--gallery",
+        "digits#train",
+        "--queries",
+        tmp_path / "q.h5",
+        "--checkpoint",
+        checkpoint,
+    ]
+    assert record(*turned)["metrics"] == by_images["metrics"]
+    assert call(*turned, "--pool", "max").exit_code == 2
     said = call(*command, "digits#test", "--checkpoint", checkpoint, "--crop", 8)
     assert said.exit_code == 2
     assert "--crop cannot be chosen" in said.stderr
