@@ -14,6 +14,8 @@ from simsiam_eval.settings import EncoderSettings, setting
 class RetrievalBuildSettings(EncoderSettings):
     """Make an index file of a gallery, for `retrieval search`: FAISS's own format, with ids and labels beside it."""
 
+    SETS = ("gallery",)
+
     gallery: str = setting(
         help="Images that shall be found: a feature file (.h5), or an image source with --checkpoint."
     )
@@ -27,6 +29,7 @@ class RetrievalBuildSettings(EncoderSettings):
     recall_sample: int = setting(1000, at_least=1, help="Rows on which the index is held against exact search.")
 
     def check(self) -> None:
+        super().check()
         if self.out.suffix != ".index":
             from simsiam_eval.errors import UsageError
 

@@ -26,6 +26,8 @@ _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  #
 class RetrievalEvalSettings(EncoderSettings):
     """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
 
+    SETS = ("gallery", "queries")
+
     gallery: str = setting(help="Images that are found: a feature file (.h5), or an image source with --checkpoint.")
     queries: str | None = setting(
         None, help="Images that ask; default: those of the gallery, each left out of its own ranking."

@@ -26,6 +26,8 @@ _RIGHT, _WRONG, _QUERY = "#1b9e3a", "#d62728", "#1f4fb4"
 class RetrievalSearchSettings(EncoderSettings):
     """Find the images of a gallery that are most similar to an image, or to each image of a folder."""
 
+    SETS = ("gallery",)
+
     query: str = setting(help="An image, a folder or another image source (with --checkpoint), or a feature file.")
     gallery: str = setting(help="Where to look: a feature file (.h5), an index of `retrieval build`, or images.")
     k: int = setting(10, short="-k", at_least=1, help="Images to find.")
@@ -39,6 +41,7 @@ class RetrievalSearchSettings(EncoderSettings):
     sheet_queries: int = setting(20, at_least=1, help="Queries on the sheet, the first ones.")
 
     def check(self) -> None:
+        super().check()
         if self.out is not None and self.out.suffix.lower() not in (".png", ".html"):
             from simsiam_eval.errors import UsageError
 
