@@ -68,6 +68,25 @@ def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -
         file.write(text.getvalue().encode())
 
 
+def refuse_unwritable(path: str | os.PathLike[str] | None) -> None:
+    """Find out before the work, by a file that is removed again, whether `atomic_write` could begin; None is no file.
+
+    Raises:
+        DataError: `path` is a folder, or its folder is missing or not writable.
+    """
+    if path is None:
+        return
+    target = Path(os.path.realpath(path))
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        trial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        trial.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to fill that becomes `path`, which must not be there, when the block ends without an exception.

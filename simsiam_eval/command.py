@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def command(
         )
 
     params: list[click.Parameter] = []
-    for field in dataclasses.fields(settings_class):
+    for field in sorted(dataclasses.fields(settings_class), key=lambda field: _distance(field.name, settings_class)):
         params.append(_argument(field, settings_class) if field.name in arguments else _option(field, settings_class))
     params.sort(key=lambda param: not isinstance(param, click.Argument))
     params += [
@@ -58,6 +59,11 @@ def command(
     )
 
 
+def _distance(name: str, settings_class: type[Settings]) -> int:
+    """How many classes up a setting is declared: a command's own come first in its help, and what many share last."""
+    return next(place for place, one in enumerate(settings_class.__mro__) if name in inspect.get_annotations(one))
+
+
 def group(name: str, text: str, *commands: click.Command) -> click.Group:
     """Commands under one name."""
     return click.Group(name, commands={one.name: one for one in commands if one.name}, help=text)
@@ -74,7 +80,7 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
         return "required"
     if field.metadata["by_preset"]:
         values = {preset: chosen[field.name] for preset, chosen in settings_class.PRESETS.items()}
-        return ", ".join(f"{preset} {_text(value)}" for preset, value in values.items())
+        return ", ".join(f"{preset} {_text(value)}" for preset, value in values.items() if value is not None)
     return _text(field.default)
 
 

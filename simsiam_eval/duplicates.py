@@ -15,6 +15,7 @@ from simsiam_eval.neighbours import l2_normalised, search
 from simsiam_eval.statistics import accuracy_metrics
 
 _BLOCK = 4096  # rows on each side of a product
+ROUNDING = 1e-6  # of a cosine in float32: equal rows must reach a threshold of 1
 _EDGES = 1 << 20  # pairs that wait to be joined
 _MULTIPLICATIONS = 3e11  # CIFAR-10's 10,000 x 50,000 x 512 are 2.6e11, 3 s on two cores
 
@@ -27,7 +28,7 @@ def pairs_above(
     threshold: float,
     device: torch.device | None = None,
 ) -> Iterator[Pairs]:
-    """Every pair of rows whose cosine similarity is at least `threshold`, block by block.
+    """Every pair of rows whose cosine similarity is, but for rounding, at least `threshold`, block by block.
 
     Args:
         bank: (N,D), and queries (M,D): arrays or FeatureRows; None: pairs within the bank, each once (row < other).
@@ -43,9 +44,9 @@ def pairs_above(
             block = rows @ torch.from_numpy(l2_normalised(other[at : at + _BLOCK])).to(device).T
             if queries is None and at == start:
                 block = block.triu(1) - torch.ones_like(block).tril(0) * 3  # itself and what is mirrored: below -1
-            if not bool((block >= threshold).any()):
+            near = (block >= threshold - ROUNDING).nonzero(as_tuple=True)
+            if not len(near[0]):
                 continue
-            near = (block >= threshold).nonzero(as_tuple=True)
             yield near[0].cpu().numpy() + start, near[1].cpu().numpy() + at, block[near].cpu().numpy()
 
 
@@ -88,12 +89,16 @@ class Groups:
 
 
 def nearest_similarities(
-    bank: NDArray[np.floating], queries: NDArray[np.floating], seed: int, device: torch.device | None = None
+    bank: NDArray[np.floating], queries: NDArray[np.floating] | None, seed: int, device: torch.device | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cosine similarity of the queries (M,D) to the nearest row of the bank (N,D): rows of the queries, similarities.
 
-    Where all would take more than some seconds of a CPU, these are random rows, as many as do not, sorted.
+    Where all would take more than some seconds of a CPU, these are random rows, as many as do not, sorted. Queries of None
+    are the rows of the bank, all of them, each against the others.
     """
+    if queries is None:
+        similarities = search(bank, None, 1, device=device)[0]
+        return np.arange(len(bank)), similarities[:, 0] if similarities.shape[1] else np.full(1, -1, np.float32)
     count = max(1, int(_MULTIPLICATIONS / (len(bank) * bank.shape[1])))
     asked = np.arange(len(queries))
     if count < len(queries):
@@ -112,30 +117,31 @@ def leakage_metrics(
         drawn_from: of how many test images these are a random part; default: they are all.
 
     Returns:
-        None where no image is as near as `threshold`; else threshold, `images`, `of`, `drawn_from`, `top1` and its interval
-        of these, and `top1_without` and its interval, where any others are left.
+        None where no image is as near as `threshold`; else threshold, `images`, `of`, `drawn_from`, `copies` (of similarity
+        1), `top1` and its interval of these images, and `top1_without` and its interval, where any others are left.
     """
-    leaked = nearest >= threshold
+    leaked = nearest >= threshold - ROUNDING
     if not leaked.any():
         return None
     found: dict[str, Any] = {"threshold": threshold, "images": int(leaked.sum()), "of": len(leaked)}
-    found["drawn_from"] = drawn_from or len(leaked)
+    found |= {"drawn_from": drawn_from or len(leaked), "copies": int((nearest >= 1 - ROUNDING).sum())}
     found |= accuracy_metrics("top1", int(right[leaked].sum()), int(leaked.sum()))
     if not leaked.all():
         found |= accuracy_metrics("top1_without", int(right[~leaked].sum()), int((~leaked).sum()))
     return found
 
 
-def leakage_warning(found: dict[str, Any]) -> str:
-    """One sentence for the person: how many, and the accuracy with and without them."""
+def leakage_warning(found: dict[str, Any], which: str = "top-1") -> str:
+    """One sentence for the person: how many, and the accuracy, called `which`, with and without them."""
     without = f"{100 * found['top1_without']:.2f} %" if "top1_without" in found else "not to be had"
     drawn = f" drawn from {found['drawn_from']}" if found["drawn_from"] > found["of"] else ""
-    return (
+    said = (
         f"{found['images']} of {found['of']} test images{drawn} have a training image of cosine similarity "
-        f"{found['threshold']:g} or more (look at them with `duplicates`): top-1 without them is {without}."
-        + (
-            " So many may also mean that this encoder sees all images alike."
-            if 2 * found["images"] > found["of"]
-            else ""
-        )
+        f"{found['threshold']:g} or more"
     )
+    if 2 * found["copies"] <= found["of"] < 2 * found["images"]:
+        return (
+            f"{said}, {found['copies']} of similarity 1: where so many have, the threshold tells no near-duplicates from "
+            "others; give a higher --leakage."
+        )
+    return f"{said} (look at them with `duplicates`): {which} without them is {without}."

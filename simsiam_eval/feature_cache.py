@@ -165,7 +165,7 @@ def train_and_test_features(
     """
 
     def read(path: Path, role: str) -> Features:
-        return open_features(path) if on_disk else read_features(path, columns_of(path, role))
+        return open_features(path, settings.layer) if on_disk else read_features(path, columns_of(path, role))
 
     train = labelled(features_of(settings.train, "train", settings, read), f"--train {settings.train}")
     same = settings.test == settings.train and is_feature_file(settings.test)
@@ -178,20 +178,21 @@ def features_of(
     spec: str,
     role: str,
     settings: EncoderSettings,
-    read: Callable[[Path, str], Features] = lambda path, role: open_features(path),
+    read: Callable[[Path, str], Features] | None = None,
     option: str | None = None,
     like: Features | None = None,
 ) -> Features:
     """The features of one set: of a feature file, or extracted from images, whose split is `role` where they have any.
 
     Args:
-        read: how, given the file and the role.
+        read: how, given the file and the role; default: the layer of the settings, on the disk.
         option: that the set was given by; default: --train or --test.
         like: features that images are prepared as; default: as the settings say.
 
     Raises:
         UsageError, DataError: as train_and_test_features.
     """
+    read = read or (lambda path, role: open_features(path, settings.layer))
     if is_feature_file(spec):
         found = read(Path(spec), role)
         if settings.checkpoint is not None:
@@ -280,8 +281,12 @@ def in_numbering_of(train: Features, test: Features, missing_is_error: bool = Tr
 
 def same_rows(train: Features, test: Features) -> bool:
     """Whether bank and queries are the same images, so that each must be left out of its own neighbours."""
+    if not np.array_equal(train.ids, test.ids):
+        return False
+    if train.path.resolve() == test.path.resolve():
+        return np.array_equal(train.rows, test.rows)
     ours, theirs = (one.attributes["source"].get("fingerprint") for one in (train, test))
-    return ours is not None and ours == theirs and np.array_equal(train.ids, test.ids)
+    return ours is not None and ours == theirs
 
 
 def described_features(features: Features) -> dict[str, Any]:

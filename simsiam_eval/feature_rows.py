@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import Features, read_attributes, say_left_out
+from simsiam_eval.feature_layers import chosen_layers
 
 
 class FeatureRows:
@@ -77,8 +79,12 @@ def stored_rows(stored: Any, rows: NDArray[np.int64] | None) -> int:
     return int(stored.shape[0]) if rows is None else len(rows)
 
 
-def open_features(path: Path) -> Features:
+def open_features(path: Path, wanted: Sequence[str] = ()) -> Features:
     """As feature_file.read_features, but `features` stay on the disk: `FeatureRows` without the unreadable rows.
+
+    Args:
+        wanted: of which layer (the first that feature_layers.chosen_layers gives), which the attributes then name; default:
+            the file's own.
 
     Raises:
         DataError: as read_features; features that are not finite only when they are read.
@@ -90,6 +96,12 @@ def open_features(path: Path) -> Features:
             ids = file["ids"].asstr()[:].astype(str)
         except (KeyError, OSError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
+    column = "features"
+    if wanted:
+        layer, column = next(iter(chosen_layers(wanted, path).items()))
+        if column != "features":
+            attributes["encoder"] |= {"layer": layer}
+            attributes["shape"] = (attributes["shape"][0], *attributes["columns"][column])
     shape = attributes["shape"]
     if len(shape) != 2 or not shape[0] == len(labels) == len(ids) == len(valid):
         raise DataError(f"{path} is damaged: features {shape}, labels {labels.shape} and ids do not fit.")
@@ -98,5 +110,5 @@ def open_features(path: Path) -> Features:
     say_left_out(path, valid)
     kept = np.flatnonzero(valid)
     # It has of an array what is used of one: shape, len, slices and lists of rows.
-    values = cast("NDArray[np.float32]", FeatureRows(path, "features", None if valid.all() else kept))
+    values = cast("NDArray[np.float32]", FeatureRows(path, column, None if valid.all() else kept))
     return Features(values, labels[valid], ids[valid], attributes, int((~valid).sum()), path, kept, {})

@@ -1,41 +1,40 @@
-"""Several processes on this machine without torchrun: as detectron2's `launch` does it, by torch.multiprocessing."""
+"""`--num-gpus N`: torchrun's launcher as a library, with its signals and its errors made this command's."""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
-import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import Process, resource_tracker
-from multiprocessing.connection import wait
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from simsiam_eval.command import end_workers
 from simsiam_eval.errors import DataError, UsageError, UserError
-from simsiam_eval.stopping import StopRequest, stop_requests
+from simsiam_eval.stopping import SIGNALS, ignore_stop_signals, stop_requests
 
 S = TypeVar("S")
 R = TypeVar("R")
-_INTERRUPTED, _TERMINATED = 130, 143
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_GRACE = 15.0  # seconds that the others have after one has failed: they may wait for it for good
+_INTERRUPTED = 130
 
 
 def run_on_processes(work: Callable[[S], R], settings: S, count: int | None, device: str) -> R:
-    """`work(settings)` in `count` processes that join as torchrun's do, and the main one's result.
+    """`work(settings)` in `count` processes that torchrun's launcher starts, and the main one's result.
 
     Of one process, and in those of torchrun, it is called here. `work` and `settings` are pickled. A first Ctrl-C, SIGTERM
     or SIGUSR1 is handed on; a second one, or the end of this process, ends the others.
 
     Raises:
         UsageError: torchrun started another number, or there are not so many GPUs.
-        DataError: a process was killed. What `work` raises, of the process where it began.
+        DataError: a process was killed. What `work` raises comes as it is where a user can cause it (UserError, OSError, out
+            of memory), else as torch's ChildFailedError, which shows the traceback.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
@@ -45,15 +44,24 @@ def run_on_processes(work: Callable[[S], R], settings: S, count: int | None, dev
     if count in (None, 1):
         return work(settings)
     _check_devices(count, device)
-    with TemporaryDirectory() as folder, stop_requests() as stop:
-        processes = _start(count, work, settings, Path(folder))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    others, told = set(active_children()), False
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as thread, stop_requests() as stop:
+        launched = _launch(thread, count, Path(folder), work, settings)
         try:
-            ended = _wait(processes, stop)
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
-        return _outcome(ended, Path(folder), stop)
+            while not wait([launched], timeout=0.2).done:
+                if stop.status and not told and len(started := set(active_children()) - others) == count:
+                    told = True
+                    for process in started:
+                        os.kill(process.pid or 0, signal.SIGINT if stop.status == _INTERRUPTED else signal.SIGTERM)
+            return launched.result()[0]
+        except ChildFailedError as failed:
+            _raise_cause(failed, count, Path(folder), stop.status)
+            raise
+        except (KeyboardInterrupt, SystemExit):  # a second signal
+            end_workers()
+            raise
 
 
 def _check_devices(count: int, device: str) -> None:
@@ -70,102 +78,68 @@ def _check_devices(count: int, device: str) -> None:
         raise UsageError(f"--num-gpus {count}, but this machine shows {torch.cuda.device_count()}.")
 
 
-def _start(count: int, work: Callable[[S], R], settings: S, folder: Path) -> list[Process]:
-    from torch.multiprocessing.spawn import start_processes
+def _launch(thread: ThreadPoolExecutor, count: int, folder: Path, *given: Any) -> Future[dict[int, Any]]:
+    """Start torch's launcher in `thread`, with signals blocked there and in the processes until they ask for them.
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    resource_tracker.ensure_running()  # it would take the signals from their block
-    with _signals_wait():
-        given = (count, port, work, settings, folder)
-        return list(start_processes(_work, given, nprocs=count, join=False).processes)
+    In the main thread torch would let a signal break off its starting of processes, and those that are still at their
+    imports would answer it with tracebacks.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """In the block signals stay on their way, in processes that begin in it too, until they ask for them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        local_addr="localhost", run_id=uuid4().hex, logs_specs=DefaultLogsSpecs(str(folder / "torch")),
+    )  # fmt: skip
+    resource_tracker.ensure_running()  # it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        return thread.submit(elastic_launch(config, _work), folder, *given)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(rank: int, count: int, port: int, work: Callable[[S], R], settings: S, folder: Path) -> None:
+def _work(folder: Path, work: Callable[[S], R], settings: S) -> R | None:
     """What a process does; torch has made the end of its parent a SIGINT to it."""
     import torch
 
-    os.setpgid(0, 0)  # a terminal's Ctrl-C comes from the parent alone, and once
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ.update({"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()})
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+    rank, count = os.environ["RANK"], int(os.environ["WORLD_SIZE"])
     try:
+        os.setpgid(0, 0)  # a terminal's Ctrl-C comes from the parent alone, and once
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
         result = work(settings)
-        outcome: Any = result if rank == 0 else None
-    except Exception as error:
+        return result if rank == "0" else None
+    except (UserError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        ignore_stop_signals()  # torch ends the others of one that has failed
         error.add_note(f"In process {rank} of {count}: {traceback.format_exc()}")
-        outcome = _portable(error)
+        (folder / rank).write_bytes(pickle.dumps(error))
+        raise SystemExit(1) from error
+    except RuntimeError:
+        time.sleep(1)  # such as of a lost connection: the process that was lost is to be seen first
+        raise
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
     finally:
+        # From here on a KeyboardInterrupt would be torch's, which takes it for a success whose result is still to come.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         end_workers()
-    with (folder / f"{rank}.part").open("wb") as file:
-        pickle.dump((time.time(), outcome), file)
-    (folder / f"{rank}.part").rename(folder / str(rank))
-    if isinstance(outcome, Exception):
-        raise SystemExit(1)
 
 
-def _on_sigterm(number: int, frame: Any) -> None:
-    raise SystemExit(_TERMINATED)
-
-
-def _portable(error: Exception) -> Exception:
-    """As it is, where that can be pickled."""
-    try:
-        return pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _wait(processes: list[Process], stop: StopRequest) -> list[int | None]:
-    """Until all have ended; their exit codes, None of those that had to be ended as another had failed."""
-    told, deadline = False, None
-    while running := [process for process in processes if process.is_alive()]:
-        wait([process.sentinel for process in running], timeout=0.2)
-        if stop.status and not told:
-            told = True
-            for process in running:
-                if process.pid is not None and process.is_alive():
-                    os.kill(process.pid, signal.SIGINT if stop.status == _INTERRUPTED else signal.SIGTERM)
-        if deadline is None and any(process.exitcode for process in processes):
-            deadline = time.monotonic() + _GRACE
-        if deadline is not None and time.monotonic() > deadline:
-            break
-    return [process.exitcode for process in processes]
-
-
-def _outcome(ended: list[int | None], folder: Path, stop: StopRequest) -> Any:
-    """The main process's result, or what is to be raised: a sentence, else a killed process, which is the others' error."""
-    files = {rank: folder / str(rank) for rank in range(len(ended)) if (folder / str(rank)).exists()}
-    left = {rank: pickle.loads(file.read_bytes()) for rank, file in files.items()}
-    errors = [one for _, one in sorted(left.values(), key=lambda pair: pair[0]) if isinstance(one, Exception)]
-    errors.sort(key=lambda error: not isinstance(error, UserError))
-    if errors and isinstance(errors[0], UserError):
-        raise errors[0]
-    if stop.status and (any(ended) or len(left) < len(ended)):
-        raise KeyboardInterrupt if stop.status == _INTERRUPTED else SystemExit(stop.status)
-    for rank, code in enumerate(ended):
-        if code and rank not in left:
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            raise DataError(
-                f"Process {rank} of {len(ended)} was ended ({how}; is memory short?): the same command goes on from the "
-                "last checkpoint."
-            )
-    if errors:
-        raise errors[0]
-    return left[0][1]
+def _raise_cause(failed: Any, count: int, folder: Path, status: int) -> None:
+    """Raise what a process left, else what the signal asks for, else the sentence of one that was killed."""
+    for file in sorted(folder.glob("[0-9]*")):
+        raise pickle.loads(file.read_bytes()) from failed
+    if status:
+        raise KeyboardInterrupt if status == _INTERRUPTED else SystemExit(status)
+    rank, failure = failed.get_first_failure()
+    if not isinstance(failure.message, dict):  # of torch's traceback
+        how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+        raise DataError(
+            f"Process {rank} of {count} was ended ({how}; is memory short?): the same command goes on from the last "
+            "checkpoint."
+        ) from failed

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.errors import DataError
+
 METRICS = ("cosine", "l2")
 _PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
 _BLOCK = {"cpu": (256, 65536), "cuda": (4096, 65536)}  # queries, rows of the bank: similarities held at once
@@ -53,7 +55,8 @@ def search(
         K = min(k, N), or N-1 for the bank itself.
 
     Raises:
-        ValueError: k < 1, an empty bank, different widths, a row that is not finite.
+        ValueError: k < 1, an empty bank, different widths.
+        DataError: a row is not finite, or longer than float32 arithmetic can say.
     """
     found = list(search_blocks(bank, queries, k, metric, device))
     if not found:
@@ -139,7 +142,7 @@ class _Preparation:
             block = torch.sub(block, self._centre, out=room)
         lengths = block.norm(dim=1, keepdim=True)
         if not lengths.isfinite().all():
-            raise ValueError("a row is not finite, or too long for float32")
+            raise DataError("A row of the features is not finite, or too long for float32 arithmetic.")
         if self.metric == "l2" or bool(((lengths - 1).abs() <= _UNIT).all()):
             return block
         return torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)

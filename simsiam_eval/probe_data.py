@@ -4,46 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from simsiam_eval.architectures import LAYERS
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import train_and_test_features
 from simsiam_eval.feature_file import Features, read_attributes
+from simsiam_eval.feature_layers import chosen_layers, layers_in
 from simsiam_eval.probing import CropFeed, Feed, ProbeData, ViewFeed
 
 if TYPE_CHECKING:
     from simsiam_eval.settings import EvaluationSettings
-
-
-def layers_in(attributes: dict[str, Any]) -> dict[str, str]:
-    """Layer -> data set of a feature file; the layer is called `features` where the file does not name it."""
-    further = {name.removeprefix("layers/"): name for name in attributes["columns"] if name.startswith("layers/")}
-    return {attributes["encoder"].get("layer") or "features": "features"} | further
-
-
-def chosen_layers(settings: EvaluationSettings, path: Path, every: bool) -> dict[str, str]:
-    """Layer -> data set of the layers that `--layer` names, or of every one.
-
-    The default, pool, means the file's own layer where it holds no pool.
-
-    Raises:
-        DataError: the file lacks one.
-    """
-    there = layers_in(read_attributes(path))
-    if every or (settings.layer == ("pool",) and "pool" not in there):
-        return dict(sorted(there.items(), key=_depth) if every else [next(iter(there.items()))])
-    for layer in settings.layer:
-        if layer not in there:
-            raise DataError(f"{path} holds no layer {layer}; it holds: {', '.join(there)}.")
-    return {layer: there[layer] for layer in settings.layer}
-
-
-def _depth(layer: tuple[str, str]) -> int:
-    return LAYERS.index(layer[0]) if layer[0] in LAYERS else -1
 
 
 def read_probe_data(
@@ -57,7 +30,7 @@ def read_probe_data(
     columns: dict[str, dict[str, str]] = {}
 
     def wanted(path: Path, role: str) -> Sequence[str]:
-        columns[role] = chosen_layers(settings, path, every_layer)
+        columns[role] = chosen_layers(settings.layer, path, every_layer)
         views = ["views"] if role == "train" and settings.views else []
         if views:
             _refuse_too_few_views(path, settings.views)

@@ -271,12 +271,48 @@ def is_index_file(spec: str) -> bool:
 class EncoderSettings(FeatureSettings):
     """Sets as feature files, or as images with the checkpoint of an encoder."""
 
+    SETS: ClassVar[tuple[str, ...]]  # names of the settings that are sets
+    # Names of extraction's settings that the task also applies to a feature file, and whether it reads several layers.
+    ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer"})
+    SEVERAL_LAYERS: ClassVar[bool] = False
+
     checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
+
+    def check(self) -> None:
+        super().check()
+        if len(self.layer) > 1 and not self.SEVERAL_LAYERS:
+            raise UsageError(f"Give one --layer; got {', '.join(self.layer)}.")
+        if not self._only_files():
+            return
+        for name in self._of_extraction():
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            if getattr(self, name) != default:
+                verb = "holds" if len(self._sets()) == 1 else "hold"
+                raise UsageError(
+                    f"{option_name(name)} is for images: {' and '.join(self._sets())} {verb} features already."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Settings'; without the settings of an extraction that did not happen."""
+        left_out = self._of_extraction() if self._only_files() else ()
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
+
+    def _sets(self) -> list[str]:
+        return list(filter(None, (getattr(self, name) for name in self.SETS)))
+
+    def _only_files(self) -> bool:
+        return all(is_feature_file(one) or is_index_file(one) for one in self._sets())
+
+    def _of_extraction(self) -> list[str]:
+        names = [field.name for field in dataclasses.fields(FeatureSettings)]
+        return [name for name in names if name not in self.ON_FILES | {"device", "seed"}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(EncoderSettings):
     """A training and a test set."""
+
+    SETS = ("train", "test")
 
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
@@ -287,28 +323,3 @@ class EvaluationSettings(EncoderSettings):
         help="Cosine similarity to a training image from which a test image is called its near-duplicate: their number is "
         "said, and the accuracy without them.",
     )
-
-    # Names of extraction's settings that the task also applies to a feature file.
-    ON_FILES: ClassVar[frozenset[str]] = frozenset()
-
-    def check(self) -> None:
-        if not self._only_files():
-            return
-        for name in self._of_extraction():
-            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
-            if getattr(self, name) != default:
-                raise UsageError(
-                    f"{option_name(name)} is for images: {self.train} and {self.test} hold features already."
-                )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As Settings'; without the settings of an extraction that did not happen."""
-        left_out = self._of_extraction() if self._only_files() else ()
-        return {name: value for name, value in super().to_dict().items() if name not in left_out}
-
-    def _only_files(self) -> bool:
-        return is_feature_file(self.train) and is_feature_file(self.test)
-
-    def _of_extraction(self) -> list[str]:
-        names = [field.name for field in dataclasses.fields(FeatureSettings)]
-        return [name for name in names if name not in self.ON_FILES | {"device", "seed"}]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60).
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -28,7 +28,7 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield request
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def asked(number: int, frame: Any) -> None:
         request.status = 130 if number == signal.SIGINT else 143
@@ -36,7 +36,7 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, asked)
     try:
         yield request
@@ -47,5 +47,5 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
 
 def ignore_stop_signals(worker: int = 0) -> None:
     """For DataLoader workers, which a terminal, torchrun and Slurm signal too: they end when their parent does."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

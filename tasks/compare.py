@@ -48,6 +48,8 @@ class CompareSettings(Settings):
     def check(self) -> None:
         if len(self.file) < 2:
             raise UsageError("compare needs two feature files or more.")
+        if len(set(self.file)) < len(self.file):
+            raise UsageError(f"{next(one for one in self.file if self.file.count(one) > 1)} is given twice.")
         if self.train and self.head:
             raise UsageError("Give --train, for kNN, or --head, not both.")
         for name in ("train", "head", "name"):
@@ -64,16 +66,21 @@ def compare(settings: CompareSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or they are not of the same images.
     """
+    from simsiam_eval.atomic_file import refuse_unwritable
     from simsiam_eval.device import resolve_device
     from simsiam_eval.feature_cache import described_features
 
     started = time.perf_counter()
     device = resolve_device(settings.device)
+    refuse_unwritable(settings.out)
     tests = _same_images(settings)
+    banks = _banks(settings)
+    if settings.out is not None and not (tests[0].labels >= 0).any():
+        raise DataError(f"{tests[0].path} has no labels: there is nothing to write to --out.")
     names = list(settings.name) or [str(path) for path in settings.file]
     right = None
     if (tests[0].labels >= 0).any():
-        right = _right_by_heads(settings.head, tests) if settings.head else _right(settings, tests)
+        right = _right_by_heads(settings.head, tests) if settings.head else _right(settings, tests, banks)
     methods = _methods(names, right)
     pairs = _pairs(names, right, tests[0]) if right is not None else []
     likeness = _likeness(settings, tests, names, device)
@@ -85,7 +92,12 @@ def compare(settings: CompareSettings) -> Result:
         task="compare",
         settings=settings.to_dict(),
         metrics={"images": len(tests[0].ids), "methods": methods, "pairs": pairs, "features": likeness},
-        provenance=provenance(started, str(device), tests=[described_features(one) for one in tests]),
+        provenance=provenance(
+            started,
+            str(device),
+            tests=[described_features(one) for one in tests],
+            trains=[described_features(one) for one in banks],
+        ),
         files=files,
         table=_table(settings, methods, pairs, likeness, len(tests[0].ids)),
     )
@@ -119,23 +131,47 @@ def _same_images(settings: CompareSettings) -> list[Features]:
             row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
             raise DataError(f"{one.path} and {tests[0].path} label {found.ids[row]} differently.")
         tests.append(found)
+    if not _one_source(tests):
+        say("The files were made from different sources (their fingerprints differ): images are matched by id alone.")
+    if len(tests[0].ids) < 2:
+        raise DataError("compare needs two images or more that all files have.")
     return tests
 
 
-def _right(settings: CompareSettings, tests: list[Features]) -> NDArray[np.bool_]:
+def _one_source(sets: list[Features]) -> bool:
+    return len({one.attributes["source"].get("fingerprint") for one in sets}) == 1
+
+
+def _banks(settings: CompareSettings) -> list[Features]:
+    """The training sets, labelled images only.
+
+    Raises:
+        DataError: they are not of the same images; a difference would be the bank's, not the encoder's.
+    """
+    from simsiam_eval.feature_cache import labelled
+    from simsiam_eval.feature_rows import open_features
+
+    banks = [labelled(open_features(path), f"--train {path}") for path in settings.train]
+    if banks and not _one_source(banks):
+        for one in banks[1:]:
+            if set(one.ids.tolist()) != set(banks[0].ids.tolist()):
+                raise DataError(f"--train {banks[0].path} and {one.path} are not of the same images (by id).")
+    return banks
+
+
+def _right(settings: CompareSettings, tests: list[Features], banks: list[Features]) -> NDArray[np.bool_]:
     """(F,L) whether each file's kNN vote is right, of the L images that have a label."""
     import numpy as np
 
     from simsiam_eval.device import resolve_device
-    from simsiam_eval.feature_cache import in_numbering_of, labelled, refuse_mixture
-    from simsiam_eval.feature_rows import open_features
+    from simsiam_eval.feature_cache import in_numbering_of, refuse_mixture
     from simsiam_eval.neighbours import search
     from simsiam_eval.votes import weighted_vote
 
     right = []
     for place, test in enumerate(tests):
-        if settings.train:
-            bank = labelled(open_features(settings.train[place]), f"--train {settings.train[place]}")
+        if banks:
+            bank = banks[place]
             refuse_mixture(bank, test)
             asked = in_numbering_of(bank, test, missing_is_error=False)
             queries, labels = asked.features, asked.labels
@@ -159,9 +195,9 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     import numpy as np
     import torch
 
+    from simsiam_eval.feature_layers import layers_in
     from simsiam_eval.feature_rows import FeatureRows
     from simsiam_eval.head_file import read_head
-    from simsiam_eval.probe_data import layers_in
 
     right = []
     for path, test in zip(heads, tests, strict=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import EvaluationSettings, setting
+from simsiam_eval.settings import EvaluationSettings, option_name, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ Pair = tuple[int, float | None]  # k and T; no T where all votes are equal
 
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings(EvaluationSettings):
-    """Classify the test set by a vote of its nearest training features (exact search)."""
+    """Classify the test set by a vote of its nearest training features, found exactly unless --index is given."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "dino": {"k": (20, 200), "temperature": (0.07,)},
@@ -65,6 +65,21 @@ class KnnSettings(EvaluationSettings):
             raise UsageError(
                 f"--index-parameters {self.index_parameters} needs --index: without it the search is exact."
             )
+        own = self.PRESETS[self.preset]
+        if self.sweep and any(getattr(self, name) != own[name] for name in own):
+            raise UsageError(
+                "--sweep chooses k and T: give --sweep-k and --sweep-temperature, not -k and --temperature."
+            )
+        for name in ("sweep_k", "sweep_temperature", "held_out"):
+            if not self.sweep and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UsageError(f"{option_name(name)} is of --sweep: give that too.")
+
+    def protocol(self) -> str | None:
+        """As Settings'; a sweep, another vote and another metric change it too."""
+        changed = ["k and T swept"] if self.sweep else []
+        changed += ["majority votes"] if self.vote == "majority" else []
+        changed += ["l2"] if self.metric == "l2" else []
+        return ", ".join([str(super().protocol()), *changed])
 
 
 def knn(settings: KnnSettings) -> Result:
@@ -93,7 +108,7 @@ def knn(settings: KnnSettings) -> Result:
     ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
-    leakage = _leakage(settings, nearest, next(iter(ranked.values()))[:, 0] == queries.labels)
+    leakage = _leakage(settings, bank, asked, nearest, next(iter(ranked.values()))[:, 0] == queries.labels)
     by_k = {
         str(one["k"]): {name: value for name, value in one.items() if name not in ("k", "temperature")}
         for one in grid
@@ -157,11 +172,27 @@ def _classify(
     return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}, np.concatenate(nearest)
 
 
-def _leakage(settings: KnnSettings, nearest: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, Any] | None:
-    """What rests on near-duplicates of the first k and T's accuracy; None: nothing, or the metric is not the cosine."""
-    from simsiam_eval.duplicates import leakage_metrics
+def _leakage(
+    settings: KnnSettings,
+    bank: Features,
+    queries: Features | None,
+    nearest: NDArray[np.float32],
+    right: NDArray[np.bool_],
+) -> dict[str, Any] | None:
+    """What rests on near-duplicates of the first k and T's accuracy; None: nothing.
 
-    return leakage_metrics(nearest, right, settings.leakage) if settings.metric == "cosine" else None
+    Args:
+        nearest: (M,) similarity of the nearest neighbour, by the metric of the settings.
+    """
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+
+    count = len(right)
+    if settings.metric != "cosine":
+        asked = None if queries is None else queries.features
+        rows, nearest = nearest_similarities(bank.features, asked, settings.seed, resolve_device(settings.device))
+        right = right[rows]
+    return leakage_metrics(nearest, right, settings.leakage, count)
 
 
 def _index(

@@ -13,6 +13,9 @@ from simsiam_eval.result import Result, provenance
 from simsiam_eval.settings import EvaluationSettings, is_feature_file, may_change, option_name, setting
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from simsiam_eval.feature_file import Features
     from simsiam_eval.probe_state import ProbeState
     from simsiam_eval.probing import Feed, Fitted, Probe, ProbeData
@@ -40,7 +43,7 @@ class LinearEvalSettings(EvaluationSettings):
         "logistic": dict.fromkeys(("lr", "batch_size", "epochs", "lars", "schedule", "momentum", "weight_decay"))
         | {"c": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3), "scaling": ("none",)},
     }
-    ON_FILES = frozenset({"layer", "views"})
+    ON_FILES, SEVERAL_LAYERS = frozenset({"layer", "views"}), True
 
     preset: str = setting(
         "simsiam-code", choices=tuple(PRESETS), help="Protocol: whose optimiser, lr, batch and epochs."
@@ -172,6 +175,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     data, train, test = read_probe_data(settings, device, settings.per_layer)
     asked = _questions(settings, data)
     probes = [probe for _, probe in asked]
+    nearest = _nearest(settings, probes[0], data, train, test)
     feed = _feed(settings, data, train, probes)
     kept = _kept(settings, train, test)
     fitted = _fitted(settings, probes, data, feed, kept)
@@ -180,9 +184,10 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     else:
         crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
         metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
-    metrics["leakage"] = _leakage(settings, probes[0], fitted[0], data, train, test)
+    metrics["leakage"] = _leakage(settings, fitted[0], data, nearest)
     if metrics["leakage"]:
-        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"])])
+        which = f"top-1 of the first row at seed {settings.seed}" if settings.several else "top-1"
+        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], which)])
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",
@@ -265,17 +270,28 @@ def _fitted(
         return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
 
 
-def _leakage(
-    settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData, train: Features, test: Features
-) -> dict[str, Any] | None:
-    """What rests on near-duplicates of the accuracy of the first head in the table."""
-    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
-    from simsiam_eval.linear import among_top
+def _nearest(
+    settings: LinearEvalSettings, probe: Probe, data: ProbeData, train: Features, test: Features
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Test images, all or a random part, and their similarity to the nearest of the probe's training images."""
+    from simsiam_eval.duplicates import nearest_similarities
 
     bank = train.features if probe.rows is None else train.features[probe.rows]
-    asked, nearest = nearest_similarities(bank, test.features, settings.seed, data.device)
+    return nearest_similarities(bank, test.features, settings.seed, data.device)
+
+
+def _leakage(
+    settings: LinearEvalSettings,
+    fitted: Fitted,
+    data: ProbeData,
+    nearest: tuple[NDArray[np.int64], NDArray[np.float32]],
+) -> dict[str, Any] | None:
+    """What rests on near-duplicates of the accuracy of the first head in the table."""
+    from simsiam_eval.duplicates import leakage_metrics
+    from simsiam_eval.linear import among_top
+
     right = among_top(fitted.head.scores(data.test[fitted.head.layer]), data.test_labels, 1).cpu().numpy()
-    return leakage_metrics(nearest, right[asked], settings.leakage, len(right))
+    return leakage_metrics(nearest[1], right[nearest[0]], settings.leakage, len(right))
 
 
 def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from simsiam_eval.atomic_file import atomic_write, cannot_write
+from simsiam_eval.atomic_file import atomic_write, cannot_write, refuse_unwritable
 from simsiam_eval.confusion import confusion_matrix, draw_confusion, mean_per_class, per_class_accuracy
 from simsiam_eval.curves import draw_curves
-from simsiam_eval.errors import DataError
 from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
 from simsiam_eval.probing import Fitted, Probe, ProbeData, judge
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.linear_eval import LinearEvalSettings
 
 _IN_RECORD = 100  # classes up to which the record holds the confusion matrix; --out writes it whatever its size
+_FILES = ("head.safetensors", "confusion.json", "confusion.png", "curves.png")  # of --out, beside the record
 _FED = {
     "crop": "on features of centre crops",
     "views": "on features of {} augmented views an image",
@@ -198,10 +198,9 @@ def make_folder(out: Path | None, save_head: Path | None) -> None:
     """Refuse outputs that cannot be written, before the work.
 
     Raises:
-        DataError: --out is no folder and cannot be made one; --save-head is in no folder.
+        DataError: --out is no folder and cannot be made one; --save-head cannot be written.
     """
-    if save_head is not None and not save_head.parent.is_dir():
-        raise DataError(f"There is no folder {save_head.parent} to write --save-head {save_head.name} to.")
+    refuse_unwritable(save_head)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -237,6 +236,9 @@ def write_files(
             draw_curves(settings.out / "curves.png", curves, "epoch", result.table.title)
             files["curves"] = str(settings.out / "curves.png")
     files["record"] = str(settings.out / "record.json")
+    for name in _FILES:
+        if str(settings.out / name) not in files.values():  # another run's
+            (settings.out / name).unlink(missing_ok=True)
     result = replace(result, files=files)
     with atomic_write(files["record"]) as file:
         file.write(result.to_json().encode())

@@ -14,6 +14,8 @@ from simsiam_eval.settings import INDEX_ENDING, EncoderSettings, setting
 class RetrievalBuildSettings(EncoderSettings):
     """Make an index file of a gallery, for `retrieval search`: FAISS's own format, with ids and labels beside it."""
 
+    SETS = ("gallery",)
+
     gallery: str = setting(
         help="Images that shall be found: a feature file (.h5), or an image source with --checkpoint."
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
 # Settings of an extraction that images take from the feature file that they are compared with.
 _AS_FEATURES = (
-    "layer", "pool", "transform", "resize", "crop", "flip_average", "normalize", "decode", "precision", "views",
+    "pool", "transform", "resize", "crop", "flip_average", "normalize", "decode", "precision", "views",
 )  # fmt: skip
 _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  # points of a curve, by FAISS's parameter
 
@@ -31,6 +31,8 @@ _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  #
 @dataclass(frozen=True, kw_only=True)
 class RetrievalEvalSettings(EncoderSettings):
     """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
+
+    SETS = ("gallery", "queries")
 
     gallery: str = setting(help="Images that are found: a feature file (.h5), or an image source with --checkpoint.")
     queries: str | None = setting(
@@ -48,6 +50,7 @@ class RetrievalEvalSettings(EncoderSettings):
     )
 
     def check(self) -> None:
+        super().check()
         if self.out is not None and not self.index:
             raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
         if self.queries is not None and is_feature_file(self.gallery) != is_feature_file(self.queries):

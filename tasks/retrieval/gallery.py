@@ -99,7 +99,8 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
             features of another encoder or preprocessing.
     """
     if is_feature_file(spec):
-        found = open_features(Path(spec))
+        layer = gallery.features.attributes["encoder"].get("layer")
+        found = open_features(Path(spec), (layer,) if layer else ())
         refuse_mixture(gallery.features, found)
         own = same_rows(gallery.features, found)
         values, images = np.asarray(found.features), found.attributes["source"].get("spec")

@@ -26,6 +26,8 @@ _RIGHT, _WRONG, _QUERY = "#1b9e3a", "#d62728", "#1f4fb4"
 class RetrievalSearchSettings(EncoderSettings):
     """Find the images of a gallery that are most similar to an image, or to each image of a folder."""
 
+    SETS = ("gallery",)
+
     query: str = setting(help="An image, a folder or another image source (with --checkpoint), or a feature file.")
     gallery: str = setting(help="Where to look: a feature file (.h5), an index of `retrieval build`, or images.")
     k: int = setting(10, short="-k", at_least=1, help="Images to find.")
@@ -49,8 +51,13 @@ class RetrievalSearchSettings(EncoderSettings):
     sheet_queries: int = setting(20, at_least=1, help="Queries on the sheet, the first ones.")
 
     def check(self) -> None:
+        super().check()
         if self.index_parameters is not None and not is_index_file(self.gallery):
             raise UsageError(f"--index-parameters are for an index file: --gallery {self.gallery} is searched exactly.")
+        if is_index_file(self.gallery) and self.layer != ("pool",):
+            raise UsageError(
+                f"--layer {' '.join(self.layer)}: --gallery {self.gallery} is an index of one layer already."
+            )
 
 
 def retrieval_search(settings: RetrievalSearchSettings) -> Result:

@@ -67,4 +67,15 @@ def test_what_rests_on_leaked_images():
     assert leakage_metrics(nearest, right, 1.0) is None
     every = leakage_metrics(nearest, right, 0.1)
     assert "top1_without" not in every
-    assert "not to be had" in leakage_warning(every)
+    assert "give a higher --leakage" in leakage_warning(every)
+    copies = leakage_metrics(np.full(4, 1 - 3e-7, dtype=np.float32), right, 1.0)
+    assert copies["copies"] == copies["images"] == 4
+    assert "top-1 of this without them is not to be had" in leakage_warning(copies, "top-1 of this")
+
+
+def test_exact_copies_reach_a_threshold_of_one():
+    rows = np.random.default_rng(0).normal(size=(100, 33)).astype(np.float32)
+    pairs = list(pairs_above(rows, rows * 3, 1.0))
+    assert sorted((int(one), int(two)) for part in pairs for one, two in zip(*part[:2], strict=True)) == [
+        (row, row) for row in range(100)
+    ]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simsiam_eval import neighbours
+from simsiam_eval.errors import DataError
 from simsiam_eval.neighbours import l2_normalised, search, search_blocks
 
 
@@ -117,7 +118,7 @@ def test_one_image_has_no_neighbour_but_itself():
 def test_rows_that_are_not_finite_are_refused(bad, where):
     sets = {"bank": np.ones((3, 2)), "queries": np.ones((3, 2))}
     sets[where][1, 0] = bad
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(DataError, match="finite"):
         search(sets["bank"], sets["queries"], 1)
 
 

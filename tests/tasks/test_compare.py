@@ -1,4 +1,5 @@
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -102,7 +103,8 @@ def test_seeds_have_a_mean_and_a_std(record, folder):
 
 def test_the_same_features_are_the_same(record, call, folder, tmp_path):
     path = files(folder, "test", "good1")[0]
-    found = record("compare", path, path)["metrics"]
+    shutil.copy(path, tmp_path / "copy.h5")
+    found = record("compare", path, tmp_path / "copy.h5")["metrics"]
     assert found["features"][0]["cka"] == pytest.approx(1)
     assert found["features"][0]["neighbour_overlap"] == 1
 
@@ -136,6 +138,19 @@ def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
     assert "two feature files or more" in call("compare", good).stderr
     assert "one --train for each" in call("compare", good, bad, "--train", good).stderr
     assert "encoder" in call("compare", good, bad, *trained(folder, "bad1", "good1")).stderr
+    assert "is given twice" in call("compare", good, bad, good).stderr
+    assert "cannot be written" in call("compare", good, bad, "--out", tmp_path).stderr
+    banks = files(folder, "train", "good1", "bad1")
+    half = write(tmp_path / "half.h5", np.ones((60, 6)), np.arange(60) % 4, "bad1")
+    assert "not of the same images" in call("compare", good, bad, "--train", banks[0], "--train", half).stderr
+    again = write(
+        tmp_path / "again-elsewhere.h5", np.random.default_rng(0).normal(size=(80, 6)), np.arange(80) % 4, "x"
+    )
+    assert "made from different sources" in call("compare", good, again).stderr
+    bare = [write(tmp_path / f"{n}-bare.h5", np.eye(4), np.full(4, -1), f"b{n}") for n in (1, 2)]
+    assert "no labels" in call("compare", *bare, "--out", tmp_path / "c.csv").stderr
+    alone = [write(tmp_path / f"{n}-alone.h5", np.ones((1, 4)), np.zeros(1, int), f"b{n}") for n in (1, 2)]
+    assert "two images or more" in call("compare", *alone).stderr
     strangers = write(tmp_path / "s.h5", np.ones((2, 3)), np.zeros(2, int), "r9", ["x", "y"])
     assert "no image in common" in call("compare", good, strangers).stderr
     other = write(tmp_path / "o.h5", np.ones((2, 3)), np.array([3, 3]), "r9", ["image 0", "image 1"])

@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -183,3 +185,47 @@ def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
     with pytest.raises(UsageError, match="nprobe=4 needs --index"):
         KnnSettings(**sets, index_parameters="nprobe=4")
     assert "of the 80 exact neighbours" in few.table.notes[-1]
+
+
+def test_the_layer_that_was_asked_for_is_read(tmp_path, sets):
+    for name, path in sets.items():
+        with h5py.File(path, "a") as file:
+            noise = np.random.default_rng(len(name)).normal(size=(len(file["features"]), 3))
+            file["layers/layer4"] = noise.astype(np.float32)
+            file.attrs["encoder"] = json.dumps({"arch": "made", "layer": "layer1"})
+    own = knn(KnnSettings(**sets, k=(5,)))
+    other = knn(KnnSettings(**sets, k=(5,), layer="layer4"))
+    assert own.metrics["top1"] == knn(KnnSettings(**sets, k=(5,), layer="layer1")).metrics["top1"] > 0.5
+    assert other.metrics["top1"] < 0.4
+    with pytest.raises(DataError, match="holds no layer stem"):
+        knn(KnnSettings(**sets, layer="stem"))
+    with pytest.raises(UsageError, match="Give one --layer"):
+        KnnSettings(**sets, layer=("layer1", "layer4"))
+
+
+def test_a_set_without_a_fingerprint_is_still_itself(tmp_path):
+    path = tmp_path / "bare.h5"
+    features = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    ids = [str(row) for row in range(40)]
+    write_features(path, features, np.arange(40) % 4, ids, encoder={"arch": "made"}, source={"spec": "mine"})
+    found = knn(KnnSettings(train=str(path), test=str(path), k=(1,)))
+    assert found.provenance["leave_one_out"]
+    assert found.metrics["top1"] < 1
+
+
+def test_near_duplicates_are_looked_for_by_cosine_whatever_the_metric(sets):
+    with h5py.File(sets["train"], "r") as train, h5py.File(sets["test"], "a") as test:
+        test["features"][:6] = train["features"][:6] * 2
+    for metric in ("cosine", "l2"):
+        assert knn(KnnSettings(**sets, k=(5,), metric=metric, leakage=1.0)).metrics["leakage"]["images"] == 6
+    own = KnnSettings(train=sets["test"], test=sets["test"], k=(5,), metric="l2", leakage=0.5)
+    assert knn(own).metrics["leakage"]["of"] == 60
+
+
+def test_the_record_names_what_was_run_and_a_sweep_takes_no_k(sets):
+    assert KnnSettings(**sets).protocol() == "dino"
+    assert KnnSettings(**sets, sweep=True).protocol() == "dino, k and T swept"
+    assert KnnSettings(**sets, vote="majority", metric="l2").protocol() == "dino, majority votes, l2"
+    for wrong in ({"sweep": True, "k": (5,)}, {"sweep_k": (3,)}, {"held_out": 0.2}):
+        with pytest.raises(UsageError, match="--sweep"):
+            KnnSettings(**sets, **wrong)

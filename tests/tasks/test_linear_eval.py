@@ -8,6 +8,7 @@ from PIL import Image
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_writer import write_features
 from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_report import make_folder
 
 
 def write(path, rows, classes, seed, spread=0.6, labels=None, layers=(), views=0):
@@ -215,9 +216,15 @@ def test_files_of_out(sets, tmp_path):
     rows = run(sets, out=tmp_path / "many", trials=2)
     assert list(rows.files) == ["record"]
     (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "none" / "h.safetensors"):
+        with pytest.raises(DataError, match="cannot be written"):
+            make_folder(None, path)
     with pytest.raises(DataError, match="cannot be written"):
         run(sets, out=tmp_path / "file")
-    with pytest.raises(DataError, match="There is no folder"):
+    for path in (tmp_path, tmp_path / "none" / "h.safetensors"):
+        with pytest.raises(DataError, match="cannot be written"):
+            make_folder(None, path)
+    with pytest.raises(DataError, match="cannot be written"):
         run(sets, save_head=tmp_path / "no" / "h.safetensors")
 
 

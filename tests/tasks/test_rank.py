@@ -43,11 +43,11 @@ def test_alignment_is_the_mean_over_pairs_of_views(record, tmp_path):
 def test_rows_without_a_feature_are_left_out_and_said(call, tmp_path):
     rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     rows[2:4] = np.nan
-    path = write(tmp_path / "a.h5", rows)
+    path, other = (write(tmp_path / name, rows) for name in ("a.h5", "b.h5"))
     for command in (
         ("rank", path),
         ("duplicates", path),
-        ("compare", path, path),
+        ("compare", path, other),
         ("retrieval", "search", path, "--gallery", path),
     ):
         assert "a.h5: 2 unreadable images left out" in call(*command).stderr

@@ -188,6 +188,17 @@ def test_num_gpus_starts_the_processes(tiny):
     assert detect(DetectSettings(**tiny)).metrics["images"] == 4
 
 
+def test_num_gpus_and_a_signal_while_the_processes_import(tiny):
+    run = start(tiny | {"num_gpus": 2})
+    children = f"/proc/{run.pid}/task"
+    while sum(len(one.read_text().split()) for one in Path(children).glob("*/children")) < 3:  # and a resource tracker
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=120) == ("", "Error: Interrupted; finished files are whole.\n")
+    assert run.returncode == 130
+
+
 def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}

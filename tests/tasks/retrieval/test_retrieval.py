@@ -189,6 +189,7 @@ def test_settings_without_effect_are_refused(call, record, road, tmp_path):
     for command, message in (
         ([*search, features, "--index-parameters", "nprobe=3"], "is searched exactly"),
         ([*search, index, "--metric", "l2"], "was built for cosine"),
+        ([*search, index, "--layer", "layer2"], "an index of one layer already"),
         ([*search, index, "--index-parameters", "nprobe=3"], "not parameters of Flat"),
         ([*evaluate, "--out", tmp_path / "c.png"], "give --index too"),
         ([*evaluate, "--index", "Flat", "--out", tmp_path / "c.jpg"], "must end in .png"),
@@ -210,6 +211,22 @@ def test_the_option_that_is_wrong_is_named(call, road, photos):
         said = call("retrieval", *command)
         assert said.exit_code == 2
         assert f"{option} {photos} is not a feature file" in said.stderr
+
+
+def test_a_layer_is_that_of_queries_too(record, checkpoint, tmp_path):
+    made = ["--checkpoint", checkpoint, "--layer", "pool", "--layer", "layer2"]
+    for split in ("train", "test"):
+        record("extract", *made, "--data", f"digits#{split}", "--out", tmp_path / f"{split}.h5")
+    index = tmp_path / "a.index"
+    record("retrieval", "build", "--gallery", tmp_path / "train.h5", "--layer", "layer2", "--out", index)
+    search = ["retrieval", "search", tmp_path / "test.h5", "-k", 3, "--gallery"]
+    by_index, by_features = record(*search, index), record(*search, tmp_path / "train.h5", "--layer", "layer2")
+    assert by_index["provenance"]["encoder"]["layer"] == by_features["provenance"]["encoder"]["layer"] == "layer2"
+    near, far = ([one["neighbours"][0]["id"] for one in found["metrics"]["found"]] for found in (by_index, by_features))
+    assert near == far
+    evaluate = ["retrieval", "eval", "--gallery", tmp_path / "train.h5", "--layer", "layer2", "--queries"]
+    by_images = record(*evaluate, "digits#test", "--checkpoint", checkpoint)["metrics"]
+    assert by_images == record(*evaluate, tmp_path / "test.h5")["metrics"]
 
 
 def test_a_set_in_itself_finds_others_only(call, record, road, tmp_path):
