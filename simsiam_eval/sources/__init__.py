@@ -1,6 +1,7 @@
 """Image sources: `kind:PATH#options` -> rows of (id, image, label).
 
     folder:PATH                                  class sub-folders, or a flat folder without labels
+    image:FILE                                   one image
     cifar10:PATH#test   cifar100:PATH            published archives (python, binary), their folders, image folders
     manifest:FILE.csv#path=file,label=species    a table of paths and labels (.csv, .tsv, .parquet)
     list:FILE.txt                                a text file of paths, perhaps with labels
@@ -59,6 +60,7 @@ def _cifar(kind: str) -> Kind:
 # Another kind is one more row.
 KINDS: dict[str, Kind] = {
     "folder": Kind((), lambda path, spec, _, __: open_folder(path, spec)),
+    "image": Kind((), lambda path, spec, _, __: PathSource([path.name], spec=spec, folder=path.parent)),
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
     "manifest": Kind(
@@ -105,7 +107,7 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         raise UsageError(f"{spec}: digits takes no path; give digits, digits#train or digits#test.")
     if kind == "folder" and not path.is_dir():
         raise DataError(f"{path} is not a folder.")
-    if kind in ("list", "manifest", "hdf5") and path.is_dir():
+    if kind in ("image", "list", "manifest", "hdf5") and path.is_dir():
         raise DataError(f"{path} is a folder, and the image source {kind} is a file.")
     try:
         return KINDS[kind].open(path, spec, options, split)
@@ -125,8 +127,8 @@ def _recognise(path: Path) -> str:
         if is_pattern(str(path)) and name.endswith((".tar", ".parquet")):
             return "tar" if name.endswith(".tar") else "parquet"
         raise DataError(
-            f"There is no {path}; image sources are: {', '.join(KINDS)}, or the path of a folder, a manifest, a list, "
-            "a .tar, .h5 or .parquet file."
+            f"There is no {path}; image sources are: {', '.join(KINDS)}, or the path of a folder, an image, a manifest, "
+            "a list, a .tar, .h5 or .parquet file."
         )
     marks = {"cifar10": ("data_batch_1", "data_batch_1.bin", "cifar-10-batches-py", "cifar-10-batches-bin"),
              "cifar100": ("train.bin", "fine_label_names.txt", "cifar-100-python", "cifar-100-binary")}  # fmt: skip
@@ -149,7 +151,11 @@ def _kind_of_file(path: Path) -> str:
     kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5"}
     if ending in kinds:
         return kinds[ending]
-    raise DataError(f"{path} is no image source: give a folder or a {', '.join(FORMATS)}, .txt, .tar or .h5 file.")
+    if is_image(name):
+        return "image"
+    raise DataError(
+        f"{path} is no image source: give a folder, an image or a {', '.join(FORMATS)}, .txt, .tar or .h5 file."
+    )
 
 
 def _kind_of_folder(path: Path) -> str:

@@ -23,8 +23,7 @@ from simsiam_eval.neighbours import METRICS, search
 from simsiam_eval.progress import say
 from simsiam_eval.settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
 from simsiam_eval.source_images import SourceImages, shown
-from simsiam_eval.sources import ImageSource, PathSource, open_source
-from simsiam_eval.sources.folder import EXTENSIONS
+from simsiam_eval.sources import ImageSource, open_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,10 +106,7 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
         return Queries(found.ids.tolist(), values, found.labels, found.class_names, own, spec=images)
     if checkpoint is None:
         raise DataError(f"{spec} is not a feature file (.h5): images need --checkpoint, the encoder of the gallery.")
-    path = Path(spec).expanduser()
-    one = path.is_file() and path.suffix.lower() in EXTENSIONS
-    source = PathSource([path], ids=[path.name], spec=spec) if one else open_source(spec, "test")
-    return _extracted(source, gallery.features, checkpoint, device)
+    return _extracted(open_source(spec, "test"), gallery.features, checkpoint, device)
 
 
 def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: str) -> Queries:

@@ -201,7 +201,8 @@ def test_specs_that_are_refused(spec):
     [
         ("folder:{}/dog/b.png", "is not a folder"),
         ("list:{}/dog", "is a folder, and the image source list is a file"),
-        ("{}/dog/b.png", "is no image source"),
+        ("image:{}/dog", "is a folder, and the image source image is a file"),
+        ("{}/bad.parq", "is no image source"),
         ("{}/none.txt", "There is no .*none.txt; image sources are"),
         ("{}/none-{{0..1}}.tar", r"no .*none-0.tar \(2 of 2"),
         ("manifest:{}/dog/b.png", "A manifest is a .csv"),
@@ -212,8 +213,16 @@ def test_specs_that_are_refused(spec):
 def test_files_that_are_refused(classes, spec, says):
     (classes / "bad.parquet").write_bytes(b"text")
     (classes / "bad.csv").write_bytes(b"path\n\xff\n")
+    (classes / "bad.parq").write_bytes(b"text")
     with pytest.raises(DataError, match=says):
         open_source(spec.format(classes))
+
+
+def test_one_image_is_a_source(classes):
+    for spec in (f"{classes}/dog/b.png", f"image:{classes}/dog/b.png"):
+        one = open_source(spec)
+        assert (len(one), one.id(0), one.labels.tolist()) == (1, "b.png", [-1])
+        assert np.array_equal(one.image(0).pixels(), np.asarray(Image.open(classes / "dog" / "b.png").convert("RGB")))
 
 
 def test_missing_path():
