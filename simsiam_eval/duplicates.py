@@ -131,12 +131,14 @@ def leakage_metrics(
     return found
 
 
-def leakage_warning(found: dict[str, Any], which: str = "top-1") -> str:
+def leakage_warning(
+    found: dict[str, Any], which: str = "top-1", sets: tuple[str, str] = ("test images", "training image")
+) -> str:
     """One sentence for the person: how many, and the accuracy, called `which`, with and without them."""
     without = f"{100 * found['top1_without']:.2f} %" if "top1_without" in found else "not to be had"
     drawn = f" drawn from {found['drawn_from']}" if found["drawn_from"] > found["of"] else ""
     said = (
-        f"{found['images']} of {found['of']} test images{drawn} have a training image of cosine similarity "
+        f"{found['images']} of {found['of']} {sets[0]}{drawn} have a {sets[1]} of cosine similarity "
         f"{found['threshold']:g} or more"
     )
     if 2 * found["copies"] <= found["of"] < 2 * found["images"]:

@@ -267,6 +267,17 @@ def is_index_file(spec: str) -> bool:
     return Path(spec).suffix.lower() == INDEX_ENDING
 
 
+def leakage_setting() -> Any:
+    """--leakage of the commands that judge an encoder by its neighbours of another set."""
+    return setting(
+        0.99,
+        above=0,
+        at_most=1,
+        help="Cosine similarity to a training (gallery) image from which a test image (query) is called its near-duplicate: "
+        "their number is said, and the accuracy without them.",
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings(FeatureSettings):
     """Sets as feature files, or as images with the checkpoint of an encoder."""
@@ -316,10 +327,4 @@ class EvaluationSettings(EncoderSettings):
 
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")
-    leakage: float = setting(
-        0.99,
-        above=0,
-        at_most=1,
-        help="Cosine similarity to a training image from which a test image is called its near-duplicate: their number is "
-        "said, and the accuracy without them.",
-    )
+    leakage: float = leakage_setting()

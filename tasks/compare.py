@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.settings import Settings, leakage_setting, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class CompareSettings(Settings):
     )
     k: int = setting(20, short="-k", at_least=1, help="Neighbours that vote.")
     temperature: float = setting(0.07, above=0, help="T of the vote's weight exp(similarity / T).")
+    leakage: float = leakage_setting()
     overlap_k: int = setting(10, at_least=1, help="Neighbours of the overlap.")
     out: Path | None = setting(None, help="CSV to write: id, label, and for each file 1 where it is right.")
 
@@ -78,9 +79,10 @@ def compare(settings: CompareSettings) -> Result:
     if settings.out is not None and not (tests[0].labels >= 0).any():
         raise DataError(f"{tests[0].path} has no labels: there is nothing to write to --out.")
     names = list(settings.name) or [str(path) for path in settings.file]
-    right = None
+    right, leakage = None, None
     if (tests[0].labels >= 0).any():
         right = _right_by_heads(settings.head, tests) if settings.head else _right(settings, tests, banks)
+        leakage = _leakage(settings, tests, banks, right)
     methods = _methods(names, right)
     pairs = _pairs(names, right, tests[0]) if right is not None else []
     likeness = _likeness(settings, tests, names, device)
@@ -91,7 +93,8 @@ def compare(settings: CompareSettings) -> Result:
     return Result(
         task="compare",
         settings=settings.to_dict(),
-        metrics={"images": len(tests[0].ids), "methods": methods, "pairs": pairs, "features": likeness},
+        metrics={"images": len(tests[0].ids), "methods": methods, "pairs": pairs, "features": likeness}
+        | {"leakage": leakage},
         provenance=provenance(
             started,
             str(device),
@@ -99,7 +102,7 @@ def compare(settings: CompareSettings) -> Result:
             trains=[described_features(one) for one in banks],
         ),
         files=files,
-        table=_table(settings, methods, pairs, likeness, len(tests[0].ids)),
+        table=_table(settings, methods, pairs, likeness, leakage, len(tests[0].ids)),
     )
 
 
@@ -184,6 +187,22 @@ def _right(settings: CompareSettings, tests: list[Features], banks: list[Feature
         found[which] = guesses == labels[which]
         right.append(found)
     return np.array(right)[:, tests[0].labels >= 0]
+
+
+def _leakage(
+    settings: CompareSettings, tests: list[Features], banks: list[Features], right: NDArray[np.bool_]
+) -> dict[str, Any] | None:
+    """What of an accuracy rests on near-duplicates in the training set, by the features of the file where they are most."""
+    from simsiam_eval.device import resolve_device
+    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+
+    device, found = resolve_device(settings.device), []
+    for bank, test, mine in zip(banks, tests, right, strict=bool(banks)):
+        labelled = test.subset(test.labels >= 0)
+        rows, nearest = nearest_similarities(bank.features, labelled.features, settings.seed, device)
+        one = leakage_metrics(nearest, mine[rows], settings.leakage, len(mine))
+        found += [] if one is None else [{"file": str(test.path)} | one]
+    return max(found, key=lambda one: one["images"], default=None)
 
 
 def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[np.bool_]:
@@ -304,6 +323,7 @@ def _table(
     methods: list[dict[str, Any]],
     pairs: list[dict[str, Any]],
     likeness: list[dict[str, Any]],
+    leakage: dict[str, Any] | None,
     images: int,
 ) -> Table:
     rows = []
@@ -331,6 +351,10 @@ def _table(
             f"{two['names'][0]} and {two['names'][1]}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
             f"of {two['overlap_k']} neighbours shared."
         )
+    if leakage is not None:
+        from simsiam_eval.duplicates import leakage_warning
+
+        notes.append(f"In {leakage['file']}, {leakage_warning(leakage)}")
     how = f"kNN k {settings.k}, T {settings.temperature:g}, "
     how += "against the training sets" if settings.train else "leave-one-out"
     if settings.head:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, Table, counted, percent, provenance
-from simsiam_eval.settings import EncoderSettings, is_feature_file, option_name, setting
+from simsiam_eval.settings import EncoderSettings, is_feature_file, leakage_setting, option_name, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,7 @@ class RetrievalEvalSettings(EncoderSettings):
     )
     k: tuple[int, ...] = setting((1, 5, 10), short="-k", at_least=1, help="k of recall@k and precision@k.")
     metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that ranks.")
+    leakage: float = leakage_setting()
     limit: int | None = setting(None, at_least=1, help="Only so many queries, drawn by --seed.")
     index: tuple[str, ...] = setting(
         (), help="FAISS factory strings, such as IVF256,Flat or HNSW32, whose recall and speed are measured too."
@@ -95,6 +96,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     nothing = len(asked) - len(scores.queries)
     metrics = _metrics(scores, settings.k, len(gallery.labels) - own)
     by_class = _by_class(scores, queries, gallery, settings.k)
+    leakage = None if own else _leakage(settings, gallery, queries, scores, device)
     indexes = _indexes(settings, gallery, None if own else queries, device)
     files = {}
     if settings.out is not None:
@@ -105,7 +107,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
         settings=settings.to_dict(),
         metrics=metrics
         | {"queries": len(scores.queries), "queries_without_relevant": nothing, "gallery": len(gallery.labels)}
-        | {"by_class": by_class, "indexes": indexes},
+        | {"by_class": by_class, "indexes": indexes, "leakage": leakage},
         provenance=provenance(
             started,
             str(device),
@@ -114,7 +116,9 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
             queries=described_features(queries),
         ),
         files=files,
-        table=_table(settings, metrics, by_class, indexes, len(scores.queries), nothing, len(gallery.labels), own),
+        table=_table(
+            settings, metrics, by_class, indexes, leakage, len(scores.queries), nothing, len(gallery.labels), own
+        ),
     )
 
 
@@ -138,6 +142,17 @@ def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
         queries = opened(*asked, gallery if is_feature_file(settings.gallery) else None)
     refuse_mixture(gallery, queries)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
+
+
+def _leakage(
+    settings: RetrievalEvalSettings, gallery: Features, queries: Features, scores: QueryScores, device: torch.device
+) -> dict[str, Any] | None:
+    """What of recall@1 rests on queries that have a near-duplicate in the gallery."""
+    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+
+    asked = queries.subset(scores.queries).features
+    rows, nearest = nearest_similarities(gallery.features, asked, settings.seed, device)
+    return leakage_metrics(nearest, scores.reciprocal_rank[rows] == 1, settings.leakage, len(scores.queries))
 
 
 def _drawn(count: int, settings: RetrievalEvalSettings) -> NDArray[np.int64]:
@@ -237,6 +252,7 @@ def _table(
     metrics: dict[str, Any],
     by_class: dict[str, dict[str, Any]],
     indexes: list[dict[str, Any]],
+    leakage: dict[str, Any] | None,
     queries: int,
     nothing: int,
     gallery: int,
@@ -257,6 +273,10 @@ def _table(
     worst = sorted(by_class.items(), key=lambda one: one[1]["map"])[:_TABLE_CLASSES]
     if len(by_class) > 1:
         notes.append("Lowest mAP: " + ", ".join(f"{name} {percent(one['map'])}" for name, one in worst) + ".")
+    if leakage is not None:
+        from simsiam_eval.duplicates import leakage_warning
+
+        notes.append(leakage_warning(leakage, "recall@1", ("queries", "gallery image")))
     for one in indexes:
         notes.append(
             f"{one['index']}{' ' + one['parameters'] if one['parameters'] else ''}: finds {one['recall']:.4f} of the "

@@ -1,6 +1,7 @@
 import csv
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
@@ -58,6 +59,20 @@ def test_two_encoders_image_by_image(record, folder, tmp_path):
     assert pair["mcnemar"] == mcnemar(lost, gained)
     assert pair["mcnemar"]["mid_p"] < 0.05
     assert pair["gained"][0] == rows[1 + int(np.flatnonzero(right[:, 1] > right[:, 0])[0])][0]
+
+
+def test_near_duplicates_in_the_training_sets_are_told(record, call, folder, tmp_path):
+    paths = []
+    for place, encoder in enumerate(("good1", "good2")):
+        with h5py.File(folder / f"{encoder}-train.h5") as train, h5py.File(folder / f"{encoder}-test.h5") as test:
+            features, labels = test["features"][:], test["labels"][:]
+            features[: 4 + place] = train["features"][: 4 + place] * 2
+        paths.append(write(tmp_path / f"{encoder}-test.h5", features, labels, encoder))
+    asked = ("compare", *paths, *trained(folder, "good1", "good2"), "--leakage", 1)
+    found = record(*asked)["metrics"]["leakage"]
+    assert (found["images"], found["of"], found["file"]) == (5, 80, str(paths[1]))
+    assert "5 of 80 test images" in " ".join(call(*asked).stdout.split())
+    assert record("compare", *paths)["metrics"]["leakage"] is None
 
 
 def heads(folder, tmp_path, *encoders):

@@ -57,6 +57,22 @@ def test_a_class_that_the_gallery_lacks_is_left_out_and_said(tmp_path):
         retrieval_eval(RetrievalEvalSettings(gallery=alone))
 
 
+def test_queries_with_a_copy_in_the_gallery_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 8)), np.arange(60) % 3
+    asked = np.concatenate([features[:7] * 2, rng.normal(size=(20, 8))])
+    sets = {
+        "gallery": write(tmp_path / "g.h5", features, labels),
+        "queries": write(tmp_path / "q.h5", asked, np.concatenate([labels[:7], np.arange(20) % 3])),
+    }
+    found = retrieval_eval(RetrievalEvalSettings(**sets, k=(1,), leakage=1.0))
+    leaked = found.metrics["leakage"]
+    assert (leaked["images"], leaked["of"], leaked["top1"]) == (7, 27, 1)
+    assert 7 + 20 * leaked["top1_without"] == pytest.approx(27 * found.metrics["recall_at_1"])
+    assert any("7 of 27 queries have a gallery image" in note for note in found.table.notes)
+    assert retrieval_eval(RetrievalEvalSettings(gallery=sets["gallery"])).metrics["leakage"] is None
+
+
 def test_another_encoder_is_refused(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(3), [0, 0, 1], arch) for arch in ("r18", "r50"))
     with pytest.raises(DataError, match="encoder"):
