@@ -160,7 +160,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         try:
             result = run()
         finally:
-            end_workers()
+            _end_workers()
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(stopped.exit_status) from stopped
@@ -190,7 +190,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
             raise SystemExit(1)
 
 
-def end_workers() -> None:
+def _end_workers() -> None:
     """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
     if (multiprocessing := sys.modules.get("multiprocessing")) and (workers := multiprocessing.active_children()):
         # torch's handler raises when a worker was killed, wherever the program then is.

@@ -1,7 +1,5 @@
 """The errors a user can cause: one sentence each (what, where, what to do), never a traceback."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """A mistake in what the user gave: the message is one sentence for the user, `exit_status` the process's."""
@@ -25,6 +23,3 @@ class Stopped(UserError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
-
-    def __reduce__(self) -> tuple[type[Stopped], tuple[str, int]]:
-        return type(self), (str(self), self.exit_status)

@@ -24,7 +24,7 @@ _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
 
 
 def detect(settings: DetectSettings) -> Result:
-    """Run `detect`: on one process, on --num-gpus of them, or on those that torchrun started.
+    """Run `detect`: on one process, or on those that torchrun started, which --num-gpus makes the command become.
 
     In a folder that holds runs already it goes on where they were.
 
@@ -33,15 +33,11 @@ def detect(settings: DetectSettings) -> Result:
         DataError: images, annotations or the run folder cannot be used, the loss is not finite, or memory is short.
         Stopped: by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
-    from simsiam_eval.launch import run_on_processes
-
-    return run_on_processes(_detect, settings, settings.num_gpus, settings.device)
-
-
-def _detect(settings: DetectSettings) -> Result:
     from simsiam_eval.distributed import join_processes
+    from simsiam_eval.launch import under_torchrun
 
     started = time.perf_counter()
+    under_torchrun(settings.num_gpus, settings.device)
     with join_processes(settings.device) as processes:
         return _Detection(settings, processes).result(started)
 

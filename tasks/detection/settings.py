@@ -123,8 +123,8 @@ class DetectSettings(Settings):
         None,
         at_least=1,
         may_change=True,
-        help="Processes on this machine, one for each GPU (on a CPU: so many), which share --batch; default: 1, or those "
-        "that torchrun started.",
+        help="Processes that torchrun starts on this machine, one for each GPU (on a CPU: so many), which share --batch; "
+        "default: this one, or those that torchrun has started.",
     )
     checkpoint_every: int = setting(1000, at_least=1, may_change=True, help="Steps between two checkpoints.")
     resume: str = setting(
