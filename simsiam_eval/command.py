@@ -162,7 +162,8 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         finally:
             _end_workers()
     except Stopped as stopped:
-        click.echo(str(stopped), err=True)
+        if _speaks():  # all processes stop together
+            click.echo(str(stopped), err=True)
         raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
@@ -175,7 +176,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
             raise
         _fail(f"The device is out of memory: give a smaller batch ({str(error).splitlines()[0]})", 1, debug)
     else:
-        if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
+        if not _speaks():
             return
         try:
             if as_json:
@@ -188,6 +189,11 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
             sys.stderr.close()
         if result.faults:
             raise SystemExit(1)
+
+
+def _speaks() -> bool:
+    """Under torchrun the first process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _end_workers() -> None:
