@@ -7,12 +7,12 @@ import torch
 from simsiam_eval.end_to_end import EndToEndFeed
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import train_and_test_features
-from simsiam_eval.settings import EvaluationSettings
+from tasks.linear_eval import LinearEvalSettings
 
 
 @pytest.fixture(scope="module")
 def settings(checkpoint):
-    return EvaluationSettings(
+    return LinearEvalSettings(
         train="digits#test", test="digits#test", checkpoint=checkpoint, layer=("layer1", "layer2")
     )
 
