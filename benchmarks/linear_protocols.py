@@ -1,9 +1,9 @@
 """The linear protocol on centre crops, on stored views and end to end: how far apart in accuracy, and in cost?
 
-python benchmarks/linear_protocols.py --data folder:cifar10-mini
+python benchmarks/linear_protocols.py --data cifar10-mini [--checkpoint FILE]
 
-A short pretraining first makes an encoder (at --side pixels, so that the end-to-end runs take minutes on two cores). Every
-run starts without a cache, so that its seconds hold the extraction.
+Without a checkpoint a short pretraining makes an encoder. Images are of --side pixels, so that the end-to-end runs take
+minutes on two cores. Every run starts without a cache, so that its seconds hold the extraction.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from report import write_table
 
 from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
+from simsiam_eval.checkpoint import inspect_checkpoint
 from simsiam_eval.result import percent
 from tasks.linear_eval import LinearEvalSettings, linear_eval
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="Folder with train/ and test/ (or val/), class sub-folders."
     )
+    parser.add_argument("--checkpoint", type=Path, help="Encoder; default: a CIFAR ResNet-18 pretrained here.")
     parser.add_argument("--side", type=int, default=16, help="Pixels of a side.")
     parser.add_argument("--pretrain-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=30, help="Of the head.")
@@ -42,31 +44,36 @@ def main() -> None:
     asked = parser.parse_args()
     test = asked.data / ("test" if (asked.data / "test").is_dir() else "val")
     with tempfile.TemporaryDirectory() as folder:
-        made = pretrain(
-            PretrainSettings(preset="cifar10", data=f"folder:{asked.data / 'train'}", out=Path(folder) / "run",
-                             image_size=asked.side, epochs=asked.pretrain_epochs, batch_size=128, tensorboard=False)
-        )  # fmt: skip
-        rows = []
+        checkpoint = asked.checkpoint or _pretrained(asked, Path(folder) / "run")
+        report, rows = inspect_checkpoint(checkpoint), []
         for name, way in WAYS.items():
             os.environ["SIMSIAM_EVAL_CACHE"] = f"{folder}/{name}"
             started = time.perf_counter()
             found = linear_eval(
                 LinearEvalSettings(preset="small", lr=asked.lr, epochs=asked.epochs, train=f"folder:{asked.data / 'train'}",
-                                   test=f"folder:{test}", checkpoint=Path(made.files["checkpoint"]), resize=asked.side,
+                                   test=f"folder:{test}", checkpoint=checkpoint, resize=asked.side,
                                    crop=asked.side, **way)
             ).metrics  # fmt: skip
             rows.append(_row(name, found, time.perf_counter() - started))
     write_table(
-        "linear_protocols",
+        f"linear_protocols_{asked.data.name.replace('-', '_')}",
         f"Three ways of the linear protocol: {asked.data.name}, {found['train_images']} and {found['images']} images",
         ("trained on", "test top-1 % [95 %]", "against centre crop [95 %, paired]", "train top-1 %", "s"),
         rows,
         [
-            f"CIFAR ResNet-18 at {asked.side} px, SimSiam for {asked.pretrain_epochs} epochs; head: preset small, "
-            f"lr {asked.lr:g}, {asked.epochs} epochs, one seed. Seconds are of the whole command without a cache, with the "
+            f"{report.arch} ({report.stem} stem) at {asked.side} px after {report.epoch} epochs of SimSiam; head: preset "
+            f"small, lr {asked.lr:g}, {asked.epochs} epochs, one seed. Seconds are of the whole command without a cache, with the "
             "centre-crop head for the difference.",
         ],
     )
+
+
+def _pretrained(asked: argparse.Namespace, out: Path) -> Path:
+    made = pretrain(
+        PretrainSettings(preset="cifar10", data=f"folder:{asked.data / 'train'}", out=out, image_size=asked.side,
+                         epochs=asked.pretrain_epochs, batch_size=128, tensorboard=False)
+    )  # fmt: skip
+    return Path(made.files["checkpoint"])
 
 
 def _row(name: str, found: dict[str, Any], seconds: float) -> list[str]:
