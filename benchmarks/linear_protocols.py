@@ -62,8 +62,8 @@ def main() -> None:
         rows,
         [
             f"{report.arch} ({report.stem} stem) at {asked.side} px after {report.epoch} epochs of SimSiam; head: preset "
-            f"small, lr {asked.lr:g}, {asked.epochs} epochs, one seed. Seconds are of the whole command without a cache, with the "
-            "centre-crop head for the difference.",
+            f"small, lr {asked.lr:g}, {asked.epochs} epochs, one seed. Seconds are of the whole command without a cache, "
+            "with the centre-crop head for the difference.",
         ],
     )
 
