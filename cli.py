@@ -19,7 +19,8 @@ from tasks.export import ExportSettings, export
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 from tasks.merge import MergeSettings, merge
 from tasks.predict import PredictSettings, predict
 from tasks.rank import RankSettings, rank

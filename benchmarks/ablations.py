@@ -15,7 +15,8 @@ from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.result import percent
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 
 # name: (what differs from the preset, the paper's ImageNet linear top-1 at 100 epochs)
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {

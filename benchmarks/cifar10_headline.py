@@ -19,7 +19,8 @@ from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.result import percent
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 
 # docs/protocols.md of the field: (who, kNN %, linear %, minutes)
 PUBLISHED = [

@@ -21,7 +21,8 @@ from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.checkpoint import inspect_checkpoint
 from simsiam_eval.result import percent
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 
 WAYS: dict[str, dict[str, Any]] = {
     "centre crop": {},

@@ -15,7 +15,7 @@ from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
-from tasks.linear_eval import LinearEvalSettings
+from tasks.linear_settings import LinearEvalSettings
 from tasks.merge import MergeSettings
 from tasks.predict import PredictSettings
 from tasks.rank import RankSettings

@@ -70,12 +70,13 @@ def compare(settings: CompareSettings) -> Result:
     from simsiam_eval.atomic_file import refuse_unwritable
     from simsiam_eval.device import resolve_device
     from simsiam_eval.feature_cache import described_features
+    from tasks.compare_sets import same_images, training_sets
 
     started = time.perf_counter()
     device = resolve_device(settings.device)
     refuse_unwritable(settings.out)
-    tests = _same_images(settings)
-    banks = _banks(settings)
+    tests = same_images(settings.file)
+    banks = training_sets(settings.train)
     if settings.out is not None and not (tests[0].labels >= 0).any():
         raise DataError(f"{tests[0].path} has no labels: there is nothing to write to --out.")
     names = list(settings.name) or [str(path) for path in settings.file]
@@ -104,62 +105,6 @@ def compare(settings: CompareSettings) -> Result:
         files=files,
         table=_table(settings, methods, pairs, likeness, leakage, len(tests[0].ids)),
     )
-
-
-def _same_images(settings: CompareSettings) -> list[Features]:
-    """The test sets, cut to the images that all have (an unreadable one is missing in some), in the first's order."""
-    import numpy as np
-
-    from simsiam_eval.feature_cache import in_numbering_of
-    from simsiam_eval.feature_rows import open_features
-    from simsiam_eval.progress import say
-
-    opened = [open_features(path) for path in settings.file]
-    for one in opened:
-        if len(set(one.ids.tolist())) < len(one.ids):
-            raise DataError(f"{one.path} has an id twice: its images cannot be told apart.")
-    shared = set(opened[0].ids.tolist()).intersection(*(one.ids.tolist() for one in opened[1:]))
-    if not shared:
-        raise DataError(f"{opened[0].path} and {opened[1].path} have no image in common (by id).")
-    most = max(len(one.ids) for one in opened)
-    if len(shared) < most:
-        say(f"{most - len(shared)} images that not every file has are left out.")
-    kept = np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared])
-    tests = [opened[0].subset(kept)]
-    for one in opened[1:]:
-        place = {name: row for row, name in enumerate(one.ids.tolist())}
-        found = one.subset(np.array([place[name] for name in tests[0].ids.tolist()]))
-        found = in_numbering_of(tests[0], found, missing_is_error=False)
-        if not np.array_equal(found.labels, tests[0].labels):
-            row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
-            raise DataError(f"{one.path} and {tests[0].path} label {found.ids[row]} differently.")
-        tests.append(found)
-    if not _one_source(tests):
-        say("The files were made from different sources (their fingerprints differ): images are matched by id alone.")
-    if len(tests[0].ids) < 2:
-        raise DataError("compare needs two images or more that all files have.")
-    return tests
-
-
-def _one_source(sets: list[Features]) -> bool:
-    return len({one.attributes["source"].get("fingerprint") for one in sets}) == 1
-
-
-def _banks(settings: CompareSettings) -> list[Features]:
-    """The training sets, labelled images only.
-
-    Raises:
-        DataError: they are not of the same images; a difference would be the bank's, not the encoder's.
-    """
-    from simsiam_eval.feature_cache import labelled
-    from simsiam_eval.feature_rows import open_features
-
-    banks = [labelled(open_features(path), f"--train {path}") for path in settings.train]
-    if banks and not _one_source(banks):
-        for one in banks[1:]:
-            if set(one.ids.tolist()) != set(banks[0].ids.tolist()):
-                raise DataError(f"--train {banks[0].path} and {one.path} are not of the same images (by id).")
-    return banks
 
 
 def _right(settings: CompareSettings, tests: list[Features], banks: list[Features]) -> NDArray[np.bool_]:

@@ -13,7 +13,8 @@ from simsiam_eval.result import Result, Table, percent, provenance
 from simsiam_eval.settings import Settings, setting
 from tasks.extract import ExtractSettings, extract
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 
 
 @dataclass(frozen=True, kw_only=True)

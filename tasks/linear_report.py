@@ -21,7 +21,7 @@ from simsiam_eval.result import Result, Table, percent
 from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals
 
 if TYPE_CHECKING:
-    from tasks.linear_eval import LinearEvalSettings
+    from tasks.linear_settings import LinearEvalSettings
 
 _IN_RECORD = 100  # classes up to which the record holds the confusion matrix; --out writes it whatever its size
 _FILES = ("head.safetensors", "confusion.json", "confusion.png", "curves.png")  # of --out, beside the record

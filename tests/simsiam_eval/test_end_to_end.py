@@ -7,7 +7,7 @@ import torch
 from simsiam_eval.end_to_end import EndToEndFeed
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import train_and_test_features
-from tasks.linear_eval import LinearEvalSettings
+from tasks.linear_settings import LinearEvalSettings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.settings import Settings, field_types, setting
 from tasks.knn import KnnSettings
-from tasks.linear_eval import LinearEvalSettings
+from tasks.linear_settings import LinearEvalSettings
 
 
 @dataclass(frozen=True, kw_only=True)

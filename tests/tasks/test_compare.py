@@ -8,7 +8,8 @@ import pytest
 from simsiam_eval.feature_writer import write_features
 from simsiam_eval.statistics import mcnemar, paired_interval
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
+from tasks.linear_settings import LinearEvalSettings
 
 
 def write(path, features, labels, arch, ids=None):

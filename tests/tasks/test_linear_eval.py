@@ -7,8 +7,9 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_writer import write_features
-from tasks.linear_eval import LinearEvalSettings, linear_eval
+from tasks.linear_eval import linear_eval
 from tasks.linear_report import make_folder
+from tasks.linear_settings import LinearEvalSettings
 
 
 def write(path, rows, classes, seed, spread=0.6, labels=None, layers=(), views=0):
