@@ -37,8 +37,12 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
         return mapped
 
 
+class UnreadableImages(DataError):
+    """The reason, as a clause, why an image of a training batch cannot be read."""
+
+
 class Readable:
-    """A loader that raises DataError, in every process, for a batch with an unreadable image."""
+    """A loader that raises UnreadableImages, in every process, for a batch with one."""
 
     def __init__(self, loader: Any, processes: Processes) -> None:
         self.loader, self.dataset, self.processes = loader, getattr(loader, "dataset", None), processes
@@ -47,5 +51,5 @@ class Readable:
         for batch in self.loader:
             unreadable = next((one["unreadable"] for one in batch if "unreadable" in one), "")
             if self.processes.largest(bool(unreadable)):
-                raise DataError(self.processes.first_text(unreadable))
+                raise UnreadableImages(self.processes.first_text(unreadable))
             yield batch

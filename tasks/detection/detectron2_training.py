@@ -23,13 +23,14 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.errors import DataError, Stopped, UsageError
+from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.detectron2_config import config_values, yaml_text
-from tasks.detection.detectron2_images import Mapper, Readable, as_dict
+from tasks.detection.detectron2_images import Mapper, Readable, UnreadableImages, as_dict
 from tasks.detection.detectron2_model import run_config
+from tasks.detection.faults import all_finite, memory_is_short, not_finite
 
 _LOOK = 20  # steps between two lines to the person at the terminal
 
@@ -134,6 +135,8 @@ class _WholeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             "model": self.model.state_dict(),
             **{key: one.state_dict() for key, one in self.checkpointables.items()},
         }
+        if not all_finite(content["model"]):
+            raise FloatingPointError  # as of the loss of the next step, and before it is in the good one's place
         path = Path(self.save_dir) / f"{name}.pth"
         try:
             with atomic_write(path) as file:
@@ -181,32 +184,23 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 @contextlib.contextmanager
 def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
     """What can go wrong in training, in one sentence; an unreadable image after a checkpoint."""
+
+    def last_good() -> str:
+        return str(work.folder) if (work.folder / "last_checkpoint").exists() else "the beginning"
+
     try:
-        yield
-    except (Stopped, UsageError):
-        raise
-    except DataError as error:
-        if "image" not in str(error):
-            raise
-        done = trainer.iter
-        if done < trainer.max_iter:
-            trainer.save(done)
-            work.processes.largest(0)  # as at a stop
-        where = f"after step {done} of {work.schedule.iterations}"
-        raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
+        with memory_is_short(work.processes.device, lambda: trainer.iter + 1, last_good):
+            try:
+                yield
+            except UnreadableImages as error:
+                done = trainer.iter
+                if done < trainer.max_iter:
+                    trainer.save(done)
+                    work.processes.largest(0)  # as at a stop
+                where = f"after step {done} of {work.schedule.iterations}"
+                raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:
-        raise DataError(
-            f"The loss is not finite by step {trainer.iter + 1}: try a smaller --lr ({work.folder} holds the last "
-            "good state)."
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in text:
-            raise
-        raise DataError(
-            f"Out of memory on {work.processes.device} in step {trainer.iter + 1}: make room and give the same command, "
-            "which goes on, or choose another --out with a smaller --batch, --rois or --max-size."
-        ) from error
+        raise not_finite(trainer.iter + 1, last_good()) from error
 
 
 def _log_to(folder: Path) -> None:

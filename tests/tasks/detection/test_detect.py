@@ -1,5 +1,6 @@
 """`detect` through the command line, with torchvision's detectors on made shapes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -246,8 +247,57 @@ def test_out_of_memory(tiny, monkeypatch, error):
 
 
 def test_a_loss_that_is_not_finite(tiny):
-    with pytest.raises(DataError, match="not finite by step 5: try a smaller --lr"):
+    with pytest.raises(DataError, match="not finite by step 5: give a smaller --lr and another --out .the beginning"):
         detect(DetectSettings(**tiny | {"lr": 1e30, "warmup": 0}))
+
+
+def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
+    """Between two looks at the loss, and at a signal; the good state is the one before."""
+    tiny |= {"iterations": 19, "checkpoint_every": 3}
+    step, weight = Training._step, "rpn.head.cls_logits.weight"
+
+    def ruined(self, batch):
+        step(self, batch)
+        if self.iteration == 4:  # the loss of this step is finite
+            self.detector.state_dict()[weight].fill_(float("nan"))
+            self.work.stop.status = stop
+
+    for stop in (0, 143):
+        tiny["out"] = tiny["out"].with_name(f"run{stop}")
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "_step", ruined)
+            with pytest.raises(DataError, match=rf"by step {5 if stop else 6}: .*_last.pth is the last good state"):
+                detect(DetectSettings(**tiny))
+        left = torch.load(tiny["out"] / RUN / "checkpoint_last.pth", weights_only=True)
+        assert left["iteration"] == 3
+        assert left["model"][weight].isfinite().all()
+
+
+def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, monkeypatch):
+    from tasks.detection.backend import Work
+
+    tiny |= {"iterations": 30}
+    detect(DetectSettings(**tiny))
+    whole = (tiny["out"] / RUN / "log.jsonl").read_text()
+    tiny["out"], step, shown = tiny["out"].with_name("stopped"), Training._step, []
+
+    def stop_after_15(self, batch):
+        step(self, batch)
+        if self.iteration == 14:
+            self.work.stop.status = 143
+
+    @contextlib.contextmanager
+    def progress(self, what, total, done=0):
+        yield lambda steps, note="": shown.append((what, steps))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", stop_after_15)
+        with pytest.raises(Stopped):
+            detect(DetectSettings(**tiny))
+    monkeypatch.setattr(Work, "progress", progress)
+    detect(DetectSettings(**tiny))
+    assert (tiny["out"] / RUN / "log.jsonl").read_text() == whole
+    assert [steps for what, steps in shown if what == "detect"] == [5, 10]
 
 
 def test_a_folder_of_another_run(tiny, made, tmp_path):

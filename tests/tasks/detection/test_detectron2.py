@@ -152,7 +152,7 @@ def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
 def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
     import torch
 
-    with pytest.raises(DataError, match=r"not finite by step \d: try a smaller --lr"):
+    with pytest.raises(DataError, match=r"not finite by step \d: give a smaller --lr and another --out .the beginning"):
         detect(DetectSettings(**tiny | {"lr": 1e30, "warmup": 0, "iterations": 30, "out": tiny["out"] / "a"}))
     from tasks.detection.detectron2_training import _Trainer
 
@@ -162,6 +162,41 @@ def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
     monkeypatch.setattr(_Trainer, "run_step", short_of_memory)
     with pytest.raises(DataError, match="Out of memory on cpu in step 1"):
         detect(DetectSettings(**tiny | {"out": tiny["out"] / "b"}))
+
+
+@pytest.mark.detectron2
+def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
+    import torch
+
+    from tasks.detection.detectron2_training import _Trainer
+
+    step = _Trainer.run_step
+
+    def ruined(self):
+        step(self)
+        if self.iter == 3:  # the loss of this step is finite
+            next(self._trainer.model.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(_Trainer, "run_step", ruined)
+    with pytest.raises(DataError, match=rf"not finite by step 4: .*{RUN} is the last good state"):
+        detect(DetectSettings(**tiny | {"checkpoint_every": 2, "precise_bn": 0}))
+    left = torch.load(tiny["out"] / RUN / "model_0000001.pth", weights_only=False)["model"]
+    assert all(one.isfinite().all() for one in left.values() if one.is_floating_point())
+    assert (tiny["out"] / RUN / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
+@pytest.mark.detectron2
+def test_a_full_disk_is_no_unreadable_image(tiny, monkeypatch):
+    """Whatever the folder is called."""
+    import torch
+
+    def full(content, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match="No space left on device") as refused:
+        detect(DetectSettings(**tiny | {"out": tiny["out"].with_name("images_full")}))
+    assert "put that right, and" not in str(refused.value)
 
 
 @pytest.mark.detectron2
