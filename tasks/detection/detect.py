@@ -142,7 +142,7 @@ class _Detection:
 
     def _evaluate(self, folder: Path, detections: Any, run: dict[str, Any]) -> dict[str, Any]:
         from simsiam_eval.progress import say
-        from tasks.detection.coco_ap import published_form
+        from tasks.detection.coco_ap import result_file_entries
         from tasks.detection.evaluation import evaluate
         from tasks.detection.picture import write_picture
 
@@ -151,13 +151,7 @@ class _Detection:
         if self.processes.main:
             for warning in found.warnings:
                 say(f"Warning: {warning}")
-            classes = self.test.classes
-            entries = [
-                entry
-                for image, one in zip(self.test.images, detections, strict=True)
-                for entry in published_form(image, one, classes)
-            ]
-            _write_json(folder / "detections.json", json.dumps(entries))
+            _write_json(folder / "detections.json", json.dumps(result_file_entries(self.test, detections)))
             write_picture(folder / "picture.png", self.test, detections)
             _write_json(folder / "evaluation.json", json.dumps(_finite(run), indent=1))
         return run

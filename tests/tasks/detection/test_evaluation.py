@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from tasks.detection.coco_ap import result_file_entries
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 from tasks.detection.evaluation import evaluate
-from tasks.detection.opening import open_detection_set
+from tasks.detection.opening import open_detection_set, open_train_and_test
 from tasks.detection.predictions import Detections
 
 
@@ -176,3 +177,30 @@ def test_equal_to_detectron2s_coco_evaluator(made, tmp_path):
         assert 100 * result.metrics[ours] == pytest.approx(theirs[name], abs=1e-9)
     for label in data.classes:
         assert 100 * result.metrics["by_class"][label] == pytest.approx(theirs[f"AP-{label}"], abs=1e-9)
+
+
+def test_the_result_file_has_the_annotation_files_ids(made, tmp_path):
+    """pycocotools finds in the two files what the evaluator found, boxes and masks."""
+    from pycocotools import mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder = made.write_coco(tmp_path / "set", {"train2017": 2, "val2017": 12}, seed=6)
+    data = open_train_and_test((str(folder),), str(folder), ("triangle", "square", "disc"))[1]
+    seen = []
+    for one in guesses(data, np.random.default_rng(0)):
+        x1, y1, x2, y2 = one.boxes.T
+        outlines = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).astype(float)
+        masks = [mask.merge(mask.frPyObjects([outline.tolist()], 160, 160)) for outline in outlines]
+        masks = [encoded | {"counts": encoded["counts"].decode()} for encoded in masks]
+        seen.append(Detections(one.boxes, one.scores, one.labels, masks))
+    ours = evaluate(data, seen, "coco").metrics
+    (tmp_path / "detections.json").write_text(json.dumps(result_file_entries(data, seen)))
+    truth = COCO(folder / "annotations" / "instances_val2017.json")
+    for what, prefix in (("bbox", ""), ("segm", "mask_")):
+        evaluator = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), what)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        assert evaluator.stats[:3] == pytest.approx([ours[f"{prefix}{name}"] for name in ("ap", "ap50", "ap75")])
+        assert evaluator.stats[1] > 0.1

@@ -44,6 +44,17 @@ def test_a_file_with_a_folder_of_images(shapes_coco):
     assert opened.digest() == open_detection_set(f"coco:{shapes_coco}#val2017", "train").digest()
 
 
+def test_the_digest_knows_segmentations_and_areas(coco):
+    digests = set()
+    for change in (
+        lambda content: None,
+        lambda content: content["annotations"][0].update(area=1.5),
+        lambda content: content["annotations"][0].update(segmentation=[[0, 0, 9, 0, 9, 9]]),
+    ):
+        digests.add(open_detection_set(coco(change), "train").digest())
+    assert len(digests) == 3
+
+
 def test_classes_restrict_and_order(shapes_coco):
     opened = open_detection_set(str(shapes_coco), "train", ("triangle", "disc"))
     assert opened.classes == ("triangle", "disc")
@@ -166,6 +177,7 @@ def test_run_length_encodings_and_areas_that_are_not_given(coco):
         (lambda c: c["images"][1].pop("width"), r"images\[1\] has no 'width'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "not four numbers"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[10**400, 2, 3, 4]), "not four numbers"),
         (lambda c: c["annotations"][0].update(category_id=99), "category 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(image_id=99), "image 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(area="x"), "has the area 'x', which is no number"),
