@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from simsiam_eval.conversion import some
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
+from tasks.detection.batches import unusable, worker_count
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 
 
@@ -131,6 +134,22 @@ def check_test_set(data: DetectionSet, masks: bool) -> Findings:
         raise DataError(f"There are no boxes at all to find in {data.spec}: annotate it, or check --classes.")
     _count(findings, data)
     return findings
+
+
+def refuse_unusable_images(data: DetectionSet, processes: Processes) -> None:
+    """Look into the header of every image, before anything is trained; the processes share the images.
+
+    Raises:
+        DataError: in every process, where an image cannot be opened, or is not as large as its annotations say.
+    """
+    mine, reasons = data.images[processes.rank :: processes.world], []
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # they wait for the disk
+        for start in range(0, len(mine), 1024):  # Ctrl-C waits for no more than these
+            reasons += [reason for reason in pool.map(unusable, mine[start : start + 1024]) if reason]
+    more = f", and {len(reasons) - 1} more like it" if len(reasons) > 1 else ""
+    wrong = processes.first_text(f"{reasons[0]}{more}" if reasons else "")
+    if wrong:
+        raise DataError(f"{data.spec}: {wrong}; put that right, and give the command again.")
 
 
 def _count(findings: Findings, data: DetectionSet) -> None:

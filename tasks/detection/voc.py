@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
 
 from simsiam_eval.conversion import some
 from simsiam_eval.errors import DataError
+from simsiam_eval.images import UnreadableImage, image_size
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 
 _SPLITS = {"train": ("trainval", "train"), "test": ("test", "val")}
@@ -36,13 +36,9 @@ def open_voc(folder: Path, tail: str, spec: str, role: str, classes: tuple[str, 
         for label, _ in objects:
             if label in left_out:
                 left_out[label] += 1
-        kept = tuple(_labelled(one, number[label]) for label, one in objects if label in number)
+        kept = tuple(replace(one, label=number[label]) for label, one in objects if label in number)
         images.append(LabelledImage(name, path, width, height, kept))
     return DetectionSet(spec, "voc", known, tuple(images), left_out)
-
-
-def _labelled(one: Annotation, label: int) -> Annotation:
-    return Annotation(one.box, label, one.crowd, one.difficult, one.area)
 
 
 def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
@@ -107,10 +103,9 @@ def _image_path(folder: Path, name: str) -> Path:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
+    if not path.exists():
         return 0, 0  # missing images are told together
-    except (OSError, UnidentifiedImageError) as error:
+    try:
+        return image_size(path)
+    except UnreadableImage as error:
         raise DataError(f"{path} is not an image that can be read ({error}): repair or replace it.") from error

@@ -72,6 +72,13 @@ def write_xml(folder: Path, name: str, side: int, objects, difficult=()):
     (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{body}</annotation>")
 
 
+def cut(image: Path) -> bytes:
+    """Damage a file so that its header is whole; returns what it was."""
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
 def write_coco(folder: Path, splits: dict[str, int], side: int = 160, seed: int = 0) -> Path:
     """A COCO folder: annotations/instances_SPLIT.json with polygons, and the images in SPLIT/."""
     rng = np.random.default_rng(seed)
@@ -117,7 +124,7 @@ def few_coco(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made():
-    """The writers above, for tests that want sets of their own: made.write_voc, made.write_xml, made.write_coco."""
+    """The functions above, for tests that want sets of their own: made.write_voc, made.write_xml, made.write_coco, made.cut."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, classes=CLASSES)
+    return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, cut=cut, classes=CLASSES)

@@ -204,25 +204,42 @@ def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny | {"num_gpus": 1})).metrics["images"] == 2
 
 
+@pytest.mark.parametrize("split", ["trainval", "test"])
+def test_images_that_cannot_be_used_are_refused_before_anything_is_done(tiny, made, tmp_path, split):
+    folder = made.write_voc(tmp_path / "set", {"trainval": 3, "test": 3})
+    tiny |= {"train": (str(folder),), "test": str(folder)}
+    file = folder / "Annotations" / f"{split}001.xml"
+    whole = file.read_text()
+    file.write_text(whole.replace("<width>160", "<width>200"))
+    with pytest.raises(
+        DataError, match=rf"{split}001.jpg is 160x160, but its annotations are of 200x160; put that right"
+    ):
+        detect(DetectSettings(**tiny))
+    file.write_text(whole)
+    for number in (0, 2):
+        (folder / "JPEGImages" / f"{split}00{number}.jpg").write_bytes(b"none")
+    with pytest.raises(DataError, match=rf"{split}000.jpg cannot be read .*, and 1 more like it"):
+        detect(DetectSettings(**tiny))
+    assert not tiny["out"].exists()
+
+
 def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
-    (folder / "JPEGImages" / "test000.jpg").write_bytes(b"none")
+    made.cut(folder / "JPEGImages" / "test000.jpg")
     with pytest.raises(DataError, match=r"evaluation cannot be finished: the image .*test000.jpg"):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 

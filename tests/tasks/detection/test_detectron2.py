@@ -123,13 +123,12 @@ def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
-    (folder / "JPEGImages" / "test000.jpg").write_bytes(b"none")
+    made.cut(folder / "JPEGImages" / "test000.jpg")
     with pytest.raises(DataError, match=r"evaluation cannot be finished: the image .*test000.jpg"):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 
@@ -139,8 +138,7 @@ def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
