@@ -20,8 +20,7 @@ def coco_average_precision(
 ) -> tuple[dict[str, float], np.ndarray]:
     """COCO's six numbers, as fractions, NaN for a size that there is not; and AP (classes,), NaN for an absent class.
 
-    `detections` has one entry for each image, in the set's order; `what` is bbox or segm. There must be at least one
-    detection: pycocotools reads no empty result.
+    `detections` has one entry for each image, in the set's order; `what` is bbox or segm.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -39,7 +38,14 @@ def coco_average_precision(
     truth.dataset = _ground_truth(data, numbers)
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluator = Evaluator(truth, truth.loadRes(_results(detections, numbers, what)), what)
+        results = _results(detections, numbers, what)
+        if results:
+            found = truth.loadRes(results)
+        else:  # which loadRes cannot read
+            found = COCO()
+            found.dataset = truth.dataset | {"annotations": []}
+            found.createIndex()
+        evaluator = Evaluator(truth, found, what)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

@@ -86,7 +86,9 @@ class _Detection:
         """Every run of every start, and the record."""
         from tasks.detection.run_folder import RunFolder
 
-        facts = {"training set": self.train.digest(), "test set": self.test.digest()}
+        facts = {}
+        if self.processes.main:
+            facts = {"training set": self.train.digest(), "test set": self.test.digest(), "backend": self.backend.name}
         runs: dict[str, list[dict[str, Any]]] = {}
         with closing(RunFolder(self.settings, facts, self.processes.main)):
             for label, checkpoint in self.starts.items():

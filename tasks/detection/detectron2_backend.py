@@ -17,6 +17,16 @@ from tasks.detection.predictions import Detections
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+NEEDED = (
+    "omegaconf",
+    "fvcore",
+    "iopath",
+    "yacs",
+    "cloudpickle",
+    "tabulate",
+    "termcolor",
+    "cv2",
+)  # modules of the extra
 
 
 @dataclass
@@ -34,14 +44,17 @@ class Detectron2Backend:
     differences: tuple[str, ...] = ()
 
     def available(self) -> str | None:
-        if importlib.util.find_spec("detectron2") is None:
+        found = importlib.util.find_spec("detectron2")
+        if found is None or found.origin is None:  # a folder of that name, such as a clone's outer one, is no package
             return (
                 f"detectron2 is not installed: {INSTALL}, or its source on PYTHONPATH (nothing need be compiled), or "
                 "--backend torchvision."
             )
-        if importlib.util.find_spec("cv2") is None:
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
             return (
-                'detectron2 needs further packages: pip install "simsiam-eval[detectron2]", or --backend torchvision.'
+                f'detectron2 needs further packages ({", ".join(missing)}): pip install "simsiam-eval[detectron2]", or '
+                "--backend torchvision."
             )
         return None
 

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from simsiam_eval.conversion import some
 from tasks.detection.coco_ap import coco_average_precision
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
 from tasks.detection.voc_ap import voc_average_precision
-
-METRICS = ("voc07", "voc", "coco")
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,7 @@ def evaluate(data: DetectionSet, detections: Sequence[Detections], metric: str) 
     warnings = [] if count else ["The detector found nothing at all in the test images: AP is 0."]
     if metric == "coco":
         for prefix, what in (("", "bbox"), ("mask_", "segm")) if masks else (("", "bbox"),):
-            if count:
-                stats, by_class = coco_average_precision(data, detections, what)
-            else:
-                stats, by_class = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}, np.zeros(len(data.classes))
+            stats, by_class = coco_average_precision(data, detections, what)
             metrics |= {prefix + name: value for name, value in stats.items()}
             metrics[f"{prefix}by_class"] = dict(zip(data.classes, by_class.tolist(), strict=True))
     else:

@@ -37,7 +37,7 @@ def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in runs[0]["metrics"] if name.startswith(("ap", "mask_ap"))]
     found: dict[str, Any] = {}
     for name in names:
-        values = [run["metrics"][name] for run in runs]
+        values = [run["metrics"].get(name) for run in runs]
         if any(value is None or value != value for value in values):
             continue  # a size of which the test set has no objects
         found[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None, "values": values}

@@ -1,6 +1,5 @@
 """Made shapes on noise, as VOC folders and COCO JSON; tests that need detectron2 are skipped by name without it."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,11 +12,13 @@ COLOURS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
 
 
 def pytest_collection_modifyitems(items):
-    missing = [name for name in ("detectron2", "cv2") if importlib.util.find_spec(name) is None]
+    from tasks.detection.detectron2_backend import Detectron2Backend
+
+    missing = Detectron2Backend().available()
     if missing:
         for item in items:
             if item.get_closest_marker("detectron2"):
-                item.add_marker(pytest.mark.skip(reason=f"{' and '.join(missing)} not installed"))
+                item.add_marker(pytest.mark.skip(reason=missing))
 
 
 def draw(rng, side, smallest=36, largest=80):
@@ -124,7 +125,7 @@ def few_coco(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made():
-    """The functions above, for tests that want sets of their own: made.write_voc, made.write_xml, made.write_coco, made.cut."""
+    """The functions above, for tests that want sets of their own."""
     from types import SimpleNamespace
 
     return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, cut=cut, classes=CLASSES)

@@ -317,7 +317,7 @@ def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, mo
     assert [steps for what, steps in shown if what == "detect"] == [5, 10]
 
 
-def test_a_folder_of_another_run(tiny, made, tmp_path):
+def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):
     detect(DetectSettings(**tiny | {"iterations": 1}))
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
@@ -328,6 +328,12 @@ def test_a_folder_of_another_run(tiny, made, tmp_path):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
         detect(DetectSettings(**tiny | {"arch": "resnet34"}))
+    from tasks.detection.torchvision_backend import TorchvisionBackend
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchvisionBackend, "name", "detectron2")  # what auto may choose another time
+        with pytest.raises(DataError, match="a run of backend torchvision, not detectron2: give --backend torchvision"):
+            detect(DetectSettings(**tiny))
     moved = made.write_voc(Path(tiny["train"][0]).parent / "other", {"trainval": 4, "test": 2})
     os.rename(moved, tmp_path / "moved")
     with pytest.raises(DataError, match="--train"):

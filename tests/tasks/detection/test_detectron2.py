@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,24 @@ def test_where_it_is_missing_one_sentence_says_how_to_install_it(call, few_voc, 
     assert refused.stderr.count("\n") == 1
     assert "pip install 'git+https://github.com/facebookresearch/detectron2.git'" in refused.stderr
     assert choose_backend("auto", "imagenet").name == "torchvision"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "cv2" else object())
-    assert "simsiam-eval[detectron2]" in Detectron2Backend().available()
+
+
+def test_a_clone_in_the_working_folder_and_packages_that_are_missing(tmp_path, monkeypatch):
+    """Python takes the clone's outer folder for a package, though there is nothing in it to import."""
+    (tmp_path / "detectron2" / "detectron2").mkdir(parents=True)
+    (tmp_path / "detectron2" / "detectron2" / "__init__.py").touch()
+    found = {"detectron2": PathFinder.find_spec("detectron2", [str(tmp_path)])}
+    assert found["detectron2"] is not None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: found.get(name, True))
+    assert "detectron2 is not installed" in Detectron2Backend().available()
+    assert choose_backend("auto", "imagenet").name == "torchvision"
+    found["detectron2"] = PathFinder.find_spec("detectron2", [str(tmp_path / "detectron2")])
+    assert Detectron2Backend().available() is None
+    for name in ("yacs", "fvcore", "cv2"):
+        monkeypatch.setitem(found, name, None)
+    says = Detectron2Backend().available()
+    assert 'packages (fvcore, yacs, cv2): pip install "simsiam-eval[detectron2]"' in says
+    assert choose_backend("auto", "imagenet").name == "torchvision"
 
 
 def test_the_protocol_stands_in_the_config():

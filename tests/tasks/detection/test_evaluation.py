@@ -11,6 +11,7 @@ from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 from tasks.detection.evaluation import evaluate
 from tasks.detection.opening import open_detection_set, open_train_and_test
 from tasks.detection.predictions import Detections
+from tasks.detection.summary import summarised
 
 
 def found(*rows, masks=None):
@@ -75,6 +76,28 @@ def test_nothing_found_is_zero_with_a_warning(metric):
     result = evaluate(made_set(*OBJECTS), [found(), found()], metric)
     assert (result.metrics["ap"], result.metrics["ap50"], result.metrics["ap75"]) == (0, 0, 0)
     assert "nothing at all" in result.warnings[0]
+
+
+@pytest.mark.parametrize("metric", ["voc07", "coco"])
+def test_nothing_found_has_the_same_numbers_as_something(metric):
+    small = image(Annotation((0, 0, 20, 20), 0, area=400), Annotation((50, 50, 20, 20), 1, area=400))
+    data = made_set(small, classes=("a", "b", "c"))
+    nothing, something = (evaluate(data, [one], metric).metrics for one in (found(), found((0, 0, 20, 20, 0.9, 0))))
+    assert list(nothing) == list(something)
+    assert [name for name, value in nothing.items() if value != value] == [
+        name for name, value in something.items() if value != value
+    ]
+    for value, zero in ((nothing, 0), (something, 1)):
+        assert (value["by_class"]["a"], value["by_class"]["b"]) == (zero, 0)
+        assert math.isnan(value["by_class"]["c"])
+    assert metric == "voc07" or nothing["ap_small"] == 0
+    both = summarised([{"metrics": something}, {"metrics": nothing}])
+    assert both["ap50"]["values"] == [something["ap50"], 0]
+
+
+def test_a_run_of_an_earlier_version_without_a_number():
+    short = {"metrics": {"ap": 0.0}}
+    assert summarised([{"metrics": {"ap": 0.5, "ap_small": 0.5}}, short])["ap"]["mean"] == 0.25
 
 
 @pytest.mark.parametrize("metric", ["voc07", "coco"])
