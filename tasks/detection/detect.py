@@ -71,6 +71,7 @@ class _Detection:
         for data in (self.train, self.test):
             refuse_unusable_images(data, processes)
         self.spec, self.said = specification(settings, self.train.classes, processes.device.type == "cpu")
+        self.protocol = f"{settings.protocol()}{', CPU-sized' if self.said else ''}"
         if processes.main:
             self._say()
 
@@ -170,7 +171,7 @@ class _Detection:
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
         return Result(
             task="detect",
-            protocol=settings.protocol(),
+            protocol=self.protocol,
             settings=settings.to_dict(),
             metrics={
                 **{name: one["mean"] for name, one in by_init[first].items()},
@@ -195,7 +196,14 @@ class _Detection:
                 notes=self.said,
             ),
             files={"picture": str(folder / "picture.png"), "detections": str(folder / "detections.json")},
-            table=table(settings, by_init, backend, [*self.said, *warnings, f"Pictures: {folder / 'picture.png'}"]),
+            table=table(
+                settings,
+                self.protocol,
+                by_init,
+                {label: self.encoders.get(label, {"arch": self.arch})["arch"] for label in runs},
+                backend,
+                [*self.said, *warnings, f"Pictures: {folder / 'picture.png'}"],
+            ),
         )
 
 

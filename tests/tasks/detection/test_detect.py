@@ -151,11 +151,15 @@ def test_trials_and_starts_are_beside_the_papers_rows(tiny, road, monkeypatch):
     small = dict(tiny, preset="voc07", heads="fpn", checkpoint=road / "run" / "checkpoint_0000.pth.tar", trials=2,
                  iterations=1, min_sizes=(32,), test_size=32)  # fmt: skip
     result = detect(DetectSettings(**small))
-    rows = [(row[0], row[1]) for row in result.table.rows]
-    assert rows == [
-        ("encoder", "torchvision"), ("random", "torchvision"), ("paper: supervised", "detectron2"),
-        ("paper: SimSiam, base recipe", "detectron2"), ("paper: SimSiam, lr .5, wd 1e-5", "detectron2"),
+    ours, papers = ("torchvision", "resnet18-fpn", "2"), ("detectron2", "resnet50-c4", "5")
+    assert [tuple(row[:4]) for row in result.table.rows] == [
+        ("encoder", *ours), ("random", *ours), ("paper: supervised", *papers), ("paper: SimSiam, base recipe", *papers),
+        ("paper: SimSiam, lr .5, wd 1e-5", *papers),
     ]  # fmt: skip
+    changed = "heads, metric, batch, min_sizes, test_size, max_size, iterations, rois, precise_bn, proposals"
+    assert result.protocol == f"voc07, changed: {changed}, CPU-sized"
+    assert result.protocol in result.table.title
+    assert any(note.startswith("The other rows are not of the whole protocol") for note in result.table.notes)
     assert len(result.metrics["by_init"]["encoder"]["ap"]["values"]) == 2
     assert result.metrics["by_init"]["random"]["ap"]["std"] >= 0
     assert {run["seed"] for run in result.metrics["runs"]} == {0, 1}
@@ -361,6 +365,8 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(tiny, monkeypatch, capsys)
         ({"masks": True}, "--masks needs --metric coco"),
         ({"max_size": 32}, "--max-size 32"),
         ({"train": ()}, "--train"),
+        ({"steps": (4, 2)}, "--steps 4 2 must rise"),
+        ({"steps": (2, 2)}, "--steps 2 2 must rise"),
         ({"classes": ("disc", "disc")}, "--classes disc is given twice"),
         ({"num_gpus": 3}, "--batch 2 cannot be cut into equal parts for 3 processes"),
     ],

@@ -41,6 +41,15 @@ def test_what_is_given_goes_before_the_rule():
     assert schedule_of(asked(preset="voc07", steps=(5,), warmup=0)).lr_at(0) == 0.02
 
 
+def test_what_is_not_the_protocols_is_named():
+    own = {"lr": 0.02, "iterations": 9000, "steps": (6750, 8250), "warmup": 100, "rois": 512, "precise_bn": 200}
+    assert asked(preset="voc07", **own).protocol() == "voc07"
+    assert asked(preset="voc07-fpn", proposals=1000).protocol() == "voc07-fpn"
+    assert asked(preset="voc07", proposals=1000).protocol() == "voc07, changed: proposals"
+    assert asked(preset="voc07", batch=8, iterations=20).protocol() == "voc07, changed: batch, iterations"
+    assert asked(preset="voc07", classes=("a",), precise_bn=0).protocol() == "voc07, changed: classes, precise_bn"
+
+
 @pytest.mark.parametrize(("preset", "on_gpu"), [("voc0712", (512, 2000, 1000)), ("coco-1x-fpn", (512, 1000, 1000))])
 def test_cpu_sized_settings_are_said(preset, on_gpu):
     spec, said = specification(asked(preset=preset), ("a",), on_cpu=False)
@@ -50,6 +59,17 @@ def test_cpu_sized_settings_are_said(preset, on_gpu):
     assert spec.rois <= 64
     assert spec.proposals == (100, 100)
     assert "not the protocol's number" in said[0]
+    assert "100 proposals of 1000 an image" in said[0]
+    few = specification(asked(preset=preset, rois=512, proposals=300, precise_bn=200), ("a",), on_cpu=True)
+    assert few[0].before_nms == (1000, 1000)
+    assert "300 proposals of 1000 an image" in few[1][0]
+    for number in (1000, 2000, 20000):
+        given = asked(preset=preset, rois=512, proposals=number, precise_bn=200)
+        for on_cpu in (True, False):
+            spec, said = specification(given, ("a",), on_cpu)
+            assert said == []
+            assert all(before >= number for before in spec.before_nms)
+            assert spec.before_nms[0] >= (12000 if preset == "voc0712" else 2000)
     given = asked(preset=preset, rois=512, proposals=1000, precise_bn=200)
     assert specification(given, ("a",), on_cpu=True)[1] == []
     assert specification(given, ("a",), on_cpu=True)[0].rois == 512
