@@ -222,6 +222,8 @@ def starts(settings: DetectSettings) -> dict[str, Path | None]:
         named = _NAMED.match(text)
         if text == RANDOM:
             given.append((RANDOM, None, True))
+        elif named and not Path(text).exists() and named["name"] == RANDOM:
+            raise UsageError(f"--init {text}: random is the start without a checkpoint, give another name.")
         elif named and not Path(text).exists():
             given.append((named["name"], Path(named["file"]).expanduser(), True))
         else:
@@ -233,7 +235,8 @@ def starts(settings: DetectSettings) -> dict[str, Path | None]:
             if path is None:
                 raise UsageError("--init random is given twice: once is enough, --trials repeats it.")
             raise UsageError(f"--init {label}={path}: there is a start {label} already, give another name.")
-        chosen[label if own or labels.count(label) == 1 else f"{label}-{place}"] = path
+        unique = own or (labels.count(label) == 1 and label != RANDOM)
+        chosen[label if unique else f"{label}-{place}"] = path
     return chosen
 
 

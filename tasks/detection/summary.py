@@ -50,16 +50,8 @@ def table(
 ) -> Table:  # fmt: skip
     """One row for each start, with its backend, arch and heads named, and the paper's rows below."""
     masks = any("mask_ap" in one for one in by_init.values())
-    columns = [
-        "start",
-        "backend",
-        "detector",
-        "trials",
-        "AP50",
-        "AP",
-        "AP75",
-        *(["mask AP50", "AP", "AP75"] if masks else []),
-    ]
+    columns = ["start", "backend", "detector", "trials", "AP50", "AP", "AP75"]
+    columns += ["mask AP50", "AP", "AP75"] if masks else []
     prefixes = ("", "mask_") if masks else ("",)
     rows = []
     for label, numbers in by_init.items():

@@ -381,6 +381,9 @@ def test_names_of_the_starts(tiny):
     assert list(chosen) == ["encoder", "random", "x-2", "x-3"]
     named = starts(DetectSettings(**tiny | {"init": ("supervised=a/x.pth", "runs/lr=1/x.pth", "x=b.pth")}))
     assert named == {"supervised": Path("a/x.pth"), "x-1": Path("runs/lr=1/x.pth"), "x": Path("b.pth")}
+    assert list(starts(DetectSettings(**tiny | {"init": ("a/random.pth",)}))) == ["random-0"]
+    with pytest.raises(UsageError, match=r"--init random=a.pth: random is the start without a checkpoint"):
+        starts(DetectSettings(**tiny | {"init": ("random=a.pth",)}))
     for twice, says in ((("random", "random"), "given twice"), (("a=x", "a=y"), "there is a start a already")):
         with pytest.raises(UsageError, match=says):
             starts(DetectSettings(**tiny | {"init": twice}))

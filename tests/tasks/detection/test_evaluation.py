@@ -109,6 +109,17 @@ def test_a_class_that_is_not_there_is_left_out_of_the_mean(metric):
     assert "No object of b" in result.warnings[0]
 
 
+@pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
+@pytest.mark.parametrize(("mark", "kind", "says"), [("difficult", "voc", "difficult"), ("crowd", "coco", "a crowd")])
+def test_a_class_whose_objects_are_not_counted_is_named(metric, mark, kind, says):
+    objects = (Annotation((0, 0, 50, 50), 0, area=2500), Annotation((100, 0, 50, 50), 1, area=2500, **{mark: True}))
+    data = made_set(image(*objects), classes=("a", "b"), kind=kind)
+    result = evaluate(data, [found((0, 0, 50, 50, 0.9, 0), (100, 0, 150, 50, 0.9, 1))], metric)
+    assert result.metrics["ap"] == pytest.approx(1)
+    assert math.isnan(result.metrics["by_class"]["b"])
+    assert result.warnings == [f"Every object of b in the test set is {says}: not in the mean."]
+
+
 def test_masks_have_their_own_numbers():
     from pycocotools import mask
 

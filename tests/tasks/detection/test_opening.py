@@ -66,6 +66,16 @@ def test_classes_restrict_and_order(shapes_coco):
     assert sum(len(i.annotations) for i in opened.images) < sum(len(i.annotations) for i in whole.images)
 
 
+def test_a_class_that_no_file_knows(shapes_voc, shapes_coco, coco):
+    there = r"there are: disc, square, triangle"
+    for folder in (shapes_voc, shapes_coco):
+        with pytest.raises(DataError, match=rf"--classes sqaure: there is no such class in {folder}; {there}"):
+            open_train_and_test((str(folder),), str(folder), ("disc", "sqaure"))
+    spec = coco(lambda content: content["categories"].append({"id": 90, "name": "star"}))
+    with pytest.raises(DataError, match=rf"--classes star: there is no such class in .*#val; {there}"):
+        open_train_and_test((spec,), spec.replace("#train", "#val"), ("disc", "star"))
+
+
 @pytest.fixture
 def coco(made, tmp_path):
     """edit(change) -> the set's spec after change(content)."""
@@ -115,6 +125,17 @@ def test_training_set_is_made_as_the_protocol_does(coco):
         check_test_set(opened, masks=True)
 
 
+@pytest.mark.parametrize("width", [1e-6, 3e-5])
+def test_a_box_that_is_thinner_than_float32_can_say_has_no_area(coco, width):
+    spec = coco(lambda content: content["annotations"][0].update(bbox=[100.0, 20, width, 30]))
+    trained, findings = check_training_set(open_detection_set(spec, "train"), masks=False)
+    assert [len(ids) for what, ids in findings.odd.items() if what == "box without area, dropped"] == [1]
+    for image in trained.images:
+        corners = np.float32([one.corners for one in image.annotations])
+        for boxes in (corners, np.float32(image.width) - corners[:, [2, 3, 0, 1]]):  # flipped
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
 def test_polygons_of_two_corners_are_no_segmentation(coco):
     def change(content):
         content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
@@ -148,6 +169,14 @@ def test_no_boxes_at_all(coco):
     for check in (lambda: check_training_set(opened, masks=False), lambda: check_test_set(opened, False)):
         with pytest.raises(DataError, match="no boxes at all"):
             check()
+
+
+def test_no_boxes_at_all_in_voc(made, tmp_path):
+    folder = made.write_voc(tmp_path, {"trainval": 2, "test": 1})
+    for number in range(2):
+        made.write_xml(folder, f"trainval00{number}", 160, [])
+    with pytest.raises(DataError, match="no boxes at all to learn from"):
+        open_train_and_test((str(folder),), str(folder), ())
 
 
 def _rle(size, counts):
