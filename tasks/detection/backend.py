@@ -67,6 +67,9 @@ class Backend(Protocol):
     def available(self) -> str | None:
         """None, or the sentence why it cannot be used here."""
 
+    def versions(self) -> dict[str, str]:
+        """Package -> version of what decides its numbers, beyond what every record has."""
+
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
         """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 import time
@@ -64,7 +65,11 @@ class _Detection:
         described = next(iter(self.encoders.values()), {"arch": settings.arch, "stem": settings.stem})
         self.arch, self.stem = described["arch"], described["stem"]
         stems = {one["stem"] for one in self.encoders.values()} | {self.stem}
-        self.backend: Backend = choose_backend(settings.backend, "cifar" if "cifar" in stems else self.stem)
+        self.backend: Backend = choose_backend(
+            settings.backend,
+            "cifar" if "cifar" in stems else self.stem,
+            settings.precision == "bf16" and processes.device.type == "cpu",
+        )
         train, self.test = open_train_and_test(settings.train, settings.test, settings.classes or ())
         self.train, self.found_train = check_training_set(train, settings.masks)
         self.found_test = check_test_set(self.test, settings.masks)
@@ -169,6 +174,21 @@ class _Detection:
         first = next(iter(runs))
         warnings = [f"{label}: {text}" for label, some in runs.items() for one in some for text in one["warnings"]]
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
+        ran_on = provenance(
+            started,
+            str(self.processes.device),
+            backend=backend.name,
+            differences=list(backend.differences),
+            schedule=dataclasses.asdict(self.schedule),
+            detector=dataclasses.asdict(self.spec),
+            encoders=self.encoders,
+            random={"arch": self.arch, "stem": self.stem},
+            processes=self.processes.world,
+            train={"spec": list(settings.train), **self.found_train.to_dict()},
+            test={"spec": settings.test, **self.found_test.to_dict()},
+            notes=self.said,
+        )
+        ran_on["versions"] |= backend.versions() | {"pycocotools": importlib.metadata.version("pycocotools")}
         return Result(
             task="detect",
             protocol=self.protocol,
@@ -181,20 +201,7 @@ class _Detection:
                 "images": len(self.test.images),
                 "warnings": warnings,
             },
-            provenance=provenance(
-                started,
-                str(self.processes.device),
-                backend=backend.name,
-                differences=list(backend.differences),
-                schedule=dataclasses.asdict(self.schedule),
-                detector=dataclasses.asdict(self.spec),
-                encoders=self.encoders,
-                random={"arch": self.arch, "stem": self.stem},
-                processes=self.processes.world,
-                train={"spec": list(settings.train), **self.found_train.to_dict()},
-                test={"spec": settings.test, **self.found_test.to_dict()},
-                notes=self.said,
-            ),
+            provenance=ran_on,
             files={"picture": str(folder / "picture.png"), "detections": str(folder / "detections.json")},
             table=table(
                 settings,

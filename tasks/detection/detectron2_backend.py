@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simsiam_eval.encoder import Encoder
@@ -17,6 +20,9 @@ from tasks.detection.predictions import Detections
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+NO_CIFAR_STEM = (
+    "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
+)
 NEEDED = (
     "omegaconf",
     "fvcore",
@@ -58,6 +64,13 @@ class Detectron2Backend:
             )
         return None
 
+    def versions(self) -> dict[str, str]:
+        import detectron2
+
+        folder = Path(detectron2.__file__).parent.parent
+        commit = f", commit {found}" if (found := _commit(folder)) else ""
+        return {"detectron2": f"{detectron2.__version__}{commit}", "fvcore": importlib.metadata.version("fvcore")}
+
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
         from tasks.detection.detectron2_model import fresh_model
         from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
@@ -76,3 +89,24 @@ class Detectron2Backend:
         from tasks.detection.detectron2_predict import predict
 
         return predict(detector.arch, detector.spec, detector.model, data, work)
+
+
+def _commit(folder: Path) -> str:
+    """Of detectron2's source: what git has checked out in `folder`, or what pip installed from a repository; else empty."""
+    git = folder / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).is_file():
+            return (git / name).read_text().strip()
+        packed = (line.split() for line in (git / "packed-refs").read_text().splitlines())
+        return next((parts[0] for parts in packed if parts[1:] == [name]), "")
+    except OSError:  # no clone of its own
+        pass
+    try:
+        installed = importlib.metadata.distribution("detectron2").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return json.loads(installed or "{}").get("vcs_info", {}).get("commit_id", "")

@@ -27,7 +27,7 @@ from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
 from tasks.detection.backend import DetectorSpec, Work
 from tasks.detection.dataset import DetectionSet
-from tasks.detection.detectron2_config import config_values, yaml_text
+from tasks.detection.detectron2_config import HEADER
 from tasks.detection.detectron2_images import Mapper, Readable, UnreadableImages, as_dict
 from tasks.detection.detectron2_model import run_config
 from tasks.detection.faults import all_finite, memory_is_short, not_finite
@@ -46,8 +46,7 @@ def fit(
     cfg = run_config(arch, spec, data, work)
     if processes.main:
         with atomic_write(work.folder / "config.yaml") as file:
-            values = config_values(arch, spec, work.schedule, cfg.MODEL.RESNETS.NORM)
-            file.write(yaml_text(values).encode())
+            file.write(f"{HEADER}\n# SOLVER.AMP is in bfloat16.\n{cfg.dump()}".encode())
     first = _first_step(work.folder)
     seed_all_rng(abs(hash((work.seed, processes.rank, first))) % 2**31)
     with work.progress("detect", work.schedule.iterations, first) as advance:

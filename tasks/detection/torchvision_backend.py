@@ -43,6 +43,9 @@ class TorchvisionBackend:
     def available(self) -> str | None:
         return None
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     def build(self, encoder: Encoder, spec: DetectorSpec) -> TorchvisionDetector:
         return TorchvisionDetector(build_detector(encoder, spec), spec)
 

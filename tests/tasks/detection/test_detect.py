@@ -164,6 +164,7 @@ def test_trials_and_starts_are_beside_the_papers_rows(tiny, road, monkeypatch):
     assert result.metrics["by_init"]["random"]["ap"]["std"] >= 0
     assert {run["seed"] for run in result.metrics["runs"]} == {0, 1}
     assert result.provenance["encoders"]["encoder"]["stem"] == "cifar"
+    assert result.provenance["versions"]["pycocotools"]
     assert result.provenance["random"] == {"arch": "resnet18", "stem": "cifar"}
     monkeypatch.setattr(Training, "__init__", lambda *_: pytest.fail("a finished run is run again"))
     assert detect(DetectSettings(**small)).metrics["by_init"] == result.metrics["by_init"]

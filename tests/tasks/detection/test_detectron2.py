@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from simsiam_eval.errors import DataError, Stopped
+from simsiam_eval.errors import DataError, Stopped, UsageError
 from tasks.detection.backend import specification
 from tasks.detection.backends import choose_backend
 from tasks.detection.detect import detect
-from tasks.detection.detectron2_backend import Detectron2Backend
+from tasks.detection.detectron2_backend import Detectron2Backend, _commit
 from tasks.detection.detectron2_config import config_values
 from tasks.detection.schedule import schedule_of
 from tasks.detection.settings import DetectSettings
@@ -136,6 +136,48 @@ def test_masks_of_both_kinds_of_heads(tiny, few_coco, heads):
 
 
 @pytest.mark.detectron2
+def test_the_run_is_told_whole(tiny, few_coco):
+    """Its config as detectron2 reads it again, and what it ran on."""
+    import detectron2
+    from detectron2.config import get_cfg
+
+    tiny |= {"train": (str(few_coco),), "test": str(few_coco), "metric": "coco", "masks": True, "seed": 3}
+    result = detect(DetectSettings(**tiny | {"iterations": 1, "checkpoint_every": 7}))
+    folder = tiny["out"] / "random-detectron2-seed3"
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.INPUT.MASK_FORMAT) == (3, str(folder), "polygon")
+    assert (cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MODEL.DEVICE) == (False, 7, "cpu")
+    assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
+    versions = result.provenance["versions"]
+    assert versions["detectron2"].startswith(detectron2.__version__)
+    assert versions["fvcore"]
+    assert versions["pycocotools"]
+
+
+def test_the_commit_of_a_clone(tmp_path):
+    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
+    head = tmp_path / ".git" / "HEAD"
+    head.write_text("0123abcd\n")
+    assert _commit(tmp_path) == "0123abcd"
+    head.write_text("ref: refs/heads/main\n")
+    (tmp_path / ".git" / "packed-refs").write_text(
+        "# pack-refs with: peeled\n89ab refs/heads/other\n4567 refs/heads/main\n"
+    )
+    assert _commit(tmp_path) == "4567"
+    (tmp_path / ".git" / "refs" / "heads" / "main").write_text("cdef\n")
+    assert _commit(tmp_path) == "cdef"
+
+
+def test_bf16_without_a_gpu_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(Detectron2Backend, "available", lambda _: None)
+    for backend in ("auto", "detectron2"):
+        with pytest.raises(UsageError, match="detectron2 trains in bf16 on CUDA alone: leave out --precision bf16"):
+            detect(DetectSettings(**tiny | {"backend": backend, "precision": "bf16", "device": "cpu"}))
+    assert choose_backend("torchvision", "imagenet", bf16_on_cpu=True).name == "torchvision"
+
+
+@pytest.mark.detectron2
 def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
@@ -160,7 +202,7 @@ def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).provenance["processes"] == 2
-    assert 'NORM: "naiveSyncBN_N"' in (tiny["out"] / RUN / "config.yaml").read_text()
+    assert "NORM: naiveSyncBN_N" in (tiny["out"] / RUN / "config.yaml").read_text()
 
 
 @pytest.mark.detectron2
