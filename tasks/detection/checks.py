@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -63,8 +64,12 @@ def check_training_set(data: DetectionSet, masks: bool) -> tuple[DetectionSet, F
         DataError: no box is left.
     """
     findings, kept = Findings(), []
+    places: set[Path] = set()
     for image in data.images:
         annotations = []
+        if image.path in places:
+            findings.note("image that is there twice", image)
+        places.add(image.path)
         for one in image.annotations:
             clipped = _trained_on(one, image, findings, data.kind)
             if clipped is not None and masks and one.segmentation is None:
@@ -138,6 +143,14 @@ def check_test_set(data: DetectionSet, masks: bool) -> Findings:
         raise DataError(f"There are no boxes at all to find in {data.spec}: annotate it, or check --classes.")
     _count(findings, data)
     return findings
+
+
+def count_training_images(train: DetectionSet, test: DetectionSet, findings: Findings) -> None:
+    """Add to a test set's findings the images that are trained on too, by their paths."""
+    trained_on = {image.path for image in train.images}
+    for image in test.images:
+        if image.path in trained_on:
+            findings.note("image of the training set, which tells nothing of new images", image)
 
 
 def refuse_unusable_images(data: DetectionSet, processes: Processes) -> None:

@@ -53,7 +53,12 @@ class _Detection:
     def __init__(self, settings: DetectSettings, processes: Processes) -> None:
         from tasks.detection.backend import specification
         from tasks.detection.backends import choose_backend
-        from tasks.detection.checks import check_test_set, check_training_set, refuse_unusable_images
+        from tasks.detection.checks import (
+            check_test_set,
+            check_training_set,
+            count_training_images,
+            refuse_unusable_images,
+        )
         from tasks.detection.opening import open_train_and_test
         from tasks.detection.schedule import schedule_of
 
@@ -73,6 +78,7 @@ class _Detection:
         train, self.test = open_train_and_test(settings.train, settings.test, settings.classes or ())
         self.train, self.found_train = check_training_set(train, settings.masks)
         self.found_test = check_test_set(self.test, settings.masks)
+        count_training_images(train, self.test, self.found_test)
         for data in (self.train, self.test):
             refuse_unusable_images(data, processes)
         self.spec, self.said = specification(settings, self.train.classes, processes.device.type == "cpu")

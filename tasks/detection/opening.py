@@ -87,18 +87,28 @@ def open_detection_set(spec: str, role: str, classes: tuple[str, ...] = ()) -> D
     Raises:
         UsageError: an unknown kind. DataError: a file is missing or of the wrong form, or an image is missing.
     """
-    body, _, tail = spec.partition("#") if not Path(spec).exists() else (spec, "", "")
-    kind, colon, rest = body.partition(":")
+    kind, colon, rest = spec.partition(":")
     if kind not in ("voc", "coco") or not colon:
-        if colon and not Path(body).exists() and kind.isalnum() and len(kind) > 1:
+        if colon and not _cut(spec)[0].exists() and kind.isalnum() and len(kind) > 1:
             raise UsageError(f"There is no detection set of kind {kind!r}; there are: voc, coco.")
-        kind, rest = "", body
-    path = Path(rest).expanduser()
+        kind, rest = "", spec
+    path, tail = _cut(rest)
     if not path.exists():
         raise DataError(f"There is no {path} (detection set {spec}).")
     opened = {"voc": open_voc, "coco": open_coco}[kind or _recognise(path)](path, tail, spec, role, classes)
     _refuse_missing_images(opened)
     return opened
+
+
+def _cut(text: str) -> tuple[Path, str]:
+    """The path, and what follows its #: the longest that there is, as a folder may have a # in its name."""
+    places = [place for place, letter in enumerate(text) if letter == "#"]
+    for place in (len(text), *reversed(places)):
+        path = Path(text[:place]).expanduser()
+        if path.exists():
+            return path, text[place + 1 :]
+    before, _, after = text.partition("#")
+    return Path(before).expanduser(), after
 
 
 def _recognise(path: Path) -> str:

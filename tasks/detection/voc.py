@@ -47,12 +47,17 @@ def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
         split = next((name for name in _SPLITS[role] if (lists / f"{name}.txt").is_file()), "")
     if not split and not lists.is_dir() and (folder / "Annotations").is_dir():
         return sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
+    there = some(sorted(path.stem for path in lists.glob("*.txt"))) or "no lists"
+    if not split:
+        what = (
+            "name the list, such as #trainval" if lists.is_dir() else f"{folder} is no VOC folder, without Annotations/"
+        )
+        raise DataError(f"{spec}: {what}; there are: {there}.")
     file = lists / f"{split}.txt"
     try:
         # Lists of one class have a second column, 1, 0 or -1.
         names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        there = some(sorted(path.stem for path in lists.glob("*.txt"))) or "no lists"
         raise DataError(f"{spec}: there is no list {file} that can be read; there are: {there}.") from error
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
     if twice:

@@ -146,7 +146,8 @@ def test_the_run_is_told_whole(tiny, few_coco):
     folder = tiny["out"] / "random-detectron2-seed3"
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))
-    assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.INPUT.MASK_FORMAT) == (3, str(folder), "polygon")
+    assert (cfg.SEED, cfg.INPUT.MASK_FORMAT) == (3, "polygon")
+    assert str(folder) == cfg.OUTPUT_DIR
     assert (cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MODEL.DEVICE) == (False, 7, "cpu")
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     versions = result.provenance["versions"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from tasks.detection.checks import check_test_set, check_training_set
+from tasks.detection.checks import check_test_set, check_training_set, count_training_images
 from tasks.detection.opening import open_detection_set, open_train_and_test
 
 
@@ -42,6 +42,33 @@ def test_a_file_with_a_folder_of_images(shapes_coco):
     file, images = shapes_coco / "annotations" / "instances_val2017.json", shapes_coco / "val2017"
     opened = open_detection_set(f"coco:{file}#images={images}", "test")
     assert opened.digest() == open_detection_set(f"coco:{shapes_coco}#val2017", "train").digest()
+
+
+def test_folders_with_a_number_sign(made, tmp_path):
+    voc = made.write_voc(tmp_path / "a #b" / "voc#1", {"trainval": 2, "test": 1})
+    coco = made.write_coco(tmp_path / "a #b" / "coco", {"train2017": 2})
+    file = coco / "annotations" / "instances_train2017.json"
+    for spec, count in (
+        (f"voc:{voc}#test", 1), (f"{voc}#trainval", 2), (str(voc), 2), (f"coco:{coco}#train2017", 2),
+        (f"coco:{file}#images={coco / 'train2017'}", 2),
+    ):  # fmt: skip
+        assert len(open_detection_set(spec, "train").images) == count
+    with pytest.raises(DataError, match="There is no"):
+        open_detection_set(f"voc:{voc}2#test", "test")
+
+
+def test_images_that_are_there_twice_are_said(shapes_voc, made, tmp_path):
+    train, test = open_train_and_test((f"{shapes_voc}#trainval",) * 2, f"{shapes_voc}#trainval", ())
+    said = check_training_set(train, masks=False)[1].sentences("train")
+    assert any(one.startswith("train: 60 x image that is there twice (") for one in said)
+    found = check_test_set(test, masks=False)
+    count_training_images(train, test, found)
+    assert any(one.startswith("test: 60 x image of the training set, which tells") for one in found.sentences("test"))
+    train, test = open_train_and_test((str(shapes_voc),), str(shapes_voc), ())
+    found = check_test_set(test, masks=False)
+    count_training_images(train, test, found)
+    assert not found.odd
+    assert not check_training_set(train, masks=False)[1].odd
 
 
 def test_the_digest_knows_segmentations_and_areas(coco):
@@ -279,6 +306,12 @@ def test_voc_folder_of_the_wrong_form(made, tmp_path, file, content, says):
 def test_specs_that_name_nothing(shapes_voc, shapes_coco, tmp_path):
     with pytest.raises(DataError, match="There is no"):
         open_detection_set("voc:/nowhere", "train")
+    with pytest.raises(DataError, match=r"is no VOC folder, without Annotations/; there are: no lists"):
+        open_detection_set(f"voc:{tmp_path}", "train")
+    (tmp_path / "set" / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "set" / "ImageSets" / "Main" / "mine.txt").touch()
+    with pytest.raises(DataError, match=r"name the list, such as #trainval; there are: mine\."):
+        open_detection_set(f"voc:{tmp_path / 'set'}", "train")
     with pytest.raises(UsageError, match="kind 'yolo'"):
         open_detection_set("yolo:here", "train")
     with pytest.raises(DataError, match="is no detection set"):
