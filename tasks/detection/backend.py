@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -58,6 +59,24 @@ class Work:
         return progress(f"{what} {self.folder.name}", total, done)
 
 
+class StepClock:
+    """Training steps a second, from the end of the first step: start-up and BN statistics are no training."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []  # of the first and of the last step
+        self._steps = 0
+
+    def tick(self) -> None:
+        """At the end of each step."""
+        self._ends = [*self._ends[:1], time.perf_counter()]
+        self._steps += 1
+
+    @property
+    def rate(self) -> float | None:
+        """None of fewer than two steps."""
+        return (self._steps - 1) / (self._ends[1] - self._ends[0]) if self._steps > 1 else None
+
+
 class Backend(Protocol):
     """A detection library. `differences`: how its detectors differ from the reference protocol's, for the record."""
 
@@ -73,8 +92,8 @@ class Backend(Protocol):
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
         """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
 
-    def fit(self, detector: Any, data: DetectionSet, work: Work) -> int:
-        """Train to the end of the schedule, from where `work.folder` says that it was; returns the steps done now.
+    def fit(self, detector: Any, data: DetectionSet, work: Work) -> float | None:
+        """Train to the end of the schedule, from where `work.folder` says that it was; returns StepClock's rate.
 
         Raises Stopped at a signal, after a checkpoint; DataError for an unreadable image (after a checkpoint too), a loss
         that is not finite, or too little memory.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -64,12 +64,12 @@ def check_training_set(data: DetectionSet, masks: bool) -> tuple[DetectionSet, F
         DataError: no box is left.
     """
     findings, kept = Findings(), []
-    places: set[Path] = set()
+    places: set[str] = set()
     for image in data.images:
         annotations = []
-        if image.path in places:
+        if (place := os.path.abspath(image.path)) in places:
             findings.note("image that is there twice", image)
-        places.add(image.path)
+        places.add(place)
         for one in image.annotations:
             clipped = _trained_on(one, image, findings, data.kind)
             if clipped is not None and masks and one.segmentation is None:
@@ -147,9 +147,9 @@ def check_test_set(data: DetectionSet, masks: bool) -> Findings:
 
 def count_training_images(train: DetectionSet, test: DetectionSet, findings: Findings) -> None:
     """Add to a test set's findings the images that are trained on too, by their paths."""
-    trained_on = {image.path for image in train.images}
+    trained_on = {os.path.abspath(image.path) for image in train.images}
     for image in test.images:
-        if image.path in trained_on:
+        if os.path.abspath(image.path) in trained_on:
             findings.note("image of the training set, which tells nothing of new images", image)
 
 

@@ -137,12 +137,10 @@ class _Detection:
             work = Work(self.schedule, folder, seed, self.processes, stop, settings.precision, settings.workers,
                         settings.checkpoint_every)  # fmt: skip
             detector = self.backend.build(self._encoder(checkpoint, seed), self.spec)
-            began = time.perf_counter()
-            steps = self.backend.fit(detector, self.train, work)
-            seconds = time.perf_counter() - began
+            steps_a_second = self.backend.fit(detector, self.train, work)
             detections = self.backend.predict(detector, self.test, work)
         # Of a run that went on: of the steps since then.
-        rate = steps * self.schedule.batch / seconds if steps > 0 else None
+        rate = None if steps_a_second is None else steps_a_second * self.schedule.batch
         return self._evaluate(folder, detections, {"label": label, "seed": seed, "images_per_second": rate})
 
     def _encoder(self, checkpoint: Path | None, seed: int) -> Encoder:

@@ -79,11 +79,11 @@ class Detectron2Backend:
         refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
         return Detectron2Detector(encoder.arch, spec, weights)
 
-    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> int:
+    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> float | None:
         from tasks.detection.detectron2_training import fit
 
-        detector.model, steps = fit(detector.arch, detector.spec, detector.weights, data, work)
-        return steps
+        detector.model, rate = fit(detector.arch, detector.spec, detector.weights, data, work)
+        return rate
 
     def predict(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> Sequence[Detections]:
         from tasks.detection.detectron2_predict import predict

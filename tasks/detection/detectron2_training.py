@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
-from tasks.detection.backend import DetectorSpec, Work
+from tasks.detection.backend import DetectorSpec, StepClock, Work
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.detectron2_config import HEADER
 from tasks.detection.detectron2_images import Mapper, Readable, UnreadableImages, as_dict
@@ -37,8 +37,8 @@ _LOOK = 20  # steps between two lines to the person at the terminal
 
 def fit(
     arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionSet, work: Work
-) -> tuple[nn.Module, int]:
-    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and the steps done now."""
+) -> tuple[nn.Module, float | None]:
+    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and StepClock's rate."""
     processes = work.processes
     if processes.world > 1:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -58,14 +58,14 @@ def fit(
         if trainer.start_iter < trainer.max_iter:
             with _one_sentence(trainer, work):
                 trainer.train()
-    return trainer.checkpointer.model, trainer.max_iter - trainer.start_iter
+    return trainer.checkpointer.model, trainer.clock.rate
 
 
 class _Trainer(DefaultTrainer):  # type: ignore[misc]
     """DefaultTrainer on a data set of ours, without its evaluation, and with checkpoints that are whole."""
 
     def __init__(self, cfg: Any, data: DetectionSet, work: Work, first: int, advance: Advance) -> None:
-        self.work, self.advance, self.first = work, advance, first
+        self.work, self.advance, self.first, self.clock = work, advance, first, StepClock()
         self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
         self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data
         with _ddp_on(work.processes.device):
@@ -91,6 +91,10 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         self.checkpointer = _WholeCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         kept = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
         return [*kept, _Watch(self.work)]
+
+    def run_step(self) -> None:
+        super().run_step()
+        self.clock.tick()  # before the hooks, of which PreciseBN is one
 
     def save(self, steps_done: int) -> None:
         """A checkpoint that `resume_or_load` goes on from after `steps_done` steps."""

@@ -49,13 +49,12 @@ class TorchvisionBackend:
     def build(self, encoder: Encoder, spec: DetectorSpec) -> TorchvisionDetector:
         return TorchvisionDetector(build_detector(encoder, spec), spec)
 
-    def fit(self, detector: TorchvisionDetector, data: DetectionSet, work: Work) -> int:
+    def fit(self, detector: TorchvisionDetector, data: DetectionSet, work: Work) -> float | None:
         spec = detector.spec
         training = Training(detector.model, data, spec.masks, spec.precise_bn, work)
-        steps = work.schedule.iterations - training.iteration
         training.run()
         detector.model = training.detector  # type: ignore[assignment]
-        return steps
+        return training.clock.rate
 
     @torch.no_grad()
     def predict(self, detector: TorchvisionDetector, data: DetectionSet, work: Work) -> Sequence[Detections]:

@@ -19,7 +19,7 @@ from simsiam_eval.device import autocast
 from simsiam_eval.distributed import synchronise_bn
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
-from tasks.detection.backend import Work
+from tasks.detection.backend import StepClock, Work
 from tasks.detection.batches import Item, Order, training_batches
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.faults import all_finite, memory_is_short, not_finite
@@ -48,6 +48,7 @@ class Training:
         self.finished = False
         self.sums: dict[str, Tensor] = {}  # of the losses since the last look
         self.summed = 0  # steps in them
+        self.clock = StepClock()
         self.iteration = self._restore()
         self._shown = self.iteration
         self.model: nn.Module = self.detector
@@ -74,6 +75,7 @@ class Training:
                     self._look(advance)
                 if self.iteration % work.checkpoint_every == 0 and self.iteration < schedule.iterations:
                     self._save_and_go_on()
+                self.clock.tick()
             self._save()  # an estimate that is stopped begins again from here
             self._estimate_bn_statistics()
         self.finished = True

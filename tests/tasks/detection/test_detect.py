@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,24 @@ def test_a_stop_while_bn_is_estimated_costs_no_step(tiny, monkeypatch):
     detect(DetectSettings(**tiny))
     again = weights(tiny["out"] / RUN)
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_images_a_second_do_not_count_start_up_and_bn_statistics(tiny, monkeypatch):
+    now, step, losses, batches = [0.0], Training._step, Training._losses, Training._batches
+
+    def after(seconds, real):
+        def timed(*arguments):
+            now[0] += seconds
+            return real(*arguments)
+
+        return timed
+
+    monkeypatch.setattr("tasks.detection.backend.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Training, "_step", after(0.5, step))
+    monkeypatch.setattr(Training, "_losses", after(0.5, losses))
+    monkeypatch.setattr(Training, "_batches", after(100, batches))
+    run = detect(DetectSettings(**tiny)).metrics["runs"][0]
+    assert run["images_per_second"] == pytest.approx(2)  # 2 images in 1 s
 
 
 def test_bf16(tiny):

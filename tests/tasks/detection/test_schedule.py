@@ -1,10 +1,11 @@
 """The linear rule, and what is printed of it; what a CPU makes smaller."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tasks.detection.backend import specification
+from tasks.detection.backend import StepClock, specification
 from tasks.detection.schedule import schedule_of
 from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
 
@@ -32,6 +33,17 @@ def test_the_linear_rule():
     assert schedule.sentence() == (
         "Schedule: 720000 steps of 2 images, lr 0.0025 after 8000 of warm-up, a tenth at 480000 and 640000."
     )
+
+
+def test_images_a_second_are_of_the_steps_alone(monkeypatch):
+    times, clock = iter([100.0, 100.5, 101.0, 101.5]), StepClock()
+    monkeypatch.setattr("tasks.detection.backend.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert clock.rate is None
+    clock.tick()
+    assert clock.rate is None
+    for _ in range(3):
+        clock.tick()
+    assert clock.rate == 2
 
 
 def test_what_is_given_goes_before_the_rule():
