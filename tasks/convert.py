@@ -160,7 +160,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     import torch
 
     from simsiam_eval.atomic_file import atomic_write
-    from tasks.detection.backend import specification
+    from tasks.detection.backend import detector_spec
     from tasks.detection.detectron2_backend import Detectron2Backend
     from tasks.detection.detectron2_config import config_values, yaml_text
     from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
@@ -173,7 +173,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
         raise UsageError(
             f"{config} would be written beside --out {settings.out}, and is there already: give another name."
         )
-    spec, _ = specification(asked, classes, on_cpu=False)
+    spec, _ = detector_spec(asked, classes, on_cpu=False)
     weights = detectron2_weights(encoder, spec.heads)
     missing = Detectron2Backend().available()
     difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]

@@ -103,7 +103,7 @@ class Backend(Protocol):
         """One entry for each image, in the set's order, the same in every process. Raises DataError."""
 
 
-def specification(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:
+def detector_spec(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:
     """What the settings ask for, in CPU size where it is a CPU, and the sentences to say of that.
 
     At C4 every region goes through the fourth stage: 512 of them took 60 s a step on two cores.

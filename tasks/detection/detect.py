@@ -51,7 +51,7 @@ class _Detection:
     """One command: data and backend are the same for all of its runs."""
 
     def __init__(self, settings: DetectSettings, processes: Processes) -> None:
-        from tasks.detection.backend import specification
+        from tasks.detection.backend import detector_spec
         from tasks.detection.backends import choose_backend
         from tasks.detection.checks import (
             check_test_set,
@@ -81,7 +81,7 @@ class _Detection:
         count_training_images(train, self.test, self.found_test)
         for data in (self.train, self.test):
             refuse_unusable_images(data, processes)
-        self.spec, self.said = specification(settings, self.train.classes, processes.device.type == "cpu")
+        self.spec, self.said = detector_spec(settings, self.train.classes, processes.device.type == "cpu")
         self.protocol = f"{settings.protocol()}{', CPU-sized' if self.said else ''}"
         if processes.main:
             self._say()

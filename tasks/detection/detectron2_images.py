@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetMapper
@@ -30,11 +31,14 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
     """detectron2's mapper; of an unreadable image it gives the reason, as `unreadable`."""
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        pixels = read_pixels(LabelledImage(0, entry["file_name"], entry["width"], entry["height"], ()))
-        if isinstance(pixels, str):
+        try:
+            mapped: dict[str, Any] = super().__call__(entry)
+            return mapped
+        except Exception:  # whatever the decoder met; our own look at the image says it in a clause
+            pixels = read_pixels(LabelledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
+            if not isinstance(pixels, str):
+                raise
             return {"unreadable": pixels, "width": entry["width"], "height": entry["height"]}
-        mapped: dict[str, Any] = super().__call__(entry)
-        return mapped
 
 
 class UnreadableImages(DataError):

@@ -32,7 +32,7 @@ from tasks.detection.detectron2_images import Mapper, Readable, UnreadableImages
 from tasks.detection.detectron2_model import run_config
 from tasks.detection.faults import all_finite, memory_is_short, not_finite
 
-_LOOK = 20  # steps between two lines to the person at the terminal
+_REPORT_EVERY = 20  # steps between two lines to the person at the terminal
 
 
 def fit(
@@ -90,7 +90,7 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
     def build_hooks(self) -> list[HookBase]:
         self.checkpointer = _WholeCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         kept = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
-        return [*kept, _Watch(self.work)]
+        return [*kept, _ReportAndStop(self.work, self.first)]
 
     def run_step(self) -> None:
         super().run_step()
@@ -109,18 +109,19 @@ def _ddp_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(defaults, "create_ddp_model", partial(defaults.create_ddp_model, device_ids=None))
 
 
-class _Watch(HookBase):  # type: ignore[misc]
+class _ReportAndStop(HookBase):  # type: ignore[misc]
     """What the person sees, and the stop at a signal."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, first: int) -> None:
+        self._work, self._shown = work, first
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         status = self._work.processes.largest(self._work.stop.status)
-        if done % _LOOK == 0 or done == self.trainer.max_iter:
+        if done % _REPORT_EVERY == 0 or done == self.trainer.max_iter:
             loss = self.trainer.storage.latest().get("total_loss", (float("nan"),))[0]
-            self.trainer.advance(min(_LOOK, done - self.trainer.first), f"loss {loss:.4f}")
+            self.trainer.advance(done - self._shown, f"loss {loss:.4f}")
+            self._shown = done
         if status and done < self.trainer.max_iter:
             self.trainer.save(done)
             self._work.processes.largest(0)  # no process leaves before the checkpoint is whole

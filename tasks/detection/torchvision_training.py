@@ -26,7 +26,7 @@ from tasks.detection.faults import all_finite, memory_is_short, not_finite
 
 LAST = "checkpoint_last.pth"
 _UNREADABLE = 1  # as a reason to stop; the others are exit statuses, which are larger
-_LOOK = 20  # steps between two looks at the loss, which wait for the device
+_REPORT_EVERY = 20  # steps between two looks at the loss, which wait for the device
 
 
 class Training:
@@ -71,8 +71,8 @@ class Training:
                 self._stop_if_asked(batch)
                 self._step(batch)
                 self.iteration += 1
-                if self.iteration % _LOOK == 0 or self.iteration == schedule.iterations:
-                    self._look(advance)
+                if self.iteration % _REPORT_EVERY == 0 or self.iteration == schedule.iterations:
+                    self._report_losses(advance)
                 if self.iteration % work.checkpoint_every == 0 and self.iteration < schedule.iterations:
                     self._save_and_go_on()
                 self.clock.tick()
@@ -137,7 +137,7 @@ class Training:
             raise DataError(f"Stopped {where}: {what}; put that right, and the same command goes on from {self.path}.")
         raise Stopped(f"Stopped {where}; the same command goes on from {self.last_good()}.", reason)
 
-    def _look(self, advance: Advance) -> None:
+    def _report_losses(self, advance: Advance) -> None:
         """Show and log the mean losses since the last look; raises DataError where they are not finite."""
         self._refuse_not_finite()
         means = {name: float(value) / self.summed for name, value in self.sums.items()}

@@ -1,5 +1,6 @@
 """The reference backend: what is said without it, and, with it, training, stops, kills and evaluation."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from simsiam_eval.errors import DataError, Stopped, UsageError
-from tasks.detection.backend import specification
+from tasks.detection.backend import Work, detector_spec
 from tasks.detection.backends import choose_backend
 from tasks.detection.detect import detect
 from tasks.detection.detectron2_backend import Detectron2Backend, _commit
@@ -67,7 +68,7 @@ def test_a_clone_in_the_working_folder_and_packages_that_are_missing(tmp_path, m
 
 def test_the_protocol_stands_in_the_config():
     asked = DetectSettings(train=("a",), test="b", out=Path("c"), init=("random",), preset="voc0712")
-    values = config_values("resnet50", specification(asked, ("a",) * 20, False)[0], schedule_of(asked), "SyncBN")
+    values = config_values("resnet50", detector_spec(asked, ("a",) * 20, False)[0], schedule_of(asked), "SyncBN")
     expected = {
         "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm", "MODEL.RESNETS.NORM": "SyncBN", "INPUT.FORMAT": "RGB",
         "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
@@ -261,6 +262,7 @@ def test_a_full_disk_is_no_unreadable_image(tiny, monkeypatch):
 def test_a_stop_is_a_checkpoint_at_that_step(tiny, monkeypatch):
     from tasks.detection.detectron2_training import _Trainer
 
+    tiny["iterations"] = 25
     step = _Trainer.run_step
 
     def stop_after_three(self):
@@ -270,10 +272,18 @@ def test_a_stop_is_a_checkpoint_at_that_step(tiny, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_Trainer, "run_step", stop_after_three)
-        with pytest.raises(Stopped, match="after step 3 of 5"):
+        with pytest.raises(Stopped, match="after step 3 of 25"):
             detect(DetectSettings(**tiny))
     assert (tiny["out"] / RUN / "last_checkpoint").read_text() == "model_0000002.pth"
+    shown = []
+
+    @contextlib.contextmanager
+    def progress(self, what, total, done=0):
+        yield lambda steps, note="": shown.append((what, steps))
+
+    monkeypatch.setattr(Work, "progress", progress)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 4
+    assert [steps for what, steps in shown if what == "detect"] == [17, 5]
 
 
 @pytest.mark.detectron2

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.detection.backend import StepClock, specification
+from tasks.detection.backend import StepClock, detector_spec
 from tasks.detection.schedule import schedule_of
 from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
 
@@ -64,24 +64,24 @@ def test_what_is_not_the_protocols_is_named():
 
 @pytest.mark.parametrize(("preset", "on_gpu"), [("voc0712", (512, 2000, 1000)), ("coco-1x-fpn", (512, 1000, 1000))])
 def test_cpu_sized_settings_are_said(preset, on_gpu):
-    spec, said = specification(asked(preset=preset), ("a",), on_cpu=False)
+    spec, said = detector_spec(asked(preset=preset), ("a",), on_cpu=False)
     assert (spec.rois, *spec.proposals) == on_gpu
     assert not said
-    spec, said = specification(asked(preset=preset), ("a",), on_cpu=True)
+    spec, said = detector_spec(asked(preset=preset), ("a",), on_cpu=True)
     assert spec.rois <= 64
     assert spec.proposals == (100, 100)
     assert "not the protocol's number" in said[0]
     assert "100 proposals of 1000 an image" in said[0]
-    few = specification(asked(preset=preset, rois=512, proposals=300, precise_bn=200), ("a",), on_cpu=True)
+    few = detector_spec(asked(preset=preset, rois=512, proposals=300, precise_bn=200), ("a",), on_cpu=True)
     assert few[0].before_nms == (1000, 1000)
     assert "300 proposals of 1000 an image" in few[1][0]
     for number in (1000, 2000, 20000):
         given = asked(preset=preset, rois=512, proposals=number, precise_bn=200)
         for on_cpu in (True, False):
-            spec, said = specification(given, ("a",), on_cpu)
+            spec, said = detector_spec(given, ("a",), on_cpu)
             assert said == []
             assert all(before >= number for before in spec.before_nms)
             assert spec.before_nms[0] >= (12000 if preset == "voc0712" else 2000)
     given = asked(preset=preset, rois=512, proposals=1000, precise_bn=200)
-    assert specification(given, ("a",), on_cpu=True)[1] == []
-    assert specification(given, ("a",), on_cpu=True)[0].rois == 512
+    assert detector_spec(given, ("a",), on_cpu=True)[1] == []
+    assert detector_spec(given, ("a",), on_cpu=True)[0].rois == 512
