@@ -98,7 +98,7 @@ class _Detection:
         """Every run of every start, and the record."""
         from tasks.detection.run_folder import RunFolder
 
-        facts = {}
+        facts: dict[str, str] = {}
         if self.processes.main:
             facts = {"training set": self.train.digest(), "test set": self.test.digest(), "backend": self.backend.name}
         runs: dict[str, list[dict[str, Any]]] = {}
