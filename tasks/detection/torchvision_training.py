@@ -153,7 +153,7 @@ class Training:
     def _refuse_not_finite(self) -> None:
         """In every process where the losses since the last look, or the weights after them, are not finite in one."""
         good = all_finite(self.sums) and all_finite(self.detector.state_dict())
-        if self.work.processes.largest(not good):
+        if self.work.processes.largest(int(not good)):
             raise not_finite(self.iteration, self.last_good())
 
     def _memory(self) -> contextlib.AbstractContextManager[None]:
