@@ -317,7 +317,7 @@ def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
 def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, monkeypatch):
     from tasks.detection.backend import Work
 
-    tiny |= {"iterations": 30}
+    tiny |= {"iterations": 22}
     detect(DetectSettings(**tiny))
     whole = (tiny["out"] / RUN / "log.jsonl").read_text()
     tiny["out"], step, shown = tiny["out"].with_name("stopped"), Training._step, []
@@ -338,7 +338,7 @@ def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, mo
     monkeypatch.setattr(Work, "progress", progress)
     detect(DetectSettings(**tiny))
     assert (tiny["out"] / RUN / "log.jsonl").read_text() == whole
-    assert [steps for what, steps in shown if what == "detect"] == [5, 10]
+    assert [steps for what, steps in shown if what == "detect"] == [5, 2]
 
 
 def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):

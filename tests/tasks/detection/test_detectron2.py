@@ -253,7 +253,7 @@ def test_a_full_disk_is_no_unreadable_image(tiny, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(DataError, match="No space left on device") as refused:
+    with pytest.raises(DataError, match="no space left on device") as refused:
         detect(DetectSettings(**tiny | {"out": tiny["out"].with_name("images_full")}))
     assert "put that right, and" not in str(refused.value)
 
