@@ -21,8 +21,7 @@ def all_finite(state: Mapping[str, Any]) -> bool:
 def not_finite(step: int, last_good: str) -> DataError:
     """Of a loss, or the weights after it, by `step`; the same folder takes no other --lr."""
     return DataError(
-        f"The loss is not finite by step {step}: give a smaller --lr and another --out ({last_good} is the last good "
-        "state)."
+        f"The loss is not finite by step {step}: give a smaller --lr and another --out (the last good state: {last_good})."
     )
 
 

@@ -211,7 +211,9 @@ def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
 def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
     import torch
 
-    with pytest.raises(DataError, match=r"not finite by step \d: give a smaller --lr and another --out .the beginning"):
+    with pytest.raises(
+        DataError, match=r"not finite by step \d: give a smaller --lr and another --out .* the beginning"
+    ):
         detect(DetectSettings(**tiny | {"lr": 1e30, "warmup": 0, "iterations": 30, "out": tiny["out"] / "a"}))
     from tasks.detection.detectron2_training import _Trainer
 
@@ -237,7 +239,7 @@ def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
             next(self._trainer.model.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(_Trainer, "run_step", ruined)
-    with pytest.raises(DataError, match=rf"not finite by step 4: .*{RUN} is the last good state"):
+    with pytest.raises(DataError, match=rf"not finite by step 4: .* state: .*{RUN}"):
         detect(DetectSettings(**tiny | {"checkpoint_every": 2, "precise_bn": 0}))
     left = torch.load(tiny["out"] / RUN / "model_0000001.pth", weights_only=False)["model"]
     assert all(one.isfinite().all() for one in left.values() if one.is_floating_point())
