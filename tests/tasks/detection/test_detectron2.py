@@ -195,6 +195,12 @@ def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
 
 
 @pytest.mark.detectron2
+def test_an_image_that_can_be_read_is_decoded_by_detectron2_alone(tiny, monkeypatch):
+    monkeypatch.setattr("tasks.detection.detectron2_images.read_pixels", lambda _: pytest.fail("decoded again"))
+    assert detect(DetectSettings(**tiny | {"iterations": 1})).metrics["images"] == 4
+
+
+@pytest.mark.detectron2
 def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
