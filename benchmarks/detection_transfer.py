@@ -56,7 +56,7 @@ def main() -> None:
         [
             f"{asked.iterations} steps of {asked.batch} images, short side {asked.short_side}, {asked.precision}, "
             f"{asked.trials} trial(s); COCO's AP on the test list (72 images), trained on trainval (292). Images/s are of "
-            "training with loading and BN statistics, the best trial's; the two backends' detectors differ "
+            "the training steps with their loading, the best trial's; the two backends' detectors differ "
             "(docs/detection.md).",
         ],
     )

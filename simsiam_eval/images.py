@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,11 +127,29 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         DataError: the system fails to read it (a network share that is gone, too many open files): no image's fault, and
             not to be written down as one.
     """
+    with _regular_file(path) as file:
+        return file.read()
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of an image file as a viewer shows it, from its header alone: a fraction of the time of decoding.
+
+    Raises:
+        As `read_file`, and UnreadableImage where it has no header that Pillow knows.
+    """
+    with _regular_file(path) as file, _reasons(), Image.open(file) as image:
+        # PNG's own getexif decodes the image to find an orientation at its end; TIFFs are turned by Pillow itself.
+        orientation = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return image.size[::-1] if orientation in _SIDEWAYS else image.size
+
+
+@contextmanager
+def _regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableImage("not a regular file")
-            return file.read()
+            yield file
     except FileNotFoundError as error:
         raise UnreadableImage("no such file") from error
     except OSError as error:

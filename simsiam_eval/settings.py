@@ -125,9 +125,13 @@ class Settings:
         """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
         if not self.PRESETS:
             return None
-        name = getattr(self, "preset")  # noqa: B009 - as above
-        changed = [key for key, value in self.PRESETS[name].items() if getattr(self, key) != value]
+        name, changed = getattr(self, "preset"), self.changed()  # noqa: B009 - as above
         return f"{name}, changed: {', '.join(changed)}" if changed else str(name)
+
+    def changed(self) -> list[str]:
+        """Names of the settings whose values are not the preset's; a subclass adds those that its presets fix otherwise."""
+        own = self.PRESETS[getattr(self, "preset")]  # noqa: B009 - as above
+        return [key for key, value in own.items() if getattr(self, key) != value]
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Self:

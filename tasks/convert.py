@@ -33,7 +33,7 @@ class ConvertSettings(Settings):
         help="reference: facebookresearch/simsiam's keys; torchvision: a bare state dict without fc, or the same as "
         "safetensors; timm: what timm.create_model reads; detectron2: a detector's trunk, with a config beside it.",
     )
-    out: Path = setting(help="File to write.")
+    out: Path = setting(help="File to write; for detectron2 FILE.pth, and FILE.yaml beside it.")
     preset: str = setting(
         "voc0712",
         choices=tuple(DetectSettings.PRESETS),
@@ -160,7 +160,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     import torch
 
     from simsiam_eval.atomic_file import atomic_write
-    from tasks.detection.backend import specification
+    from tasks.detection.backend import detector_spec
     from tasks.detection.detectron2_backend import Detectron2Backend
     from tasks.detection.detectron2_config import config_values, yaml_text
     from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
@@ -168,7 +168,12 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
 
     asked = DetectSettings(train=("-",), test="-", out=Path("-"), init=("random",), preset=settings.preset)
     classes = tuple(map(str, range(20 if asked.metric.startswith("voc") else 80)))
-    spec, _ = specification(asked, classes, on_cpu=False)
+    config = settings.out.with_suffix(".yaml")
+    if config.exists() and not settings.out.exists():
+        raise UsageError(
+            f"{config} would be written beside --out {settings.out}, and is there already: give another name."
+        )
+    spec, _ = detector_spec(asked, classes, on_cpu=False)
     weights = detectron2_weights(encoder, spec.heads)
     missing = Detectron2Backend().available()
     difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]
@@ -181,9 +186,9 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     with atomic_write(settings.out) as file:
         torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
     values = config_values(report.arch, spec, Schedule(*SCHEDULES[schedule_name(settings.preset)]), "SyncBN")
-    config = settings.out.with_suffix(".yaml")
     with atomic_write(config) as file:
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(settings.out.resolve())}).encode())
+    notes.append(f"Written are {settings.out} and {config}.")
     notes.append(f"The config is of {settings.preset}, for {len(classes)} classes; name your DATASETS in it.")
     return {"checkpoint": str(settings.out), "config": str(config)}, difference, notes
 

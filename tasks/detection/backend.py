@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from simsiam_eval.stopping import StopRequest
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
 from tasks.detection.schedule import Schedule
-from tasks.detection.settings import DetectSettings
+from tasks.detection.settings import BN_BATCHES, REGIONS, DetectSettings
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,24 @@ class Work:
         return progress(f"{what} {self.folder.name}", total, done)
 
 
+class StepClock:
+    """Training steps a second, from the end of the first step: start-up and BN statistics are no training."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []  # of the first and of the last step
+        self._steps = 0
+
+    def tick(self) -> None:
+        """At the end of each step."""
+        self._ends = [*self._ends[:1], time.perf_counter()]
+        self._steps += 1
+
+    @property
+    def rate(self) -> float | None:
+        """None of fewer than two steps."""
+        return (self._steps - 1) / (self._ends[1] - self._ends[0]) if self._steps > 1 else None
+
+
 class Backend(Protocol):
     """A detection library. `differences`: how its detectors differ from the reference protocol's, for the record."""
 
@@ -67,11 +86,14 @@ class Backend(Protocol):
     def available(self) -> str | None:
         """None, or the sentence why it cannot be used here."""
 
+    def versions(self) -> dict[str, str]:
+        """Package -> version of what decides its numbers, beyond what every record has."""
+
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
         """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
 
-    def fit(self, detector: Any, data: DetectionSet, work: Work) -> int:
-        """Train to the end of the schedule, from where `work.folder` says that it was; returns the steps done now.
+    def fit(self, detector: Any, data: DetectionSet, work: Work) -> float | None:
+        """Train to the end of the schedule, from where `work.folder` says that it was; returns StepClock's rate.
 
         Raises Stopped at a signal, after a checkpoint; DataError for an unreadable image (after a checkpoint too), a loss
         that is not finite, or too little memory.
@@ -81,25 +103,30 @@ class Backend(Protocol):
         """One entry for each image, in the set's order, the same in every process. Raises DataError."""
 
 
-def specification(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:
+def detector_spec(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bool) -> tuple[DetectorSpec, list[str]]:
     """What the settings ask for, in CPU size where it is a CPU, and the sentences to say of that.
 
     At C4 every region goes through the fourth stage: 512 of them took 60 s a step on two cores.
     """
     c4 = settings.heads == "c4"
-    usual = {"rois": 512, "train": 2000 if c4 else 1000, "test": 1000, "precise_bn": 200}
+    usual = {"rois": REGIONS, "train": 2000 if c4 else 1000, "test": 1000, "precise_bn": BN_BATCHES}
     small = {"rois": 32 if c4 else 64, "train": 100, "test": 100, "precise_bn": 20}
     chosen = small if on_cpu else usual
+    rois, given = settings.rois or chosen["rois"], settings.proposals
+    precise_bn = chosen["precise_bn"] if settings.precise_bn is None else settings.precise_bn
+    proposals = (given or chosen["train"], given or chosen["test"])
+    before = usual_before = (12000, 6000) if c4 else (2000, 1000)
+    few = on_cpu and (given or 0) < 1000  # who asks for as many as the protocol's has them from as many
+    if few:
+        before = (1000, 1000)
+    before = (max(before[0], proposals[0]), max(before[1], proposals[1]))
     said = []
-    if on_cpu and (settings.rois is None or settings.proposals is None or settings.precise_bn is None):
+    if on_cpu and (few or settings.rois is None or settings.precise_bn is None):
         said.append(
             "No GPU: CPU-sized where not given, and so not the protocol's number: "
-            f"{settings.rois or small['rois']} regions and {settings.proposals or small['train']} proposals an image (512 "
-            f"and {usual['train']}), {small['precise_bn'] if settings.precise_bn is None else settings.precise_bn} "
-            "batches for the BN statistics (200)."
+            f"{rois} regions and {proposals[0]} proposals of {before[0]} an image ({usual['rois']} and {usual['train']} of "
+            f"{usual_before[0]}), {precise_bn} batches for the BN statistics ({usual['precise_bn']})."
         )
-    proposals = (settings.proposals or chosen["train"], settings.proposals or chosen["test"])
-    before = (12000, 6000) if c4 else (2000, 1000)
     return (
         DetectorSpec(
             heads=settings.heads,
@@ -108,10 +135,10 @@ def specification(settings: DetectSettings, classes: tuple[str, ...], on_cpu: bo
             min_sizes=settings.min_sizes,
             test_size=settings.test_size,
             max_size=settings.max_size,
-            before_nms=before if not on_cpu else (1000, 1000),
+            before_nms=before,
             proposals=proposals,
-            rois=settings.rois or chosen["rois"],
-            precise_bn=chosen["precise_bn"] if settings.precise_bn is None else settings.precise_bn,
+            rois=rois,
+            precise_bn=precise_bn,
         ),
         said,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from simsiam_eval.errors import UsageError
 from tasks.detection.backend import Backend
-from tasks.detection.detectron2_backend import Detectron2Backend
+from tasks.detection.detectron2_backend import NO_CIFAR_STEM, Detectron2Backend
 from tasks.detection.torchvision_backend import TorchvisionBackend
 
 
-def choose_backend(name: str, stem: str) -> Backend:
-    """The backend of --backend for an encoder with this stem.
+def choose_backend(name: str, stem: str, bf16_on_cpu: bool = False) -> Backend:
+    """The backend of --backend for an encoder with this stem; `bf16_on_cpu`: with --precision bf16, without a GPU.
 
     Raises:
         UsageError: it cannot be used here; the sentence says what to do.
@@ -21,7 +21,9 @@ def choose_backend(name: str, stem: str) -> Backend:
     if why:
         raise UsageError(why)
     if stem == "cifar":
+        raise UsageError(NO_CIFAR_STEM)
+    if bf16_on_cpu:
         raise UsageError(
-            "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
+            "detectron2 trains in bf16 on CUDA alone: leave out --precision bf16, or give --backend torchvision."
         )
     return reference

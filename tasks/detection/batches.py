@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from simsiam_eval.images import UnreadableImage, open_image
+from simsiam_eval.images import UnreadableImage, image_size, open_image
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.dataset import DetectionSet, LabelledImage
 
@@ -62,10 +63,27 @@ def read_pixels(image: LabelledImage) -> Tensor | str:
         pixels = torch.tensor(open_image(image.path).pixels()).permute(2, 0, 1).contiguous()
     except UnreadableImage as error:
         return f"the image {image.path} cannot be read ({error})"
-    if tuple(pixels.shape[1:]) != (image.height, image.width):
-        there = f"{pixels.shape[2]}x{pixels.shape[1]}"
-        return f"the image {image.path} is {there}, but its annotations are of {image.width}x{image.height}"
-    return pixels
+    return wrong_size(image, pixels.shape[2], pixels.shape[1]) or pixels
+
+
+def unusable(image: LabelledImage) -> str:
+    """A clause with the reason why the image cannot be used, as far as its header tells; empty where it can."""
+    try:
+        return wrong_size(image, *image_size(image.path)) and wrong_size(image, *_decoded_size(image.path))
+    except UnreadableImage as error:
+        return f"the image {image.path} cannot be read ({error})"
+
+
+def _decoded_size(path: Path) -> tuple[int, int]:
+    opened = open_image(path)
+    return opened.width, opened.height
+
+
+def wrong_size(image: LabelledImage, width: int, height: int) -> str:
+    """A clause where the image's own size is not that of its annotations."""
+    if (width, height) == (image.width, image.height):
+        return ""
+    return f"the image {image.path} is {width}x{height}, but its annotations are of {image.width}x{image.height}"
 
 
 def _target(image: LabelledImage, masks: bool) -> dict[str, Tensor]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from simsiam_eval.conversion import some
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
+from tasks.detection.batches import unusable, worker_count
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 
 
@@ -24,7 +30,7 @@ class Findings:
     left_out: dict[str, int] = field(default_factory=dict)
     odd: dict[str, list[str]] = field(default_factory=dict)
 
-    def note(self, what: str, image: LabelledImage) -> None:
+    def add(self, what: str, image: LabelledImage) -> None:
         """Count one case."""
         self.odd.setdefault(what, []).append(str(image.id))
 
@@ -58,18 +64,22 @@ def check_training_set(data: DetectionSet, masks: bool) -> tuple[DetectionSet, F
         DataError: no box is left.
     """
     findings, kept = Findings(), []
+    places: set[str] = set()
     for image in data.images:
         annotations = []
+        if (place := os.path.abspath(image.path)) in places:
+            findings.add("image that is there twice", image)
+        places.add(place)
         for one in image.annotations:
             clipped = _trained_on(one, image, findings, data.kind)
             if clipped is not None and masks and one.segmentation is None:
-                findings.note("box without a segmentation, dropped", image)
+                findings.add("box without a segmentation, dropped", image)
             elif clipped is not None:
                 annotations.append(clipped)
         if annotations:
             kept.append(replace(image, annotations=tuple(annotations)))
         else:
-            findings.note("image without a box to learn, dropped", image)
+            findings.add("image without a box to learn, dropped", image)
     if not kept and "box without a segmentation, dropped" in findings.odd:
         raise DataError(f"There are no segmentations in {data.spec}: use --no-masks.")
     if not kept:
@@ -81,18 +91,20 @@ def check_training_set(data: DetectionSet, masks: bool) -> tuple[DetectionSet, F
 
 def _trained_on(one: Annotation, image: LabelledImage, findings: Findings, kind: str) -> Annotation | None:
     if one.crowd:
-        findings.note("crowd, dropped", image)
+        findings.add("crowd, dropped", image)
         return None
     x1, y1, x2, y2 = one.corners
     inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(image.width)), min(y2, float(image.height))
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        without = one.box[2] <= 0 or one.box[3] <= 0
-        findings.note(f"box {'without area' if without else 'outside its image'}, dropped", image)
+    # Backends hold, flip and resize corners in float32, where the two sides of a thinner box can become one.
+    thinnest = 4 * float(np.spacing(np.float32(max(image.width, image.height))))
+    if inside[2] - inside[0] <= thinnest or inside[3] - inside[1] <= thinnest:
+        without = min(one.box[2], one.box[3]) <= thinnest
+        findings.add(f"box {'without area' if without else 'outside its image'}, dropped", image)
         return None
     if kind == "voc" and min(one.box[2], one.box[3]) <= 1:
-        findings.note("box without area (xmin = xmax or ymin = ymax), kept as one pixel wide", image)
+        findings.add("box without area (xmin = xmax or ymin = ymax), kept as one pixel wide", image)
     if _outside(one, image):
-        findings.note("box partly outside its image, clipped", image)
+        findings.add("box partly outside its image, clipped", image)
         return replace(one, box=(inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1]))
     return one
 
@@ -116,21 +128,45 @@ def check_test_set(data: DetectionSet, masks: bool) -> Findings:
             if masks and one.segmentation is None:
                 raise DataError(f"Image {image.id} of {data.spec} has a box without a segmentation: use --no-masks.")
             if one.crowd:
-                findings.note("crowd, a region that is not counted", image)
+                findings.add("crowd, a region that is not counted", image)
             if one.difficult:
-                findings.note("difficult, not counted", image)
+                findings.add("difficult, not counted", image)
             if data.kind == "voc" and 0 < min(one.box[2], one.box[3]) <= 1:
-                findings.note("box without area (xmin = xmax or ymin = ymax), asked for as one pixel wide", image)
+                findings.add("box without area (xmin = xmax or ymin = ymax), asked for as one pixel wide", image)
             elif min(one.box[2], one.box[3]) <= 0:
-                findings.note("box without area, asked for and never found", image)
+                findings.add("box without area, asked for and never found", image)
             elif _outside(one, image):
-                findings.note("box partly outside its image, asked for as it is written", image)
+                findings.add("box partly outside its image, asked for as it is written", image)
         if not image.annotations:
-            findings.note("image without boxes, where every detection is wrong", image)
+            findings.add("image without boxes, where every detection is wrong", image)
     if not asked:
         raise DataError(f"There are no boxes at all to find in {data.spec}: annotate it, or check --classes.")
     _count(findings, data)
     return findings
+
+
+def count_training_images(train: DetectionSet, test: DetectionSet, findings: Findings) -> None:
+    """Add to a test set's findings the images that are trained on too, by their paths."""
+    trained_on = {os.path.abspath(image.path) for image in train.images}
+    for image in test.images:
+        if os.path.abspath(image.path) in trained_on:
+            findings.add("image of the training set, which tells nothing of new images", image)
+
+
+def refuse_unusable_images(data: DetectionSet, processes: Processes) -> None:
+    """Look into the header of every image, before anything is trained; the processes share the images.
+
+    Raises:
+        DataError: in every process, where an image cannot be opened, or is not as large as its annotations say.
+    """
+    mine, reasons = data.images[processes.rank :: processes.world], []
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # they wait for the disk
+        for start in range(0, len(mine), 1024):  # Ctrl-C waits for no more than these
+            reasons += [reason for reason in pool.map(unusable, mine[start : start + 1024]) if reason]
+    more = f", and {len(reasons) - 1} more like it" if len(reasons) > 1 else ""
+    wrong = processes.first_text(f"{reasons[0]}{more}" if reasons else "")
+    if wrong:
+        raise DataError(f"{data.spec}: {wrong}; put that right, and give the command again.")
 
 
 def _count(findings: Findings, data: DetectionSet) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from simsiam_eval.conversion import some
 from simsiam_eval.errors import DataError, UsageError
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
+
+_LARGEST = 1e12  # of coordinates and areas
 
 
 def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
@@ -47,7 +48,7 @@ def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, .
         LabelledImage(one["id"], folder / one["file_name"], one["width"], one["height"], tuple(objects[one["id"]]))
         for one in content["images"]
     )
-    return DetectionSet(spec, "coco", known, images, left_out)
+    return DetectionSet(spec, "coco", known, images, left_out, {name: number for number, name in names.items()})
 
 
 def _annotation(one: dict[str, Any], label: int, size: tuple[int, int], where: str) -> Annotation:
@@ -68,7 +69,8 @@ def _annotation(one: dict[str, Any], label: int, size: tuple[int, int], where: s
 
 
 def _are_numbers(values: list[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    # Compared, not converted: a whole number of JSON can be too large for a float. NaN is not below anything.
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < _LARGEST for v in values)
 
 
 def _segmentation(given: Any, size: tuple[int, int], where: str) -> Any:

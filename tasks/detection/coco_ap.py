@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.detection.dataset import DetectionSet, LabelledImage
+from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
 
 _STATS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -20,8 +20,7 @@ def coco_average_precision(
 ) -> tuple[dict[str, float], np.ndarray]:
     """COCO's six numbers, as fractions, NaN for a size that there is not; and AP (classes,), NaN for an absent class.
 
-    `detections` has one entry for each image, in the set's order; `what` is bbox or segm. There must be at least one
-    detection: pycocotools reads no empty result.
+    `detections` has one entry for each image, in the set's order; `what` is bbox or segm.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -39,7 +38,14 @@ def coco_average_precision(
     truth.dataset = _ground_truth(data, numbers)
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluator = Evaluator(truth, truth.loadRes(_results(detections, numbers, what)), what)
+        results = _results(detections, numbers, what)
+        if results:
+            found = truth.loadRes(results)
+        else:  # which loadRes cannot read
+            found = COCO()
+            found.dataset = truth.dataset | {"annotations": []}
+            found.createIndex()
+        evaluator = Evaluator(truth, found, what)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -104,13 +110,16 @@ def _results(detections: Sequence[Detections], numbers: Sequence[Any], what: str
     return entries
 
 
-def published_form(image: LabelledImage, found: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """An image's detections as entries of a COCO result file, with the class's name beside its number."""
-    entries = []
-    for entry in _results([found], [image.id], "bbox"):
-        entry["category"] = classes[entry["category_id"]]
-        entries.append(entry)
-    if found.masks is not None:
-        for entry, mask in zip(entries, found.masks, strict=True):
-            entry["segmentation"] = mask
+def result_file_entries(data: DetectionSet, detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """A COCO result file: image and category ids are those of the annotation file, and the class's name is beside them.
+
+    VOC has neither: there the image's name and the class's place in `data.classes` stand.
+    """
+    entries = _results(detections, [image.id for image in data.images], "bbox")
+    masks = [mask for found in detections for mask in found.masks or ()]
+    for place, entry in enumerate(entries):
+        name = data.classes[entry["category_id"]]
+        entry |= {"category_id": data.category_ids.get(name, entry["category_id"]), "category": name}
+        if masks:
+            entry["segmentation"] = masks[place]
     return entries

@@ -51,7 +51,7 @@ class LabelledImage:
 class DetectionSet:
     """Images in the file's order, and the names of the classes that labels number; `kind` is voc or coco.
 
-    `left_out`: boxes of each class that `--classes` leaves out.
+    `left_out`: boxes of each class that `--classes` leaves out. `category_ids`: COCO's own number of each class.
     """
 
     spec: str
@@ -59,12 +59,15 @@ class DetectionSet:
     classes: tuple[str, ...]
     images: tuple[LabelledImage, ...]
     left_out: dict[str, int] = field(default_factory=dict)
+    category_ids: dict[str, int] = field(default_factory=dict)
 
     def digest(self) -> str:
         """sha256 of names, sizes, classes and annotations: what a resumed run must have again."""
         digest = hashlib.sha256(json.dumps([self.kind, self.classes]).encode())
         for image in self.images:
-            marks = [[one.box, one.label, one.crowd, one.difficult] for one in image.annotations]
+            marks = [
+                [one.box, one.label, one.crowd, one.difficult, one.area, one.segmentation] for one in image.annotations
+            ]
             digest.update(json.dumps([str(image.id), image.width, image.height, marks]).encode())
         return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 import time
@@ -46,9 +47,14 @@ class _Detection:
     """One command: data and backend are the same for all of its runs."""
 
     def __init__(self, settings: DetectSettings, processes: Processes) -> None:
-        from tasks.detection.backend import specification
+        from tasks.detection.backend import detector_spec
         from tasks.detection.backends import choose_backend
-        from tasks.detection.checks import check_test_set, check_training_set
+        from tasks.detection.checks import (
+            check_test_set,
+            check_training_set,
+            count_training_images,
+            refuse_unusable_images,
+        )
         from tasks.detection.opening import open_train_and_test
         from tasks.detection.schedule import schedule_of
 
@@ -60,11 +66,19 @@ class _Detection:
         described = next(iter(self.encoders.values()), {"arch": settings.arch, "stem": settings.stem})
         self.arch, self.stem = described["arch"], described["stem"]
         stems = {one["stem"] for one in self.encoders.values()} | {self.stem}
-        self.backend: Backend = choose_backend(settings.backend, "cifar" if "cifar" in stems else self.stem)
+        self.backend: Backend = choose_backend(
+            settings.backend,
+            "cifar" if "cifar" in stems else self.stem,
+            settings.precision == "bf16" and processes.device.type == "cpu",
+        )
         train, self.test = open_train_and_test(settings.train, settings.test, settings.classes or ())
         self.train, self.found_train = check_training_set(train, settings.masks)
         self.found_test = check_test_set(self.test, settings.masks)
-        self.spec, self.said = specification(settings, self.train.classes, processes.device.type == "cpu")
+        count_training_images(train, self.test, self.found_test)
+        for data in (self.train, self.test):
+            refuse_unusable_images(data, processes)
+        self.spec, self.said = detector_spec(settings, self.train.classes, processes.device.type == "cpu")
+        self.protocol = f"{settings.protocol()}{', CPU-sized' if self.said else ''}"
         if processes.main:
             self._say()
 
@@ -80,7 +94,9 @@ class _Detection:
         """Every run of every start, and the record."""
         from tasks.detection.run_folder import RunFolder
 
-        facts = {"training set": self.train.digest(), "test set": self.test.digest()}
+        facts: dict[str, str] = {}
+        if self.processes.main:
+            facts = {"training set": self.train.digest(), "test set": self.test.digest(), "backend": self.backend.name}
         runs: dict[str, list[dict[str, Any]]] = {}
         with closing(RunFolder(self.settings, facts, self.processes.main)):
             for label, checkpoint in self.starts.items():
@@ -117,12 +133,10 @@ class _Detection:
             work = Work(self.schedule, folder, seed, self.processes, stop, settings.precision, settings.workers,
                         settings.checkpoint_every)  # fmt: skip
             detector = self.backend.build(self._encoder(checkpoint, seed), self.spec)
-            began = time.perf_counter()
-            steps = self.backend.fit(detector, self.train, work)
-            seconds = time.perf_counter() - began
+            steps_a_second = self.backend.fit(detector, self.train, work)
             detections = self.backend.predict(detector, self.test, work)
         # Of a run that went on: of the steps since then.
-        rate = steps * self.schedule.batch / seconds if steps > 0 else None
+        rate = None if steps_a_second is None else steps_a_second * self.schedule.batch
         return self._evaluate(folder, detections, {"label": label, "seed": seed, "images_per_second": rate})
 
     def _encoder(self, checkpoint: Path | None, seed: int) -> Encoder:
@@ -138,7 +152,7 @@ class _Detection:
 
     def _evaluate(self, folder: Path, detections: Any, run: dict[str, Any]) -> dict[str, Any]:
         from simsiam_eval.progress import say
-        from tasks.detection.coco_ap import published_form
+        from tasks.detection.coco_ap import result_file_entries
         from tasks.detection.evaluation import evaluate
         from tasks.detection.picture import write_picture
 
@@ -147,13 +161,7 @@ class _Detection:
         if self.processes.main:
             for warning in found.warnings:
                 say(f"Warning: {warning}")
-            classes = self.test.classes
-            entries = [
-                entry
-                for image, one in zip(self.test.images, detections, strict=True)
-                for entry in published_form(image, one, classes)
-            ]
-            _write_json(folder / "detections.json", json.dumps(entries))
+            _write_json(folder / "detections.json", json.dumps(result_file_entries(self.test, detections)))
             write_picture(folder / "picture.png", self.test, detections)
             _write_json(folder / "evaluation.json", json.dumps(_finite(run), indent=1))
         return run
@@ -166,9 +174,24 @@ class _Detection:
         first = next(iter(runs))
         warnings = [f"{label}: {text}" for label, some in runs.items() for one in some for text in one["warnings"]]
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
+        ran_on = provenance(
+            started,
+            str(self.processes.device),
+            backend=backend.name,
+            differences=list(backend.differences),
+            schedule=dataclasses.asdict(self.schedule),
+            detector=dataclasses.asdict(self.spec),
+            encoders=self.encoders,
+            random={"arch": self.arch, "stem": self.stem},
+            processes=self.processes.world,
+            train={"spec": list(settings.train), **self.found_train.to_dict()},
+            test={"spec": settings.test, **self.found_test.to_dict()},
+            notes=self.said,
+        )
+        ran_on["versions"] |= backend.versions() | {"pycocotools": importlib.metadata.version("pycocotools")}
         return Result(
             task="detect",
-            protocol=settings.protocol(),
+            protocol=self.protocol,
             settings=settings.to_dict(),
             metrics={
                 **{name: one["mean"] for name, one in by_init[first].items()},
@@ -178,22 +201,16 @@ class _Detection:
                 "images": len(self.test.images),
                 "warnings": warnings,
             },
-            provenance=provenance(
-                started,
-                str(self.processes.device),
-                backend=backend.name,
-                differences=list(backend.differences),
-                schedule=dataclasses.asdict(self.schedule),
-                detector=dataclasses.asdict(self.spec),
-                encoders=self.encoders,
-                random={"arch": self.arch, "stem": self.stem},
-                processes=self.processes.world,
-                train={"spec": list(settings.train), **self.found_train.to_dict()},
-                test={"spec": settings.test, **self.found_test.to_dict()},
-                notes=self.said,
-            ),
+            provenance=ran_on,
             files={"picture": str(folder / "picture.png"), "detections": str(folder / "detections.json")},
-            table=table(settings, by_init, backend, [*self.said, *warnings, f"Pictures: {folder / 'picture.png'}"]),
+            table=table(
+                settings,
+                self.protocol,
+                by_init,
+                {label: self.encoders.get(label, {"arch": self.arch})["arch"] for label in runs},
+                backend,
+                [*self.said, *warnings, f"Pictures: {folder / 'picture.png'}"],
+            ),
         )
 
 
@@ -212,6 +229,8 @@ def starts(settings: DetectSettings) -> dict[str, Path | None]:
         named = _NAMED.match(text)
         if text == RANDOM:
             given.append((RANDOM, None, True))
+        elif named and not Path(text).exists() and named["name"] == RANDOM:
+            raise UsageError(f"--init {text}: random is the start without a checkpoint, give another name.")
         elif named and not Path(text).exists():
             given.append((named["name"], Path(named["file"]).expanduser(), True))
         else:
@@ -223,7 +242,8 @@ def starts(settings: DetectSettings) -> dict[str, Path | None]:
             if path is None:
                 raise UsageError("--init random is given twice: once is enough, --trials repeats it.")
             raise UsageError(f"--init {label}={path}: there is a start {label} already, give another name.")
-        chosen[label if own or labels.count(label) == 1 else f"{label}-{place}"] = path
+        unique = own or (labels.count(label) == 1 and label != RANDOM)
+        chosen[label if unique else f"{label}-{place}"] = path
     return chosen
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simsiam_eval.encoder import Encoder
@@ -17,6 +20,19 @@ from tasks.detection.predictions import Detections
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+NO_CIFAR_STEM = (
+    "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
+)
+NEEDED = (
+    "omegaconf",
+    "fvcore",
+    "iopath",
+    "yacs",
+    "cloudpickle",
+    "tabulate",
+    "termcolor",
+    "cv2",
+)  # modules of the extra
 
 
 @dataclass
@@ -34,16 +50,26 @@ class Detectron2Backend:
     differences: tuple[str, ...] = ()
 
     def available(self) -> str | None:
-        if importlib.util.find_spec("detectron2") is None:
+        found = importlib.util.find_spec("detectron2")
+        if found is None or found.origin is None:  # a folder of that name, such as a clone's outer one, is no package
             return (
                 f"detectron2 is not installed: {INSTALL}, or its source on PYTHONPATH (nothing need be compiled), or "
                 "--backend torchvision."
             )
-        if importlib.util.find_spec("cv2") is None:
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
             return (
-                'detectron2 needs further packages: pip install "simsiam-eval[detectron2]", or --backend torchvision.'
+                f'detectron2 needs further packages ({", ".join(missing)}): pip install "simsiam-eval[detectron2]", or '
+                "--backend torchvision."
             )
         return None
+
+    def versions(self) -> dict[str, str]:
+        import detectron2
+
+        folder = Path(detectron2.__file__).parent.parent
+        commit = f", commit {found}" if (found := _commit(folder)) else ""
+        return {"detectron2": f"{detectron2.__version__}{commit}", "fvcore": importlib.metadata.version("fvcore")}
 
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
         from tasks.detection.detectron2_model import fresh_model
@@ -53,13 +79,34 @@ class Detectron2Backend:
         refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
         return Detectron2Detector(encoder.arch, spec, weights)
 
-    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> int:
+    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> float | None:
         from tasks.detection.detectron2_training import fit
 
-        detector.model, steps = fit(detector.arch, detector.spec, detector.weights, data, work)
-        return steps
+        detector.model, rate = fit(detector.arch, detector.spec, detector.weights, data, work)
+        return rate
 
     def predict(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> Sequence[Detections]:
         from tasks.detection.detectron2_predict import predict
 
         return predict(detector.arch, detector.spec, detector.model, data, work)
+
+
+def _commit(folder: Path) -> str:
+    """Of detectron2's source: what git has checked out in `folder`, or what pip installed from a repository; else empty."""
+    git = folder / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).is_file():
+            return (git / name).read_text().strip()
+        packed = (line.split() for line in (git / "packed-refs").read_text().splitlines())
+        return next((parts[0] for parts in packed if parts[1:] == [name]), "")
+    except OSError:  # no clone of its own
+        pass
+    try:
+        installed = importlib.metadata.distribution("detectron2").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return json.loads(installed or "{}").get("vcs_info", {}).get("commit_id", "")

@@ -10,7 +10,7 @@ from tasks.detection.backend import DetectorSpec
 from tasks.detection.detectron2_names import architecture_values
 from tasks.detection.schedule import WARMUP_FACTOR, Schedule
 
-HEADS_MODULE = "tasks.detection.detectron2_heads"
+HEADER = "# detectron2 config; C4 heads need `import tasks.detection.detectron2_heads` before it is used."
 
 
 def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str = "BN") -> dict[str, Any]:
@@ -103,7 +103,7 @@ def yaml_text(values: dict[str, Any]) -> str:
     SOLVER:
       STEPS: [3]
     """
-    lines = [f"# detectron2 config; C4 heads need `import {HEADS_MODULE}` before it is used."]
+    lines = [HEADER]
     open_parts: list[str] = []
     for key, value in sorted(values.items(), key=lambda one: one[0].split(".")):
         *parts, name = key.split(".")

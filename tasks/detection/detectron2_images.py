@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetMapper
@@ -30,15 +31,22 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
     """detectron2's mapper; of an unreadable image it gives the reason, as `unreadable`."""
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        pixels = read_pixels(LabelledImage(0, entry["file_name"], entry["width"], entry["height"], ()))
-        if isinstance(pixels, str):
+        try:
+            mapped: dict[str, Any] = super().__call__(entry)
+            return mapped
+        except Exception:  # whatever the decoder met; our own look at the image says it in a clause
+            pixels = read_pixels(LabelledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
+            if not isinstance(pixels, str):
+                raise
             return {"unreadable": pixels, "width": entry["width"], "height": entry["height"]}
-        mapped: dict[str, Any] = super().__call__(entry)
-        return mapped
+
+
+class UnreadableImages(DataError):
+    """The reason, as a clause, why an image of a training batch cannot be read."""
 
 
 class Readable:
-    """A loader that raises DataError, in every process, for a batch with an unreadable image."""
+    """A loader that raises UnreadableImages, in every process, for a batch with one."""
 
     def __init__(self, loader: Any, processes: Processes) -> None:
         self.loader, self.dataset, self.processes = loader, getattr(loader, "dataset", None), processes
@@ -47,5 +55,5 @@ class Readable:
         for batch in self.loader:
             unreadable = next((one["unreadable"] for one in batch if "unreadable" in one), "")
             if self.processes.largest(bool(unreadable)):
-                raise DataError(self.processes.first_text(unreadable))
+                raise UnreadableImages(self.processes.first_text(unreadable))
             yield batch

@@ -13,6 +13,7 @@ from simsiam_eval.architectures import ARCHITECTURES, BASIC
 from simsiam_eval.conversion import some, trunk_shapes
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import DataError, UsageError
+from tasks.detection.detectron2_backend import NO_CIFAR_STEM
 
 # torchvision's key, whole, -> detectron2's, in the table's order; {stage} is the number of the layer plus one.
 RULES: tuple[tuple[str, str], ...] = (
@@ -67,9 +68,7 @@ def detectron2_weights(encoder: Encoder, heads: str, rules: tuple[tuple[str, str
         UsageError: the stem is CIFAR's. DataError: a key without a name, or a name that another architecture has.
     """
     if encoder.stem != "imagenet":
-        raise UsageError(
-            "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
-        )
+        raise UsageError(NO_CIFAR_STEM)
     state = encoder.trunk.state_dict()
     expected = trunk_shapes(encoder.arch, encoder.stem)
     odd = [key for key in expected if key not in state or tuple(state[key].shape) != expected[key]]

@@ -23,21 +23,22 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.errors import DataError, Stopped, UsageError
+from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
-from tasks.detection.backend import DetectorSpec, Work
+from tasks.detection.backend import DetectorSpec, StepClock, Work
 from tasks.detection.dataset import DetectionSet
-from tasks.detection.detectron2_config import config_values, yaml_text
-from tasks.detection.detectron2_images import Mapper, Readable, as_dict
+from tasks.detection.detectron2_config import HEADER
+from tasks.detection.detectron2_images import Mapper, Readable, UnreadableImages, as_dict
 from tasks.detection.detectron2_model import run_config
+from tasks.detection.faults import all_finite, memory_is_short, not_finite
 
-_LOOK = 20  # steps between two lines to the person at the terminal
+_REPORT_EVERY = 20  # steps between two lines to the person at the terminal
 
 
 def fit(
     arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionSet, work: Work
-) -> tuple[nn.Module, int]:
-    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and the steps done now."""
+) -> tuple[nn.Module, float | None]:
+    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and StepClock's rate."""
     processes = work.processes
     if processes.world > 1:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -45,8 +46,7 @@ def fit(
     cfg = run_config(arch, spec, data, work)
     if processes.main:
         with atomic_write(work.folder / "config.yaml") as file:
-            values = config_values(arch, spec, work.schedule, cfg.MODEL.RESNETS.NORM)
-            file.write(yaml_text(values).encode())
+            file.write(f"{HEADER}\n# SOLVER.AMP is in bfloat16.\n{cfg.dump()}".encode())
     first = _first_step(work.folder)
     seed_all_rng(abs(hash((work.seed, processes.rank, first))) % 2**31)
     with work.progress("detect", work.schedule.iterations, first) as advance:
@@ -58,14 +58,14 @@ def fit(
         if trainer.start_iter < trainer.max_iter:
             with _one_sentence(trainer, work):
                 trainer.train()
-    return trainer.checkpointer.model, trainer.max_iter - trainer.start_iter
+    return trainer.checkpointer.model, trainer.clock.rate
 
 
 class _Trainer(DefaultTrainer):  # type: ignore[misc]
     """DefaultTrainer on a data set of ours, without its evaluation, and with checkpoints that are whole."""
 
     def __init__(self, cfg: Any, data: DetectionSet, work: Work, first: int, advance: Advance) -> None:
-        self.work, self.advance, self.first = work, advance, first
+        self.work, self.advance, self.first, self.clock = work, advance, first, StepClock()
         self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
         self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data
         with _ddp_on(work.processes.device):
@@ -90,7 +90,11 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
     def build_hooks(self) -> list[HookBase]:
         self.checkpointer = _WholeCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         kept = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
-        return [*kept, _Watch(self.work)]
+        return [*kept, _ReportAndStop(self.work, self.first)]
+
+    def run_step(self) -> None:
+        super().run_step()
+        self.clock.tick()  # before the hooks, of which PreciseBN is one
 
     def save(self, steps_done: int) -> None:
         """A checkpoint that `resume_or_load` goes on from after `steps_done` steps."""
@@ -105,18 +109,19 @@ def _ddp_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(defaults, "create_ddp_model", partial(defaults.create_ddp_model, device_ids=None))
 
 
-class _Watch(HookBase):  # type: ignore[misc]
+class _ReportAndStop(HookBase):  # type: ignore[misc]
     """What the person sees, and the stop at a signal."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, first: int) -> None:
+        self._work, self._shown = work, first
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         status = self._work.processes.largest(self._work.stop.status)
-        if done % _LOOK == 0 or done == self.trainer.max_iter:
+        if done % _REPORT_EVERY == 0 or done == self.trainer.max_iter:
             loss = self.trainer.storage.latest().get("total_loss", (float("nan"),))[0]
-            self.trainer.advance(min(_LOOK, done - self.trainer.first), f"loss {loss:.4f}")
+            self.trainer.advance(done - self._shown, f"loss {loss:.4f}")
+            self._shown = done
         if status and done < self.trainer.max_iter:
             self.trainer.save(done)
             self._work.processes.largest(0)  # no process leaves before the checkpoint is whole
@@ -134,6 +139,8 @@ class _WholeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             "model": self.model.state_dict(),
             **{key: one.state_dict() for key, one in self.checkpointables.items()},
         }
+        if not all_finite(content["model"]):
+            raise FloatingPointError  # as of the loss of the next step, and before it is in the good one's place
         path = Path(self.save_dir) / f"{name}.pth"
         try:
             with atomic_write(path) as file:
@@ -181,32 +188,23 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 @contextlib.contextmanager
 def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
     """What can go wrong in training, in one sentence; an unreadable image after a checkpoint."""
+
+    def last_good() -> str:
+        return str(work.folder) if (work.folder / "last_checkpoint").exists() else "the beginning"
+
     try:
-        yield
-    except (Stopped, UsageError):
-        raise
-    except DataError as error:
-        if "image" not in str(error):
-            raise
-        done = trainer.iter
-        if done < trainer.max_iter:
-            trainer.save(done)
-            work.processes.largest(0)  # as at a stop
-        where = f"after step {done} of {work.schedule.iterations}"
-        raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
+        with memory_is_short(work.processes.device, lambda: trainer.iter + 1, last_good):
+            try:
+                yield
+            except UnreadableImages as error:
+                done = trainer.iter
+                if done < trainer.max_iter:
+                    trainer.save(done)
+                    work.processes.largest(0)  # as at a stop
+                where = f"after step {done} of {work.schedule.iterations}"
+                raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:
-        raise DataError(
-            f"The loss is not finite by step {trainer.iter + 1}: try a smaller --lr ({work.folder} holds the last "
-            "good state)."
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in text:
-            raise
-        raise DataError(
-            f"Out of memory on {work.processes.device} in step {trainer.iter + 1}: make room and give the same command, "
-            "which goes on, or choose another --out with a smaller --batch, --rois or --max-size."
-        ) from error
+        raise not_finite(trainer.iter + 1, last_good()) from error
 
 
 def _log_to(folder: Path) -> None:

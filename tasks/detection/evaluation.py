@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from simsiam_eval.conversion import some
 from tasks.detection.coco_ap import coco_average_precision
 from tasks.detection.dataset import DetectionSet
 from tasks.detection.predictions import Detections
 from tasks.detection.voc_ap import voc_average_precision
-
-METRICS = ("voc07", "voc", "coco")
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,8 @@ def evaluate(data: DetectionSet, detections: Sequence[Detections], metric: str) 
     """AP over IoU .50 to .95, AP50 and AP75, of the boxes and, with COCO's metric and masks, of these (`mask_ap`).
 
     `detections` has one entry for each image of `data`, in its order; `metric` is voc07 (11 points), voc (area) or coco.
-    Classes that `data` has no object of are left out of the mean. No detection at all is AP 0, with a warning.
+    Classes that `data` has no object of, or none but difficult ones and crowds, are left out of the mean. No detection at
+    all is AP 0. Both come with a warning.
 
     Raises:
         ValueError: an entry too many or too few.
@@ -42,10 +39,7 @@ def evaluate(data: DetectionSet, detections: Sequence[Detections], metric: str) 
     warnings = [] if count else ["The detector found nothing at all in the test images: AP is 0."]
     if metric == "coco":
         for prefix, what in (("", "bbox"), ("mask_", "segm")) if masks else (("", "bbox"),):
-            if count:
-                stats, by_class = coco_average_precision(data, detections, what)
-            else:
-                stats, by_class = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}, np.zeros(len(data.classes))
+            stats, by_class = coco_average_precision(data, detections, what)
             metrics |= {prefix + name: value for name, value in stats.items()}
             metrics[f"{prefix}by_class"] = dict(zip(data.classes, by_class.tolist(), strict=True))
     else:
@@ -55,9 +49,17 @@ def evaluate(data: DetectionSet, detections: Sequence[Detections], metric: str) 
         metrics |= {name: float(value) for name, value in at.items()}
         metrics["by_class"] = dict(zip(data.classes, precision.mean(axis=1).tolist(), strict=True))
         metrics["by_class_ap50"] = dict(zip(data.classes, precision[:, 0].tolist(), strict=True))
-    absent = sorted(set(range(len(data.classes))) - {one.label for image in data.images for one in image.annotations})
-    if absent:
-        warnings.append(
-            f"No object of {some(data.classes[label] for label in absent)} is in the test set: not in the mean."
-        )
-    return Evaluation(metrics, warnings)
+    return Evaluation(metrics, warnings + _not_in_the_mean(data))
+
+
+def _not_in_the_mean(data: DetectionSet) -> list[str]:
+    """Sentences that name the classes without an object that is counted."""
+    there = {one.label for image in data.images for one in image.annotations}
+    counted = {one.label for image in data.images for one in image.annotations if not (one.difficult or one.crowd)}
+    absent = [name for label, name in enumerate(data.classes) if label not in there]
+    uncounted = [name for label, name in enumerate(data.classes) if label in there - counted]
+    said = [f"No object of {some(absent)} is in the test set: not in the mean."] if absent else []
+    if uncounted:
+        mark = "difficult" if data.kind == "voc" else "a crowd"
+        said.append(f"Every object of {some(uncounted)} in the test set is {mark}: not in the mean.")
+    return said

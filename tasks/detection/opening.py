@@ -33,6 +33,9 @@ def open_train_and_test(
         if part.kind != parts[0].kind:
             raise UsageError(f"--train {parts[0].spec} and {part.spec} are of two kinds: give sources of one kind.")
     names = classes or _all_classes(parts)
+    if not names:
+        raise DataError(f"There are no boxes at all to learn from in {' + '.join(train)}: annotate it.")
+    _refuse_unknown(classes, parts)
     merged = DetectionSet(
         " + ".join(train),
         parts[0].kind,
@@ -41,6 +44,8 @@ def open_train_and_test(
         {name: sum(part.left_out.get(name, 0) for part in parts) for part in parts for name in part.left_out},
     )
     tested = open_detection_set(test, "test", classes)
+    if tested.kind == "coco":
+        _refuse_unknown(classes, [tested])
     strange = [name for name in tested.classes if name not in names]
     if strange or (tested.kind == "coco" and parts[0].kind == "coco" and set(tested.classes) != set(names)):
         missing = [name for name in names if name not in tested.classes]
@@ -49,6 +54,20 @@ def open_train_and_test(
             f"{some(missing) or 'none'}; give files with the same class names, or name the classes with --classes."
         )
     return merged, tested.relabelled(names)
+
+
+def _refuse_unknown(classes: tuple[str, ...], parts: list[DetectionSet]) -> None:
+    """Raises DataError for one of `classes` that is no category of COCO's, or of VOC has no object."""
+    known: set[str] = set()
+    for part in parts:
+        known |= part.category_ids.keys() | part.left_out.keys()
+        known |= {part.classes[one.label] for image in part.images for one in image.annotations}
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise DataError(
+            f"--classes {unknown[0]}: there is no such class in {' + '.join(part.spec for part in parts)}; there are: "
+            f"{some(sorted(known)) or 'none'}."
+        )
 
 
 def _all_classes(parts: list[DetectionSet]) -> tuple[str, ...]:
@@ -68,18 +87,28 @@ def open_detection_set(spec: str, role: str, classes: tuple[str, ...] = ()) -> D
     Raises:
         UsageError: an unknown kind. DataError: a file is missing or of the wrong form, or an image is missing.
     """
-    body, _, tail = spec.partition("#") if not Path(spec).exists() else (spec, "", "")
-    kind, colon, rest = body.partition(":")
+    kind, colon, rest = spec.partition(":")
     if kind not in ("voc", "coco") or not colon:
-        if colon and not Path(body).exists() and kind.isalnum() and len(kind) > 1:
+        if colon and not _cut(spec)[0].exists() and kind.isalnum() and len(kind) > 1:
             raise UsageError(f"There is no detection set of kind {kind!r}; there are: voc, coco.")
-        kind, rest = "", body
-    path = Path(rest).expanduser()
+        kind, rest = "", spec
+    path, tail = _cut(rest)
     if not path.exists():
         raise DataError(f"There is no {path} (detection set {spec}).")
     opened = {"voc": open_voc, "coco": open_coco}[kind or _recognise(path)](path, tail, spec, role, classes)
     _refuse_missing_images(opened)
     return opened
+
+
+def _cut(text: str) -> tuple[Path, str]:
+    """The path, and what follows its #: the longest that there is, as a folder may have a # in its name."""
+    places = [place for place, letter in enumerate(text) if letter == "#"]
+    for place in (len(text), *reversed(places)):
+        path = Path(text[:place]).expanduser()
+        if path.exists():
+            return path, text[place + 1 :]
+    before, _, after = text.partition("#")
+    return Path(before).expanduser(), after
 
 
 def _recognise(path: Path) -> str:

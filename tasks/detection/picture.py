@@ -18,7 +18,7 @@ from tasks.detection.predictions import Detections
 _COLOURS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 170, 170), (240, 50, 230),
             (128, 128, 0))  # fmt: skip
 _HEIGHT, _GAP, _TITLE, _COLUMNS = 300, 6, 16, 2
-_SHOWN_SCORE = 0.5
+_SHOWN_SCORE, _BEST = 0.5, 3
 
 # One drawn object: corners, class, what is written beside it, segmentation or None.
 Drawn = tuple[Sequence[float], int, str, object]
@@ -27,7 +27,8 @@ Drawn = tuple[Sequence[float], int, str, object]
 def write_picture(path: Path, data: DetectionSet, detections: Sequence[Detections], count: int = 8) -> None:
     """PNG of the first `count` images with boxes (fewer where there are fewer): ground truth left, detections right.
 
-    Shown are detections with a score of .5 and more. An image that cannot be read is left out.
+    Shown are detections with a score of .5 and more, where there are none the best three; which of the two it is stands
+    above. An image that cannot be read is left out.
 
     Raises:
         DataError: the file cannot be written.
@@ -45,28 +46,38 @@ def write_picture(path: Path, data: DetectionSet, detections: Sequence[Detection
         scale = _HEIGHT / pixels.height
         truth = [(one.corners, one.label, data.classes[one.label], one.segmentation) for one in image.annotations]
         masks: Sequence[Any] = found.masks if found.masks is not None else [None] * len(found.scores)
+        rows, what = _shown(found)
         guesses: list[Drawn] = [
-            (found.boxes[row].tolist(), int(found.labels[row]), _text(data, found, row), masks[row])
-            for row in np.flatnonzero(found.scores >= _SHOWN_SCORE).tolist()
+            (found.boxes[row].tolist(), int(found.labels[row]), _text(data, found, row), masks[row]) for row in rows
         ]
-        pairs.append(_pair(pixels, scale, truth, guesses, f"{image.id}"))
+        titles = f"{image.id}: ground truth ({len(truth)})", f"{image.id}: {what}"
+        pairs.append(_pair(pixels, scale, truth, guesses, titles))
     with atomic_write(path) as file:
         _grid(pairs).save(file, format="PNG")
+
+
+def _shown(found: Detections) -> tuple[list[int], str]:
+    """Rows of the detections that are drawn, and what is written above them."""
+    sure = np.flatnonzero(found.scores >= _SHOWN_SCORE).tolist()
+    if sure or not len(found.scores):
+        return sure, f"detections of {_SHOWN_SCORE} and more ({len(sure)})" if sure else "no detections"
+    best = np.argsort(-found.scores, kind="stable")[:_BEST].tolist()
+    return best, f"none of {_SHOWN_SCORE}, best {len(best)} of {len(found.scores)}"
 
 
 def _text(data: DetectionSet, found: Detections, row: Any) -> str:
     return f"{data.classes[int(found.labels[row])]} {found.scores[row]:.2f}"
 
 
-def _pair(pixels: Image.Image, scale: float, truth: list, guesses: list[Drawn], title: str) -> Image.Image:
+def _pair(pixels: Image.Image, scale: float, truth: list, guesses: list[Drawn], titles: tuple[str, str]) -> Image.Image:
     halves = [_drawn(pixels, scale, objects) for objects in (truth, guesses)]
     width = halves[0].width
     pair = Image.new("RGB", (2 * width + _GAP, _HEIGHT + _TITLE), "white")
     pen = ImageDraw.Draw(pair)
-    for place, (half, role) in enumerate(zip(halves, ("ground truth", "detections"), strict=True)):
+    for place, (half, title) in enumerate(zip(halves, titles, strict=True)):
         left = place * (width + _GAP)
         pair.paste(half, (left, _TITLE))
-        pen.text((left + 2, 2), f"{title}: {role} ({(len(truth), len(guesses))[place]})", fill="black")
+        pen.text((left + 2, 2), title, fill="black")
     return pair
 
 

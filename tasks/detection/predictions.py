@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from simsiam_eval.errors import DataError
-
 
 @dataclass(frozen=True)
 class Detections:
@@ -27,12 +25,9 @@ class Detections:
     masks: list[dict[str, Any]] | None = None
 
 
-def readable(one: Detections | str) -> Detections:
-    """What was found in an image, which is a clause with the reason where the image cannot be read.
+def encoded_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Run-length encodings, as `Detections` has them, of masks (K,H,W) bool."""
+    from pycocotools import mask
 
-    Raises:
-        DataError: the reason.
-    """
-    if isinstance(one, str):
-        raise DataError(f"The evaluation cannot be finished: {one}; put that right and give the same command again.")
-    return one
+    encoded = [mask.encode(np.asfortranarray(one.astype(np.uint8))) for one in masks]
+    return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in encoded]

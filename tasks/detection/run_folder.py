@@ -61,8 +61,14 @@ class RunFolder:
                 now_is = "none" if value is None else value
                 raise DataError(f"{out} holds a run {with_it}, not {now_is}: give that, or choose another --out.")
         for name, value in facts.items():
-            if was["facts"].get(name) != value:
+            if name != "backend" and was["facts"].get(name) != value:
                 raise DataError(f"{out} holds a run with another {name} than this: choose another --out.")
+        backend = was["facts"].get("backend")
+        if backend != facts["backend"]:  # which --backend auto may choose anew at any time
+            raise DataError(
+                f"{out} holds a run of backend {backend}, not {facts['backend']}: give --backend {backend}, or choose "
+                "another --out."
+            )
 
     def close(self) -> None:
         """Let another process use it."""

@@ -27,6 +27,9 @@ SCHEDULES: dict[str, tuple[int, float, int, tuple[int, ...], int]] = {
     "quick": (4, 0.01, 1_000, (750, 920), 100),
 }
 
+# Of every protocol: regions an image that the heads learn from, and batches for the BN statistics after training.
+REGIONS, BN_BATCHES = 512, 200
+
 
 def schedule_name(preset: str) -> str:
     """The row of SCHEDULES of a preset: with other heads the schedule is the same.
@@ -140,11 +143,21 @@ class DetectSettings(Settings):
         for name in self.classes or ():
             if (self.classes or ()).count(name) > 1:
                 raise UsageError(f"--classes {name} is given twice: name each class once.")
+        if self.steps and list(self.steps) != sorted(set(self.steps)):
+            raise UsageError(f"--steps {' '.join(map(str, self.steps))} must rise: give them in order, each once.")
         if self.masks and self.metric != "coco":
             raise UsageError(f"--masks needs --metric coco: {self.metric} knows boxes only.")
         if max(*self.min_sizes, self.test_size) > self.max_size:
             raise UsageError(f"--max-size {self.max_size} is below the short side of images: give a larger one.")
         self.check_parts(self.num_gpus or 1)
+
+    def changed(self) -> list[str]:
+        """As Settings'; a schedule, regions and classes that are given, and are not the protocol's, too."""
+        _, lr, iterations, steps, warmup = SCHEDULES[schedule_name(self.preset)]
+        own: dict[str, Any] = {"lr": lr, "iterations": iterations, "steps": steps, "warmup": warmup, "classes": None}
+        own |= {"rois": REGIONS, "precise_bn": BN_BATCHES}
+        own["proposals"] = 1000 if self.heads == "fpn" else None  # C4 has two numbers, which one option cannot say
+        return [*super().changed(), *(name for name, value in own.items() if getattr(self, name) not in (None, value))]
 
     def check_parts(self, processes: int) -> None:
         """Raises UsageError where the processes cannot have equal parts of a batch."""

@@ -37,31 +37,39 @@ def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in runs[0]["metrics"] if name.startswith(("ap", "mask_ap"))]
     found: dict[str, Any] = {}
     for name in names:
-        values = [run["metrics"][name] for run in runs]
+        values = [run["metrics"].get(name) for run in runs]
         if any(value is None or value != value for value in values):
             continue  # a size of which the test set has no objects
         found[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None, "values": values}
     return found
 
 
-def table(settings: DetectSettings, by_init: dict[str, dict[str, Any]], backend: Backend, notes: list[str]) -> Table:
-    """One row for each start, with its backend named, and the paper's rows below."""
+def table(
+    settings: DetectSettings, protocol: str, by_init: dict[str, dict[str, Any]], archs: dict[str, str],
+    backend: Backend, notes: list[str],
+) -> Table:  # fmt: skip
+    """One row for each start, with its backend, arch and heads named, and the paper's rows below."""
     masks = any("mask_ap" in one for one in by_init.values())
-    columns = ["start", "backend", "trials", "AP50", "AP", "AP75", *(["mask AP50", "AP", "AP75"] if masks else [])]
+    columns = ["start", "backend", "detector", "trials", "AP50", "AP", "AP75"]
+    columns += ["mask AP50", "AP", "AP75"] if masks else []
     prefixes = ("", "mask_") if masks else ("",)
     rows = []
     for label, numbers in by_init.items():
         cells = [_cell(numbers.get(prefix + name)) for prefix in prefixes for name in _NUMBERS]
-        rows.append([label, backend.name, str(len(numbers["ap"]["values"])), *cells])
+        detector = f"{archs[label]}-{settings.heads}"
+        rows.append([label, backend.name, detector, str(len(numbers["ap"]["values"])), *cells])
     published = PUBLISHED.get(settings.preset, ())
     for who, boxes, segmentations in published:
         numbers_shown = [*boxes, *((segmentations or ()) if masks else ())]
-        rows.append([who, "detectron2", "5" if settings.preset.startswith("voc") else "1", *map(str, numbers_shown)])
+        trials = "5" if settings.preset.startswith("voc") else "1"
+        rows.append([who, "detectron2", "resnet50-c4", trials, *map(str, numbers_shown)])
     if published:
         notes = [*notes, "The paper's rows: ResNet-50-C4, 200 epochs on ImageNet, detectron2, the whole protocol."]
+        if protocol != settings.preset:
+            notes = [*notes, f"The other rows are not of the whole protocol ({protocol})."]
     if backend.name != "detectron2":
         notes = [*notes, f"{backend.name} is not the reference protocol: {'; '.join(backend.differences)}."]
-    title = f"Detection transfer, {settings.preset}, {settings.metric} metric, %"
+    title = f"Detection transfer, {protocol}, {settings.metric} metric, %"
     return Table(title, columns, rows, notes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +19,14 @@ from simsiam_eval.device import autocast
 from simsiam_eval.distributed import synchronise_bn
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.progress import Advance, say
-from tasks.detection.backend import Work
+from tasks.detection.backend import StepClock, Work
 from tasks.detection.batches import Item, Order, training_batches
 from tasks.detection.dataset import DetectionSet
+from tasks.detection.faults import all_finite, memory_is_short, not_finite
 
 LAST = "checkpoint_last.pth"
 _UNREADABLE = 1  # as a reason to stop; the others are exit statuses, which are larger
-_LOOK = 20  # steps between two looks at the loss, which wait for the device
+_REPORT_EVERY = 20  # steps between two looks at the loss, which wait for the device
 
 
 class Training:
@@ -46,14 +46,17 @@ class Training:
         )
         self.order = Order(len(data.images), work.schedule.batch, work.seed)
         self.finished = False
+        self.sums: dict[str, Tensor] = {}  # of the losses since the last look
+        self.summed = 0  # steps in them
+        self.clock = StepClock()
         self.iteration = self._restore()
+        self._shown = self.iteration
         self.model: nn.Module = self.detector
         if several:
             devices = [self.device] if self.device.type == "cuda" else None
             with warnings.catch_warnings():  # torch 2.14 has another name for it, which 2.11 does not know
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
                 self.model = nn.parallel.DistributedDataParallel(self.detector, devices, broadcast_buffers=False)
-        self.sums: dict[str, Tensor] = {}
 
     def run(self) -> None:
         """Every step that is left, the BN statistics, and the last checkpoint."""
@@ -68,10 +71,11 @@ class Training:
                 self._stop_if_asked(batch)
                 self._step(batch)
                 self.iteration += 1
-                if self.iteration % _LOOK == 0 or self.iteration == schedule.iterations:
-                    self._look(advance)
+                if self.iteration % _REPORT_EVERY == 0 or self.iteration == schedule.iterations:
+                    self._report_losses(advance)
                 if self.iteration % work.checkpoint_every == 0 and self.iteration < schedule.iterations:
                     self._save_and_go_on()
+                self.clock.tick()
             self._save()  # an estimate that is stopped begins again from here
             self._estimate_bn_statistics()
         self.finished = True
@@ -87,6 +91,7 @@ class Training:
         self.optimiser.step()
         for name, value in {"loss": loss, **losses}.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        self.summed += 1
 
     def _losses(self, batch: list[Any], number: int) -> dict[str, Tensor]:
         torch.manual_seed(hash((self.work.seed, self.work.processes.rank, number)) % 2**63)
@@ -132,46 +137,45 @@ class Training:
             raise DataError(f"Stopped {where}: {what}; put that right, and the same command goes on from {self.path}.")
         raise Stopped(f"Stopped {where}; the same command goes on from {self.last_good()}.", reason)
 
-    def _look(self, advance: Advance) -> None:
+    def _report_losses(self, advance: Advance) -> None:
         """Show and log the mean losses since the last look; raises DataError where they are not finite."""
-        steps = (self.iteration - 1) % _LOOK + 1
-        means = {name: float(value) / steps for name, value in self.sums.items()}
-        if not math.isfinite(means["loss"]):
-            raise DataError(
-                f"The loss is not finite by step {self.iteration}: try a smaller --lr ({self.last_good()} is the last "
-                "good state)."
-            )
-        self.sums.clear()
+        self._refuse_not_finite()
+        means = {name: float(value) / self.summed for name, value in self.sums.items()}
+        self.sums, self.summed = {}, 0
         lr = self.work.schedule.lr_at(self.iteration - 1)
-        advance(steps, f"loss {means['loss']:.4f} lr {lr:.5f}")
+        advance(self.iteration - self._shown, f"loss {means['loss']:.4f} lr {lr:.5f}")
+        self._shown = self.iteration
         if self.work.processes.main:
             line = json.dumps({"step": self.iteration, "lr": lr, **means})
             with contextlib.suppress(OSError), (self.work.folder / "log.jsonl").open("a") as log:
                 log.write(line + "\n")
 
-    @contextlib.contextmanager
-    def _memory(self) -> Iterator[None]:
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError, as is the CPU's
-            text = str(error).lower()
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in text:
-                raise
-            raise DataError(
-                f"Out of memory on {self.device} in step {self.iteration + 1}: make room and give the same command, which "
-                f"goes on from {self.last_good()}, or choose another --out with a smaller --batch, --rois or --max-size."
-            ) from error
+    def _refuse_not_finite(self) -> None:
+        """In every process where the losses since the last look, or the weights after them, are not finite in one."""
+        good = all_finite(self.sums) and all_finite(self.detector.state_dict())
+        if self.work.processes.largest(int(not good)):
+            raise not_finite(self.iteration, self.last_good())
+
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        return memory_is_short(self.device, lambda: self.iteration + 1, self.last_good)
 
     def last_good(self) -> str:
         """The state that a run that failed can go on from."""
         return str(self.path) if self.path.exists() else "the beginning"
 
     def _save(self) -> None:
+        """Of a state that is good: what is not finite never takes the place of one that is."""
+        self._refuse_not_finite()
+        self._write()
+
+    def _write(self) -> None:
         if self.work.processes.main:
             content = {
                 "format_version": 1,
                 "iteration": self.iteration,
                 "finished": self.finished,
+                "losses": {name: float(value) for name, value in self.sums.items()},
+                "losses_of": self.summed,
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimiser.state_dict(),
             }
@@ -180,8 +184,9 @@ class Training:
 
     def _save_and_go_on(self) -> None:
         """Where there is no room the run goes on: the checkpoint before is whole, and the next is tried when due."""
+        self._refuse_not_finite()
         try:
-            self._save()
+            self._write()
         except DataError as error:
             say(f"Warning: {error}; the run goes on")
 
@@ -193,6 +198,9 @@ class Training:
             self.detector.load_state_dict(content["model"])
             self.optimiser.load_state_dict(content["optimizer"])
             iteration, self.finished = int(content["iteration"]), bool(content["finished"])
+            losses = content.get("losses", {})
+            self.sums = {name: torch.tensor(value, device=self.device) for name, value in losses.items()}
+            self.summed = int(content.get("losses_of", 0))
         except (KeyError, RuntimeError, ValueError) as error:
             raise DataError(f"{self.path} is not a checkpoint of this run: choose another --out.") from error
         if self.work.processes.main:

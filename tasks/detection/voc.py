@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
 
 from simsiam_eval.conversion import some
 from simsiam_eval.errors import DataError
+from simsiam_eval.images import UnreadableImage, image_size
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 
 _SPLITS = {"train": ("trainval", "train"), "test": ("test", "val")}
@@ -36,13 +36,9 @@ def open_voc(folder: Path, tail: str, spec: str, role: str, classes: tuple[str, 
         for label, _ in objects:
             if label in left_out:
                 left_out[label] += 1
-        kept = tuple(_labelled(one, number[label]) for label, one in objects if label in number)
+        kept = tuple(replace(one, label=number[label]) for label, one in objects if label in number)
         images.append(LabelledImage(name, path, width, height, kept))
     return DetectionSet(spec, "voc", known, tuple(images), left_out)
-
-
-def _labelled(one: Annotation, label: int) -> Annotation:
-    return Annotation(one.box, label, one.crowd, one.difficult, one.area)
 
 
 def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
@@ -51,12 +47,17 @@ def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
         split = next((name for name in _SPLITS[role] if (lists / f"{name}.txt").is_file()), "")
     if not split and not lists.is_dir() and (folder / "Annotations").is_dir():
         return sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
+    there = some(sorted(path.stem for path in lists.glob("*.txt"))) or "no lists"
+    if not split:
+        what = (
+            "name the list, such as #trainval" if lists.is_dir() else f"{folder} is no VOC folder, without Annotations/"
+        )
+        raise DataError(f"{spec}: {what}; there are: {there}.")
     file = lists / f"{split}.txt"
     try:
         # Lists of one class have a second column, 1, 0 or -1.
         names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        there = some(sorted(path.stem for path in lists.glob("*.txt"))) or "no lists"
         raise DataError(f"{spec}: there is no list {file} that can be read; there are: {there}.") from error
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
     if twice:
@@ -107,10 +108,9 @@ def _image_path(folder: Path, name: str) -> Path:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
+    if not path.exists():
         return 0, 0  # missing images are told together
-    except (OSError, UnidentifiedImageError) as error:
+    try:
+        return image_size(path)
+    except UnreadableImage as error:
         raise DataError(f"{path} is not an image that can be read ({error}): repair or replace it.") from error

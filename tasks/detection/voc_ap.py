@@ -19,7 +19,8 @@ def voc_average_precision(
 
     `detections` has one entry for each image, in the set's order; `rule` is voc07 (11 points) or voc (area). Scores count
     to three decimals and boxes to one, as in the VOC result files that published numbers went through; an overlap
-    must exceed the threshold, and the best overlapped object decides. Difficult objects count neither way.
+    must exceed the threshold, and the best overlapped object decides. Difficult objects (and COCO's crowds) count neither
+    way.
 
     >>> import numpy as np
     >>> from tasks.detection.dataset import Annotation, LabelledImage
@@ -50,7 +51,7 @@ def _objects(data: DetectionSet, label: int) -> tuple[list[np.ndarray], list[np.
         here = [one for one in image.annotations if one.label == label]
         corners = np.array([one.corners for one in here], dtype=np.float64).reshape(-1, 4)
         boxes.append(corners + np.array([1.0, 1.0, 0.0, 0.0]))
-        difficult.append(np.array([one.difficult for one in here], dtype=bool))
+        difficult.append(np.array([one.difficult or one.crowd for one in here], dtype=bool))
     return boxes, difficult
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from simsiam_eval import images
-from simsiam_eval.images import UnreadableImage, open_image
+from simsiam_eval.images import UnreadableImage, image_size, open_image
 
 RED_GREEN = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
 
@@ -183,3 +183,27 @@ def test_a_grey_value_that_is_marked_as_clear_lies_on_white():
     file = io.BytesIO()
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(file, "PNG", transparency=0)
     assert decoded(file.getvalue())[0, :, 0].tolist() == [255, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_in_the_header_is_the_size_of_the_image(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise().save(tmp_path / "a", kind, exif=exif)
+    opened = open_image(tmp_path / "a")
+    assert image_size(tmp_path / "a") == (opened.width, opened.height)
+    whole = (tmp_path / "a").read_bytes()
+    if kind == "JPEG":  # the header alone is enough
+        (tmp_path / "a").write_bytes(whole[:-20])
+        assert image_size(tmp_path / "a") == (opened.width, opened.height)
+
+
+def test_a_file_without_a_size(tmp_path):
+    for content, says in ((None, "no such file"), (b"", "not an image"), (b"none", "not an image")):
+        if content is not None:
+            (tmp_path / "a").write_bytes(content)
+        with pytest.raises(UnreadableImage, match=says):
+            image_size(tmp_path / "a")
+    with pytest.raises(UnreadableImage, match=r"not a regular file|is a directory"):
+        image_size(tmp_path)

@@ -56,6 +56,11 @@ def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, h
 
     monkeypatch.setattr(Detectron2Backend, "available", lambda _: "it is not here.")
     result = convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "d.pth", preset=preset))
+    assert f"Written are {tmp_path / 'd.pth'} and {tmp_path / 'd.yaml'}." in result.table.notes
+    (tmp_path / "own.yaml").write_text("mine")
+    with pytest.raises(UsageError, match=r"own.yaml would be written beside --out .*own.pth, and is there already"):
+        convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "own.pth", preset=preset))
+    assert (tmp_path / "own.yaml").read_text() == "mine"
     assert result.metrics["largest_difference"] is None
     assert "Not compared" in result.table.notes[0]
     content = torch.load(tmp_path / "d.pth", weights_only=True)

@@ -1,6 +1,5 @@
 """Made shapes on noise, as VOC folders and COCO JSON; tests that need detectron2 are skipped by name without it."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,11 +12,13 @@ COLOURS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
 
 
 def pytest_collection_modifyitems(items):
-    missing = [name for name in ("detectron2", "cv2") if importlib.util.find_spec(name) is None]
+    from tasks.detection.detectron2_backend import Detectron2Backend
+
+    missing = Detectron2Backend().available()
     if missing:
         for item in items:
             if item.get_closest_marker("detectron2"):
-                item.add_marker(pytest.mark.skip(reason=f"{' and '.join(missing)} not installed"))
+                item.add_marker(pytest.mark.skip(reason=missing))
 
 
 def draw(rng, side, smallest=36, largest=80):
@@ -72,6 +73,13 @@ def write_xml(folder: Path, name: str, side: int, objects, difficult=()):
     (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{body}</annotation>")
 
 
+def cut(image: Path) -> bytes:
+    """Damage a file so that its header is whole; returns what it was."""
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
 def write_coco(folder: Path, splits: dict[str, int], side: int = 160, seed: int = 0) -> Path:
     """A COCO folder: annotations/instances_SPLIT.json with polygons, and the images in SPLIT/."""
     rng = np.random.default_rng(seed)
@@ -117,7 +125,7 @@ def few_coco(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made():
-    """The writers above, for tests that want sets of their own: made.write_voc, made.write_xml, made.write_coco."""
+    """The functions above, for tests that want sets of their own."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, classes=CLASSES)
+    return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, cut=cut, classes=CLASSES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.detection.batches import Order, TrainingImages, binary_mask, read_pixels, training_batches
+from tasks.detection.batches import Order, TrainingImages, binary_mask, read_pixels, training_batches, unusable
 from tasks.detection.opening import open_detection_set
 
 
@@ -47,7 +47,9 @@ def test_an_image_that_is_not_as_large_as_its_annotations_say(few_voc):
     from dataclasses import replace
 
     image = open_detection_set(str(few_voc), "train").images[0]
-    assert "is 160x160, but its annotations are of 161x160" in read_pixels(replace(image, width=161))
+    for look in (read_pixels, unusable):
+        assert "is 160x160, but its annotations are of 161x160" in look(replace(image, width=161))
+    assert unusable(image) == ""
 
 
 def test_all_forms_of_segmentations():

@@ -1,5 +1,6 @@
 """`detect` through the command line, with torchvision's detectors on made shapes."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,6 +137,24 @@ def test_a_stop_while_bn_is_estimated_costs_no_step(tiny, monkeypatch):
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_images_a_second_do_not_count_start_up_and_bn_statistics(tiny, monkeypatch):
+    now, step, losses, batches = [0.0], Training._step, Training._losses, Training._batches
+
+    def after(seconds, real):
+        def timed(*arguments):
+            now[0] += seconds
+            return real(*arguments)
+
+        return timed
+
+    monkeypatch.setattr("tasks.detection.backend.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Training, "_step", after(0.5, step))
+    monkeypatch.setattr(Training, "_losses", after(0.5, losses))
+    monkeypatch.setattr(Training, "_batches", after(100, batches))
+    run = detect(DetectSettings(**tiny)).metrics["runs"][0]
+    assert run["images_per_second"] == pytest.approx(2)  # 2 images in 1 s
+
+
 def test_bf16(tiny):
     assert detect(DetectSettings(**tiny | {"precision": "bf16", "iterations": 2})).metrics["images"] == 4
 
@@ -151,15 +171,20 @@ def test_trials_and_starts_are_beside_the_papers_rows(tiny, road, monkeypatch):
     small = dict(tiny, preset="voc07", heads="fpn", checkpoint=road / "run" / "checkpoint_0000.pth.tar", trials=2,
                  iterations=1, min_sizes=(32,), test_size=32)  # fmt: skip
     result = detect(DetectSettings(**small))
-    rows = [(row[0], row[1]) for row in result.table.rows]
-    assert rows == [
-        ("encoder", "torchvision"), ("random", "torchvision"), ("paper: supervised", "detectron2"),
-        ("paper: SimSiam, base recipe", "detectron2"), ("paper: SimSiam, lr .5, wd 1e-5", "detectron2"),
+    ours, papers = ("torchvision", "resnet18-fpn", "2"), ("detectron2", "resnet50-c4", "5")
+    assert [tuple(row[:4]) for row in result.table.rows] == [
+        ("encoder", *ours), ("random", *ours), ("paper: supervised", *papers), ("paper: SimSiam, base recipe", *papers),
+        ("paper: SimSiam, lr .5, wd 1e-5", *papers),
     ]  # fmt: skip
+    changed = "heads, metric, batch, min_sizes, test_size, max_size, iterations, rois, precise_bn, proposals"
+    assert result.protocol == f"voc07, changed: {changed}, CPU-sized"
+    assert result.protocol in result.table.title
+    assert any(note.startswith("The other rows are not of the whole protocol") for note in result.table.notes)
     assert len(result.metrics["by_init"]["encoder"]["ap"]["values"]) == 2
     assert result.metrics["by_init"]["random"]["ap"]["std"] >= 0
     assert {run["seed"] for run in result.metrics["runs"]} == {0, 1}
     assert result.provenance["encoders"]["encoder"]["stem"] == "cifar"
+    assert result.provenance["versions"]["pycocotools"]
     assert result.provenance["random"] == {"arch": "resnet18", "stem": "cifar"}
     monkeypatch.setattr(Training, "__init__", lambda *_: pytest.fail("a finished run is run again"))
     assert detect(DetectSettings(**small)).metrics["by_init"] == result.metrics["by_init"]
@@ -192,8 +217,7 @@ def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     run = start(tiny | {"num_gpus": 2})
     _, said = run.communicate()
     assert run.returncode
@@ -202,17 +226,35 @@ def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
 
 
+@pytest.mark.parametrize("split", ["trainval", "test"])
+def test_images_that_cannot_be_used_are_refused_before_anything_is_done(tiny, made, tmp_path, split):
+    folder = made.write_voc(tmp_path / "set", {"trainval": 3, "test": 3})
+    tiny |= {"train": (str(folder),), "test": str(folder)}
+    file = folder / "Annotations" / f"{split}001.xml"
+    whole = file.read_text()
+    file.write_text(whole.replace("<width>160", "<width>200"))
+    with pytest.raises(
+        DataError, match=rf"{split}001.jpg is 160x160, but its annotations are of 200x160; put that right"
+    ):
+        detect(DetectSettings(**tiny))
+    file.write_text(whole)
+    for number in (0, 2):
+        (folder / "JPEGImages" / f"{split}00{number}.jpg").write_bytes(b"none")
+    with pytest.raises(DataError, match=rf"{split}000.jpg cannot be read .*, and 1 more like it"):
+        detect(DetectSettings(**tiny))
+    assert not tiny["out"].exists()
+
+
 def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
     folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[:300])
+    whole = made.cut(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
-    (folder / "JPEGImages" / "test000.jpg").write_bytes(b"none")
+    made.cut(folder / "JPEGImages" / "test000.jpg")
     with pytest.raises(DataError, match=r"evaluation cannot be finished: the image .*test000.jpg"):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 
@@ -237,11 +279,62 @@ def test_out_of_memory(tiny, monkeypatch, error):
 
 
 def test_a_loss_that_is_not_finite(tiny):
-    with pytest.raises(DataError, match="not finite by step 5: try a smaller --lr"):
+    with pytest.raises(
+        DataError, match=r"not finite by step 5: .* and another --out .the last good state: the beginning"
+    ):
         detect(DetectSettings(**tiny | {"lr": 1e30, "warmup": 0}))
 
 
-def test_a_folder_of_another_run(tiny, made, tmp_path):
+def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
+    """Between two looks at the loss, and at a signal; the good state is the one before."""
+    tiny |= {"iterations": 19, "checkpoint_every": 3}
+    step, weight = Training._step, "rpn.head.cls_logits.weight"
+
+    def ruined(self, batch):
+        step(self, batch)
+        if self.iteration == 4:  # the loss of this step is finite
+            self.detector.state_dict()[weight].fill_(float("nan"))
+            self.work.stop.status = stop
+
+    for stop in (0, 143):
+        tiny["out"] = tiny["out"].with_name(f"run{stop}")
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "_step", ruined)
+            with pytest.raises(DataError, match=rf"by step {5 if stop else 6}: .* state: .*_last.pth"):
+                detect(DetectSettings(**tiny))
+        left = torch.load(tiny["out"] / RUN / "checkpoint_last.pth", weights_only=True)
+        assert left["iteration"] == 3
+        assert left["model"][weight].isfinite().all()
+
+
+def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, monkeypatch):
+    from tasks.detection.backend import Work
+
+    tiny |= {"iterations": 22}
+    detect(DetectSettings(**tiny))
+    whole = (tiny["out"] / RUN / "log.jsonl").read_text()
+    tiny["out"], step, shown = tiny["out"].with_name("stopped"), Training._step, []
+
+    def stop_after_15(self, batch):
+        step(self, batch)
+        if self.iteration == 14:
+            self.work.stop.status = 143
+
+    @contextlib.contextmanager
+    def progress(self, what, total, done=0):
+        yield lambda steps, note="": shown.append((what, steps))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", stop_after_15)
+        with pytest.raises(Stopped):
+            detect(DetectSettings(**tiny))
+    monkeypatch.setattr(Work, "progress", progress)
+    detect(DetectSettings(**tiny))
+    assert (tiny["out"] / RUN / "log.jsonl").read_text() == whole
+    assert [steps for what, steps in shown if what == "detect"] == [5, 2]
+
+
+def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):
     detect(DetectSettings(**tiny | {"iterations": 1}))
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
@@ -252,6 +345,12 @@ def test_a_folder_of_another_run(tiny, made, tmp_path):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
         detect(DetectSettings(**tiny | {"arch": "resnet34"}))
+    from tasks.detection.torchvision_backend import TorchvisionBackend
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchvisionBackend, "name", "detectron2")  # what auto may choose another time
+        with pytest.raises(DataError, match="a run of backend torchvision, not detectron2: give --backend torchvision"):
+            detect(DetectSettings(**tiny))
     moved = made.write_voc(Path(tiny["train"][0]).parent / "other", {"trainval": 4, "test": 2})
     os.rename(moved, tmp_path / "moved")
     with pytest.raises(DataError, match="--train"):
@@ -279,6 +378,8 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(tiny, monkeypatch, capsys)
         ({"masks": True}, "--masks needs --metric coco"),
         ({"max_size": 32}, "--max-size 32"),
         ({"train": ()}, "--train"),
+        ({"steps": (4, 2)}, "--steps 4 2 must rise"),
+        ({"steps": (2, 2)}, "--steps 2 2 must rise"),
         ({"classes": ("disc", "disc")}, "--classes disc is given twice"),
         ({"num_gpus": 3}, "--batch 2 cannot be cut into equal parts for 3 processes"),
     ],
@@ -293,6 +394,9 @@ def test_names_of_the_starts(tiny):
     assert list(chosen) == ["encoder", "random", "x-2", "x-3"]
     named = starts(DetectSettings(**tiny | {"init": ("supervised=a/x.pth", "runs/lr=1/x.pth", "x=b.pth")}))
     assert named == {"supervised": Path("a/x.pth"), "x-1": Path("runs/lr=1/x.pth"), "x": Path("b.pth")}
+    assert list(starts(DetectSettings(**tiny | {"init": ("a/random.pth",)}))) == ["random-0"]
+    with pytest.raises(UsageError, match=r"--init random=a.pth: random is the start without a checkpoint"):
+        starts(DetectSettings(**tiny | {"init": ("random=a.pth",)}))
     for twice, says in ((("random", "random"), "given twice"), (("a=x", "a=y"), "there is a start a already")):
         with pytest.raises(UsageError, match=says):
             starts(DetectSettings(**tiny | {"init": twice}))

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from tasks.detection.coco_ap import result_file_entries
 from tasks.detection.dataset import Annotation, DetectionSet, LabelledImage
 from tasks.detection.evaluation import evaluate
-from tasks.detection.opening import open_detection_set
+from tasks.detection.opening import open_detection_set, open_train_and_test
 from tasks.detection.predictions import Detections
+from tasks.detection.summary import summarised
 
 
 def found(*rows, masks=None):
@@ -77,12 +79,45 @@ def test_nothing_found_is_zero_with_a_warning(metric):
 
 
 @pytest.mark.parametrize("metric", ["voc07", "coco"])
+def test_nothing_found_has_the_same_numbers_as_something(metric):
+    small = image(Annotation((0, 0, 20, 20), 0, area=400), Annotation((50, 50, 20, 20), 1, area=400))
+    data = made_set(small, classes=("a", "b", "c"))
+    nothing, something = (evaluate(data, [one], metric).metrics for one in (found(), found((0, 0, 20, 20, 0.9, 0))))
+    assert list(nothing) == list(something)
+    assert [name for name, value in nothing.items() if value != value] == [
+        name for name, value in something.items() if value != value
+    ]
+    for value, zero in ((nothing, 0), (something, 1)):
+        assert (value["by_class"]["a"], value["by_class"]["b"]) == pytest.approx((zero, 0))
+        assert math.isnan(value["by_class"]["c"])
+    assert metric == "voc07" or nothing["ap_small"] == 0
+    both = summarised([{"metrics": something}, {"metrics": nothing}])
+    assert both["ap50"]["values"] == [something["ap50"], 0]
+
+
+def test_a_run_of_an_earlier_version_without_a_number():
+    short = {"metrics": {"ap": 0.0}}
+    assert summarised([{"metrics": {"ap": 0.5, "ap_small": 0.5}}, short])["ap"]["mean"] == 0.25
+
+
+@pytest.mark.parametrize("metric", ["voc07", "coco"])
 def test_a_class_that_is_not_there_is_left_out_of_the_mean(metric):
     data = made_set(image(Annotation((0, 0, 50, 50), 0, area=2500)), classes=("a", "b"))
     result = evaluate(data, [found((0, 0, 50, 50, 0.9, 0), (0, 0, 50, 50, 0.9, 1))], metric)
     assert result.metrics["ap"] == pytest.approx(1)
     assert math.isnan(result.metrics["by_class"]["b"])
     assert "No object of b" in result.warnings[0]
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
+@pytest.mark.parametrize(("mark", "kind", "says"), [("difficult", "voc", "difficult"), ("crowd", "coco", "a crowd")])
+def test_a_class_whose_objects_are_not_counted_is_named(metric, mark, kind, says):
+    objects = (Annotation((0, 0, 50, 50), 0, area=2500), Annotation((100, 0, 50, 50), 1, area=2500, **{mark: True}))
+    data = made_set(image(*objects), classes=("a", "b"), kind=kind)
+    result = evaluate(data, [found((0, 0, 50, 50, 0.9, 0), (100, 0, 150, 50, 0.9, 1))], metric)
+    assert result.metrics["ap"] == pytest.approx(1)
+    assert math.isnan(result.metrics["by_class"]["b"])
+    assert result.warnings == [f"Every object of b in the test set is {says}: not in the mean."]
 
 
 def test_masks_have_their_own_numbers():
@@ -176,3 +211,30 @@ def test_equal_to_detectron2s_coco_evaluator(made, tmp_path):
         assert 100 * result.metrics[ours] == pytest.approx(theirs[name], abs=1e-9)
     for label in data.classes:
         assert 100 * result.metrics["by_class"][label] == pytest.approx(theirs[f"AP-{label}"], abs=1e-9)
+
+
+def test_the_result_file_has_the_annotation_files_ids(made, tmp_path):
+    """pycocotools finds in the two files what the evaluator found, boxes and masks."""
+    from pycocotools import mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder = made.write_coco(tmp_path / "set", {"train2017": 2, "val2017": 12}, seed=6)
+    data = open_train_and_test((str(folder),), str(folder), ("triangle", "square", "disc"))[1]
+    seen = []
+    for one in guesses(data, np.random.default_rng(0)):
+        x1, y1, x2, y2 = one.boxes.T
+        outlines = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).astype(float)
+        masks = [mask.merge(mask.frPyObjects([outline.tolist()], 160, 160)) for outline in outlines]
+        masks = [encoded | {"counts": encoded["counts"].decode()} for encoded in masks]
+        seen.append(Detections(one.boxes, one.scores, one.labels, masks))
+    ours = evaluate(data, seen, "coco").metrics
+    (tmp_path / "detections.json").write_text(json.dumps(result_file_entries(data, seen)))
+    truth = COCO(folder / "annotations" / "instances_val2017.json")
+    for what, prefix in (("bbox", ""), ("segm", "mask_")):
+        evaluator = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), what)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        assert evaluator.stats[:3] == pytest.approx([ours[f"{prefix}{name}"] for name in ("ap", "ap50", "ap75")])
+        assert evaluator.stats[1] > 0.1

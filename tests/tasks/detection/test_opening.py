@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from tasks.detection.checks import check_test_set, check_training_set
+from tasks.detection.checks import check_test_set, check_training_set, count_training_images
 from tasks.detection.opening import open_detection_set, open_train_and_test
 
 
@@ -44,6 +44,44 @@ def test_a_file_with_a_folder_of_images(shapes_coco):
     assert opened.digest() == open_detection_set(f"coco:{shapes_coco}#val2017", "train").digest()
 
 
+def test_folders_with_a_number_sign(made, tmp_path):
+    voc = made.write_voc(tmp_path / "a #b" / "voc#1", {"trainval": 2, "test": 1})
+    coco = made.write_coco(tmp_path / "a #b" / "coco", {"train2017": 2})
+    file = coco / "annotations" / "instances_train2017.json"
+    for spec, count in (
+        (f"voc:{voc}#test", 1), (f"{voc}#trainval", 2), (str(voc), 2), (f"coco:{coco}#train2017", 2),
+        (f"coco:{file}#images={coco / 'train2017'}", 2),
+    ):  # fmt: skip
+        assert len(open_detection_set(spec, "train").images) == count
+    with pytest.raises(DataError, match="There is no"):
+        open_detection_set(f"voc:{voc}2#test", "test")
+
+
+def test_images_that_are_there_twice_are_said(shapes_voc, made, tmp_path):
+    train, test = open_train_and_test((f"{shapes_voc}#trainval",) * 2, f"{shapes_voc}#trainval", ())
+    said = check_training_set(train, masks=False)[1].sentences("train")
+    assert any(one.startswith("train: 60 x image that is there twice (") for one in said)
+    found = check_test_set(test, masks=False)
+    count_training_images(train, test, found)
+    assert any(one.startswith("test: 60 x image of the training set, which tells") for one in found.sentences("test"))
+    train, test = open_train_and_test((str(shapes_voc),), str(shapes_voc), ())
+    found = check_test_set(test, masks=False)
+    count_training_images(train, test, found)
+    assert not found.odd
+    assert not check_training_set(train, masks=False)[1].odd
+
+
+def test_the_digest_knows_segmentations_and_areas(coco):
+    digests = set()
+    for change in (
+        lambda content: None,
+        lambda content: content["annotations"][0].update(area=1.5),
+        lambda content: content["annotations"][0].update(segmentation=[[0, 0, 9, 0, 9, 9]]),
+    ):
+        digests.add(open_detection_set(coco(change), "train").digest())
+    assert len(digests) == 3
+
+
 def test_classes_restrict_and_order(shapes_coco):
     opened = open_detection_set(str(shapes_coco), "train", ("triangle", "disc"))
     assert opened.classes == ("triangle", "disc")
@@ -53,6 +91,16 @@ def test_classes_restrict_and_order(shapes_coco):
     said = check_training_set(opened, masks=False)[1].sentences("train")
     assert f"train: {squares} boxes of classes that --classes leaves out ({squares} of square)." in said
     assert sum(len(i.annotations) for i in opened.images) < sum(len(i.annotations) for i in whole.images)
+
+
+def test_a_class_that_no_file_knows(shapes_voc, shapes_coco, coco):
+    there = r"there are: disc, square, triangle"
+    for folder in (shapes_voc, shapes_coco):
+        with pytest.raises(DataError, match=rf"--classes sqaure: there is no such class in {folder}; {there}"):
+            open_train_and_test((str(folder),), str(folder), ("disc", "sqaure"))
+    spec = coco(lambda content: content["categories"].append({"id": 90, "name": "star"}))
+    with pytest.raises(DataError, match=rf"--classes star: there is no such class in .*#val; {there}"):
+        open_train_and_test((spec,), spec.replace("#train", "#val"), ("disc", "star"))
 
 
 @pytest.fixture
@@ -104,6 +152,17 @@ def test_training_set_is_made_as_the_protocol_does(coco):
         check_test_set(opened, masks=True)
 
 
+@pytest.mark.parametrize("width", [1e-6, 3e-5])
+def test_a_box_that_is_thinner_than_float32_can_say_has_no_area(coco, width):
+    spec = coco(lambda content: content["annotations"][0].update(bbox=[100.0, 20, width, 30]))
+    trained, findings = check_training_set(open_detection_set(spec, "train"), masks=False)
+    assert [len(ids) for what, ids in findings.odd.items() if what == "box without area, dropped"] == [1]
+    for image in trained.images:
+        corners = np.float32([one.corners for one in image.annotations])
+        for boxes in (corners, np.float32(image.width) - corners[:, [2, 3, 0, 1]]):  # flipped
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
 def test_polygons_of_two_corners_are_no_segmentation(coco):
     def change(content):
         content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
@@ -139,6 +198,14 @@ def test_no_boxes_at_all(coco):
             check()
 
 
+def test_no_boxes_at_all_in_voc(made, tmp_path):
+    folder = made.write_voc(tmp_path, {"trainval": 2, "test": 1})
+    for number in range(2):
+        made.write_xml(folder, f"trainval00{number}", 160, [])
+    with pytest.raises(DataError, match="no boxes at all to learn from"):
+        open_train_and_test((str(folder),), str(folder), ())
+
+
 def _rle(size, counts):
     return {"size": size, "counts": counts}
 
@@ -166,6 +233,7 @@ def test_run_length_encodings_and_areas_that_are_not_given(coco):
         (lambda c: c["images"][1].pop("width"), r"images\[1\] has no 'width'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "not four numbers"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[10**400, 2, 3, 4]), "not four numbers"),
         (lambda c: c["annotations"][0].update(category_id=99), "category 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(image_id=99), "image 99, which the file does not list"),
         (lambda c: c["annotations"][0].update(area="x"), "has the area 'x', which is no number"),
@@ -238,6 +306,12 @@ def test_voc_folder_of_the_wrong_form(made, tmp_path, file, content, says):
 def test_specs_that_name_nothing(shapes_voc, shapes_coco, tmp_path):
     with pytest.raises(DataError, match="There is no"):
         open_detection_set("voc:/nowhere", "train")
+    with pytest.raises(DataError, match=r"is no VOC folder, without Annotations/; there are: no lists"):
+        open_detection_set(f"voc:{tmp_path}", "train")
+    (tmp_path / "set" / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "set" / "ImageSets" / "Main" / "mine.txt").touch()
+    with pytest.raises(DataError, match=r"name the list, such as #trainval; there are: mine\."):
+        open_detection_set(f"voc:{tmp_path / 'set'}", "train")
     with pytest.raises(UsageError, match="kind 'yolo'"):
         open_detection_set("yolo:here", "train")
     with pytest.raises(DataError, match="is no detection set"):
