@@ -41,7 +41,8 @@ class FeatureRows:
         if plain and stored.size and stored.id.get_offset() is not None:
             self._stored = np.memmap(path, stored.dtype, "r", stored.id.get_offset(), stored.shape)
             file.close()
-        self.shape: tuple[int, ...] = (stored_rows(self._stored, rows), *self._stored.shape[1:])
+        count = self._stored.shape[0] if rows is None else len(rows)
+        self.shape: tuple[int, ...] = (int(count), *self._stored.shape[1:])
 
     @property
     def ndim(self) -> int:
@@ -73,10 +74,6 @@ class FeatureRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
-
-
-def stored_rows(stored: Any, rows: NDArray[np.int64] | None) -> int:
-    return int(stored.shape[0]) if rows is None else len(rows)
 
 
 def open_features(path: Path, wanted: Sequence[str] = ()) -> Features:

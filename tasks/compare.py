@@ -82,8 +82,11 @@ def compare(settings: CompareSettings) -> Result:
     names = list(settings.name) or [str(path) for path in settings.file]
     right, leakage = None, None
     if (tests[0].labels >= 0).any():
-        right = _right_by_heads(settings.head, tests) if settings.head else _right(settings, tests, banks)
-        leakage = _leakage(settings, tests, banks, right)
+        if settings.head:
+            right = _right_by_heads(settings.head, tests)
+        else:
+            right, nearest = _right(settings, tests, banks)
+            leakage = _leakage(settings, nearest, right) if banks else None
     methods = _methods(names, right)
     pairs = _pairs(names, right, tests[0]) if right is not None else []
     likeness = _likeness(settings, tests, names, device)
@@ -107,8 +110,10 @@ def compare(settings: CompareSettings) -> Result:
     )
 
 
-def _right(settings: CompareSettings, tests: list[Features], banks: list[Features]) -> NDArray[np.bool_]:
-    """(F,L) whether each file's kNN vote is right, of the L images that have a label."""
+def _right(
+    settings: CompareSettings, tests: list[Features], banks: list[Features]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """(F,L) whether each file's kNN vote is right, and its nearest neighbour's similarity, of the L images with a label."""
     import numpy as np
 
     from simsiam_eval.device import resolve_device
@@ -116,37 +121,31 @@ def _right(settings: CompareSettings, tests: list[Features], banks: list[Feature
     from simsiam_eval.neighbours import search
     from simsiam_eval.votes import weighted_vote
 
-    right = []
+    right, nearest, labelled = [], [], tests[0].labels >= 0
     for place, test in enumerate(tests):
+        some = test.subset(labelled)
+        bank, queries, labels = some, None, some.labels
         if banks:
-            bank = banks[place]
+            bank, queries = banks[place], some.features
             refuse_mixture(bank, test)
-            asked = in_numbering_of(bank, test, missing_is_error=False)
-            queries, labels = asked.features, asked.labels
-        else:
-            bank, queries, labels = test.subset(test.labels >= 0), None, test.labels
+            # Labels of all the tests are in the numbering of the first.
+            labels = in_numbering_of(bank, tests[0].subset(labelled), missing_is_error=False).labels
         similarities, rows = search(bank.features, queries, settings.k, device=resolve_device(settings.device))
-        found = np.zeros(len(test.labels), dtype=bool)
-        guesses = weighted_vote(similarities, bank.labels[rows], settings.temperature, top=1)[:, 0]
-        which = np.arange(len(test.labels)) if settings.train else np.flatnonzero(test.labels >= 0)
-        found[which] = guesses == labels[which]
-        right.append(found)
-    return np.array(right)[:, tests[0].labels >= 0]
+        right.append(weighted_vote(similarities, bank.labels[rows], settings.temperature, top=1)[:, 0] == labels)
+        nearest.append(similarities[:, 0] if similarities.shape[1] else np.full(len(labels), -1, np.float32))
+    return np.array(right), np.array(nearest)
 
 
 def _leakage(
-    settings: CompareSettings, tests: list[Features], banks: list[Features], right: NDArray[np.bool_]
+    settings: CompareSettings, nearest: NDArray[np.float32], right: NDArray[np.bool_]
 ) -> dict[str, Any] | None:
     """What of an accuracy rests on near-duplicates in the training set, by the features of the file where they are most."""
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.duplicates import leakage_metrics
 
-    device, found = resolve_device(settings.device), []
-    for bank, test, mine in zip(banks, tests, right, strict=bool(banks)):
-        labelled = test.subset(test.labels >= 0)
-        rows, nearest = nearest_similarities(bank.features, labelled.features, settings.seed, device)
-        one = leakage_metrics(nearest, mine[rows], settings.leakage, len(mine))
-        found += [] if one is None else [{"file": str(test.path)} | one]
+    found = []
+    for path, near, mine in zip(settings.file, nearest, right, strict=True):
+        one = leakage_metrics(near, mine, settings.leakage)
+        found += [] if one is None else [{"file": str(path)} | one]
     return max(found, key=lambda one: one["images"], default=None)
 
 
@@ -163,7 +162,9 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     from simsiam_eval.feature_rows import FeatureRows
     from simsiam_eval.head_file import read_head
 
-    right = []
+    names, right, rows = tests[0].class_names, [], np.flatnonzero(tests[0].labels >= 0)
+    # Labels of all the tests are in the numbering of the first.
+    truth = np.array([names[label] if names else str(label) for label in tests[0].labels[rows].tolist()])
     for path, test in zip(heads, tests, strict=True):
         saved = read_head(path)
         for key in ("encoder", "preprocessing"):
@@ -172,15 +173,12 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
         columns = layers_in(test.attributes)
         if saved.head.layer not in columns:
             raise DataError(f"{path} reads layer {saved.head.layer}, which {test.path} does not hold.")
-        rows = np.flatnonzero(test.labels >= 0)
         features: Any = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
         if features.shape[1] != saved.head.weight.shape[1]:
             raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
         blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
         guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
-        names = test.class_names
-        truth = [names[label] if names else str(label) for label in test.labels[rows].tolist()]
-        right.append(np.array([saved.class_names[guess] for guess in guesses.tolist()]) == np.array(truth))
+        right.append(np.array([saved.class_names[guess] for guess in guesses.tolist()]) == truth)
     return np.array(right)
 
 

@@ -74,12 +74,10 @@ class KnnSettings(EvaluationSettings):
             if not self.sweep and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise UsageError(f"{option_name(name)} is of --sweep: give that too.")
 
-    def protocol(self) -> str | None:
-        """As Settings'; a sweep, another vote and another metric change it too."""
-        changed = ["k and T swept"] if self.sweep else []
-        changed += ["majority votes"] if self.vote == "majority" else []
-        changed += ["l2"] if self.metric == "l2" else []
-        return ", ".join([str(super().protocol()), *changed])
+    def changed(self) -> list[str]:
+        """As Settings'; a sweep, another vote and another metric too."""
+        own = {"sweep": False, "vote": "weighted", "metric": "cosine"}
+        return [*super().changed(), *(name for name, value in own.items() if getattr(self, name) != value)]
 
 
 def knn(settings: KnnSettings) -> Result:

@@ -108,10 +108,9 @@ class LinearEvalSettings(EvaluationSettings):
                 "--save-head saves one head: give one --fraction or --shots, one trial, and no --per-layer."
             )
 
-    def protocol(self) -> str | None:
-        """As Settings'; --sweep changes the lr."""
-        named = super().protocol()
-        return f"{named}, lr swept" if self.sweep else named
+    def changed(self) -> list[str]:
+        """As Settings'; --sweep, which changes the lr, too."""
+        return [*super().changed(), *(["sweep"] if self.sweep else [])]
 
     @property
     def several(self) -> bool:

@@ -12,8 +12,8 @@ from tasks.linear_eval import linear_eval
 from tasks.linear_settings import LinearEvalSettings
 
 
-def write(path, features, labels, arch, ids=None):
-    source = {"spec": "made", "fingerprint": path.stem.split("-")[-1], "class_names": None}
+def write(path, features, labels, arch, ids=None, class_names=None):
+    source = {"spec": "made", "fingerprint": path.stem.split("-")[-1], "class_names": class_names}
     ids = [f"image {row}" for row in range(len(features))] if ids is None else ids
     write_features(path, features.astype(np.float32), labels, ids, encoder={"arch": arch}, source=source)
     return path
@@ -101,6 +101,30 @@ def test_linear_heads_image_by_image(record, call, folder, tmp_path):
     ):
         refused = call("compare", *wrong)
         assert refused.exit_code and says in refused.stderr, refused.output
+
+
+def test_classes_are_matched_by_name_where_files_number_them_differently(record, tmp_path):
+    """Second encoder: the same features, its classes numbered in another order."""
+    rng, names = np.random.default_rng(3), ["ant", "bee", "cat", "dog"]
+    labels = {"train": np.arange(120) % 4, "test": np.arange(80) % 4}
+    centres, order = rng.normal(size=(4, 6)), np.array([2, 0, 3, 1])
+    tests, banks, saved, expected = [], [], [], []
+    for split, mine in labels.items():
+        features = centres[mine] + rng.normal(0, 0.6, (len(mine), 6))
+        write(tmp_path / f"one-{split}.h5", features, mine, "one", class_names=names)
+        other = np.argsort(order)[mine]
+        write(tmp_path / f"two-{split}.h5", features, other, "two", class_names=[names[at] for at in order])
+    for encoder in ("one", "two"):
+        sets = {split: str(tmp_path / f"{encoder}-{split}.h5") for split in labels}
+        saved += ["--head", tmp_path / f"{encoder}.safetensors"]
+        told = linear_eval(LinearEvalSettings(preset="small", lr=100, epochs=40, save_head=saved[-1], **sets))
+        expected.append(told.metrics["top1"])
+        tests.append(sets["test"])
+        banks += ["--train", sets["train"]]
+    assert min(expected) > 0.6
+    found = [[one["top1"] for one in record("compare", *tests, *how)["metrics"]["methods"]] for how in (banks, saved)]
+    assert found[0][0] == found[0][1] > 0.6
+    assert found[1] == pytest.approx(expected)
 
 
 def test_seeds_have_a_mean_and_a_std(record, folder):

@@ -224,8 +224,8 @@ def test_near_duplicates_are_looked_for_by_cosine_whatever_the_metric(sets):
 
 def test_the_record_names_what_was_run_and_a_sweep_takes_no_k(sets):
     assert KnnSettings(**sets).protocol() == "dino"
-    assert KnnSettings(**sets, sweep=True).protocol() == "dino, k and T swept"
-    assert KnnSettings(**sets, vote="majority", metric="l2").protocol() == "dino, majority votes, l2"
+    assert KnnSettings(**sets, sweep=True).protocol() == "dino, changed: sweep"
+    assert KnnSettings(**sets, vote="majority", metric="l2").protocol() == "dino, changed: vote, metric"
     for wrong in ({"sweep": True, "k": (5,)}, {"sweep_k": (3,)}, {"held_out": 0.2}):
         with pytest.raises(UsageError, match="--sweep"):
             KnnSettings(**sets, **wrong)
