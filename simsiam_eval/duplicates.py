@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from simsiam_eval.matmul import times_transposed
 from simsiam_eval.neighbours import l2_normalised, search
 from simsiam_eval.statistics import accuracy_metrics
 
-_BLOCK = 4096  # rows on each side of a product
+_BLOCK = 2048  # rows on each side of a product
 ROUNDING = 1e-6  # of a cosine in float32: equal rows must reach a threshold of 1
 _EDGES = 1 << 20  # pairs that wait to be joined
 _MULTIPLICATIONS = 3e11  # CIFAR-10's 10,000 x 50,000 x 512 are 2.6e11, 3 s on two cores
@@ -41,7 +42,7 @@ def pairs_above(
     for start in range(0, len(bank), _BLOCK):
         rows = torch.from_numpy(l2_normalised(bank[start : start + _BLOCK])).to(device)
         for at in range(start if queries is None else 0, len(other), _BLOCK):
-            block = rows @ torch.from_numpy(l2_normalised(other[at : at + _BLOCK])).to(device).T
+            block = times_transposed(rows, torch.from_numpy(l2_normalised(other[at : at + _BLOCK])).to(device))
             if queries is None and at == start:
                 block = block.triu(1) - torch.ones_like(block).tril(0) * 3  # itself and what is mirrored: below -1
             near = (block >= threshold - ROUNDING).nonzero(as_tuple=True)

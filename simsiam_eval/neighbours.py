@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.matmul import times_transposed
 
 METRICS = ("cosine", "l2")
 _PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
-_BLOCK = {"cpu": (256, 65536), "cuda": (4096, 65536)}  # queries, rows of the bank: similarities held at once
-# Rows of the bank in one product: on a CPU they stay in its cache, 5 to 10 % faster than with all rows of the block.
-_PRODUCT = {"cpu": 2048, "cuda": 65536}
+# Queries, rows of the bank: similarities held at once. On a CPU 16 MB of them stay in its cache, and in memory that the
+# allocator keeps: with four times as many a product takes a third longer.
+_BLOCK = {"cpu": (256, 16384), "cuda": (4096, 65536)}
 _UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
 _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
@@ -171,6 +173,7 @@ class _Best:
 
     def __init__(self, queries: torch.Tensor, k: int, own: int | None) -> None:
         self._queries, self._k, self._own = queries, k, own
+        self._expected = k
         shape = (len(queries), k)
         self.similarities = queries.new_full(shape, -torch.inf)
         self.rows = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
@@ -178,24 +181,19 @@ class _Best:
     def look_at(self, first: int, rows: torch.Tensor, less: torch.Tensor | None) -> None:
         """Compare the queries with consecutive rows of the bank, of which the first has the number `first`; `less` (n,) is
         taken from the products."""
-        (some, many), product = _BLOCK[rows.device.type], _PRODUCT[rows.device.type]
-        most = min(many, len(rows))
-        room = rows.new_empty(min(some, len(self._queries)) * (most + -most % _PADDED))  # once: new pages take time
+        some, most = _BLOCK[rows.device.type]
+        many = -(-len(rows) // -(-len(rows) // most) // _PADDED) * _PADDED  # equal blocks of at most so many rows
         for start in range(0, len(self._queries) if self._k else 0, some):
             which = slice(start, start + some)
-            queries = self._queries[which]
             for at in range(0, len(rows), many):
                 part = rows[at : at + many]
-                width = len(part) + -len(part) % _PADDED
-                block = room[: len(queries) * width].view(len(queries), width)
-                for column in range(0, len(part), product):
-                    end = min(column + product, len(part))
-                    torch.mm(queries, part[column:end].T, out=block[:, column:end])
+                block = times_transposed(self._queries[which], part)
                 if less is not None:
-                    block[:, : len(part)] -= less[at : at + many]
-                block[:, len(part) :] = -torch.inf
+                    block -= less[at : at + many]
                 if self._own is not None:
                     self._leave_out(block, self._own + start, first + at)
+                if len(part) % _PADDED:
+                    block = pad(block, (0, -len(part) % _PADDED), value=-torch.inf)
                 self._merge(which, block, first + at)
 
     @staticmethod
@@ -208,12 +206,12 @@ class _Best:
 
     def _merge(self, which: slice, block: torch.Tensor, first: int) -> None:
         before = self.similarities[which]
-        found = _best_of(block, self._k, before[:, -1])
-        if found is None:
-            return
-        similarities = torch.cat((before, found[0]), 1)
-        rows = torch.cat((self.rows[which], found[1] + first), 1)
-        self.similarities[which], self.rows[which] = _first(similarities, rows, self._k)
+        found = _above(block, before.amin(1), self._k, self._expected)
+        self._expected = found[0].shape[1]
+        if self._expected:
+            similarities = torch.cat((before, found[0]), 1)
+            rows = torch.cat((self.rows[which], found[1] + first), 1)
+            self.similarities[which], self.rows[which] = _first(similarities, rows, self._k)
 
     def in_order(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Similarities and rows (M,k) by descending similarity, of equal similarities by ascending row."""
@@ -221,52 +219,48 @@ class _Best:
         return self.similarities.gather(1, places), self.rows.gather(1, places)
 
 
-def _best_of(block: torch.Tensor, k: int, floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Of each row of `block` (B,n) the k highest, or those that may be above `floor` (B,): values and columns, in any
-    order. Of equal values at the end of the k the lowest columns are taken."""
-    size = _group_size(block.shape[1], k)
-    width = block.shape[1] // size
-    highest = block.view(len(block), size, width).amax(1)  # a group is every width-th column
-    groups = min(k + 1, width, int((highest > floor[:, None]).sum(1).max()))
-    if groups == 0:
-        return None
-    chosen = highest.topk(groups, dim=1, sorted=False).indices
-    members = torch.arange(size, device=block.device) * width
-    columns = (chosen[:, None, :] + members[:, None]).flatten(1)
-    values, places = block.gather(1, columns).topk(min(k + 1, columns.shape[1]), dim=1)
-    columns = columns.gather(1, places)
-    if values.shape[1] <= k:
-        return values, columns
-    last = values[:, k - 1]
-    # Groups were chosen by their maxima: of equal ones any, and with them any of the columns that are equal to the last.
-    tied = ((values[:, k] == last) & (last > floor)).nonzero()[:, 0]
-    values, columns = values[:, :k], columns[:, :k]
-    if len(tied):
-        whole, at = block[tied], last[tied, None]
-        backwards = torch.arange(block.shape[1], 0, -1, device=block.device, dtype=torch.float32)
-        rank = (whole >= at) * backwards + (whole > at) * float(block.shape[1])  # whole numbers below 2 ** 24
-        columns[tied] = rank.topk(k, dim=1).indices
-        values[tied] = whole.gather(1, columns[tied])
-    return values, columns
+def _above(block: torch.Tensor, floor: torch.Tensor, k: int, expected: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row of `block` (B,n) all values above `floor` (B,) that can be among its k highest, and their columns: both
+    (B,c), in any order, where a row has fewer than c filled up with -inf. `expected` is what c may be."""
+    groups = block.shape[1] // _group_size(block.shape[1], expected)
+    grouped = block.view(len(block), -1, groups)  # a group is every so many-th column
+    highest = grouped.amax(1)
+    least = floor.nextafter(floor.new_tensor(torch.inf))
+    if k <= groups and bool((floor == -torch.inf).any()):  # the k-th highest value is no lower than that of the maxima
+        least = torch.maximum(least, highest.topk(k, sorted=False).values.amin(1))
+    row, group = (highest >= least[:, None]).nonzero(as_tuple=True)
+    values = grouped[row, :, group]
+    chosen, member = (values >= least[row, None]).nonzero(as_tuple=True)
+    values, row, columns = values[chosen, member], row[chosen], member * groups + group[chosen]
+    counts = row.bincount(minlength=len(block))
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    shape = (len(block), int(counts.max()))
+    filled = block.new_full(shape, -torch.inf).index_put_((row, place), values)
+    return filled, columns.new_zeros(shape).index_put_((row, place), columns)
 
 
 def _first(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k highest `values` (B,m), descending, and their `rows`; of equal values at the end of the k the lowest rows."""
-    best, places = values.topk(min(k + 1, values.shape[1]), dim=1)
-    tied = (best[:, k:] == best[:, k - 1 : k]).any(1).nonzero()[:, 0]
-    best, places = best[:, :k], places[:, :k]
+    """The k highest of more `values` (B,m), in any order, and their `rows`; of equal values the lowest rows."""
+    best, places = values.topk(k + 1, dim=1, sorted=False)
+    last, at = best.min(1, keepdim=True)  # is left out: the last column takes its place
+    tied = ((best == last).sum(1) > 1).nonzero()[:, 0]
+    places = places.scatter(1, at, places[:, k:])[:, :k]
     if len(tied):
         places[tied] = _in_order(values[tied], rows[tied])[:, :k]
-        best = values.gather(1, places)
-    return best, rows.gather(1, places)
+    return values.gather(1, places), rows.gather(1, places)
 
 
 def _in_order(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Columns of `values` and `rows` (B,m) by descending value, of equal values by ascending row."""
-    ascending = rows.argsort(dim=1)
-    return ascending.gather(1, values.gather(1, ascending).argsort(dim=1, descending=True, stable=True))
+    values_in_order, places = values.sort(dim=1, descending=True)
+    tied = (values_in_order[:, 1:] == values_in_order[:, :-1]).any(1).nonzero()[:, 0]
+    if len(tied):
+        ascending = rows[tied].argsort(dim=1)
+        among = values[tied].gather(1, ascending).argsort(dim=1, descending=True, stable=True)
+        places[tied] = ascending.gather(1, among)
+    return places
 
 
-def _group_size(width: int, k: int) -> int:
-    """About sqrt(width / k), where the groups' maxima are as many as the members of the chosen groups."""
-    return int(2 ** min(7, max(1, round(math.log2(max(1, width / k)) / 2))))
+def _group_size(width: int, expected: int) -> int:
+    """About sqrt(width / expected), where the groups' maxima are as many as the members of the groups looked into."""
+    return int(2 ** min(7, max(1, round(math.log2(width / max(1, expected)) / 2))))
