@@ -118,16 +118,16 @@ def solo(folder: Path) -> Classifier:
 CHECK: dict[str, np.ndarray] = {}
 
 
-def best_speed(clock: Callable[[], float]) -> float:
+def best_speed() -> float:
     """Floating point operations a second of the fastest of some products, by MKL and by oneDNN."""
     speeds = []
     for rows, inner, columns in ((4096, 4096, 4096), (256, 2048, 16384), (256, 512, 16384)):
         a, b, room = torch.randn(rows, inner), torch.randn(columns, inner), torch.empty(rows, columns)
-        for multiply in (lambda a, b: torch.mm(a, b.T, out=room), times_transposed):
+        for multiply in (lambda a, b, room=room: torch.mm(a, b.T, out=room), times_transposed):
             for _ in range(3):
-                started = clock()
+                started = time.perf_counter()
                 multiply(a, b)
-                speeds.append(2 * rows * inner * columns / (clock() - started))
+                speeds.append(2 * rows * inner * columns / (time.perf_counter() - started))
     return max(speeds)
 
 
@@ -136,11 +136,6 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--dino", type=Path, help="folder of eval_knn.py")
     parser.add_argument("--solo", type=Path, help="folder of solo-learn's repository")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="default: all; with 1 the CPU's seconds are counted, which other work on the machine spares",
-    )
     parser.add_argument("--scale", type=float, default=1, help="of the number of queries")
     asked = parser.parse_args()
     for variable in (
@@ -155,10 +150,9 @@ def main() -> None:
     if asked.solo:
         runs["solo-learn"] = solo(asked.solo)
     runs["scikit-learn"] = scikit_learn
-    threads = asked.threads or len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
-    clock = time.process_time if threads == 1 else time.perf_counter
     rows = []
     for size, width, queries in CASES:
         bank, labels, test = made(size, width, int(queries * asked.scale))
@@ -167,12 +161,12 @@ def main() -> None:
         CHECK["truth"] = ours(bank, labels, test)
         agreed = {}
         for _ in range(asked.repetitions):
-            limits.append(2 * len(test) * size * width / best_speed(clock))
+            limits.append(2 * len(test) * size * width / best_speed())
             for name, run in runs.items():
-                started = clock()
+                started = time.perf_counter()
                 with threadpool_limits(threads):
                     found = run(bank, labels, test)
-                seconds[name].append(clock() - started)
+                seconds[name].append(time.perf_counter() - started)
                 # Two of them return the share of right answers in percent, here that of agreement with ours.
                 agreed[name] = float(found) / 100 if found.ndim == 0 else float((found == CHECK["truth"]).mean())
         limit = min(limits)
@@ -182,12 +176,12 @@ def main() -> None:
             rows.append(["", "", name, f"{middle:.2f}", f"{limit / middle:.2f}", f"{agreed[name]:.4f}"])
         print(*rows[-1 - len(runs) :], sep="\n", flush=True)
     write_table(
-        "knn_speed" if threads > 1 else "knn_speed_one_thread",
+        "knn_speed",
         "kNN classification on the CPU: search and vote",
         ("bank", "queries", "who", "seconds", "of the limit", "same answer as ours"),
         rows,
         [
-            f"{'One thread, CPU seconds' if threads == 1 else f'{threads} threads'}; k {K}, T {T}, {CLASSES} classes; "
+            f"{threads} threads; k {K}, T {T}, {CLASSES} classes; "
             f"medians of {asked.repetitions} interleaved repetitions. The limit: the products at the machine's best "
             f"measured float32 speed. Load before it: {LOAD:.2f}."
         ],

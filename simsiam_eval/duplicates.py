@@ -18,7 +18,7 @@ from simsiam_eval.statistics import accuracy_metrics
 _BLOCK = 2048  # rows on each side of a product
 ROUNDING = 1e-6  # of a cosine in float32: equal rows must reach a threshold of 1
 _EDGES = 1 << 20  # pairs that wait to be joined
-_MULTIPLICATIONS = 3e11  # CIFAR-10's 10,000 x 50,000 x 512 are 2.6e11, 3 s on two cores
+_MULTIPLICATIONS = 3e11  # CIFAR-10's 10,000 x 50,000 x 512 are 2.6e11, 1 s on two cores
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 

@@ -2,7 +2,7 @@
 
 A block of similarities is one matrix product. Its k best are found from the maxima of groups: the k best lie in the k
 groups with the highest maxima, so that few of the block's numbers are ever compared. FAISS's IndexFlatIP, which sorts into
-heaps one by one, takes longer (benchmarks/results/knn_speed_one_thread.md): it is left to approximate search, indexes.py.
+heaps one by one, takes longer (benchmarks/results/knn_speed.md): it is left to approximate search, indexes.py.
 """
 
 from __future__ import annotations
