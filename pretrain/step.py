@@ -27,8 +27,7 @@ class TrainingStep:
     def __init__(self, settings: PretrainSettings, processes: Processes) -> None:
         self.settings, self.device = settings, processes.device
         on_gpu = self.device.type == "cuda"
-        channels_last = on_gpu if settings.channels_last is None else settings.channels_last
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         seed_all(settings.seed)
         model: Any = SimSiam.of(settings)
         if processes.world > 1 and settings.sync_bn:
