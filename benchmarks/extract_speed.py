@@ -4,8 +4,8 @@ python benchmarks/extract_speed.py --data folder:caltech101-34/val --thingsvisio
 
 Images per second of the clock and of CPU time (this process and its workers). Features are compared with those of the
 plain loop: cosine, and whether the nearest neighbour's label is the same. The encoder is a ResNet-50 with random weights
-whose BN statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted: it happens on
-the first blocks, and its seconds stand in the notes. thingsvision pins old versions: it runs in an environment of its own.
+whose BN statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted.
+thingsvision pins old versions: it runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; 
 
 import argparse
 import gc
+import importlib.util
+import itertools
 import json
 import resource
+import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +73,7 @@ features = extractor.extract_features(batches=DataLoader(dataset=dataset, batch_
                                       module_name="avgpool", flatten_acts=True, output_type="ndarray")
 seconds, used = time.perf_counter() - started, cpu() - used
 np.save(out + "/features.npy", features)
-print(json.dumps([len(features), seconds, used, torch.__version__]))
+print(json.dumps([seconds, used]))
 """
 
 
@@ -142,14 +147,10 @@ def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> 
     return features
 
 
-def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> np.ndarray | None:
+def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> np.ndarray:
     """The embedding loop of lightly's examples over its own data set and transform of the test images."""
-    try:
-        from lightly.data import LightlyDataset
-    except ImportError:
-        return None
-    if count < len(source):
-        return None
+    from lightly.data import LightlyDataset
+
     names = [str(Path(source.paths[row]).relative_to(folder)) for row in range(count)]  # type: ignore[attr-defined]
     data = LightlyDataset(str(folder), transform=Photos(source, 0).transform)
     loader = DataLoader(data, 32, num_workers=worker_count(None, source))
@@ -159,59 +160,73 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
     return features.numpy()[[order[name] for name in names]]
 
 
-def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) -> tuple[list[Any], np.ndarray]:
-    weights = out / "weights.pt"
+def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) -> tuple[Stopwatch, np.ndarray]:
+    """Its own count of its time: without the start of its process."""
+    weights, watch = out / "weights.pt", Stopwatch()
     torch.save(encoder.trunk.state_dict(), weights)
     done = subprocess.run([python, "-c", THINGSVISION, weights, folder, out], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"thingsvision failed: {done.stderr[-1500:]}")
-    return json.loads(done.stdout.splitlines()[-1]), np.load(out / "features.npy")
+    watch.clock, watch.cpu = json.loads(done.stdout.splitlines()[-1])
+    return watch, np.load(out / "features.npy")
 
 
 def ours(
-    encoder: Encoder, source: ImageSource, count: int, out: Path, **changed: Any
-) -> tuple[np.ndarray, Stopwatch, float]:
-    """Features, the time of all images without compilation, and the seconds of the first block with it."""
-    settings = FeatureSettings(device="cpu", **({"compile": "off"} | changed))
+    encoder: Encoder, source: ImageSource, count: int, folder: Path, **changed: Any
+) -> tuple[Stopwatch, np.ndarray]:
+    """The time of all images without compilation, and their features."""
+    settings = FeatureSettings(device="cpu", **changed)
     work = Extraction(encoder, source, PREPROCESSING, settings, CPU, range(count))
-    started = time.perf_counter()
     next(iter(work.compute(work.starts[:1])))
-    first = time.perf_counter() - started
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None, "precision": settings.precision}
-    with Stopwatch() as watch:
-        write_extraction(work, attributes, out, Processes(CPU))
-    return read_features(out).features, watch, first
+    out = folder / f"{time.monotonic_ns()}.h5"
+    watch, _ = timed(write_extraction, work, attributes, out, Processes(CPU))
+    return watch, read_features(out).features
 
 
-def stages(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> list[tuple[str, Stopwatch]]:
-    """Each stage alone, on one core's worth of threads for what is not the forward pass."""
-    found = []
-    with Stopwatch() as watch:
-        images = [DecodedImage(source.image(row).pixels()) for row in range(count)]
-    found.append(("decode only, one process", watch))
-    with Stopwatch() as watch:
-        pixels = torch.stack([PREPROCESSING.pixels(image) for image in images])
-    found.append(("resize and crop only, one process", watch))
-    del images
-    for precision, compiled in (("float32", False), ("float32", True), ("bf16", False), ("bf16", True)):
-        model = FeatureModel(encoder, PREPROCESSING, CPU, precision, compiled)
-        model(pixels[:16])
-        with Stopwatch() as watch:
-            for start in range(0, count - 15, 16):
-                model(pixels[start : start + 16])
-        watch.clock, watch.cpu = (spent * count / (count // 16 * 16) for spent in (watch.clock, watch.cpu))
-        found.append((f"forward only, {precision}{', compiled' if compiled else ''}", watch))
+def stages(
+    encoder: Encoder, source: ImageSource, count: int, folder: Path
+) -> dict[str, Callable[[], tuple[Stopwatch, None]]]:
+    """Each stage alone: forward passes with all threads, what is not a forward pass with one process."""
+    images = [DecodedImage(source.image(row).pixels()) for row in range(count)]
+    pixels = torch.stack([PREPROCESSING.pixels(image) for image in images])
     features = np.random.default_rng(0).normal(size=(count, 2048)).astype(np.float32)
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None, "precision": "float32"}
-    with (
-        Stopwatch() as watch,
-        FeatureWriter(folder / "w.h5", source, {"features": (2048,)}, "float32", attributes) as writer,
-    ):
+
+    def decode() -> None:
+        for row in range(count):
+            source.image(row).pixels()
+
+    def preprocess() -> None:
+        for image in images:
+            PREPROCESSING.pixels(image)
+
+    def write() -> None:
+        out = folder / f"{time.monotonic_ns()}.h5"
+        with FeatureWriter(out, source, {"features": (2048,)}, "float32", attributes) as writer:
+            for start in range(0, count, 16):
+                writer.write(start, {"features": features[start : start + 16]})
+            writer.sync()
+
+    def forward(model: FeatureModel) -> None:
         for start in range(0, count, 16):
-            writer.write(start, {"features": features[start : start + 16]})
-        writer.sync()
-    found.append(("write only", watch))
+            model(pixels[start : start + 16])
+
+    found: dict[str, Callable[[], tuple[Stopwatch, None]]] = {}
+    for name, run in (("decode", decode), ("resize and crop", preprocess), ("write", write)):
+        found[f"{name} only, one process"] = partial(timed, run)
+    for precision, compiled in itertools.product(("float32", "bf16"), (False, True)):
+        model = FeatureModel(encoder, PREPROCESSING, CPU, precision, compiled)
+        for some in (16, count % 16 or 16):  # both sizes are compiled before the time counts
+            model(pixels[:some])
+        found[f"forward only, {precision}{', compiled' if compiled else ''}"] = partial(timed, forward, model)
     return found
+
+
+def timed(run: Callable[..., Any], *given: Any) -> tuple[Stopwatch, Any]:
+    with Stopwatch() as watch:
+        result = run(*given)
+    return watch, result
 
 
 def agreement(reference: np.ndarray, features: np.ndarray, labels: np.ndarray) -> list[str]:
@@ -227,6 +242,7 @@ def main() -> None:
     parser.add_argument("--data", help="Image source of files; default: photographs made for this.")
     parser.add_argument("--images", type=int, default=544)
     parser.add_argument("--checkpoint", help="Encoder; default: a ResNet-50 with random weights.")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--thingsvision", help="Python of an environment that has thingsvision.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -236,46 +252,35 @@ def main() -> None:
         root = Path((asked.data or f"folder:{folder / 'photos'}").split(":", 1)[1])
         count = min(asked.images, len(source))
         encoder = load_encoder(asked.checkpoint)[0] if asked.checkpoint else random_encoder(source)
-        rows: list[list[str]] = []
-
-        def add(what: str, watch: Stopwatch, *more: str) -> None:
-            ratio = [f"{base.cpu / watch.cpu:.2f}"] if base else [""]
-            rows.append([what, f"{count / watch.clock:.1f}", f"{count / watch.cpu:.1f}", *ratio, *more])
-            print(rows[-1], flush=True)
-
-        base: Stopwatch | None = None
-        with Stopwatch() as plain:
-            reference = plain_loop(encoder, source, count, folder / "plain.npy")
-        base, labels = plain, source.labels[:count]
-        for what, watch in stages(encoder, source, count, folder):
-            add(what, watch, "", "", "")
-        add("plain loop (DataLoader, float32, np.save)", plain, "1", "1", "100")
-        compile_seconds = []
-        runs: list[tuple[str, dict[str, Any]]] = [
-            ("ours, float32", {}),
-            ("ours, float32, compiled", {"compile": "on"}),
-            ("ours, bf16", {"precision": "bf16"}),
-            ("ours, bf16, compiled", {"precision": "bf16", "compile": "on"}),
-        ]
-        for number, (what, changed) in enumerate(runs):
-            features, watch, first = ours(encoder, source, count, folder / f"{number}.h5", **changed)
-            add(what, watch, *agreement(reference, features, labels))
-            if "compile" in changed:
-                compile_seconds.append(f"{first:.0f} s ({what})")
-        with Stopwatch() as watch:
-            theirs = lightly_loop(encoder, source, count, root)
-        if theirs is None:
-            rows.append(["lightly", "not installed, or --images", *[""] * 5])
-        else:
-            add("lightly", watch, *agreement(reference, theirs, labels))
-        notes = [f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; first block with "
-                 f"compilation: {', '.join(compile_seconds)}."]  # fmt: skip
+        labels, plain = source.labels[:count], "plain loop (DataLoader, float32, np.save)"
+        runs: dict[str, Callable[[], tuple[Stopwatch, np.ndarray | None]]] = {
+            plain: lambda: timed(plain_loop, encoder, source, count, folder / "plain.npy")
+        }
+        runs |= stages(encoder, source, count, folder)
+        for precision, compiled in itertools.product(("float32", "bf16"), ("off", "on")):
+            name = f"ours, {precision}{', compiled' if compiled == 'on' else ''}"
+            runs[name] = partial(ours, encoder, source, count, folder, precision=precision, compile=compiled)
+        if importlib.util.find_spec("lightly") and count == len(source):
+            runs["lightly"] = lambda: timed(lightly_loop, encoder, source, count, root)
         if asked.thingsvision and count == len(source):
-            (total, watch.clock, watch.cpu, version), theirs = thingsvision_loop(
-                asked.thingsvision, encoder, root, folder
-            )
-            assert total == count
-            add(f"thingsvision (torch {version})", watch, *agreement(reference, theirs, labels))
+            runs["thingsvision"] = lambda: thingsvision_loop(asked.thingsvision, encoder, root, folder)
+        watches: dict[str, list[Stopwatch]] = {name: [] for name in runs}
+        features: dict[str, np.ndarray | None] = {}
+        for _ in range(asked.rounds):
+            for name, run in runs.items():
+                watch, features[name] = run()
+                watches[name].append(watch)
+                print(f"{name}: {count / watch.clock:.1f} images/s", flush=True)
+        cpu = {name: statistics.median(one.cpu for one in found) for name, found in watches.items()}
+        rows, reference = [], features[plain]
+        assert reference is not None
+        for name, found in watches.items():
+            clock, own = statistics.median(one.clock for one in found), features[name]
+            near = ["", "", ""] if own is None else agreement(reference, own, labels)
+            speeds = (f"{count / clock:.1f}", f"{count / cpu[name]:.1f}", f"{cpu[plain] / cpu[name]:.2f}")
+            rows.append([name, *speeds, *near])
+        notes = [f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; medians of "
+                 f"{asked.rounds} rounds, in each of which everything runs once. Compilation is not counted."]  # fmt: skip
         write_table(
             "extract_speed",
             "Extraction, images per second (ResNet-50 at 224 px)",
