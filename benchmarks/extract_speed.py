@@ -37,10 +37,11 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from simsiam_eval.blocks import worker_count
 from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.extraction import Extraction, worker_count, write_extraction
+from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import FeatureWriter
 from simsiam_eval.images import DecodedImage

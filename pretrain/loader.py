@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 from pretrain.recipe import PretrainSettings
 from pretrain.views import ViewParameters, Views, boxes, crop_resident, draw
+from simsiam_eval.blocks import lost_workers_named, worker_count
 from simsiam_eval.crops import crop_image
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction import lost_workers_named, worker_count
 from simsiam_eval.images import OpenedImage, UnreadableImage
 from simsiam_eval.preprocess import MARGIN, Preprocessing
 from simsiam_eval.progress import say

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
-from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
+from simsiam_eval.blocks import Block, Blocks, read_blocks
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import read_attributes
 from simsiam_eval.feature_writer import FeatureWriter, remove_notes
-from simsiam_eval.images import DecodedImage, UnreadableImage
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
-from simsiam_eval.stopping import ignore_stop_signals
 
 if TYPE_CHECKING:
     from simsiam_eval.encoder import Encoder
@@ -34,24 +30,6 @@ if TYPE_CHECKING:
 
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
 _BATCH = {"cpu": 16, "cuda": 256}
-# Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
-VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a source, prepared for the encoder but for the normalisation.
-
-    Attributes:
-        rows: which.
-        pixels: (B,1+V,3,H,W) uint8: the centre crop and V augmented views; zeros where the image could not be read, and
-            where the last block has fewer than B rows.
-        reasons: row -> why it could not be read.
-    """
-
-    rows: range
-    pixels: torch.Tensor
-    reasons: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -61,51 +39,6 @@ class BlockFeatures:
     rows: range
     columns: dict[str, NDArray[np.float32]]
     reasons: dict[int, str]
-
-
-class _Blocks:
-    """The source cut into blocks of rows, as a map-style data set for DataLoader workers."""
-
-    def __init__(self, work: Extraction, starts: Sequence[int] | NDArray[np.int64]) -> None:
-        self.source, self.preprocessing, self.rows = work.source, work.preprocessing, work.rows
-        self.starts, self.size, self.views, self.seed = starts, work.batch, work.views, work.settings.seed
-        self.centre_crop = work.centre_crop
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> Block | DataError:
-        """The block, or what stops the work: a worker's exception would arrive as a traceback."""
-        start = int(self.starts[index])
-        rows = range(start, min(start + self.size, self.rows.stop))
-        side = self.preprocessing.crop
-        pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
-        reasons = {}
-        for place, row in enumerate(rows):
-            try:
-                image = self.source.image(row)
-                if self.views:
-                    whole = image.pixels()
-                    pixels[place, 1:] = self._augmented(whole, row)
-                    if self.preprocessing.decode == "full":
-                        image = DecodedImage(whole)  # decoded once for all; a scaled centre crop has its own decoding
-                if self.centre_crop:
-                    pixels[place, 0] = self.preprocessing.pixels(image)
-            except UnreadableImage as error:
-                reasons[row] = str(error)
-                pixels[place] = 0
-            except DataError as error:
-                return error
-        return Block(rows, pixels, reasons)
-
-    def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
-        """(V,3,S,S) uint8: random crops of an image, some mirrored; the same for the same seed and row."""
-        rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
-        boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
-        views = torch.stack([crop_image(image, box, side) for box in boxes])
-        mirrored = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
-        views[mirrored] = views[mirrored].flip(3)
-        return views
 
 
 class Extraction:
@@ -174,19 +107,17 @@ class Extraction:
         return BlockFeatures(block.rows, columns, reasons | block.reasons)
 
     def _read(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[Block]:
-        loader: DataLoader[Any] = DataLoader(
-            _Blocks(self, starts),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=worker_count(self.settings.workers, self.source),
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=ignore_stop_signals,
-            generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+        blocks = Blocks(
+            self.source,
+            self.preprocessing,
+            self.rows,
+            starts,
+            self.batch,
+            self.views,
+            self.centre_crop,
+            self.settings.seed,
         )
-        with lost_workers_named():
-            for block in loader:
-                if isinstance(block, DataError):
-                    raise block
-                yield block
+        return read_blocks(blocks, self.settings.workers, self.device)
 
     @property
     def computation(self) -> dict[str, Any]:
@@ -208,27 +139,6 @@ class Extraction:
             chosen.flip_average,
             chosen.normalize,
         )
-
-
-@contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """A decoding process that was killed is one sentence, not a traceback."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "
-            "batch, and the same command again."
-        ) from error
-
-
-def worker_count(asked: int | None, source: ImageSource) -> int:
-    """DataLoader processes: as asked, else one per core (at most 16), none for images held in memory."""
-    if asked is not None:
-        return asked
-    return 0 if source.in_memory else min(16, len(os.sched_getaffinity(0)))
 
 
 Engine = Callable[[Extraction, NDArray[np.int64]], Iterator[BlockFeatures]]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from simsiam_eval.blocks import VIEWS
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction import VIEWS, Extraction, write_extraction
+from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import Features, read_features
 from simsiam_eval.feature_rows import open_features
 from simsiam_eval.preprocess import Preprocessing, preprocessing_for

@@ -245,7 +245,9 @@ class FeatureSettings(Settings):
         help="Images per forward pass; default: 16 on a CPU, whose caches hold so many, and 256 on a GPU.",
     )
     workers: int | None = setting(
-        None, at_least=0, help="Decoding processes; default: one per core, at most 16, none for images held in memory."
+        None,
+        at_least=0,
+        help="Decoding processes; default: one per core, at most 16; threads on a CPU; none for images in memory.",
     )
     fingerprint: str = setting(
         "content",

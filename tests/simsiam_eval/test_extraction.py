@@ -80,12 +80,13 @@ def test_features_are_the_encoders_of_each_image_in_order(source, tmp_path):
 
 def test_the_number_of_workers_changes_nothing(record, checkpoint, images, tmp_path):
     content = []
-    for workers in (0, 2):
-        out = tmp_path / f"{workers}.h5"
-        record("extract", "--checkpoint", checkpoint, "--data", images, "--out", out, "--workers", workers)
+    for workers in ([], ["--workers", 0], ["--workers", 2]):  # the first decodes by threads
+        out = tmp_path / f"{len(content)}.h5"
+        record("extract", "--checkpoint", checkpoint, "--data", images, "--extract-batch", 4, "--out", out, *workers)
         with h5py.File(out) as file:
             content.append([file[name][:] for name in ("features", "labels", "ids", "valid")])
-    assert all(np.array_equal(one, two) for one, two in zip(*content, strict=True))
+    assert content[0][3].sum() == 39
+    assert all(np.array_equal(*pair) for other in content[1:] for pair in zip(content[0], other, strict=True))
 
 
 def test_strict_names_the_first_unreadable_image(call, checkpoint, images, tmp_path):
@@ -138,9 +139,10 @@ def content(path):
         return {name: file[name][:] for name in DATA}
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("workers", ["threads", 1, 2, 4])
 def test_killed_at_any_instant_it_goes_on_to_the_same_bytes(forked, checkpoint, images, tmp_path, workers):
-    arguments = ["extract", "--checkpoint", checkpoint, "--data", images, "--extract-batch", 2, "--workers", workers]
+    arguments = ["extract", "--checkpoint", checkpoint, "--data", images, "--extract-batch", 2]
+    arguments += [] if workers == "threads" else ["--workers", workers]
     arguments += ["--layer", "pool", "--layer", "layer2", "--out"]
     assert forked([*arguments, tmp_path / "whole.h5"]) == 0
     started = time.monotonic()  # of the second run: the first may have waited for the server's start

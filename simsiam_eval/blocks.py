@@ -1,0 +1,172 @@
+"""Images of a source -> blocks of rows, decoded and cropped, as an encoder takes them one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
+from simsiam_eval.errors import DataError
+from simsiam_eval.images import DecodedImage, UnreadableImage
+from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.stopping import ignore_stop_signals
+
+if TYPE_CHECKING:
+    from simsiam_eval.sources.base import ImageSource
+
+# Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
+VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a source, prepared for the encoder but for the normalisation.
+
+    Attributes:
+        rows: which.
+        pixels: (B,1+V,3,H,W) uint8: the centre crop and V augmented views; zeros where the image could not be read, and
+            where the last block has fewer than B rows.
+        reasons: row -> why it could not be read.
+    """
+
+    rows: range
+    pixels: torch.Tensor
+    reasons: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The source cut into blocks of `size` rows, as a map-style data set for DataLoader workers.
+
+    Attributes:
+        rows: of the source.
+        starts: the first row of each block.
+        views: augmented ones of each image, drawn by `seed` and the row.
+        centre_crop: whether blocks hold it; zeros otherwise.
+    """
+
+    source: ImageSource
+    preprocessing: Preprocessing
+    rows: range
+    starts: Sequence[int] | NDArray[np.int64]
+    size: int
+    views: int
+    centre_crop: bool
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Block | DataError:
+        """The block, or what stops the work: a worker's exception would arrive as a traceback."""
+        return self.block(index, map)
+
+    def block(self, index: int, mapped: Callable[..., Iterable[Any]]) -> Block | DataError:
+        """As block `index` of these, by a `map` that may work on several rows at once."""
+        start, side = int(self.starts[index]), self.preprocessing.crop
+        rows = range(start, min(start + self.size, self.rows.stop))
+        pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
+        reasons = {}
+        for place, found in enumerate(mapped(self._crops, rows)):
+            if isinstance(found, UnreadableImage):
+                reasons[rows[place]] = str(found)
+            elif isinstance(found, DataError):
+                return found
+            else:
+                pixels[place] = found
+        return Block(rows, pixels, reasons)
+
+    def _crops(self, row: int) -> torch.Tensor | UnreadableImage | DataError:
+        """(1+V,3,S,S) uint8, or what was raised instead."""
+        side = self.preprocessing.crop
+        pixels = torch.zeros((1 + self.views, 3, side, side), dtype=torch.uint8)
+        try:
+            image = self.source.image(row)
+            if self.views:
+                whole = image.pixels()
+                pixels[1:] = self._augmented(whole, row)
+                if self.preprocessing.decode == "full":
+                    image = DecodedImage(whole)  # decoded once for all; a scaled centre crop has its own decoding
+            if self.centre_crop:
+                pixels[0] = self.preprocessing.pixels(image)
+        except (UnreadableImage, DataError) as error:
+            return error
+        return pixels
+
+    def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
+        """(V,3,S,S) uint8: random crops of an image, some mirrored; the same for the same seed and row."""
+        rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
+        boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
+        views = torch.stack([crop_image(image, box, side) for box in boxes])
+        mirrored = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
+        views[mirrored] = views[mirrored].flip(3)
+        return views
+
+
+def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> Iterator[Block]:
+    """The blocks in order, for an encoder on `device`.
+
+    Args:
+        workers: processes that decode ahead; None: on a CPU threads instead, in turns with the encoder: they cannot gain
+            time on the cores that both need, and disturb it (benchmarks/results/extract_speed.md).
+
+    Raises:
+        DataError: a source that fails, a worker that was killed.
+    """
+    if workers is None and device.type == "cpu" and not blocks.source.in_memory:
+        found = _by_threads(blocks)
+    else:
+        found = _by_processes(blocks, worker_count(workers, blocks.source), device)
+    for block in found:
+        if isinstance(block, DataError):
+            raise block
+        yield block
+
+
+def _by_threads(blocks: Blocks) -> Iterator[Block | DataError]:
+    with ThreadPoolExecutor(2 * worker_count(None, blocks.source)) as pool:  # some of them wait for the disk
+        for index in range(len(blocks)):
+            yield blocks.block(index, pool.map)
+
+
+def _by_processes(blocks: Blocks, workers: int, device: torch.device) -> Iterator[Block | DataError]:
+    loader: DataLoader[Any] = DataLoader(
+        blocks,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+    )
+    with lost_workers_named():
+        yield from loader
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """A decoding process that was killed is one sentence, not a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "
+            "batch, and the same command again."
+        ) from error
+
+
+def worker_count(asked: int | None, source: ImageSource) -> int:
+    """DataLoader processes: as asked, else one per core (at most 16), none for images held in memory."""
+    if asked is not None:
+        return asked
+    return 0 if source.in_memory else min(16, len(os.sched_getaffinity(0)))
