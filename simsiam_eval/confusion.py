@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ _NUMBERED = 40  # classes up to which the cells bear their numbers and the axes 
 _SIDE, _LEAST_SIDE = 1200, 480  # pixels of the matrix
 _FONT = 13
 _LONGEST = 24  # characters of a name
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The classes' names, those that several have with their number (ImageNet has two cranes).
+
+    >>> distinct_names(["crane", "owl", "crane"])
+    ['crane (0)', 'owl', 'crane (2)']
+    """
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def confusion_matrix(labels: NDArray[np.int64], guesses: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from simsiam_eval.atomic_file import atomic_write, cannot_write, refuse_unwritable
-from simsiam_eval.confusion import confusion_matrix, draw_confusion, mean_per_class, per_class_accuracy
+from simsiam_eval.confusion import confusion_matrix, distinct_names, draw_confusion, mean_per_class, per_class_accuracy
 from simsiam_eval.curves import draw_curves
 from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
@@ -46,7 +46,7 @@ def describe_one(
     labels, guesses = data.test_labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
     metrics = _accuracies(scores, data, settings.seed)
     matrix = confusion_matrix(labels, guesses, data.classes)
-    by_class = dict(zip(data.class_names, per_class_accuracy(matrix).tolist(), strict=True))
+    by_class = dict(zip(distinct_names(data.class_names), per_class_accuracy(matrix).tolist(), strict=True))
     rows, features = probe.all_rows(data), data.train[fitted.head.layer]
     trained = (features, data.train_labels) if rows is None else (features[rows], data.train_labels[rows])
     metrics |= {

@@ -185,11 +185,13 @@ def _by_class(
 ) -> dict[str, dict[str, Any]]:
     import numpy as np
 
-    labels, names = queries.labels[scores.queries], gallery.class_names
+    from simsiam_eval.confusion import distinct_names
+
+    labels, names = queries.labels[scores.queries], distinct_names(gallery.class_names or ())
     found = {}
     for label in np.unique(labels).tolist():
         mine = labels == label
-        name = names[label] if names is not None and label < len(names) else str(label)
+        name = names[label] if label < len(names) else str(label)
         found[name] = {
             "queries": int(mine.sum()),
             f"recall_at_{ks[0]}": float((scores.hits[mine, 0] > 0).mean()),
