@@ -158,11 +158,12 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     import numpy as np
     import torch
 
+    from simsiam_eval.confusion import distinct_names
     from simsiam_eval.feature_layers import layers_in
     from simsiam_eval.feature_rows import FeatureRows
     from simsiam_eval.head_file import read_head
 
-    names, right, rows = tests[0].class_names, [], np.flatnonzero(tests[0].labels >= 0)
+    names, right, rows = distinct_names(tests[0].class_names or ()), [], np.flatnonzero(tests[0].labels >= 0)
     # Labels of all the tests are in the numbering of the first.
     truth = np.array([names[label] if names else str(label) for label in tests[0].labels[rows].tolist()])
     for path, test in zip(heads, tests, strict=True):
@@ -178,7 +179,7 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
             raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
         blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
         guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
-        right.append(np.array([saved.class_names[guess] for guess in guesses.tolist()]) == truth)
+        right.append(np.array(distinct_names(saved.class_names))[guesses.numpy()] == truth)
     return np.array(right)
 
 
