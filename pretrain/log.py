@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,21 @@ class RunLog:
         except OSError as error:  # a full disk: the run is worth more than its log
             say(f"Warning: {cannot_write(self._path, error)}; the run goes on")
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
-        for writer in self._writers:
-            for name, value in numbers.items():
-                writer.add_scalar(name, value, step)
+        try:
+            for writer in self._writers:
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, step)
+        except OSError as error:
+            say(f"Warning: TensorBoard's events cannot be written ({error.strerror or error}), and end here")
+            self._writers.clear()
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
         """Write out what is buffered."""
-        for writer in self._writers:
-            writer.close()
+        with suppress(OSError):  # the last events; the checkpoint is whole
+            for writer in self._writers:
+                writer.close()
         if self._wandb is not None:
             self._wandb.finish()
 

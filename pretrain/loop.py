@@ -73,6 +73,8 @@ class _Run:
         self.position = Position(sums=torch.zeros(3, dtype=torch.float64, device=processes.device))
         if saved is not None:
             self.position = restore(saved, self.step.model, self.step.optimiser, processes.device)
+            if not processes.main:  # the saved sums are those of all
+                self.position.sums.zero_()
             if processes.main:
                 folder.mend_names(self.position)
                 finished = self.position.epoch >= settings.epochs
@@ -115,14 +117,16 @@ class _Run:
         position.epoch, position.step = position.epoch + 1, 0
         position.sums.zero_()
         last = position.epoch == self.settings.epochs
-        best = False
+        best, before = False, position.best_knn
         if self.monitor and self.processes.main and (last or position.epoch % self.settings.knn_every == 0):
             best = self._look_at_neighbours(self.monitor, entry)
         if self.log:
             self.log.write("epoch", self.steps_done, entry)
         if last:
             self._save()
-        if (last or self._save_if_due(now=best)) and best:
+        if not last and not self._save_if_due(now=best):
+            position.best_knn = before  # its weights were not kept
+        elif best:
             self.folder.keep_best_knn()
 
     def _look_at_neighbours(self, monitor: KnnMonitor, entry: dict[str, Any]) -> bool:
@@ -159,6 +163,7 @@ class _Run:
         where = f"in epoch {self.position.epoch} after step {self.position.step}"
         if reason == _COLLAPSED:
             raise DataError(f"Stopped {where}: {self.diagnosis or 'collapse'} ({self.folder.last_good()})")
+        self.position.sums = self.processes.total(self.position.sums)
         self._save()
         self.processes.largest(0)  # no process leaves before the checkpoint is whole
         raise Stopped(f"Stopped {where}; the same command goes on from {self.folder.last}.", reason)
@@ -186,7 +191,7 @@ class _Run:
         if not torch.isfinite(sums).all():
             raise DataError(
                 f"The loss is not finite in epoch {self.position.epoch}, by step {self.position.step}: "
-                f"try a smaller --lr ({self.folder.last_good()})."
+                f"try a smaller --lr in another --out ({self.folder.last_good()})."
             )
 
     @torch.no_grad()

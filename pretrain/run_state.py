@@ -67,6 +67,7 @@ class RunFolder:
             "preprocessing": preprocessing.to_dict(),
             "settings": settings.to_dict(),
             "images": source.listing_fingerprint(),
+            "processes": processes.world,
         }
         self._saved = time.monotonic()
         self._lock = -1
@@ -88,6 +89,8 @@ class RunFolder:
             raise DataError(
                 f"Another process is pretraining in {self.out}: wait for it or choose another --out."
             ) from error
+        for left in self.out.glob(".checkpoint_*.tmp"):  # by a kill in the middle of a write
+            left.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another process use the folder."""
@@ -121,11 +124,17 @@ class RunFolder:
         since = {"decode": "full"}  # settings younger than some runs, and what those runs did
         for name, value in self._own["settings"].items():  # type: ignore[attr-defined]
             was = own["settings"].get(name, since.get(name))
+            if was is None and name == "channels_last":  # then it depended on the device; what it moves is rounding
+                continue
             if was != value and name not in free:
                 raise DataError(
-                    f"{self.out} holds a run with {option_name(name)} {was}, not {value}: "
-                    "give that, or choose another --out."
+                    f"{self.out} holds a run with {_difference(name, was, value)}: give that, or choose another --out."
                 )
+        if not self.settings.sync_bn and own.get("processes", self._own["processes"]) != self._own["processes"]:
+            raise DataError(
+                f"{self.out} holds a run of {own['processes']} processes, each with its own BN statistics (--no-sync-bn): "
+                "give as many, or choose another --out."
+            )
         if own["images"] != self._own["images"]:
             raise DataError(f"{self.out} holds a run on other images than {self.settings.data}: choose another --out.")
 
@@ -149,6 +158,7 @@ class RunFolder:
     def save(self, model: SimSiam, optimiser: torch.optim.Optimizer, position: Position) -> None:
         """Write `checkpoint_last`; at the end of an epoch also under the epoch's name."""
         state = {f"module.{key}": value for key, value in model.state_dict().items()}
+        self._saved = time.monotonic()  # also of one that fails: the next try is when the next is due
         own = self._own | {"position": vars(position), "history": position.history, RANDOM_KEY: random_state()}
         write_checkpoint(
             self.last,
@@ -158,7 +168,6 @@ class RunFolder:
             optimizer=optimiser.state_dict(),
             own=own,
         )
-        self._saved = time.monotonic()
         name = self._epoch_name(position)
         if name:
             self._name(name)
@@ -206,6 +215,15 @@ class RunFolder:
     def last_good(self) -> str:
         """What to say of the state that a run that failed can go on from."""
         return f"the last good state is {self.last}" if self.last.exists() else "no checkpoint had been written yet"
+
+
+def _difference(name: str, was: Any, value: Any) -> str:
+    """A setting as it is typed, and as it was."""
+    option = option_name(name)
+    if isinstance(value, bool) and isinstance(was, bool):
+        names = f"--no-{option.removeprefix('--')}", option
+        return f"{names[was]}, not {names[value]}"
+    return f"{option} {was}, not {value}"
 
 
 def restore(

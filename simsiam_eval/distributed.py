@@ -138,6 +138,8 @@ class _CpuSyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        dtype = input.dtype
+        input = input.float() if dtype.itemsize < 4 else input  # under autocast: a sum of bfloat16 would be none
         dims = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
         # The processes' parts need not be equal: a detector's images and regions are of all sizes and numbers.
@@ -153,4 +155,4 @@ class _CpuSyncBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * count / (count - 1), momentum)
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return out if not self.affine else out * self.weight.view(shape) + self.bias.view(shape)
+        return (out if not self.affine else out * self.weight.view(shape) + self.bias.view(shape)).to(dtype)

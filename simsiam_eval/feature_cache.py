@@ -58,6 +58,8 @@ def plan_extraction(
     source = open_source(spec, split)
     preprocessing = preprocessing or preprocessing_for(report.stem, report.own, settings)
     some = None if rows is None else range(len(source))[rows[0] : rows[1]]
+    if some is not None and len(some) == len(source):
+        some = None
     if some is not None and not some:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
 
@@ -268,15 +270,20 @@ def in_numbering_of(train: Features, test: Features, missing_is_error: bool = Tr
         )
     if ours is not None and theirs is not None and ours != theirs:
         number = {name: place for place, name in enumerate(ours)}
+        for one, names in ((train, ours), (test, theirs)):
+            if len(set(names)) < len(names):
+                raise DataError(f"{one.path} has two classes of one name, and not the numbers of the other set.")
         unknown = sorted({theirs[label] for label in np.unique(labels[labels >= 0])} - set(ours))
         if unknown and missing_is_error:
-            raise DataError(f"The test set has a class that the training set has not: {unknown[0]}.")
+            raise DataError(
+                f"{test.path} has images of a class that {train.path} has not: {unknown[0]} ({len(unknown)} such classes)."
+            )
         number |= {name: len(number) + place for place, name in enumerate(unknown)}
         labels = np.where(labels < 0, -1, np.array([number.get(name, -1) for name in theirs], dtype=np.int64)[labels])
     missing = np.setdiff1d(labels, train.labels)
     if len(missing) and missing_is_error:
         name = ours[missing[0]] if ours is not None and missing[0] < len(ours) else str(missing[0])
-        raise DataError(f"The training set has no image of a class of the test set: {name}.")
+        raise DataError(f"{train.path} has no image of a class of {test.path}: {name} ({len(missing)} such classes).")
     return replace(test, labels=labels)
 
 

@@ -99,7 +99,7 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
             features, labels, valid = file["features"][:], file["labels"][:], file["valid"][:].astype(bool)
             ids = file["ids"].asstr()[:].astype(str)
             more = {name: file[name][:] for name in columns}
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
     lengths = {len(one) for one in (features, labels, ids, valid, *more.values())}
     if features.ndim != 2 or len(lengths) > 1:
@@ -165,8 +165,9 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     if not features.is_virtual:
         return []
     folder = Path(file.filename).resolve().parent
-    parts = [folder / source.file_name for source in features.virtual_sources()]
-    for part in parts:
+    sources, first = features.virtual_sources(), attributes["source"].get("rows", [0])[0]
+    parts = [folder / source.file_name for source in sources]
+    for source, part in zip(sources, parts, strict=True):
         if not part.exists():
             raise DataError(f"{file.filename} is virtual and its part {part} is missing: put it back or merge again.")
         with _open(part) as other:
@@ -174,6 +175,8 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
         same = all(
             theirs[key] == attributes[key] for key in ("encoder", "preprocessing", "views", "precision", "dtype")
         )
+        start, end = (int(corner[0]) for corner in source.vspace.get_select_bounds())
+        same = same and theirs["source"].get("rows") == [first + start, first + end + 1]
         if not same or theirs["source"].get("fingerprint") != attributes["source"].get("fingerprint"):
             raise DataError(
                 f"{file.filename} is virtual and its part {part} is not the one it was made of: merge again."
@@ -239,7 +242,7 @@ class FeatureReader:
             columns = {name: self.file[name][here] for name in self.columns}
             labels, valid = self.labels(rows), self.file["valid"][here].astype(bool)
             return FeatureBlock(rows, columns, labels, valid, self.ids(rows))
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} is damaged (rows {rows.start} to {rows.stop}): {error}.") from error
 
     def labels(self, rows: range) -> NDArray[np.int64]:

@@ -91,7 +91,7 @@ def open_features(path: Path, wanted: Sequence[str] = ()) -> Features:
         try:
             labels, valid = file["labels"][:].astype(np.int64), file["valid"][:].astype(bool)
             ids = file["ids"].asstr()[:].astype(str)
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
     column = "features"
     if wanted:

@@ -49,7 +49,7 @@ def search(
         queries: None searches the bank against itself with each row left out of its own neighbours.
         k: neighbours; more than there are gives all that there are.
         metric: "cosine", or "l2": similarity is then minus half the squared distance, which on rows of length one is the
-            cosine less 1.
+            cosine less 1. In float32: distances below about 3e-4 of those from the bank's centre are rounding.
         device: where the products are computed; default: the CPU.
 
     Returns:
@@ -90,8 +90,10 @@ def search_blocks(
         for first, rows, less in prepare.bank_chunks(bank):
             best.look_at(first, rows, less)
         similarities, rows = best.in_order()
-        if metric == "l2":  # rounding must not make a distance negative
+        if metric == "l2":  # rounding must not make a distance negative, but may make two of them equal
             similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
+            places = _in_order(similarities, rows)
+            similarities, rows = similarities.gather(1, places), rows.gather(1, places)
         yield which, similarities.cpu().numpy(), rows.cpu().numpy()
 
 
@@ -228,7 +230,10 @@ def _above(block: torch.Tensor, floor: torch.Tensor, k: int, expected: int) -> t
     least = floor.nextafter(floor.new_tensor(torch.inf))
     if k <= groups and bool((floor == -torch.inf).any()):  # the k-th highest value is no lower than that of the maxima
         least = torch.maximum(least, highest.topk(k, sorted=False).values.amin(1))
-    row, group = (highest >= least[:, None]).nonzero(as_tuple=True)
+    passed = highest >= least[:, None]
+    if 2 * int(passed.sum()) > passed.numel():  # no choice was made: many values are equal, or k is large
+        return _of_all(block, k)
+    row, group = passed.nonzero(as_tuple=True)
     values = grouped[row, :, group]
     chosen, member = (values >= least[row, None]).nonzero(as_tuple=True)
     values, row, columns = values[chosen, member], row[chosen], member * groups + group[chosen]
@@ -239,6 +244,21 @@ def _above(block: torch.Tensor, floor: torch.Tensor, k: int, expected: int) -> t
     return filled, columns.new_zeros(shape).index_put_((row, place), columns)
 
 
+def _of_all(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The min(k, n) highest values of each row of `block` (B,n) and their columns; of equal values the lowest columns."""
+    width = block.shape[1]
+    values, columns = block.topk(min(k, width), dim=1)
+    last = values[:, -1:]
+    tied = ((block == last).sum(1) > (values == last).sum(1)).nonzero()[:, 0]
+    if len(tied):
+        whole, last = block[tied], last[tied]
+        backwards = torch.arange(width, 0, -1, device=block.device, dtype=torch.float32)
+        rank = (whole == last) * backwards + (whole > last) * float(width + 1)  # whole numbers below 2 ** 24
+        columns[tied] = rank.topk(values.shape[1], dim=1).indices
+        values = block.gather(1, columns)
+    return values, columns
+
+
 def _first(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k highest of more `values` (B,m), in any order, and their `rows`; of equal values the lowest rows."""
     best, places = values.topk(k + 1, dim=1, sorted=False)
@@ -246,7 +266,9 @@ def _first(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tens
     tied = ((best == last).sum(1) > 1).nonzero()[:, 0]
     places = places.scatter(1, at, places[:, k:])[:, :k]
     if len(tied):
-        places[tied] = _in_order(values[tied], rows[tied])[:, :k]
+        of, last = values[tied], last[tied]  # rows begin with -1, of which there is none yet
+        order = torch.where(of > last, -2, torch.where(of == last, rows[tied], torch.iinfo(rows.dtype).max))
+        places[tied] = order.topk(k, dim=1, largest=False).indices
     return values.gather(1, places), rows.gather(1, places)
 
 

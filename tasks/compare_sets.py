@@ -54,10 +54,9 @@ def training_sets(files: Sequence[Path]) -> list[Features]:
         DataError: they are not of the same images; a difference would be the bank's, not the encoder's.
     """
     banks = [labelled(open_features(path), f"--train {path}") for path in files]
-    if banks and not _one_source(banks):
-        for one in banks[1:]:
-            if set(one.ids.tolist()) != set(banks[0].ids.tolist()):
-                raise DataError(f"--train {banks[0].path} and {one.path} are not of the same images (by id).")
+    for one in banks[1:]:  # parts of one source, and what was readable of it, differ
+        if set(one.ids.tolist()) != set(banks[0].ids.tolist()):
+            raise DataError(f"--train {banks[0].path} and {one.path} are not of the same images (by id).")
     return banks
 
 

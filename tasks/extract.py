@@ -37,6 +37,8 @@ class ExtractSettings(FeatureSettings):
     def check(self) -> None:
         if not is_feature_file(str(self.out)):
             raise UsageError(f"--out must end in .h5 or .hdf5, got {self.out}: by its ending a feature file is known.")
+        if self.ray_address is not None and self.engine != "ray":
+            raise UsageError("--ray-address needs --engine ray.")
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:
@@ -71,6 +73,8 @@ def extract(settings: ExtractSettings) -> Result:
         attributes = attributes_of() if processes.main else {}
         engine: Any = Extraction.compute
         if settings.engine == "ray":
+            if processes.world > 1:
+                raise UsageError("Give --engine ray or torchrun, not both: Ray starts processes of its own.")
             from simsiam_eval.ray_engine import ray_engine
 
             engine = ray_engine(settings.ray_address, settings.ray_workers)

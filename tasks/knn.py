@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from simsiam_eval.errors import UsageError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.result import Result, Table, percent, provenance
 from simsiam_eval.settings import EvaluationSettings, option_name, setting
 
@@ -96,6 +96,8 @@ def knn(settings: KnnSettings) -> Result:
     bank, queries = train_and_test_features(settings, on_disk=True)
     device = resolve_device(settings.device)
     leave_one_out = same_rows(bank, queries)
+    if len(bank.labels) == leave_one_out:
+        raise DataError(f"{bank.path} has one labelled image: with itself left out it has no neighbour.")
     pairs, sweep = _pairs(settings, settings.k, settings.temperature), None
     if settings.sweep:
         sweep = _sweep(settings, bank, device)
@@ -106,7 +108,9 @@ def knn(settings: KnnSettings) -> Result:
     ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
-    leakage = _leakage(settings, bank, asked, nearest, next(iter(ranked.values()))[:, 0] == queries.labels)
+    leakage = _leakage(
+        settings, bank, asked, None if index else nearest, next(iter(ranked.values()))[:, 0] == queries.labels
+    )
     by_k = {
         str(one["k"]): {name: value for name, value in one.items() if name not in ("k", "temperature")}
         for one in grid
@@ -174,19 +178,19 @@ def _leakage(
     settings: KnnSettings,
     bank: Features,
     queries: Features | None,
-    nearest: NDArray[np.float32],
+    nearest: NDArray[np.float32] | None,
     right: NDArray[np.bool_],
 ) -> dict[str, Any] | None:
     """What rests on near-duplicates of the first k and T's accuracy; None: nothing.
 
     Args:
-        nearest: (M,) similarity of the nearest neighbour, by the metric of the settings.
+        nearest: (M,) similarity of the nearest neighbour, by the metric of the settings; None: only an index knows it.
     """
     from simsiam_eval.device import resolve_device
     from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
 
     count = len(right)
-    if settings.metric != "cosine":
+    if nearest is None or settings.metric != "cosine":
         asked = None if queries is None else queries.features
         rows, nearest = nearest_similarities(bank.features, asked, settings.seed, resolve_device(settings.device))
         right = right[rows]

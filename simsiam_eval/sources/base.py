@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from simsiam_eval.errors import DataError
 from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_text, state_of_file
@@ -201,7 +202,14 @@ class PathSource(ImageSource):
         return self.ids[rows.start : rows.stop : rows.step]
 
     def image(self, row: int) -> OpenedImage:
-        return open_image(self.paths[row])
+        try:
+            return open_image(self.paths[row])
+        except UnreadableImage:
+            if self.paths.folder and not os.path.isdir(self.paths.folder):  # then no image is at fault
+                raise DataError(
+                    f"The folder {self.paths.folder} is gone: bring it back and give the same command again."
+                ) from None
+            raise
 
     def _files_key(self) -> str:
         digest = hashlib.sha256(json.dumps(self.class_names).encode())

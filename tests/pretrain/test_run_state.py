@@ -110,7 +110,7 @@ def test_a_finished_run_is_left_as_it_is(pretrain, tiny, whole):
         (["--lr", "0.5"], "--lr 0.03, not 0.5"),
         (["--seed", "3"], "--seed 0, not 3"),
         (["--decode", "scaled"], "--decode full, not scaled"),
-        (["--no-stop-gradient"], "--stop-gradient True, not False"),
+        (["--no-stop-gradient"], "--stop-gradient, not --no-stop-gradient"),
         (["--resume", "never"], "earlier run"),
     ],
 )

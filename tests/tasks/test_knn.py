@@ -134,7 +134,7 @@ def test_classes_that_the_bank_lacks_are_refused_by_name(tmp_path):
     bank = write(tmp_path / "a.h5", rng.normal(size=(6, 4)), [0, 1] * 3, class_names=names)
     with pytest.raises(DataError, match="owl"):
         knn(KnnSettings(train=bank, test=write(tmp_path / "b.h5", rng.normal(size=(2, 4)), [0, 2], class_names=names)))
-    with pytest.raises(DataError, match="no image of a class of the test set: 2"):
+    with pytest.raises(DataError, match=r"no image of a class of .*: 2"):
         knn(KnnSettings(train=write(tmp_path / "c.h5", rng.normal(size=(6, 4)), [0, 1] * 3),
                         test=write(tmp_path / "d.h5", rng.normal(size=(2, 4)), [0, 2])))  # fmt: skip
 

@@ -265,7 +265,7 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path, sets):
         run({"train": rare, "test": rare}, fraction=0.3)
     with pytest.raises(DataError, match="--shots 2 are more than the 1 training images of class 20"):
         run({"train": rare, "test": rare}, shots=2)
-    with pytest.raises(DataError, match="no image of a class of the test set: "):
+    with pytest.raises(DataError, match=r"no image of a class of .*: "):
         run({"train": rare, "test": sets["test"]})
 
 
