@@ -52,3 +52,16 @@ def test_wandb_without_its_package_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match=r"simsiam-eval\[wandb\]"):
         RunLog(PretrainSettings(data="x", out=tmp_path, tensorboard=False, wandb="project"), 0)
+
+
+def test_a_full_disk_ends_tensorboards_events_and_not_the_run(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    log = RunLog(PretrainSettings(data="x", out=tmp_path), 0)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    for step in (1, 2):
+        log.write("epoch", step, {"loss": 0.5})
+    log.close()
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2

@@ -186,3 +186,29 @@ def test_an_online_knn_that_fails_costs_no_epoch(call, tiny, tmp_path, monkeypat
     assert done.exit_code == 0, done.output
     assert "no online kNN after epoch 0 (no image)" in done.stderr
     assert (tmp_path / "run" / f"checkpoint_{EPOCHS - 1:04d}.pth.tar").exists()
+
+
+def changed_run(whole, folder, change):
+    old = torch.load(whole / "checkpoint_last.pth.tar", weights_only=True)
+    change(old["simsiam_eval"])
+    torch.save(old, folder / "checkpoint_last.pth.tar")
+
+
+def test_a_run_from_before_channels_last_was_a_default_goes_on(call, tiny, whole, tmp_path):
+    changed_run(whole, tmp_path, lambda own: own["settings"].update(channels_last=None))
+    assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+
+
+def test_bn_of_other_processes_is_another_run(call, tiny, whole, tmp_path):
+    def of_two(own):
+        own["settings"]["sync_bn"], own["processes"] = False, 2
+
+    changed_run(whole, tmp_path, of_two)
+    assert "a run of 2 processes" in call("pretrain", *tiny, "--no-sync-bn", "--out", tmp_path).stderr
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(call, tiny, whole, tmp_path):
+    changed_run(whole, tmp_path, lambda own: None)
+    (tmp_path / ".checkpoint_last.pth.tar.0123456789ab.tmp").write_bytes(b"half")
+    assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+    assert not list(tmp_path.glob(".checkpoint_*"))

@@ -29,6 +29,11 @@ with join_processes("cpu") as processes:
         torch.testing.assert_close(processes.total(one.grad), two.grad)
     for one, two in zip(part.buffers(), whole.buffers(), strict=True):
         torch.testing.assert_close(one, two)
+    norm = synchronise_bn(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), processes.device)  # as under autocast
+    normed = norm(images[mine].bfloat16())
+    assert normed.dtype == torch.bfloat16 and norm[0].running_mean.dtype == torch.float32
+    expected = torch.nn.BatchNorm2d(3)(images.bfloat16().float())[mine]
+    torch.testing.assert_close(normed.float(), expected, atol=0.02, rtol=0.02)
     part.eval(), whole.eval()
     torch.testing.assert_close(part(images), whole(images))
     assert processes.largest(processes.rank * 7) == 7

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,25 @@ def test_another_batch_does_not_go_on_with_a_file(call, forked, checkpoint, imag
     died = "from simsiam_eval.feature_writer import FeatureWriter as w\nw.write = lambda *_: os.kill(os.getpid(), 9)"
     assert forked([*arguments, "--extract-batch", 4], died) == 9
     assert "another extraction" in call(*arguments, "--extract-batch", 5).stderr
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", 1]])
+def test_a_folder_that_is_gone_is_no_images_fault(call, record, checkpoint, images, tmp_path, monkeypatch, workers):
+    folder = Path(shutil.copytree(images, tmp_path / "copy"))
+    arguments = ["extract", "--checkpoint", checkpoint, "--data", folder, "--out", tmp_path / "a.h5", *workers]
+    real = PathSource.image
+
+    def away(self, row):
+        if row == 20:
+            folder.rename(tmp_path / "away")
+        return real(self, row)
+
+    monkeypatch.setattr(PathSource, "image", away)
+    gone = call(*arguments)
+    assert (gone.exit_code, "is gone: bring it back" in gone.stderr) == (1, True), gone.output
+    monkeypatch.undo()
+    (tmp_path / "away").rename(folder)
+    assert record(*arguments)["metrics"]["unreadable"] == 1
 
 
 def test_a_killed_decoding_process_is_one_sentence(call, checkpoint, images, tmp_path, monkeypatch):

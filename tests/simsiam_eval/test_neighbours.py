@@ -75,6 +75,17 @@ def test_exact_copies_come_in_the_order_of_their_rows_whatever_k(monkeypatch, me
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("rows", [1, 2, 5, 127, 128, 129, 600])
+def test_equal_rows_are_found_in_their_order(monkeypatch, rows, metric):
+    monkeypatch.setattr(neighbours, "_BLOCK", {"cpu": (3, 256)})
+    bank = np.tile(np.float32([1, 2, 3]), (rows, 1))
+    for k in {1, min(3, rows), rows}:
+        assert search(bank, bank[:1], k, metric)[1].tolist() == [list(range(k))]
+    others = [row for row in range(rows) if row != rows // 2]
+    assert search(bank, None, rows, metric)[1][rows // 2].tolist() == others
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_a_bank_of_many_blocks_and_chunks(monkeypatch, metric):
     rng = np.random.default_rng(3)
     bank, queries = rng.normal(size=(1000, 6)), rng.normal(size=(50, 6))

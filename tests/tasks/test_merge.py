@@ -117,6 +117,19 @@ def test_what_does_not_belong_together(call, record, checkpoint, photos, parts, 
     assert "not complete" in refused(first, second, *out)
 
 
+def test_parts_from_other_mount_points_belong_together(record, parts, copied):
+    with h5py.File(copied / "12.h5", "r+") as file:
+        file.attrs["source"] = json.dumps(json.loads(file.attrs["source"]) | {"spec": "folder:elsewhere"})
+    record("merge", *(copied / name for name in NAMES), "--out", copied / "all.h5")
+    assert (copied / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+
+
+def test_a_part_of_other_rows_is_not_that_of_a_virtual_file(record, call, copied):
+    record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
+    shutil.copy(copied / "0.h5", copied / "12.h5")
+    assert "not the one it was made of" in call("verify", copied / "v.h5").stderr
+
+
 def test_another_file_is_not_overwritten(call, parts, copied):
     shutil.copy(parts / "whole.h5", copied / "all.h5")
     result = call("merge", copied / "0.h5", copied / "12.h5", "--out", copied / "all.h5")
