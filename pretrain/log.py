@@ -28,6 +28,7 @@ class RunLog:
     def __init__(self, settings: PretrainSettings, step: int) -> None:
         self._path = settings.out / "log.jsonl"
         self._writers: list[Any] = []
+        self._torn = ""  # what ends a line that a full disk cut off
         kept = _lines_before(self._path, step)
         with atomic_write(self._path) as file:
             file.writelines(kept)
@@ -42,8 +43,10 @@ class RunLog:
         """Log `values` of `kind` (epoch, health, knn) after `step` steps of the whole run."""
         try:
             with self._path.open("a") as log:
-                log.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+                log.write(self._torn + json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._torn = ""
         except OSError as error:  # a full disk: the run is worth more than its log
+            self._torn = "\n"
             say(f"Warning: {cannot_write(self._path, error)}; the run goes on")
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         try:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -120,6 +121,16 @@ class Settings:
 
     def check(self) -> None:
         """Refuse settings that contradict each other; a subclass overrides it."""
+
+    def refuse_given(self, names: Sequence[str], why: str) -> None:
+        """UsageError for the first of these settings that is not at its default: one that changes nothing misleads."""
+        known = {field.name: field for field in dataclasses.fields(self)}
+        defaults = {name: field.default for name, field in known.items()}
+        if self.PRESETS:
+            defaults |= self.PRESETS[getattr(self, "preset")]  # noqa: B009 - as above
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{known[name].metadata.get('short') or option_name(name)} {why}.")
 
     def protocol(self) -> str | None:
         """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""

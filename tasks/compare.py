@@ -53,6 +53,10 @@ class CompareSettings(Settings):
             raise UsageError(f"{next(one for one in self.file if self.file.count(one) > 1)} is given twice.")
         if self.train and self.head:
             raise UsageError("Give --train, for kNN, or --head, not both.")
+        if self.head:
+            self.refuse_given(("k", "temperature"), "is of the kNN vote, not of --head")
+        if not self.train:
+            self.refuse_given(("leakage",), "is of the training sets: give --train")
         for name in ("train", "head", "name"):
             given = getattr(self, name)
             if given and len(given) != len(self.file):

@@ -40,6 +40,12 @@ class DuplicatesSettings(Settings):
         None, help="Image source of OTHER for the sheet; default: the one of its features."
     )
 
+    def check(self) -> None:
+        if self.other is None:
+            self.refuse_given(("other_images",), "is of a second file: give OTHER")
+        if self.out is None:
+            self.refuse_given(("images", "other_images"), "is of the sheet: give --out")
+
 
 def duplicates(settings: DuplicatesSettings) -> Result:
     """Run `duplicates`, exactly: every pair is compared.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import EvaluationSettings, option_name, setting
+from simsiam_eval.settings import EvaluationSettings, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,9 +70,12 @@ class KnnSettings(EvaluationSettings):
             raise UsageError(
                 "--sweep chooses k and T: give --sweep-k and --sweep-temperature, not -k and --temperature."
             )
-        for name in ("sweep_k", "sweep_temperature", "held_out"):
-            if not self.sweep and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise UsageError(f"{option_name(name)} is of --sweep: give that too.")
+        if not self.sweep:
+            self.refuse_given(("sweep_k", "sweep_temperature", "held_out"), "is of --sweep: give that too")
+        if self.index is None:
+            self.refuse_given(("recall_sample",), "is of --index: give that too")
+        if self.vote == "majority":
+            self.refuse_given(("temperature", "sweep_temperature"), "is of the weighted vote, not of --vote majority")
 
     def changed(self) -> list[str]:
         """As Settings'; a sweep, another vote and another metric too."""

@@ -178,6 +178,8 @@ def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
     assert "two feature files or more" in call("compare", good).stderr
     assert "one --train for each" in call("compare", good, bad, "--train", good).stderr
     assert "encoder" in call("compare", good, bad, *trained(folder, "bad1", "good1")).stderr
+    assert "--leakage is of the training sets" in call("compare", good, bad, "--leakage", 0.5).stderr
+    assert "-k is of the kNN vote" in call("compare", good, bad, "--head", good, "--head", bad, "-k", 3).stderr
     assert "is given twice" in call("compare", good, bad, good).stderr
     assert "cannot be written" in call("compare", good, bad, "--out", tmp_path).stderr
     banks = files(folder, "train", "good1", "bad1")

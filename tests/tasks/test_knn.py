@@ -122,6 +122,16 @@ def test_one_class_is_always_right(tmp_path):
     assert knn(KnnSettings(train=bank, test=bank)).metrics["top1"] == 1
 
 
+def test_a_setting_that_changes_nothing_is_refused(sets):
+    for given, says in (
+        ({"vote": "majority", "temperature": (3.0,)}, "--temperature is of the weighted vote"),
+        ({"recall_sample": 5}, "--recall-sample is of --index"),
+        ({"held_out": 0.3}, "--held-out is of --sweep"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            KnnSettings(**sets, **given)
+
+
 def test_one_image_without_a_neighbour_is_refused(tmp_path):
     one = write(tmp_path / "a.h5", np.ones((1, 4)), [0])
     with pytest.raises(DataError, match="no neighbour"):
