@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from simsiam_eval.blocks import Block, Blocks, read_blocks
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import read_attributes
+from simsiam_eval.feature_file import differences, read_attributes
 from simsiam_eval.feature_writer import FeatureWriter, remove_notes
 from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
 from simsiam_eval.preprocess import Preprocessing
@@ -204,9 +204,12 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
     if not out.exists():
         return None
     there = read_attributes(out)
-    same = all(there[key] == value for key, value in attributes.items() if key != "computation")
-    if not same or there["dtype"] != work.settings.dtype or there["columns"] != work.columns:
-        raise DataError(f"{out} holds features of another encoder, images or settings: choose another --out.")
+    wanted = {key: value for key, value in attributes.items() if key != "computation"}
+    differ = differences(there, wanted | {"dtype": work.settings.dtype, "columns": work.columns})
+    if differ:
+        raise DataError(
+            f"{out} holds features of another encoder, images or settings ({', '.join(differ)}): choose another --out."
+        )
     if work.settings.strict and there["unreadable"]:
         raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
     remove_notes(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +157,24 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{name} is damaged: {error}; extract it again.") from error
     found["parts"] = _parts(file, features, found)
+    return found
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the attributes in which a file is not what is wanted of it, "source.fingerprint" for one within another. How
+    the source is spelled (spec) is no difference: the fingerprint says what lies there.
+
+    >>> differences({"views": 1, "source": {"spec": "a", "fingerprint": "1"}}, {"source": {"spec": "b", "fingerprint": "2"}})
+    ['source.fingerprint']
+    """
+    found = []
+    for key, value in wanted.items():
+        other = there.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            names = sorted({name for name in {*value, *other} if value.get(name) != other.get(name)} - {"spec"})
+            found += [f"{key}.{name}" for name in names]
+        elif other != value:
+            found.append(key)
     return found
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.atomic_file import sync_folder
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import JSON_ATTRIBUTES, UNREADABLE, VALID, part_of
+from simsiam_eval.feature_file import JSON_ATTRIBUTES, UNREADABLE, VALID, differences, part_of
 from simsiam_eval.feature_layout import Rows, complete_layout, create_layout, places_in, pwrite_all, storable
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
 
@@ -129,21 +129,21 @@ class FeatureWriter:
     def _refuse_another(self, attributes: Mapping[str, Any]) -> None:
         try:
             with h5py.File(self._part, "r", locking=False) as file:
-                same = file.attrs["precision"] == attributes["precision"]
-                same = same and ("views" in file) == ("views" in self._columns)
+                keys = [key for key in JSON_ATTRIBUTES if key != "versions"]
+                there = {key: json.loads(file.attrs[key]) for key in keys} | {"precision": file.attrs["precision"]}
+                differ = differences(there, {key: attributes.get(key) for key in there})
+                same = ("views" in file) == ("views" in self._columns)
                 same = same and len(file.get("layers", ())) == sum(name.startswith("layers/") for name in self._columns)
                 for name, shape in self._columns.items():
                     same = same and name in file
                     same = same and file[name].shape == (self._rows, *shape) and file[name].dtype == self._dtype
-                same = same and all(
-                    json.loads(file.attrs[key]) == attributes.get(key) for key in JSON_ATTRIBUTES if key != "versions"
-                )
+                differ += [] if same else ["columns"]
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{self._part} is damaged ({error}): delete it to begin anew.") from error
-        if not same:
+        if differ:
             raise DataError(
-                f"{self._part} is the beginning of another extraction (other encoder, images or settings): "
-                "delete it or choose another --out."
+                f"{self._part} is the beginning of another extraction (other encoder, images or settings: "
+                f"{', '.join(differ)}): delete it or choose another --out."
             )
 
     def _map_flags(self) -> None:

@@ -43,7 +43,7 @@ def merge(settings: MergeSettings) -> Result:
     Raises:
         DataError: the parts do not belong together, rows are missing or there twice, or the output cannot be written.
     """
-    from simsiam_eval.feature_file import FeatureReader, read_attributes
+    from simsiam_eval.feature_file import FeatureReader, differences, read_attributes
     from simsiam_eval.progress import say
 
     started = time.perf_counter()
@@ -53,7 +53,7 @@ def merge(settings: MergeSettings) -> Result:
         if settings.out.exists():
             there = read_attributes(settings.out)
             wanted = attributes | {key: parts[0].attributes[key] for key in ("dtype", "columns")}
-            if any(there[key] != value for key, value in wanted.items()):
+            if differences(there, wanted):
                 raise DataError(f"{settings.out} is there already and another file: choose another --out.")
             say(f"{settings.out} is there already and complete: nothing to do.")
             unreadable = there["unreadable"]
@@ -84,16 +84,15 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
     Raises:
         DataError: one is no part of a source, or they do not belong together, leave rows out or have rows twice.
     """
+    from simsiam_eval.feature_file import differences
     from simsiam_eval.progress import say
 
     first = parts[0]
     for part in parts:
         if "rows" not in (part.attributes["source"] or {}):
             raise DataError(f"{part.path} is not a part: it has no source.rows, which `extract --rows` writes.")
-        differ = [key for key in _COMMON if part.attributes[key] != first.attributes[key]]
-        # How a machine spells its path is no difference: the fingerprint says what lies there.
-        if _source_of_all(part) | {"spec": ""} != _source_of_all(first) | {"spec": ""}:
-            differ.append("source")
+        differ = differences(part.attributes, {key: first.attributes[key] for key in _COMMON})
+        differ += differences({"source": _source_of_all(part)}, {"source": _source_of_all(first)})
         if differ:
             raise DataError(f"{first.path} and {part.path} do not belong together: they differ in their {differ[0]}.")
         for key in ("versions", "computation"):
