@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from simsiam_eval.errors import UsageError
 from tasks.detection.backend import Backend
-from tasks.detection.detectron2_backend import NO_CIFAR_STEM, Detectron2Backend
+from tasks.detection.detectron2_backend import Detectron2Backend
+from tasks.detection.detectron2_names import NO_CIFAR_STEM
 from tasks.detection.torchvision_backend import TorchvisionBackend
 
 

@@ -20,9 +20,6 @@ from tasks.detection.predictions import Detections
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
-NO_CIFAR_STEM = (
-    "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
-)
 NEEDED = (
     "omegaconf",
     "fvcore",

@@ -13,7 +13,6 @@ from simsiam_eval.architectures import ARCHITECTURES, BASIC
 from simsiam_eval.conversion import some, trunk_shapes
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import DataError, UsageError
-from tasks.detection.detectron2_backend import NO_CIFAR_STEM
 
 # torchvision's key, whole, -> detectron2's, in the table's order; {stage} is the number of the layer plus one.
 RULES: tuple[tuple[str, str], ...] = (
@@ -23,6 +22,9 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.bn(?P<conv>\d)\.(?P<what>\w+)", "res{stage}.{block}.conv{conv}.norm.{what}"),
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.0\.weight", "res{stage}.{block}.shortcut.weight"),
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.1\.(?P<what>\w+)", "res{stage}.{block}.shortcut.norm.{what}"),
+)
+NO_CIFAR_STEM = (
+    "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
 )
 TOLERANCE = 1e-4
 
