@@ -200,7 +200,9 @@ class Loader:
                 raise DataError(
                     f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped."
                 )
-            if row not in self.unreadable and not self._quiet:
+            if row not in self.unreadable and not (
+                self._quiet and self._pixels is not None
+            ):  # each has its own, or all
                 say(f"skipped {name} (row {row}): {reason}")
             self.unreadable[row] = reason
 
@@ -210,8 +212,8 @@ class Loader:
             if required:
                 raise UsageError("--resident needs images of one size, at most 128 pixels a side and 1 GiB in all.")
             return
-        self._note(reasons, len(self._source))
         self._pixels = pixels.to(self._device)
+        self._note(reasons, len(self._source))
 
 
 class _Crops:

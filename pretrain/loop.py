@@ -153,7 +153,8 @@ class _Run:
             self.log.write("health", self.steps_done, health.to_dict())
         if diagnosis:
             say(f"Warning: step {self.steps_done}: {diagnosis}")
-            self.diagnosis = diagnosis if self.settings.on_collapse == "stop" else ""
+        if self.settings.on_collapse == "stop" and self.doctor.finding:  # perhaps since before the run was resumed
+            self.diagnosis = diagnosis or f"the collapse ({self.doctor.finding}) goes on"
 
     def _stop_if_asked(self) -> None:
         """At the same step in every process: a checkpoint, unless the output has collapsed, and out."""
@@ -171,6 +172,7 @@ class _Run:
     def _save(self) -> None:
         """Raises DataError for sums that are not finite: the last good state must not be replaced."""
         self.check_finite(self.position.sums)
+        self.position.unreadable |= self.loader.unreadable
         if self.processes.main:
             self.folder.save(self.step.model, self.step.optimiser, self.position)
 
@@ -222,9 +224,15 @@ class _Run:
         if self.log:
             self.log.close()
 
+    def _unreadable(self) -> int:
+        """Images that no process could read."""
+        met = torch.zeros(len(self.source), device=self.processes.device)
+        met[list(self.position.unreadable | self.loader.unreadable)] = 1
+        return int(self.processes.total(met).count_nonzero())
+
     def result(self, checkpoint: Path, started: float) -> Result:
         """The record of the run as far as it has come."""
-        settings, unreadable = self.settings, len(self.loader.unreadable)
+        settings, unreadable = self.settings, self._unreadable()
         last = self.position.history[-1] if self.position.history else {}
         metrics = {"epochs": settings.epochs, "images": len(self.source), "unreadable": unreadable, **last}
         files = {"checkpoint": checkpoint, "last": self.folder.last, "log": settings.out / "log.jsonl"}

@@ -38,6 +38,7 @@ class Position:
         history: one entry for each finished epoch.
         doctor: state of the collapse doctor.
         best_knn: the best online kNN accuracy so far.
+        unreadable: row -> why, of the images that could not be read so far.
     """
 
     epoch: int = 0
@@ -46,6 +47,7 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
     doctor: dict[str, Any] = field(default_factory=dict)
     best_knn: float = -1.0
+    unreadable: dict[int, str] = field(default_factory=dict)
 
 
 class RunFolder:

@@ -212,3 +212,15 @@ def test_what_a_kill_left_of_a_checkpoint_is_removed(call, tiny, whole, tmp_path
     (tmp_path / ".checkpoint_last.pth.tar.0123456789ab.tmp").write_bytes(b"half")
     assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
     assert not list(tmp_path.glob(".checkpoint_*"))
+
+
+def test_images_that_could_not_be_read_are_counted_of_the_whole_run(call, tiny, images, tmp_path):
+    shutil.copytree(images, tmp_path / "images")
+    for number in (3, 7):
+        (tmp_path / "images" / "b" / f"{number:02d}.png").write_bytes(b"no image")
+    counted = []
+    for _ in range(2):  # the second finds the run finished
+        made = call("pretrain", *tiny, "--data", tmp_path / "images", "--epochs", 1, "--out", tmp_path / "run")
+        assert made.exit_code == 0, made.output
+        counted.append(json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["unreadable"])
+    assert counted[0] == counted[1] > 0
