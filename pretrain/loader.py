@@ -200,9 +200,8 @@ class Loader:
                 raise DataError(
                     f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped."
                 )
-            if row not in self.unreadable and not (
-                self._quiet and self._pixels is not None
-            ):  # each has its own, or all
+            # Of resident pixels each process has all, and one says it; else each has its own part.
+            if row not in self.unreadable and not (self._quiet and self._pixels is not None):
                 say(f"skipped {name} (row {row}): {reason}")
             self.unreadable[row] = reason
 

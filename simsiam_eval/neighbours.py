@@ -1,8 +1,9 @@
 """Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
 
-A block of similarities is one matrix product. Its k best are found from the maxima of groups: the k best lie in the k
-groups with the highest maxima, so that few of the block's numbers are ever compared. FAISS's IndexFlatIP, which sorts into
-heaps one by one, takes longer (benchmarks/results/knn_speed.md): it is left to approximate search, indexes.py.
+A block of similarities is one matrix product. What may be among the k best of a query is found from the maxima of groups:
+only groups whose maximum is above the k-th best so far are looked into, so that few of the block's numbers are compared.
+FAISS's IndexFlatIP, which sorts into heaps one by one, takes longer (benchmarks/results/knn_speed.md): FAISS is left to
+approximate search, indexes.py.
 """
 
 from __future__ import annotations
