@@ -168,7 +168,11 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
     except KeyboardInterrupt:
-        _fail("Interrupted; finished files are whole.", _INTERRUPTED, debug)
+        _fail(
+            "Interrupted; finished files are whole, and the same command goes on with what it extracted.",
+            _INTERRUPTED,
+            debug,
+        )
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:

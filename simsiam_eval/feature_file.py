@@ -154,9 +154,9 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
         found["columns"] |= {f"layers/{name}": layer.shape[1:] for name, layer in file.get("layers", {}).items()}
         if "views" in file:
             found["columns"]["views"] = file["views"].shape[1:]
+        found["parts"] = _parts(file, features, found)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{name} is damaged: {error}; extract it again.") from error
-    found["parts"] = _parts(file, features, found)
     return found
 
 

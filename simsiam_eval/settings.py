@@ -18,6 +18,8 @@ from simsiam_eval.architectures import LAYERS, POOLINGS
 from simsiam_eval.errors import UsageError
 
 DECODINGS = ("full", "scaled")
+PRECISIONS = ("float32", "bf16")
+FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")  # of the files that pictures.write_sheet writes
 
@@ -89,7 +91,7 @@ class Settings:
     device: str = setting("auto", may_change=True, help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
     precision: str = setting(
         "float32",
-        choices=("float32", "bf16"),
+        choices=PRECISIONS,
         help="Arithmetic of the encoder: float32, or bfloat16 (faster; features differ slightly).",
     )
     seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Seed of everything random.")
@@ -276,7 +278,7 @@ def is_feature_file(spec: str) -> bool:
     (True, False, False)
     """
     path = Path(spec)
-    return path.suffix.lower() in (".h5", ".hdf5") and (":" not in spec or path.exists())
+    return path.suffix.lower() in FEATURE_ENDINGS and (":" not in spec or path.exists())
 
 
 def is_index_file(spec: str) -> bool:

@@ -42,6 +42,7 @@ def export(settings: ExportSettings) -> Result:
     with FeatureReader(settings.file) as reader:
         if settings.out.exists():
             raise DataError(f"{settings.out} is there already: delete it or choose another --out.")
+        settings.out.parent.mkdir(parents=True, exist_ok=True)
         (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
         source = {key: reader.attributes[key] for key in ("encoder", "preprocessing", "source", "precision")}

@@ -10,7 +10,7 @@ from typing import Any
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import FeatureSettings, is_feature_file, setting
+from simsiam_eval.settings import FEATURE_ENDINGS, FeatureSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class ExtractSettings(FeatureSettings):
 
     checkpoint: Path = setting(help="Encoder: any checkpoint that `inspect` knows.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")
-    out: Path = setting(help="Feature file to write (.h5).")
+    out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     limit: int | None = setting(None, at_least=1, help="Only the first so many rows of the source.")
     rows: str | None = setting(
         None, help="Only the rows START:STOP of the source, into a file of their own; `merge` joins such parts."
@@ -35,8 +35,6 @@ class ExtractSettings(FeatureSettings):
     ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
 
     def check(self) -> None:
-        if not is_feature_file(str(self.out)):
-            raise UsageError(f"--out must end in .h5 or .hdf5, got {self.out}: by its ending a feature file is known.")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray-address needs --engine ray.")
         self.row_range()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.settings import FEATURE_ENDINGS, Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ class MergeSettings(Settings):
     """Join the parts that `extract --rows START:STOP` wrote into one feature file, the one that a single run writes."""
 
     parts: tuple[Path, ...] = setting(help="Feature files of consecutive rows of one source, in any order.")
-    out: Path = setting(help="Feature file to write (.h5).")
+    out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     virtual: bool = setting(
         False,
         help="Write an HDF5 virtual file, a few kilobytes that point at the parts (by relative paths: move them together).",
@@ -55,6 +55,9 @@ def merge(settings: MergeSettings) -> Result:
             wanted = attributes | {key: parts[0].attributes[key] for key in ("dtype", "columns")}
             if differences(there, wanted):
                 raise DataError(f"{settings.out} is there already and another file: choose another --out.")
+            if bool(there["parts"]) != settings.virtual:
+                kind = "a virtual file" if there["parts"] else "one with data of its own"
+                raise DataError(f"{settings.out} is there already as {kind}: choose another --out.")
             say(f"{settings.out} is there already and complete: nothing to do.")
             unreadable = there["unreadable"]
         else:

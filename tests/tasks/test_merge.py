@@ -49,6 +49,7 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied):
     assert np.array_equal(one.features, two.features)
     assert one.ids.tolist() == two.ids.tolist()
     assert record("verify", path)["metrics"]["faults"] == []
+    assert "already as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
     neighbours = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
     assert neighbours[0]["metrics"] == neighbours[1]["metrics"]
     moved = copied.rename(copied.with_name("moved"))

@@ -107,7 +107,6 @@ def attribute(name, value):
         (valid_byte, "neither 0 nor 1"),
         (write("labels", 3, 2), "1 rows have a label below -1 or above 1; the first is row 3"),
         (write("labels", 3, -2), "label below -1"),
-        (write("ids", 30, b"ants/011.png"), "1 ids are there before: ants/011.png (rows 11 and 30)"),
         (write("ids", 7, b"another"), "have another id in `errors`; the first is row 7"),
         (replaced("labels"), "The data set labels is missing"),
         (replaced("errors"), "damaged"),
@@ -123,6 +122,11 @@ def attribute(name, value):
         (attribute("format_version", 9), "format version 9"),
         (attribute("source", "[1]"), "attribute source is not a JSON object"),
         (attribute("encoder", "{"), "damaged"),
+        (attribute("precision", "fp8"), "attribute precision is not one of float32, bf16"),
+        (lambda content: content.attrs.__delitem__("precision"), "attribute precision is not one of"),
+        (attribute("source", '{"rows": [3]}'), "says rows [3], but the file holds 40"),
+        (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40], but the file holds 40"),
+        (attribute("views", "[3]"), "attribute views and the data set"),
     ],
 )
 def test_faults(file, faults, change, says):
@@ -157,12 +161,22 @@ def test_a_collapsed_encoder_is_strange_not_wrong(record, tmp_path):
     assert made["faults"] == []
 
 
-def test_ids_are_compared_in_passes(file, faults, monkeypatch):
-    monkeypatch.setattr(feature_checks, "_HASHES", 6)
-    assert faults(file) == []
+def test_an_id_that_is_there_twice_is_strange_not_wrong(record, file):
+    """A list may name an image twice; the images themselves, with --data, say whether it did."""
     with h5py.File(file, "r+") as content:
-        content["ids"][:20] = content["ids"][20:]
-    assert "At least 20 ids" in next(fault for fault in faults(file) if "ids are" in fault)
+        content["ids"][30] = b"ants/011.png"
+    made = record("verify", file)["metrics"]
+    assert made["faults"] == []
+    assert "1 ids are there before: ants/011.png (rows 11 and 30)" in made["warnings"][0]
+
+
+def test_ids_are_compared_in_passes(record, file, monkeypatch):
+    monkeypatch.setattr(feature_checks, "_HASHES", 6)
+    assert record("verify", file)["metrics"]["warnings"] == []
+    with h5py.File(file, "r+") as content:
+        content["ids"][:7] = content["ids"][20:27]
+        content["ids"][8:20] = content["ids"][28:40]
+    assert "At least 19 ids" in record("verify", file)["metrics"]["warnings"][0]
 
 
 def test_another_encoder_and_other_images(record, faults, small, file, checkpoint, photos, tmp_path):
