@@ -1,30 +1,32 @@
 """Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
 
-A block of similarities is one matrix product. What may be among the k best of a query is found from the maxima of groups:
-only groups whose maximum is above the k-th best so far are looked into, so that few of the block's numbers are compared.
-FAISS's IndexFlatIP, which sorts into heaps one by one, takes longer (benchmarks/results/knn_speed.md): FAISS is left to
-approximate search, indexes.py.
+A block of similarities is one matrix product by oneDNN; FAISS's heaps take the best of it. That is three times as fast as
+FAISS's IndexFlatIP, whose products are OpenBLAS's and whose heaps begin empty (benchmarks/results/knn_speed.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
+from faiss import swig_ptr
 from numpy.typing import NDArray
-from torch.nn.functional import pad
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.matmul import times_transposed
 
 METRICS = ("cosine", "l2")
-_PADDED = 128  # blocks of the bank are multiples of this, so that they fall into groups of any power of two up to it
-# Queries, rows of the bank: similarities held at once. On a CPU 16 MB of them stay in its cache, and in memory that the
-# allocator keeps: with four times as many a product takes a third longer.
-_BLOCK = {"cpu": (256, 16384), "cuda": (4096, 65536)}
+_NONE = -1  # key of no row; that of row r is -2 - r
+_EACH, _DEVIATIONS = 32, 4.5  # see _Sample
+_HEAPED = ("cpu",)  # devices whose memory FAISS's heaps can read
+# Queries, rows of the bank: similarities held at once. On a CPU 13 MB of them stay in its cache, and in memory that the
+# allocator keeps: with four times as many a product takes a third longer. Fewer queries: more packing of the bank.
+_BLOCK = {"cpu": (1536, 2048), "cuda": (4096, 65536)}
 _UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
 _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
@@ -88,8 +90,8 @@ def search_blocks(
         which = slice(start, min(start + step, len(asked)))
         block = prepare.rows(asked[which])
         best = _Best(block, k, start if queries is None else None)
-        for first, rows, less in prepare.bank_chunks(bank):
-            best.look_at(first, rows, less)
+        for chunk in prepare.bank_chunks(bank):
+            best.look_at(*chunk)
         similarities, rows = best.in_order()
         if metric == "l2":  # rounding must not make a distance negative, but may make two of them equal
             similarities = (similarities - prepare.half_squares(block)[:, None]).clamp(max=0)
@@ -136,7 +138,7 @@ class _Preparation:
 
     def __init__(self, bank: Any, metric: str, device: torch.device) -> None:
         self.metric, self.device = metric, device
-        self._step = max(_PADDED, _CHUNK // (4 * bank.shape[1]) // _PADDED * _PADDED)
+        self._step = max(128, _CHUNK // (4 * bank.shape[1]))
         if metric == "l2":
             self._centre = torch.from_numpy(np.asarray(bank[: self._step], dtype=np.float32)).mean(0).to(device)
 
@@ -172,105 +174,125 @@ def _writable(rows: Any) -> NDArray[np.float32]:
 
 
 class _Best:
-    """The k best rows so far of each query."""
+    """The k best rows so far of each query: on a CPU in FAISS's heaps, elsewhere by torch.topk."""
 
     def __init__(self, queries: torch.Tensor, k: int, own: int | None) -> None:
         self._queries, self._k, self._own = queries, k, own
-        self._expected = k
         shape = (len(queries), k)
         self.similarities = queries.new_full(shape, -torch.inf)
-        self.rows = torch.full(shape, -1, dtype=torch.int64, device=queries.device)
+        self._keys = torch.full(shape, _NONE, dtype=torch.int64, device=queries.device)
+        self._begun = False
 
     def look_at(self, first: int, rows: torch.Tensor, less: torch.Tensor | None) -> None:
         """Compare the queries with consecutive rows of the bank, of which the first has the number `first`; `less` (n,) is
         taken from the products."""
-        some, most = _BLOCK[rows.device.type]
-        many = -(-len(rows) // -(-len(rows) // most) // _PADDED) * _PADDED  # equal blocks of at most so many rows
-        for start in range(0, len(self._queries) if self._k else 0, some):
-            which = slice(start, start + some)
-            for at in range(0, len(rows), many):
-                part = rows[at : at + many]
-                block = times_transposed(self._queries[which], part)
-                if less is not None:
-                    block -= less[at : at + many]
-                if self._own is not None:
-                    self._leave_out(block, self._own + start, first + at)
-                if len(part) % _PADDED:
-                    block = pad(block, (0, -len(part) % _PADDED), value=-torch.inf)
-                self._merge(which, block, first + at)
+        if not self._k:
+            return
+        add = partial(self._add, first=first, rows=rows, less=less)
+        sample = _Sample.of(rows, less, self._k) if rows.device.type in _HEAPED and not self._begun else None
+        self._begun = True
+        for which in torch.arange(len(self._queries), device=rows.device).split(_BLOCK[rows.device.type][0]):
+            values, keys = self.similarities[which], self._keys[which]
+            if sample is not None:
+                values[:] = sample.threshold(self._queries[which])[:, None]
+            add(which, values, keys)
+            if sample is not None and len(short := (keys == _NONE).any(1).nonzero()[:, 0]):
+                # Fewer than k of these reach what the sample promised: once more, without it.
+                few = self.similarities[which[short]], self._keys[which[short]]
+                add(which[short], *few)
+                values[short], keys[short] = few
+            self.similarities[which], self._keys[which] = values, keys
 
-    @staticmethod
-    def _leave_out(block: torch.Tensor, query: int, row: int) -> None:
-        """No row is its own neighbour; `query` and `row` are the numbers of the block's first."""
-        begin, end = max(query, row), min(query + block.shape[0], row + block.shape[1])
-        if begin < end:
-            numbers = torch.arange(begin, end, device=block.device)
-            block[numbers - query, numbers - row] = -torch.inf
-
-    def _merge(self, which: slice, block: torch.Tensor, first: int) -> None:
-        before = self.similarities[which]
-        found = _above(block, before.amin(1), self._k, self._expected)
-        self._expected = found[0].shape[1]
-        if self._expected:
-            similarities = torch.cat((before, found[0]), 1)
-            rows = torch.cat((self.rows[which], found[1] + first), 1)
-            self.similarities[which], self.rows[which] = _first(similarities, rows, self._k)
+    def _add(
+        self,
+        which: torch.Tensor,
+        values: torch.Tensor,
+        keys: torch.Tensor,
+        *,
+        first: int,
+        rows: torch.Tensor,
+        less: torch.Tensor | None,
+    ) -> None:
+        """Put what is better among the rows in the place of the worst in `values` and `keys` (B,k) of queries `which`."""
+        queries = self._queries[which]
+        many = _BLOCK[rows.device.type][1]
+        heaps = _heaps(values, keys) if rows.device.type in _HEAPED else None
+        for at in range(0, len(rows), many):
+            block = times_transposed(queries, rows[at : at + many])
+            if less is not None:
+                block -= less[at : at + many]
+            start, width = first + at, block.shape[1]
+            if self._own is not None:  # no row is its own neighbour
+                own = which + (self._own - start)
+                here = ((own >= 0) & (own < width)).nonzero()[:, 0]
+                block[here, own[here]] = -torch.inf
+            names = -2 - torch.arange(start, start + width, device=rows.device)
+            if heaps is not None:
+                pointers = swig_ptr(block.numpy()), swig_ptr(names.numpy())
+                heaps.addn_with_ids(width, *pointers, 0, 0, len(block))  # type: ignore[call-arg]
+            else:
+                both = torch.cat((values, block), 1), torch.cat((keys, names.expand(len(block), -1)), 1)
+                values[:], keys[:] = _first(*both, self._k)
 
     def in_order(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Similarities and rows (M,k) by descending similarity, of equal similarities by ascending row."""
-        places = _in_order(self.similarities, self.rows)
-        return self.similarities.gather(1, places), self.rows.gather(1, places)
+        rows = -2 - self._keys
+        places = _in_order(self.similarities, rows)
+        return self.similarities.gather(1, places), rows.gather(1, places)
 
 
-def _above(block: torch.Tensor, floor: torch.Tensor, k: int, expected: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each row of `block` (B,n) all values above `floor` (B,) that can be among its k highest, and their columns: both
-    (B,c), in any order, where a row has fewer than c filled up with -inf. `expected` is what c may be."""
-    groups = block.shape[1] // _group_size(block.shape[1], expected)
-    grouped = block.view(len(block), -1, groups)  # a group is every so many-th column
-    highest = grouped.amax(1)
-    least = floor.nextafter(floor.new_tensor(torch.inf))
-    if k <= groups and bool((floor == -torch.inf).any()):  # the k-th highest value is no lower than that of the maxima
-        least = torch.maximum(least, highest.topk(k, sorted=False).values.amin(1))
-    passed = highest >= least[:, None]
-    if 2 * int(passed.sum()) > passed.numel():  # no choice was made: many values are equal, or k is large
-        return _of_all(block, k)
-    row, group = passed.nonzero(as_tuple=True)
-    values = grouped[row, :, group]
-    chosen, member = (values >= least[row, None]).nonzero(as_tuple=True)
-    values, row, columns = values[chosen, member], row[chosen], member * groups + group[chosen]
-    counts = row.bincount(minlength=len(block))
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    shape = (len(block), int(counts.max()))
-    filled = block.new_full(shape, -torch.inf).index_put_((row, place), values)
-    return filled, columns.new_zeros(shape).index_put_((row, place), columns)
+def _heaps(values: torch.Tensor, keys: torch.Tensor) -> faiss.float_minheap_array_t:
+    """Each row of (B,k) as a heap of the best. Of equal values that of the lowest key goes first: of the highest row."""
+    heaps = faiss.float_minheap_array_t()
+    heaps.nh, heaps.k = values.shape
+    heaps.val, heaps.ids = swig_ptr(values.numpy()), swig_ptr(keys.numpy())
+    return heaps
 
 
-def _of_all(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The min(k, n) highest values of each row of `block` (B,n) and their columns; of equal values the lowest columns."""
-    width = block.shape[1]
-    values, columns = block.topk(min(k, width), dim=1)
-    last = values[:, -1:]
-    tied = ((block == last).sum(1) > (values == last).sum(1)).nonzero()[:, 0]
-    if len(tied):
-        whole, last = block[tied], last[tied]
-        backwards = torch.arange(width, 0, -1, device=block.device, dtype=torch.float32)
-        rank = (whole == last) * backwards + (whole > last) * float(width + 1)  # whole numbers below 2 ** 24
-        columns[tied] = rank.topk(values.shape[1], dim=1).indices
-        values = block.gather(1, columns)
-    return values, columns
+class _Sample:
+    """Random rows of many, one of each _EACH that follow each other, so that sorted rows are no matter.
+
+    What few of them reach, about _EACH times as many of all reach: enough, but for one query in some ten thousand, to hold
+    the k best. A heap that begins there leaves most of the others out.
+    """
+
+    def __init__(self, rows: torch.Tensor, less: torch.Tensor | None, rank: int) -> None:
+        self._rows, self._less, self._rank = rows, less, rank
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, less: torch.Tensor | None, k: int) -> _Sample | None:
+        """Of rows (n,D) among which k are sought; None where they are too few."""
+        count = len(rows) // _EACH
+        expected = k * count / len(rows)
+        rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected)) + 1
+        if rank > count:
+            return None
+        chosen = _EACH * torch.arange(count) + torch.randint(
+            _EACH, (count,), generator=torch.Generator().manual_seed(0)
+        )
+        return cls(rows[chosen], None if less is None else less[chosen], rank)
+
+    def threshold(self, queries: torch.Tensor) -> torch.Tensor:
+        """(B,D) -> (B,), just below a similarity of each query."""
+        block = times_transposed(queries, self._rows)
+        if self._less is not None:
+            block -= self._less
+        lowest = block.topk(self._rank, sorted=False).values.amin(1)
+        return lowest.nextafter(lowest.new_tensor(-torch.inf))
 
 
-def _first(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k highest of more `values` (B,m), in any order, and their `rows`; of equal values the lowest rows."""
+def _first(values: torch.Tensor, keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k highest of more `values` (B,m), in any order, and their `keys`; of equal values the highest keys."""
     best, places = values.topk(k + 1, dim=1, sorted=False)
     last, at = best.min(1, keepdim=True)  # is left out: the last column takes its place
     tied = ((best == last).sum(1) > 1).nonzero()[:, 0]
     places = places.scatter(1, at, places[:, k:])[:, :k]
     if len(tied):
-        of, last = values[tied], last[tied]  # rows begin with -1, of which there is none yet
-        order = torch.where(of > last, -2, torch.where(of == last, rows[tied], torch.iinfo(rows.dtype).max))
-        places[tied] = order.topk(k, dim=1, largest=False).indices
-    return values.gather(1, places), rows.gather(1, places)
+        of, last = values[tied], last[tied]
+        lowest = torch.iinfo(keys.dtype).min
+        order = torch.where(of > last, 0, torch.where(of == last, keys[tied], lowest))
+        places[tied] = order.topk(k, dim=1).indices
+    return values.gather(1, places), keys.gather(1, places)
 
 
 def _in_order(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -282,8 +304,3 @@ def _in_order(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         among = values[tied].gather(1, ascending).argsort(dim=1, descending=True, stable=True)
         places[tied] = ascending.gather(1, among)
     return places
-
-
-def _group_size(width: int, expected: int) -> int:
-    """About sqrt(width / expected), where the groups' maxima are as many as the members of the groups looked into."""
-    return int(2 ** min(7, max(1, round(math.log2(width / max(1, expected)) / 2))))

@@ -7,7 +7,6 @@ these fields. Needs no torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from simsiam_eval.errors import UsageError
 
 DECODINGS = ("full", "scaled")
 PRECISIONS = ("float32", "bf16")
+_LARGEST = 1e30  # float32 ends at 3.4e38, and settings are multiplied with each other
 FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")  # of the files that pictures.write_sheet writes
@@ -187,8 +187,8 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         value = Path(value).expanduser()
     elif not isinstance(value, scalar):
         raise wrong
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{name} must be a finite number, got {value}.")
+    if isinstance(value, float) and not abs(value) <= _LARGEST:
+        raise UsageError(f"{name} must be a finite number within ±{_LARGEST:g}, got {value}.")
     if rules["choices"] and value not in rules["choices"]:
         raise UsageError(f"{name} must be one of {', '.join(rules['choices'])}, got {value!r}.")
     if rules["endings"] and value.suffix.lower() not in rules["endings"]:

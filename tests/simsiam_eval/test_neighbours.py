@@ -40,8 +40,8 @@ def searches(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(searches(), st.integers(1, 7), st.sampled_from([128, 256]))
-def test_any_search_in_any_blocks_is_brute_force(case, some, many):
+@given(searches(), st.integers(1, 7), st.integers(1, 50), st.sampled_from([("cpu",), ()]))
+def test_any_search_in_any_blocks_is_brute_force(case, some, many, heaped):
     bank, queries, k, metric = case
     asked = bank if queries is None else queries
     if metric == "l2":
@@ -53,6 +53,7 @@ def test_any_search_in_any_blocks_is_brute_force(case, some, many):
     k_used = min(k, len(bank) - (queries is None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_BLOCK", {"cpu": (some, many)})
+        patch.setattr(neighbours, "_HEAPED", heaped)  # in FAISS's heaps, and as on a GPU
         patch.setattr(neighbours, "_CHUNK", 4 * some * bank.shape[1])  # several chunks of queries
         similarities, rows = search(bank, queries, k, metric)
     assert similarities.shape == rows.shape == (len(asked), k_used)
@@ -61,8 +62,10 @@ def test_any_search_in_any_blocks_is_brute_force(case, some, many):
     assert all(len(set(found)) == k_used for found in rows.tolist())
 
 
+@pytest.mark.parametrize("heaped", [("cpu",), ()])
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_exact_copies_come_in_the_order_of_their_rows_whatever_k(monkeypatch, metric):
+def test_exact_copies_come_in_the_order_of_their_rows_whatever_k(monkeypatch, metric, heaped):
+    monkeypatch.setattr(neighbours, "_HEAPED", heaped)
     monkeypatch.setattr(neighbours, "_BLOCK", {"cpu": (16, 512)})  # copies within and across blocks
     rng = np.random.default_rng(6)
     bank, queries = rng.normal(size=(10, 8))[rng.integers(0, 10, 2000)], rng.normal(size=(30, 8))
@@ -76,7 +79,9 @@ def test_exact_copies_come_in_the_order_of_their_rows_whatever_k(monkeypatch, me
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("rows", [1, 2, 5, 127, 128, 129, 600])
-def test_equal_rows_are_found_in_their_order(monkeypatch, rows, metric):
+@pytest.mark.parametrize("heaped", [("cpu",), ()])
+def test_equal_rows_are_found_in_their_order(monkeypatch, rows, metric, heaped):
+    monkeypatch.setattr(neighbours, "_HEAPED", heaped)
     monkeypatch.setattr(neighbours, "_BLOCK", {"cpu": (3, 256)})
     bank = np.tile(np.float32([1, 2, 3]), (rows, 1))
     for k in {1, min(3, rows), rows}:
@@ -96,6 +101,31 @@ def test_a_bank_of_many_blocks_and_chunks(monkeypatch, metric):
     blocks = list(search_blocks(bank, queries, 30, metric))
     assert len(blocks) > 1
     assert [one[0].start for one in blocks[1:]] == [one[0].stop for one in blocks[:-1]]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("queries", [40, None])
+def test_a_sample_that_promises_too_much_changes_nothing(monkeypatch, metric, queries):
+    """Some queries, whose threshold is far too high, are searched again: the k best of the others are above theirs."""
+    rng = np.random.default_rng(8)
+    bank, asked = rng.normal(size=(2000, 6)), queries and rng.normal(size=(queries, 6))
+    expected = search(bank, asked, 20, metric)
+    added, add, threshold = [], neighbours._Best._add, neighbours._Sample.threshold
+
+    def counted(self, which, *others, **chunk):
+        added.append(len(which))
+        add(self, which, *others, **chunk)
+
+    def too_high(self, queries):
+        found = threshold(self, queries)
+        found[::3] = 10
+        return found
+
+    monkeypatch.setattr(neighbours._Best, "_add", counted)
+    monkeypatch.setattr(neighbours._Sample, "threshold", too_high)
+    for found, wanted in zip(search(bank, asked, 20, metric), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert added[1::2] == [-(-count // 3) for count in added[::2]]
 
 
 def test_l2_far_from_the_origin_keeps_its_digits():

@@ -51,6 +51,7 @@ def test_a_given_value_goes_before_the_preset_even_where_it_is_false():
         ({"heat": 301.0}, "--heat must be at most 300"),
         ({"heat": float("nan")}, "--heat must be a finite number"),
         ({"heat": float("inf")}, "--heat must be a finite number"),
+        ({"heat": 1e40}, "--heat must be a finite number within"),
         ({"heat": "hot"}, "--heat must be a number, got 'hot'"),
         ({"heat": True}, "--heat must be a number"),
         ({"steam": 1}, "--steam must be true or false"),
