@@ -19,7 +19,7 @@ from simsiam_eval.device import resolve_device
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import Extraction, write_extraction
-from simsiam_eval.feature_file import Features, read_features
+from simsiam_eval.feature_file import Features, differences, read_features
 from simsiam_eval.feature_rows import open_features
 from simsiam_eval.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.progress import say
@@ -239,14 +239,13 @@ def refuse_mixture(train: Features, test: Features) -> None:
     Raises:
         DataError: encoder, preprocessing, precision or width differ; the sentence says which.
     """
-    for key in ("encoder", "preprocessing", "precision"):
-        ours, theirs = train.attributes[key], test.attributes[key]
-        if ours != theirs:
-            what = key
-            if isinstance(ours, dict):
-                names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-                what = f"{key} ({', '.join(names)})"
-            raise DataError(f"{train.path} and {test.path} do not belong together: they differ in their {what}.")
+    differ = differences(
+        test.attributes, {key: train.attributes[key] for key in ("encoder", "preprocessing", "precision")}
+    )
+    if differ:
+        raise DataError(
+            f"{train.path} and {test.path} do not belong together: they differ in their {', '.join(differ)}."
+        )
     if train.features.shape[1] != test.features.shape[1]:
         raise DataError(
             f"{train.path} has {train.features.shape[1]} features a row and {test.path} {test.features.shape[1]}."

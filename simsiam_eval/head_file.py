@@ -27,6 +27,7 @@ class SavedHead:
         encoder: attributes of the feature file that it was trained on: weights_sha256, arch, stem, pooling, flip_average,
             normalize.
         preprocessing: of the images, as feature files record it; None for features of unknown images.
+        precision: of the encoder; None where it is not known.
         trained: protocol and settings, for the reader.
     """
 
@@ -34,6 +35,7 @@ class SavedHead:
     class_names: Sequence[str]
     encoder: dict[str, Any]
     preprocessing: dict[str, Any] | None
+    precision: str | None
     trained: dict[str, Any]
 
 
@@ -53,6 +55,7 @@ def write_head(path: Path, saved: SavedHead) -> None:
         "scaling": head.scaling.name,
         "encoder": saved.encoder,
         "preprocessing": saved.preprocessing,
+        "precision": saved.precision,
         "trained": saved.trained,
     }
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "head": json.dumps(described)}
@@ -85,7 +88,9 @@ def read_head(path: Path) -> SavedHead:
         told = json.loads(metadata["head"])
         scaling = Scaling(told["scaling"], tensors.get("mean"), tensors.get("std"))
         head = Head(tensors["weight"], tensors["bias"], told["layer"], scaling)
-        saved = SavedHead(head, told["class_names"], told["encoder"], told["preprocessing"], told["trained"])
+        saved = SavedHead(
+            head, told["class_names"], told["encoder"], told["preprocessing"], told.get("precision"), told["trained"]
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: its metadata lacks {error}.") from error
     _refuse_misfit(path, saved)

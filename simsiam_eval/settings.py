@@ -18,7 +18,7 @@ from simsiam_eval.errors import UsageError
 
 DECODINGS = ("full", "scaled")
 PRECISIONS = ("float32", "bf16")
-_LARGEST = 1e30  # float32 ends at 3.4e38, and settings are multiplied with each other
+_LARGEST = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
 FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")  # of the files that pictures.write_sheet writes
@@ -174,7 +174,8 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
-    name, rules = option_name(field.name), field.metadata
+    rules = field.metadata
+    name = rules["short"] or option_name(field.name)
     wrong = UsageError(f"{name} must be {_describe(scalar)}, got {value!r}.")
     if scalar is bool:
         if not isinstance(value, bool):

@@ -163,6 +163,7 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     import torch
 
     from simsiam_eval.confusion import distinct_names
+    from simsiam_eval.feature_file import differences
     from simsiam_eval.feature_layers import layers_in
     from simsiam_eval.feature_rows import FeatureRows
     from simsiam_eval.head_file import read_head
@@ -172,9 +173,11 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     truth = np.array([names[label] if names else str(label) for label in tests[0].labels[rows].tolist()])
     for path, test in zip(heads, tests, strict=True):
         saved = read_head(path)
-        for key in ("encoder", "preprocessing"):
-            if getattr(saved, key) != test.attributes[key]:
-                raise DataError(f"{path} was trained on other features than {test.path}'s: they differ in their {key}.")
+        known = ("encoder", "preprocessing", *(["precision"] if saved.precision is not None else []))
+        if differ := differences(test.attributes, {key: getattr(saved, key) for key in known}):
+            raise DataError(
+                f"{path} was trained on other features than {test.path}'s: they differ in their {differ[0]}."
+            )
         columns = layers_in(test.attributes)
         if saved.head.layer not in columns:
             raise DataError(f"{path} reads layer {saved.head.layer}, which {test.path} does not hold.")
@@ -295,8 +298,10 @@ def _table(
             )
         notes.append(note + ".")
     for two in likeness:
+        # Names tell methods apart, files their seeds.
+        one, other = two["names"] if len(methods) == len(settings.file) else (two["first"], two["second"])
         notes.append(
-            f"{two['names'][0]} and {two['names'][1]}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
+            f"{one} and {other}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
             f"of {two['overlap_k']} neighbours shared."
         )
     if leakage is not None:

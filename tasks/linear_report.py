@@ -87,6 +87,8 @@ def _accuracies(scores: torch.Tensor, data: ProbeData, seed: int) -> dict[str, A
         return [*(times @ right[top] / len(labels) for top in tops), mean_per_class(labels, right[1], times)]
 
     *of_tops, of_classes = bootstrap_intervals(redrawn, len(labels), seed)
+    if of_classes[0] == of_classes[1]:  # all are right or none is, and so in every draw: it is then the top-1 accuracy
+        of_classes = metrics["top1_interval"]
     metrics |= {f"top{top}_bootstrap_interval": one for top, one in zip(tops, of_tops, strict=True)}
     return metrics | {"mean_per_class_interval": of_classes}
 
@@ -247,7 +249,8 @@ def write_files(
 
 def _saved(result: Result, fitted: Fitted, data: ProbeData, attributes: dict[str, Any]) -> SavedHead:
     trained = {"protocol": result.protocol, "settings": result.settings, "top1": result.metrics["top1"]}
-    return SavedHead(fitted.head, data.class_names, attributes["encoder"], attributes["preprocessing"], trained)
+    encoder, preprocessing, precision = (attributes[key] for key in ("encoder", "preprocessing", "precision"))
+    return SavedHead(fitted.head, data.class_names, encoder, preprocessing, precision, trained)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -111,6 +111,10 @@ def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
             f"{settings.head} was trained on features of another encoder (weights_sha256 {trained_on[:12]}...) than "
             f"{settings.checkpoint} ({report.weights_sha256[:12]}...): give that one's checkpoint."
         )
+    if saved.precision not in (None, settings.precision):
+        raise DataError(
+            f"{settings.head} was trained on features in {saved.precision}: give --precision {saved.precision}."
+        )
     if encoder.width != saved.head.weight.shape[1]:
         raise DataError(
             f"{settings.head} reads {saved.head.weight.shape[1]} features, and the encoder gives {encoder.width}."

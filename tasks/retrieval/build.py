@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from simsiam_eval.errors import DataError
 from simsiam_eval.result import Result, Table, provenance
 from simsiam_eval.settings import INDEX_ENDING, EncoderSettings, setting
 
@@ -47,6 +48,8 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
 
     started = time.perf_counter()
     gallery = features_of(settings.gallery, "train", settings, option="--gallery")
+    if len(gallery.labels) < 2:
+        raise DataError(f"{settings.gallery} holds one image only: there is nothing to search in.")
     index = build_index(gallery.features, settings.index, settings.metric, settings.seed)
     parameters = index.set_parameters(settings.index_parameters, settings.k)
     seconds = time.perf_counter() - started

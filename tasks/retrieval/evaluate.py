@@ -54,6 +54,8 @@ class RetrievalEvalSettings(EncoderSettings):
         super().check()
         if self.out is not None and not self.index:
             raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
+        if self.queries is None:
+            self.refuse_given(("leakage",), "is between queries and gallery: give --queries too")
         if not self.index:
             self.refuse_given(("recall_sample",), "is of --index: give that too")
         if self.queries is not None and is_feature_file(self.gallery) != is_feature_file(self.queries):

@@ -14,7 +14,7 @@ from simsiam_eval.scaling import Scaling
 def saved(request):
     features = torch.randn(20, 4)
     head = Head(torch.randn(3, 4), torch.randn(3), "layer3", Scaling.fit(request.param, features))
-    return SavedHead(head, ["a", "b", "ü"], {"weights_sha256": "12"}, {"resize": 9}, {"protocol": "small"})
+    return SavedHead(head, ["a", "b", "ü"], {"weights_sha256": "12"}, {"resize": 9}, "bf16", {"protocol": "small"})
 
 
 def test_what_was_written_is_read(saved, tmp_path):
@@ -22,7 +22,7 @@ def test_what_was_written_is_read(saved, tmp_path):
     found = read_head(tmp_path / "h.safetensors")
     features = torch.randn(5, 4)
     assert torch.equal(found.head.scores(features), saved.head.scores(features))
-    for name in ("class_names", "encoder", "preprocessing", "trained"):
+    for name in ("class_names", "encoder", "preprocessing", "precision", "trained"):
         assert getattr(found, name) == getattr(saved, name)
     assert found.head.layer == "layer3"
 

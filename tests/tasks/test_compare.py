@@ -93,8 +93,12 @@ def test_linear_heads_image_by_image(record, call, folder, tmp_path):
     assert [one["top1"] for one in found["methods"]] == pytest.approx(accuracies)
     assert found["pairs"][0]["difference"] == pytest.approx(accuracies[1] - accuracies[0])
     assert "linear heads" in call("compare", *tests, *given).stdout
+    other = [shutil.copy(path, tmp_path) for path in tests]
+    with h5py.File(other[0], "r+") as file:
+        file.attrs["precision"] = "bf16"
     for wrong, says in (
         ((*tests[::-1], *given), "they differ in their encoder"),
+        ((*other, *given), "they differ in their precision"),
         ((*tests, *given[:2]), "Give one --head for each"),
         ((*tests, *given, *trained(folder, "bad1", "good1")), "not both"),
         ((*tests, "--head", tests[0], *given[2:]), "is not a safetensors file"),
@@ -127,7 +131,7 @@ def test_classes_are_matched_by_name_where_files_number_them_differently(record,
     assert found[1] == pytest.approx(expected)
 
 
-def test_seeds_have_a_mean_and_a_std(record, folder):
+def test_seeds_have_a_mean_and_a_std(record, call, folder):
     encoders = ("good1", "good2", "bad1", "bad2")
     names = [part for name in ("good", "good", "bad", "bad") for part in ("--name", name)]
     found = record("compare", *files(folder, "test", *encoders), *trained(folder, *encoders), *names)["metrics"]
@@ -139,6 +143,9 @@ def test_seeds_have_a_mean_and_a_std(record, folder):
     assert found["pairs"][0]["difference"] == pytest.approx(bad["top1"] - good["top1"])
     assert "mcnemar" not in found["pairs"][0]
     assert len(found["features"]) == 6
+    paths = files(folder, "test", *encoders)
+    shown = call("compare", *paths, *trained(folder, *encoders), *names).stdout
+    assert f"{paths[0]} and {paths[1]}: linear CKA" in " ".join(shown.split())
 
 
 def test_the_same_features_are_the_same(record, call, folder, tmp_path):

@@ -176,7 +176,7 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
 
 def test_another_encoder_is_refused_by_name(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(4), np.arange(4), arch) for arch in ("r18", "r50"))
-    with pytest.raises(DataError, match=r"do not belong together: they differ in their encoder \(arch\)"):
+    with pytest.raises(DataError, match=r"do not belong together: they differ in their encoder\.arch"):
         knn(KnnSettings(train=ours, test=theirs))
 
 

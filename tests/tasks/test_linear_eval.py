@@ -104,7 +104,7 @@ def test_a_diverged_head_loses_and_the_edge_of_a_sweep_is_said(sets):
     low = run(sets, lr=(0.1, 0.01, 0.001))
     assert "largest lr tried" in " ".join(low.table.notes)
     with pytest.raises(DataError, match="smaller --lr"):
-        run(sets, lars=False, lr=(1e30, 1e31), weight_decay=1e9)
+        run(sets, lars=False, lr=(1e29, 1e30), weight_decay=1e9)
 
 
 def test_the_record_has_classes_confusion_and_intervals(sets):
@@ -119,6 +119,14 @@ def test_the_record_has_classes_confusion_and_intervals(sets):
         assert low <= metrics[name] <= high
     low, high = metrics["top1_bootstrap_interval"]
     assert [low, high] == pytest.approx(metrics["top1_interval"], abs=0.03)
+
+
+def test_where_all_are_right_the_interval_has_a_width(tmp_path):
+    sets = {split: write(tmp_path / f"{split}.h5", 200, 3, seed=0, spread=0.01) for split in ("train", "test")}
+    metrics = run(sets, lr=100, epochs=40).metrics
+    assert metrics["mean_per_class"] == metrics["top1"] == 1
+    assert metrics["mean_per_class_interval"] == metrics["top1_interval"]
+    assert metrics["top1_interval"][0] < 1
 
 
 def test_shots_fractions_and_trials_are_rows_with_mean_and_deviation(sets):
@@ -242,6 +250,8 @@ def test_files_of_out(sets, tmp_path):
         (dict(trials=2, save_head="h"), "saves one head"),
         (dict(momentum=1.0), "--momentum must be below 1"),
         (dict(held_out=1.0), "--held-out must be below 1"),
+        (dict(held_out=0.2, lr=(1.0, 1.0)), "--held-out is what a sweep chooses by"),
+        (dict(preset="logistic", c=-1.0), "-C must be above 0"),
         (dict(fraction=1.5), "--fraction must be at most 1"),
         (dict(shots=0), "--shots must be at least 1"),
     ],
@@ -256,7 +266,7 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path, sets):
     with pytest.raises(DataError, match="one class only"):
         linear_eval(LinearEvalSettings(train=one, test=one))
     with pytest.raises(DataError, match="smaller --lr"):
-        linear_eval(LinearEvalSettings(preset="small", lr=1e38, lars=False, **sets))
+        linear_eval(LinearEvalSettings(preset="small", lr=1e36, batch_size=1 << 16, lars=False, **sets))
     rare = write(tmp_path / "rare.h5", 21, 3, 0, labels=[0] * 10 + [1] * 10 + [2])
     assert run({"train": rare, "test": rare}, sweep=True).metrics["train_images"] == 21
     with pytest.raises(DataError, match="No class has two training images"):

@@ -49,6 +49,12 @@ def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head
     assert nothing.exit_code == 1 and "None of the 3 images" in nothing.stderr
 
 
+def test_the_head_of_another_precision_is_refused(call, head, checkpoint):
+    given = ("--checkpoint", checkpoint, "--head", head[0], "--data", "digits", "--precision", "bf16")
+    refused = call("predict", *given)
+    assert refused.exit_code == 1 and "give --precision float32" in refused.stderr
+
+
 def test_the_head_of_another_encoder_is_refused(call, record, head, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 8, "--out", tmp_path / "run")["files"]["checkpoint"]
     refused = call("predict", "--checkpoint", other, "--head", head[0], "--data", "digits")

@@ -154,6 +154,10 @@ def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos,
     record("retrieval", "build", "--gallery", other, "--out", other_index)
     stranger = call("retrieval", "search", photos / "3.png", "--gallery", other_index, "--checkpoint", checkpoint)
     assert "is not the encoder" in stranger.stderr
+    one = write(tmp_path / "one.h5", np.ones((1, 3)), [0])
+    assert (
+        "holds one image only" in call("retrieval", "build", "--gallery", one, "--out", tmp_path / "one.index").stderr
+    )
     index.write_bytes(index.read_bytes()[:-100])
     assert "not of one build" in call(*search, "--checkpoint", checkpoint).stderr
     with h5py.File(f"{index}.h5", "r+") as file:
@@ -171,8 +175,7 @@ def test_an_index_refuses_the_queries_that_features_refuse(call, record, tmp_pat
     narrow = write(tmp_path / "c.h5", rng.normal(size=(3, 4)), [0, 1, 0])
     for gallery in (index, features):
         assert (
-            "differ in their preprocessing (resize)"
-            in call("retrieval", "search", resized, "--gallery", gallery).stderr
+            "differ in their preprocessing.resize." in call("retrieval", "search", resized, "--gallery", gallery).stderr
         )
         said = call("retrieval", "search", narrow, "--gallery", gallery)
         assert said.exit_code == 1
@@ -207,6 +210,9 @@ def test_settings_without_effect_are_refused(call, record, road, tmp_path):
         ([*search, index, "--metric", "l2"], "was built for cosine"),
         ([*search, index, "--layer", "layer2"], "an index of one layer already"),
         ([*search, index, "--index-parameters", "nprobe=3"], "not parameters of Flat"),
+        ([*search, features, "--images", "digits"], "--images is of the contact sheet"),
+        ([*search, features, "--sheet-queries", 3], "--sheet-queries is of the contact sheet"),
+        ([*evaluate, "--leakage", 0.9], "give --queries too"),
         ([*evaluate, "--out", tmp_path / "c.png"], "give --index too"),
         ([*evaluate, "--index", "Flat", "--out", tmp_path / "c.jpg"], "must end in .png"),
     ):
