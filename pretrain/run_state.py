@@ -154,13 +154,16 @@ class RunFolder:
         """Whether --every says that it is time, at the end of a step or of an epoch."""
         count, unit = self.settings.save_interval()
         if unit == "minutes":
-            return time.monotonic() - self._saved >= 60 * count
+            due = time.monotonic() - self._saved >= 60 * count
+            if due:  # the next is so much later, whether this one succeeds, and also in processes that write none
+                self._saved = time.monotonic()
+            return due
         return position.step == 0 and position.epoch % count == 0
 
     def save(self, model: SimSiam, optimiser: torch.optim.Optimizer, position: Position) -> None:
         """Write `checkpoint_last`; at the end of an epoch also under the epoch's name."""
         state = {f"module.{key}": value for key, value in model.state_dict().items()}
-        self._saved = time.monotonic()  # also of one that fails: the next try is when the next is due
+        self._saved = time.monotonic()
         own = self._own | {"position": vars(position), "history": position.history, RANDOM_KEY: random_state()}
         write_checkpoint(
             self.last,

@@ -1,14 +1,18 @@
 """Nothing of a run is lost: killed at any instant, it becomes the run that was never interrupted, bit for bit."""
 
 import fcntl
+import itertools
 import json
 import random
 import shutil
+import types
 
 import pytest
 import torch
 from PIL import Image
 
+from pretrain import run_state
+from pretrain.run_state import RunFolder
 from simsiam_eval.errors import DataError
 
 EPOCHS, IMAGES = 3, 50  # as conftest's `tiny` has them
@@ -47,6 +51,23 @@ def whole(pretrain, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     assert pretrain([*tiny, "--out", out]) == 0
     return out
+
+
+def test_every_so_many_minutes_within_an_epoch_too(call, tiny, tmp_path, monkeypatch):
+    """A clock that goes forty seconds further every time it is looked at: a checkpoint at every second step."""
+    clock, saved, save = itertools.count(0, 40), [], RunFolder.save
+
+    def noted(self, model, optimiser, position):
+        saved.append((position.epoch, position.step))
+        save(self, model, optimiser, position)
+
+    monkeypatch.setattr(run_state, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(RunFolder, "save", noted)
+    made = call("pretrain", *tiny, "--out", tmp_path / "run", "--every", "1 minutes")
+    assert made.exit_code == 0, made.output
+    assert any(step for _, step in saved)
+    assert saved[-1] == (EPOCHS, 0)
+    assert not any((epoch, step + 1) in saved for epoch, step in saved if step)
 
 
 TIMES = ("images_per_second", "waiting")
