@@ -169,7 +169,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         _fail(str(error), error.exit_status, debug)
     except KeyboardInterrupt:
         _fail(
-            "Interrupted; finished files are whole, and the same command goes on with what it extracted.",
+            "Interrupted; finished files are whole, and an extraction goes on with the same command.",
             _INTERRUPTED,
             debug,
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.feature_file import FeatureBlock, FeatureReader
 from simsiam_eval.progress import progress
-from simsiam_eval.settings import PRECISIONS
+from simsiam_eval.result import counted
 
 # Rows that differ by less than this part of their length say nothing of their images: a collapsed encoder.
 COLLAPSED = 1e-3
@@ -34,7 +34,7 @@ class Check:
 
 
 def check_layout(reader: FeatureReader) -> Check:
-    """Whether all data sets are there, of fitting shapes and types, and the attributes what they should be."""
+    """Whether all data sets are there, of fitting shapes and types."""
     file, rows = reader.file, len(reader)
     check = Check("data sets", f"{rows} rows: " + ", ".join([*reader.columns, "labels", "ids", "valid", "errors"]))
 
@@ -57,27 +57,7 @@ def check_layout(reader: FeatureReader) -> Check:
                f"({rows},) {wanted}")  # fmt: skip
     expect("errors", file["errors"].ndim == 1 and file["errors"].dtype.names == ("row", "id", "reason"),
            "a table of row, id, reason")  # fmt: skip
-    for key in ("encoder", "preprocessing", "source"):
-        if not isinstance(reader.attributes[key], dict):
-            check.faults.append(f"The attribute {key} is not a JSON object.")
-    if reader.attributes.get("precision") not in PRECISIONS:
-        check.faults.append(f"The attribute precision is not one of {', '.join(PRECISIONS)}.")
-    check.faults += _wrong_row_range(reader.attributes["source"], rows)
-    views = reader.attributes["views"]
-    count = 0 if views is None else views.get("count") if isinstance(views, dict) else None
-    if count != reader.columns.get("views", (0,))[0]:
-        check.faults.append("The attribute views and the data set of that name do not fit together.")
     return check
-
-
-def _wrong_row_range(source: Any, rows: int) -> list[str]:
-    """What is wrong with `rows`, the first row and the one after the last, of a part."""
-    if not isinstance(source, dict) or "rows" not in source:
-        return []
-    match source["rows"]:
-        case [int(first), int(last)] if first >= 0 and last - first == rows:
-            return []
-    return [f"The attribute source says rows {source['rows']}, but the file holds {rows}."]
 
 
 def _described(data_set: h5py.Dataset) -> str:
@@ -230,7 +210,9 @@ def check_ids(reader: FeatureReader) -> Check:
                 seen.setdefault(names[place], block.start + place)
     if doubled:
         check.found = ""
-        check.warnings.append(f"At least {doubled} ids are there before: {example}. A list may name an image twice.")
+        check.warnings.append(
+            f"At least {counted(doubled, 'id')} there before: {example}. A list may name an image twice."
+        )
     return check
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.progress import say
 from simsiam_eval.result import counted
+from simsiam_eval.settings import PRECISIONS
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
@@ -154,10 +155,32 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
         found["columns"] |= {f"layers/{name}": layer.shape[1:] for name, layer in file.get("layers", {}).items()}
         if "views" in file:
             found["columns"]["views"] = file["views"].shape[1:]
+        if wrong := _malformed(found):
+            raise ValueError(wrong)
         found["parts"] = _parts(file, features, found)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{name} is damaged: {error}; extract it again.") from error
     return found
+
+
+def _malformed(attributes: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first attribute that is not as docs/feature-file.md has it."""
+    for key in ("encoder", "preprocessing", "source"):
+        if not isinstance(attributes[key], dict):
+            return f"the attribute {key} is not a JSON object"
+    precision, views, source = attributes.get("precision"), attributes["views"], attributes["source"]
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        return f"the attribute precision is not one of {', '.join(PRECISIONS)}"
+    count = 0 if views is None else views.get("count") if isinstance(views, dict) else None
+    if count != attributes["columns"].get("views", (0,))[0]:
+        return "the attribute views and the data set of that name do not fit together"
+    rows = attributes["shape"][0]
+    match source.get("rows"):
+        case None if "rows" not in source:
+            return None
+        case [int(first), int(last)] if 0 <= first < last <= source.get("rows_of", last) and last - first == rows:
+            return None
+    return f"its source says rows {source['rows']} of {source.get('rows_of', 'more')}, and it holds {rows}"
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -187,7 +210,10 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     parts = [folder / source.file_name for source in sources]
     for source, part in zip(sources, parts, strict=True):
         if not part.exists():
-            raise DataError(f"{file.filename} is virtual and its part {part} is missing: put it back or merge again.")
+            raise DataError(
+                f"{file.filename} is virtual and its part {part} is missing: put it back, or delete the "
+                f"virtual file and merge again."
+            )
         with _open(part) as other:
             theirs = _attributes(other)
         same = all(
@@ -197,7 +223,8 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
         same = same and theirs["source"].get("rows") == [first + start, first + end + 1]
         if not same or theirs["source"].get("fingerprint") != attributes["source"].get("fingerprint"):
             raise DataError(
-                f"{file.filename} is virtual and its part {part} is not the one it was made of: merge again."
+                f"{file.filename} is virtual and its part {part} is not the one it was made of: delete the virtual "
+                "file and merge again."
             )
     return parts
 

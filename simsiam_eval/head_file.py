@@ -14,6 +14,7 @@ from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.errors import DataError
 from simsiam_eval.linear import Head
 from simsiam_eval.scaling import SCALINGS, Scaling
+from simsiam_eval.settings import PRECISIONS
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-head", 1
 
@@ -104,5 +105,8 @@ def _refuse_misfit(path: Path, saved: SavedHead) -> None:
     wanted = scaling.name == "standard"
     for one in (scaling.mean, scaling.std):
         fits = fits and (one is None if not wanted else one is not None and one.shape == weight.shape[1:])
+    fits = fits and saved.precision in (None, *PRECISIONS)
     if not fits or not all(bool(torch.isfinite(one).all()) for one in (weight, bias)):
-        raise DataError(f"{path} is damaged: weight {tuple(weight.shape)}, bias and {classes} classes do not fit.")
+        raise DataError(
+            f"{path} is damaged: weight {tuple(weight.shape)}, bias, precision and {classes} classes do not fit."
+        )

@@ -1,6 +1,6 @@
 """Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
 
-A block of similarities is one matrix product by oneDNN; FAISS's heaps take the best of it. That is three times as fast as
+A block of similarities is one matrix product by oneDNN; FAISS's heaps take the best of it. That is four times as fast as
 FAISS's IndexFlatIP, whose products are OpenBLAS's and whose heaps begin empty (benchmarks/results/knn_speed.md).
 """
 
@@ -21,12 +21,13 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.matmul import times_transposed
 
 METRICS = ("cosine", "l2")
-_NONE = -1  # key of no row; that of row r is -2 - r
-_EACH, _DEVIATIONS = 32, 4.5  # see _Sample
+_NONE = -1  # key of no row: of what a heap begins with; that of row r is -2 - r
+_EACH, _SAMPLED, _DEVIATIONS = 32, 4096, 6  # see _Sample
 _HEAPED = ("cpu",)  # devices whose memory FAISS's heaps can read
 # Queries, rows of the bank: similarities held at once. On a CPU 13 MB of them stay in its cache, and in memory that the
 # allocator keeps: with four times as many a product takes a third longer. Fewer queries: more packing of the bank.
 _BLOCK = {"cpu": (1536, 2048), "cuda": (4096, 65536)}
+_LONGEST = 1e18  # whose square, and the squares' sum, float32 can hold
 _UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
 _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
 
@@ -52,7 +53,7 @@ def search(
         queries: None searches the bank against itself with each row left out of its own neighbours.
         k: neighbours; more than there are gives all that there are.
         metric: "cosine", or "l2": similarity is then minus half the squared distance, which on rows of length one is the
-            cosine less 1. In float32: distances below about 3e-4 of those from the bank's centre are rounding.
+            cosine less 1. In float32: distances below about 1e-3 of those from the bank's centre are rounding.
         device: where the products are computed; default: the CPU.
 
     Returns:
@@ -60,7 +61,7 @@ def search(
         K = min(k, N), or N-1 for the bank itself.
 
     Raises:
-        ValueError: k < 1, an empty bank, different widths.
+        ValueError: k < 1, an empty bank, no features, different widths.
         DataError: a row is not finite, or longer than float32 arithmetic can say.
     """
     found = list(search_blocks(bank, queries, k, metric, device))
@@ -77,7 +78,7 @@ def search_blocks(
     device: torch.device | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
     """As `search`, by as many queries at a time as fit in memory: (which queries, similarities, rows)."""
-    if k < 1 or len(bank) == 0 or (queries is not None and queries.shape[1] != bank.shape[1]):
+    if k < 1 or 0 in bank.shape or (queries is not None and queries.shape[1] != bank.shape[1]):
         raise ValueError(f"cannot search {k} neighbours in a bank of shape {bank.shape}")
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -120,7 +121,7 @@ def similarity_blocks(
     for start in range(0, len(asked), step):
         some = asked[start : start + step]
         block = prepare.rows(queries[some])
-        similarities = torch.empty((len(block), len(bank)), device=device)
+        similarities = torch.empty((len(block), len(bank)), dtype=torch.float32, device=device)
         for first, rows, less in prepare.bank_chunks(bank):
             products = torch.mm(block, rows.T, out=similarities[:, first : first + len(rows)])
             if less is not None:
@@ -138,9 +139,10 @@ class _Preparation:
 
     def __init__(self, bank: Any, metric: str, device: torch.device) -> None:
         self.metric, self.device = metric, device
-        self._step = max(128, _CHUNK // (4 * bank.shape[1]))
+        # Of equal sizes: a chunk of one row would be multiplied otherwise, and its copies elsewhere not equal it.
+        self._step = _equal_parts(len(bank), max(128, _CHUNK // (4 * bank.shape[1])))
         if metric == "l2":
-            self._centre = torch.from_numpy(np.asarray(bank[: self._step], dtype=np.float32)).mean(0).to(device)
+            self._centre = torch.from_numpy(_writable(bank[: self._step])).mean(0).to(device)
 
     def rows(self, rows: Any, room: torch.Tensor | None = None) -> torch.Tensor:
         """(n,D) on the device, in `room` if it is given."""
@@ -148,7 +150,7 @@ class _Preparation:
         if self.metric == "l2":
             block = torch.sub(block, self._centre, out=room)
         lengths = block.norm(dim=1, keepdim=True)
-        if not lengths.isfinite().all():
+        if not (lengths <= _LONGEST).all():
             raise DataError("A row of the features is not finite, or too long for float32 arithmetic.")
         if self.metric == "l2" or bool(((lengths - 1).abs() <= _UNIT).all()):
             return block
@@ -160,11 +162,16 @@ class _Preparation:
 
     def bank_chunks(self, bank: Any) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
         """Number of the first row, the rows, and for l2 what is taken from their products to make similarities of them."""
-        room = torch.empty((min(self._step, len(bank)), bank.shape[1]), device=self.device)
+        room = torch.empty((self._step, bank.shape[1]), dtype=torch.float32, device=self.device)
         for start in range(0, len(bank), self._step):
             block = bank[start : start + self._step]
             rows = self.rows(block, room[: len(block)])
             yield start, rows, self.half_squares(rows) if self.metric == "l2" else None
+
+
+def _equal_parts(count: int, most: int) -> int:
+    """The size of as few equal parts of `count` as have at most `most` each, but for the last, a little smaller."""
+    return -(-count // -(-count // most))
 
 
 def _writable(rows: Any) -> NDArray[np.float32]:
@@ -189,18 +196,19 @@ class _Best:
         if not self._k:
             return
         add = partial(self._add, first=first, rows=rows, less=less)
+        # Later chunks begin at the k-th best of the first.
         sample = _Sample.of(rows, less, self._k) if rows.device.type in _HEAPED and not self._begun else None
         self._begun = True
         for which in torch.arange(len(self._queries), device=rows.device).split(_BLOCK[rows.device.type][0]):
-            values, keys = self.similarities[which], self._keys[which]
+            values, keys = self.similarities[which], self._keys[which]  # copies
             if sample is not None:
                 values[:] = sample.threshold(self._queries[which])[:, None]
             add(which, values, keys)
-            if sample is not None and len(short := (keys == _NONE).any(1).nonzero()[:, 0]):
-                # Fewer than k of these reach what the sample promised: once more, without it.
-                few = self.similarities[which[short]], self._keys[which[short]]
-                add(which[short], *few)
-                values[short], keys[short] = few
+            if sample is not None and bool((keys == _NONE).any()):
+                # Fewer than k of a query's reach what the sample promised: without it, all of them, so that copies of a row
+                # in different chunks are multiplied alike and stay equal.
+                values, keys = self.similarities[which], self._keys[which]
+                add(which, values, keys)
             self.similarities[which], self._keys[which] = values, keys
 
     def _add(
@@ -215,7 +223,7 @@ class _Best:
     ) -> None:
         """Put what is better among the rows in the place of the worst in `values` and `keys` (B,k) of queries `which`."""
         queries = self._queries[which]
-        many = _BLOCK[rows.device.type][1]
+        many = _equal_parts(len(rows), _BLOCK[rows.device.type][1])
         heaps = _heaps(values, keys) if rows.device.type in _HEAPED else None
         for at in range(0, len(rows), many):
             block = times_transposed(queries, rows[at : at + many])
@@ -250,10 +258,11 @@ def _heaps(values: torch.Tensor, keys: torch.Tensor) -> faiss.float_minheap_arra
 
 
 class _Sample:
-    """Random rows of many, one of each _EACH that follow each other, so that sorted rows are no matter.
+    """Random rows of a chunk, one of each _EACH that follow each other, so that sorted rows are no matter; at most _SAMPLED.
 
-    What few of them reach, about _EACH times as many of all reach: enough, but for one query in some ten thousand, to hold
-    the k best. A heap that begins there leaves most of the others out.
+    Of the k best of n rows a sample of s has about k s / n. The similarity of that rank in the sample, and _DEVIATIONS
+    standard deviations lower, is one that k of all rows reach, but for one query in 100,000. A heap that begins there leaves
+    most rows out; where the sample promised too much, it is not full in the end.
     """
 
     def __init__(self, rows: torch.Tensor, less: torch.Tensor | None, rank: int) -> None:
@@ -262,18 +271,17 @@ class _Sample:
     @classmethod
     def of(cls, rows: torch.Tensor, less: torch.Tensor | None, k: int) -> _Sample | None:
         """Of rows (n,D) among which k are sought; None where they are too few."""
-        count = len(rows) // _EACH
+        each = max(_EACH, -(-len(rows) // _SAMPLED))
+        count = len(rows) // each
         expected = k * count / len(rows)
         rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected)) + 1
         if rank > count:
             return None
-        chosen = _EACH * torch.arange(count) + torch.randint(
-            _EACH, (count,), generator=torch.Generator().manual_seed(0)
-        )
+        chosen = each * torch.arange(count) + torch.randint(each, (count,), generator=torch.Generator().manual_seed(0))
         return cls(rows[chosen], None if less is None else less[chosen], rank)
 
     def threshold(self, queries: torch.Tensor) -> torch.Tensor:
-        """(B,D) -> (B,), just below a similarity of each query."""
+        """(B,D) -> (B,), just below the similarity of that rank."""
         block = times_transposed(queries, self._rows)
         if self._less is not None:
             block -= self._less

@@ -36,13 +36,17 @@ def export(settings: ExportSettings) -> Result:
         DataError: the feature file cannot be used, or the output is there already or cannot be written.
         UsageError: pyarrow is not installed.
     """
+    from simsiam_eval.atomic_file import cannot_write
     from simsiam_eval.feature_file import FeatureReader
 
     started = time.perf_counter()
     with FeatureReader(settings.file) as reader:
         if settings.out.exists():
             raise DataError(f"{settings.out} is there already: delete it or choose another --out.")
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(settings.out, error) from error
         (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
         source = {key: reader.attributes[key] for key in ("encoder", "preprocessing", "source", "precision")}

@@ -97,9 +97,6 @@ class LinearEvalSettings(EvaluationSettings):
             raise UsageError("--sweep spreads one --lr: give it without several --lr, and not with --preset logistic.")
         if logistic and (self.views or self.end_to_end):
             raise UsageError("--preset logistic has no epochs: --views and --end-to-end are not for it.")
-        swept = (self.lr, self.weight_decay, self.c, self.scaling, () if self.per_layer else self.layer)
-        if not self.sweep and all(len(set(one or ())) < 2 for one in swept):
-            self.refuse_given(("held_out",), "is what a sweep chooses by: give several values of something, or --sweep")
         if self.end_to_end and self.views:
             raise UsageError("Give --views or --end-to-end, not both.")
         if self.views and (self.per_layer or len(self.layer) > 1):

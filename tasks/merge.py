@@ -58,6 +58,10 @@ def merge(settings: MergeSettings) -> Result:
             if bool(there["parts"]) != settings.virtual:
                 kind = "a virtual file" if there["parts"] else "one with data of its own"
                 raise DataError(f"{settings.out} is there already as {kind}: choose another --out.")
+            if settings.virtual and [one.resolve() for one in there["parts"]] != [
+                part.path.resolve() for part in parts
+            ]:
+                raise DataError(f"{settings.out} is there already and points at other parts: choose another --out.")
             say(f"{settings.out} is there already and complete: nothing to do.")
             unreadable = there["unreadable"]
         else:

@@ -97,4 +97,4 @@ def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint,
     assert made["provenance"]["preprocessing"]["decode"] == "scaled"
     refused = call("knn", "--train", road / "train.h5", "--test", scaled)
     assert refused.exit_code == 1
-    assert "preprocessing (decode)" in refused.output
+    assert "preprocessing.decode" in refused.output

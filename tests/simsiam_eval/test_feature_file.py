@@ -36,3 +36,25 @@ def test_files_that_are_refused(tmp_path):
         file.attrs["format_version"] = 99
     with pytest.raises(DataError, match="99"):
         read_attributes(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", None), ("precision", [1.0, 2.0]), ("source", "null"), ("encoder", '"resnet"'), ("views", "[3]"),
+     ("source", '{"rows": null}'), ("source", '{"rows": "0:3"}'), ("source", '{"rows": [5, 8], "rows_of": 6}')],
+)  # fmt: skip
+def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_path, name, value):
+    path = tmp_path / "f.h5"
+    rows = np.eye(3, dtype=np.float32)
+    write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": None})
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    with pytest.raises(DataError, match="is damaged"):
+        read_features(path)
+    for command in (["knn", "--train", path, "--test", path], ["merge", path, "--out", tmp_path / "o.h5"],
+                    ["export", path, "--to", "npy", "--out", tmp_path / "o"], ["verify", path]):  # fmt: skip
+        said = call(*command)
+        assert said.exit_code == 1
+        assert "is damaged" in said.stderr

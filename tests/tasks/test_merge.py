@@ -41,7 +41,7 @@ def test_neighbouring_parts_are_a_larger_part(record, parts, tmp_path):
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 
-def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied):
+def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tmp_path):
     path = copied / "v.h5"
     record("merge", *(copied / name for name in NAMES), "--out", path, "--virtual")
     assert content(path) == content(parts / "whole.h5")
@@ -49,6 +49,9 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied):
     assert np.array_equal(one.features, two.features)
     assert one.ids.tolist() == two.ids.tolist()
     assert record("verify", path)["metrics"]["faults"] == []
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
+    assert "points at other parts" in call("merge", *elsewhere, "--out", path, "--virtual").stderr
     assert "already as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
     neighbours = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
     assert neighbours[0]["metrics"] == neighbours[1]["metrics"]

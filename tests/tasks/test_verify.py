@@ -124,8 +124,8 @@ def attribute(name, value):
         (attribute("encoder", "{"), "damaged"),
         (attribute("precision", "fp8"), "attribute precision is not one of float32, bf16"),
         (lambda content: content.attrs.__delitem__("precision"), "attribute precision is not one of"),
-        (attribute("source", '{"rows": [3]}'), "says rows [3], but the file holds 40"),
-        (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40], but the file holds 40"),
+        (attribute("source", '{"rows": [3]}'), "says rows [3] of more, and it holds 40"),
+        (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, and it holds 40"),
         (attribute("views", "[3]"), "attribute views and the data set"),
     ],
 )
@@ -167,7 +167,7 @@ def test_an_id_that_is_there_twice_is_strange_not_wrong(record, file):
         content["ids"][30] = b"ants/011.png"
     made = record("verify", file)["metrics"]
     assert made["faults"] == []
-    assert "1 ids are there before: ants/011.png (rows 11 and 30)" in made["warnings"][0]
+    assert "1 id there before: ants/011.png (rows 11 and 30)" in made["warnings"][0]
 
 
 def test_ids_are_compared_in_passes(record, file, monkeypatch):
@@ -176,7 +176,7 @@ def test_ids_are_compared_in_passes(record, file, monkeypatch):
     with h5py.File(file, "r+") as content:
         content["ids"][:7] = content["ids"][20:27]
         content["ids"][8:20] = content["ids"][28:40]
-    assert "At least 19 ids" in record("verify", file)["metrics"]["warnings"][0]
+    assert "At least 19 ids there before" in record("verify", file)["metrics"]["warnings"][0]
 
 
 def test_another_encoder_and_other_images(record, faults, small, file, checkpoint, photos, tmp_path):
