@@ -57,6 +57,9 @@ def check_layout(reader: FeatureReader) -> Check:
                f"({rows},) {wanted}")  # fmt: skip
     expect("errors", file["errors"].ndim == 1 and file["errors"].dtype.names == ("row", "id", "reason"),
            "a table of row, id, reason")  # fmt: skip
+    views = reader.attributes["views"] or {}
+    if views.get("count", 0) != reader.columns.get("views", (0,))[0]:
+        check.faults.append("The attribute views and the data set of that name do not fit together.")
     return check
 
 

@@ -165,15 +165,12 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 
 def _malformed(attributes: Mapping[str, Any]) -> str | None:
     """What is wrong with the first attribute that is not as docs/feature-file.md has it."""
-    for key in ("encoder", "preprocessing", "source"):
-        if not isinstance(attributes[key], dict):
+    for key in ("encoder", "preprocessing", "source", "views"):
+        if not isinstance(attributes[key], dict) and (key, attributes[key]) != ("views", None):
             return f"the attribute {key} is not a JSON object"
-    precision, views, source = attributes.get("precision"), attributes["views"], attributes["source"]
+    precision, source = attributes.get("precision"), attributes["source"]
     if not isinstance(precision, str) or precision not in PRECISIONS:
         return f"the attribute precision is not one of {', '.join(PRECISIONS)}"
-    count = 0 if views is None else views.get("count") if isinstance(views, dict) else None
-    if count != attributes["columns"].get("views", (0,))[0]:
-        return "the attribute views and the data set of that name do not fit together"
     rows = attributes["shape"][0]
     match source.get("rows"):
         case None if "rows" not in source:

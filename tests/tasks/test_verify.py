@@ -126,7 +126,7 @@ def attribute(name, value):
         (lambda content: content.attrs.__delitem__("precision"), "attribute precision is not one of"),
         (attribute("source", '{"rows": [3]}'), "says rows [3] of more, and it holds 40"),
         (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, and it holds 40"),
-        (attribute("views", "[3]"), "attribute views and the data set"),
+        (attribute("views", "[3]"), "attribute views is not a JSON object"),
     ],
 )
 def test_faults(file, faults, change, says):
