@@ -96,7 +96,7 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
 
     first = parts[0]
     for part in parts:
-        if "rows" not in (part.attributes["source"] or {}):
+        if "rows" not in part.attributes["source"]:
             raise DataError(f"{part.path} is not a part: it has no source.rows, which `extract --rows` writes.")
         differ = differences(part.attributes, {key: first.attributes[key] for key in _COMMON})
         differ += differences({"source": _source_of_all(part)}, {"source": _source_of_all(first)})
