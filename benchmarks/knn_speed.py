@@ -25,7 +25,8 @@ from report import write_table
 from threadpoolctl import threadpool_limits
 
 from simsiam_eval.matmul import times_transposed
-from simsiam_eval.neighbours import l2_normalised, search
+from simsiam_eval.neighbours import search
+from simsiam_eval.unit_length import l2_normalised
 from simsiam_eval.votes import weighted_vote
 
 K, T, CLASSES = 200, 0.07, 100

@@ -43,12 +43,6 @@ def per_class_accuracy(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.divide(matrix.diagonal(), total, out=np.full(len(matrix), np.nan), where=total > 0)
 
 
-def mean_per_class(labels: NDArray[np.int64], right: NDArray[np.bool_], times: NDArray[np.int64]) -> float:
-    """Mean over the classes that have images of each one's accuracy, image n (N,) counted times[n] times."""
-    total = np.bincount(labels, times)
-    return float((np.bincount(labels, times * right)[total > 0] / total[total > 0]).mean())
-
-
 def draw_confusion(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:
     """Write the matrix as a PNG: rows are the classes, columns what they were taken for, shades shares of the row.
 

@@ -12,8 +12,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from simsiam_eval.matmul import times_transposed
-from simsiam_eval.neighbours import l2_normalised, search
+from simsiam_eval.neighbours import search
 from simsiam_eval.statistics import accuracy_metrics
+from simsiam_eval.unit_length import l2_normalised
 
 _BLOCK = 2048  # rows on each side of a product
 ROUNDING = 1e-6  # of a cosine in float32: equal rows must reach a threshold of 1

@@ -108,6 +108,7 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
     if not valid.any():
         raise DataError(f"{path} holds no row whose image could be read.")
     say_left_out(path, valid)
+    refuse_unnamed(path, labels, attributes)
     features, rows = features[valid].astype(np.float32), np.flatnonzero(valid)
     more = {name: values if valid.all() else values[valid] for name, values in more.items()}
     for values in (features, *more.values()):
@@ -122,6 +123,20 @@ def say_left_out(path: Path, valid: NDArray[np.bool_]) -> None:
     """Rows (N,) of a file whose image could not be read are left out by all who read it, and none does so unsaid."""
     if not valid.all():
         say(f"{path}: {counted(int((~valid).sum()), 'unreadable image')} left out.")
+
+
+def refuse_unnamed(path: Path, labels: NDArray[np.int64], attributes: Mapping[str, Any]) -> None:
+    """Labels (N,) are numbers of the class names, where there are any.
+
+    Raises:
+        DataError: one is beyond them.
+    """
+    names = attributes["source"].get("class_names")
+    if names is not None and len(labels) and labels.max() >= len(names):
+        row = int(labels.argmax())
+        raise DataError(
+            f"{path} is damaged: row {row} has the label {labels[row]}, and there are {len(names)} class names."
+        )
 
 
 def _open(path: Path) -> h5py.File:
@@ -171,6 +186,9 @@ def _malformed(attributes: Mapping[str, Any]) -> str | None:
     precision, source = attributes.get("precision"), attributes["source"]
     if not isinstance(precision, str) or precision not in PRECISIONS:
         return f"the attribute precision is not one of {', '.join(PRECISIONS)}"
+    names = source.get("class_names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+        return "its source's class_names are no list of names"
     rows = attributes["shape"][0]
     match source.get("rows"):
         case None if "rows" not in source:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import Features, read_attributes, say_left_out
+from simsiam_eval.feature_file import Features, read_attributes, refuse_unnamed, say_left_out
 from simsiam_eval.feature_layers import chosen_layers
 
 
@@ -105,6 +105,7 @@ def open_features(path: Path, wanted: Sequence[str] = ()) -> Features:
     if not valid.any():
         raise DataError(f"{path} holds no row whose image could be read.")
     say_left_out(path, valid)
+    refuse_unnamed(path, labels, attributes)
     kept = np.flatnonzero(valid)
     # It has of an array what is used of one: shape, len, slices and lists of rows.
     values = cast("NDArray[np.float32]", FeatureRows(path, column, None if valid.all() else kept))

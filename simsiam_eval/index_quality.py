@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.indexes import NeighbourIndex, without_own
-from simsiam_eval.neighbours import l2_normalised, search
+from simsiam_eval.neighbours import search
+from simsiam_eval.unit_length import l2_normalised
 
 _ROUNDING = 2e-6  # by which two float32 computations of one similarity may differ, relative to the lengths
 _RUNS, _LONG = 5, 1.0  # timed runs after one to warm up; a first run of so many seconds counts itself

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from simsiam_eval.atomic_file import atomic_write
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.neighbours import METRICS, l2_normalised
+from simsiam_eval.neighbours import METRICS
 from simsiam_eval.progress import say
+from simsiam_eval.unit_length import l2_normalised
 
 EXACT = "Flat"
 _BLOCK = 1 << 16  # rows added or asked at once

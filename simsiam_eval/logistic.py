@@ -38,16 +38,13 @@ def fit_logistic(
 
     Args:
         after_fit: called with a note after every fit.
-
-    Raises:
-        DataError: a class of one image cannot be held out.
     """
     answers = []
     for probe in probes:
         tried: list[dict[str, Any]] = []
-        chosen = probe.recipes[0]
-        if len(probe.recipes) > 1:
-            kept, held = probe.halves(data, held_out)
+        chosen = probe.recipes[probe.middle()]
+        if (halves := probe.halves(data, held_out)) is not None:
+            kept, held = halves
             for recipe in probe.recipes:
                 head = _fit(recipe, data, kept)
                 top1, loss = judge(head, data.train[recipe.layer][held], data.train_labels[held])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.matmul import times_transposed
+from simsiam_eval.unit_length import unit_length, writable
 
 METRICS = ("cosine", "l2")
 _NONE = -1  # key of no row: of what a heap begins with; that of row r is -2 - r
@@ -27,16 +28,8 @@ _HEAPED = ("cpu",)  # devices whose memory FAISS's heaps can read
 # Queries, rows of the bank: similarities held at once. On a CPU 13 MB of them stay in its cache, and in memory that the
 # allocator keeps: with four times as many a product takes a third longer. Fewer queries: more packing of the bank.
 _BLOCK = {"cpu": (1536, 2048), "cuda": (4096, 65536)}
-_LONGEST = 1e18  # whose square, and the squares' sum, float32 can hold
-_UNIT = 1e-6  # rows whose length is 1 to rounding are of length 1: features that were normalised need no copy
+_LONGEST = 1e18  # of a row for l2: its square is one that float32 can hold
 _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that are in memory at once
-
-
-def l2_normalised(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows (N,D) scaled to length one, float32; a row of zeros stays zero (its similarity to all is 0)."""
-    rows = np.ascontiguousarray(features, dtype=np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def search(
@@ -62,7 +55,7 @@ def search(
 
     Raises:
         ValueError: k < 1, an empty bank, no features, different widths.
-        DataError: a row is not finite, or longer than float32 arithmetic can say.
+        DataError: a row is not finite, or, for l2, longer than float32 arithmetic can say.
     """
     found = list(search_blocks(bank, queries, k, metric, device))
     if not found:
@@ -142,19 +135,19 @@ class _Preparation:
         # Of equal sizes: a chunk of one row would be multiplied otherwise, and its copies elsewhere not equal it.
         self._step = _equal_parts(len(bank), max(128, _CHUNK // (4 * bank.shape[1])))
         if metric == "l2":
-            self._centre = torch.from_numpy(_writable(bank[: self._step])).mean(0).to(device)
+            self._centre = torch.from_numpy(writable(bank[: self._step])).mean(0).to(device)
 
     def rows(self, rows: Any, room: torch.Tensor | None = None) -> torch.Tensor:
         """(n,D) on the device, in `room` if it is given."""
-        block = torch.from_numpy(_writable(rows)).to(self.device)
-        if self.metric == "l2":
-            block = torch.sub(block, self._centre, out=room)
-        lengths = block.norm(dim=1, keepdim=True)
-        if not (lengths <= _LONGEST).all():
-            raise DataError("A row of the features is not finite, or too long for float32 arithmetic.")
-        if self.metric == "l2" or bool(((lengths - 1).abs() <= _UNIT).all()):
-            return block
-        return torch.div(block, torch.where(lengths > 0, lengths, 1), out=room)
+        block = torch.from_numpy(writable(rows)).to(self.device)
+        if self.metric == "cosine":
+            return unit_length(block, room)
+        block = torch.sub(block, self._centre, out=room)
+        if not (block.norm(dim=1) <= _LONGEST).all():
+            raise DataError(
+                "A row of the features is not finite, or too long for distances in float32: --metric cosine."
+            )
+        return block
 
     @staticmethod
     def half_squares(rows: torch.Tensor) -> torch.Tensor:
@@ -172,12 +165,6 @@ class _Preparation:
 def _equal_parts(count: int, most: int) -> int:
     """The size of as few equal parts of `count` as have at most `most` each, but for the last, a little smaller."""
     return -(-count // -(-count // most))
-
-
-def _writable(rows: Any) -> NDArray[np.float32]:
-    """The array itself where torch can have it as it is."""
-    block = np.ascontiguousarray(rows, dtype=np.float32)
-    return block if block.flags.writeable else block.copy()
 
 
 class _Best:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from simsiam_eval.confusion import distinct_names
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import train_and_test_features
 from simsiam_eval.feature_file import Features, read_attributes
@@ -41,7 +42,7 @@ def read_probe_data(
     classes, train_labels = np.unique(train.labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"{settings.train} has one class only: there is nothing to classify.")
-    names = train.class_names
+    names = distinct_names(train.class_names) if train.class_names is not None else None
     common = [layer for layer in columns["train"] if layer in columns["test"]]
     data = ProbeData(
         train={layer: _layer(train, columns["train"][layer], device) for layer in common},

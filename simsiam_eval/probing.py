@@ -86,12 +86,23 @@ class Probe:
     recipes: tuple[Any, ...]  # HeadRecipe or LogisticRecipe, of one kind and seed
     rows: NDArray[np.int64] | None = None
 
-    def halves(self, data: ProbeData, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its rows without the held-out ones, and those, drawn by the recipes' seed."""
+    def halves(self, data: ProbeData, share: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Its rows without the held-out ones, and those, drawn by the recipes' seed; None where there is nothing to choose,
+        or no class with two images to hold one out of."""
         labels = data.train_labels.cpu().numpy()
         rows = np.arange(len(labels)) if self.rows is None else self.rows
+        if len(self.recipes) == 1 or np.unique(labels[rows], return_counts=True)[1].max() < 2:
+            return None
         kept, held = hold_out(labels[rows], share, self.recipes[0].seed)
         return torch.from_numpy(rows[kept]).to(data.device), torch.from_numpy(rows[held]).to(data.device)
+
+    def middle(self) -> int:
+        """Place of the recipe that is taken where none can be chosen: the middle lr or C of the first layer, scaling and
+        weight decay. Of --sweep and of the C of `logistic` that is the protocol's own lr, and 1."""
+        first = self.recipes[0].varied()
+        fixed = [name for name in first if name not in ("lr", "c")]
+        alike = [at for at, one in enumerate(self.recipes) if all(one.varied()[name] == first[name] for name in fixed)]
+        return alike[len(alike) // 2]
 
     def all_rows(self, data: ProbeData) -> torch.Tensor | None:
         return None if self.rows is None else torch.from_numpy(self.rows).to(data.device)
@@ -102,7 +113,7 @@ class Fitted:
     """The answer: the best recipe's head, trained on all the probe's rows.
 
     Attributes:
-        tried: what the held-out part said of every recipe; empty where there was one only.
+        tried: what the held-out part said of every recipe; empty where there was one only, or nothing to hold out.
         train_loss, test_top1: by epoch.
     """
 
@@ -130,17 +141,17 @@ def fit_probes(
         kept: where a costly training is kept after every epoch, and goes on from.
 
     Raises:
-        DataError: a class of one image cannot be held out; the head, or all of the heads to choose from, diverged; what was
-            kept is of another training.
+        DataError: the head, or all of the heads to choose from, diverged; what was kept is of another training.
     """
-    splits = {number: probe.halves(data, held_out) for number, probe in enumerate(probes) if len(probe.recipes) > 1}
+    halves = {number: probe.halves(data, held_out) for number, probe in enumerate(probes)}
+    splits = {number: both for number, both in halves.items() if both is not None}
     trials = {number: _Heads(probes[number].recipes, data, kept) for number, (kept, _) in splits.items()}
     tried: dict[int, list[dict[str, Any]]] = {}
 
     def best(number: int) -> int:
         """The place of the probe's best recipe."""
         if number not in splits:
-            return 0
+            return probes[number].middle()
         tried[number] = trials[number].judged(data.train, data.train_labels, splits[number][1])
         return best_of(tried[number])
 

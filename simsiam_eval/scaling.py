@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch.nn import functional
+
+from simsiam_eval.unit_length import unit_length
 
 SCALINGS = ("none", "l2", "standard")
 
@@ -34,7 +35,7 @@ class Scaling:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """(B,D) -> (B,D); `none` gives back what it was given."""
         if self.name == "l2":
-            return functional.normalize(features)
+            return unit_length(features)
         if self.mean is not None and self.std is not None:
             return (features - self.mean).div_(self.std)
         return features

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_ENTRIES = 1 << 24  # scores held at once: queries x classes, 128 MiB of float64
+_ENTRIES = 1 << 22  # votes held at once: queries x classes, some 150 MiB
 
 
 def votes(
@@ -36,16 +36,9 @@ def votes(
     for start in range(0, len(labels), step):
         rows = slice(start, start + step)
         near, which = similarities[rows], compact[rows]
-        weights = np.ones(near.shape)
-        if temperature is not None and near.size:
-            # The query's largest similarity is subtracted: the same ranking, and no overflow at a small temperature.
-            weights = np.exp((near - near.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-        scores = np.full((len(near), len(classes)), -1.0)
-        done = 0
+        cast = _Votes(near, which, len(classes), temperature)
         for k in sorted(ranked):
-            _add(scores, which[:, done:k], weights[:, done:k])
-            done = k
-            ranked[k][rows] = _best_first(scores, classes, top)
+            ranked[k][rows] = _best_first(cast.of_first(k), classes, top)
     return ranked
 
 
@@ -56,22 +49,49 @@ def weighted_vote(
     return votes(similarities, labels, (similarities.shape[1],), temperature, top)[similarities.shape[1]]
 
 
-def _add(scores: NDArray[np.float64], which: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
-    """Add weights (M,k) to the scores (M,C) of classes `which` (M,k); -1 stands for no vote so far."""
-    places = (np.arange(len(scores))[:, None] * scores.shape[1] + which).ravel()
-    flat = scores.reshape(-1)
-    flat[places] = np.maximum(flat[places], 0)
-    np.add.at(flat, places, weights.ravel())  # one after the other, so that equal votes come out equal
+class _Votes:
+    """The logarithms of the votes for each class, of ever more neighbours.
+
+    Weights are relative to that of the class's own nearest neighbour, so that at a small temperature a class far behind
+    keeps its rank: exp(similarity / T) itself would be 0 for all of them.
+    """
+
+    def __init__(
+        self, near: NDArray[np.float32], which: NDArray[np.intp], classes: int, temperature: float | None
+    ) -> None:
+        near = np.maximum(
+            near, np.finfo(np.float32).min
+        )  # -inf, where an index found no neighbour: no difference to it
+        self._near, self._places = near, np.arange(len(near))[:, None] * classes + which
+        self._temperature, self._done = temperature, 0
+        self._sum = np.zeros((len(near), classes))
+        self._lead = np.full((len(near), classes), -np.inf, dtype=np.float32)  # the class's highest similarity
+        self._highest = near.max(axis=1, keepdims=True, initial=-np.inf)
+
+    def of_first(self, k: int) -> NDArray[np.float64]:
+        """(M,C) of the first k neighbours, more than before; -inf is no vote."""
+        some = slice(self._done, k)
+        places, near = self._places[:, some].ravel(), self._near[:, some].ravel()
+        self._done = max(k, self._done)
+        np.maximum.at(self._lead.reshape(-1), places, near)
+        weights = np.ones(len(places))
+        if self._temperature is not None:
+            weights = np.exp((near.astype(np.float64) - self._lead.reshape(-1)[places]) / self._temperature)
+        np.add.at(self._sum.reshape(-1), places, weights)  # one after the other, so that equal votes come out equal
+        with np.errstate(divide="ignore"):
+            logs = np.log(self._sum)
+        if self._temperature is not None:
+            logs += np.where(self._sum > 0, self._lead.astype(np.float64) - self._highest, 0) / self._temperature
+        return logs
 
 
 def _best_first(scores: NDArray[np.float64], classes: NDArray[np.int64], top: int) -> NDArray[np.int64]:
     """One maximum after the other: argmax takes the first of equals, a partial sort any."""
-    scores = scores.copy()
-    scores[:, classes < 0] = -1
+    scores[:, classes < 0] = -np.inf
     ranked = np.full((len(scores), top), -1, dtype=np.int64)
     everyone = np.arange(len(scores))
     for place in range(min(top, len(classes))):
         best = scores.argmax(axis=1)
-        ranked[:, place] = np.where(scores[everyone, best] >= 0, classes[best], -1)
-        scores[everyone, best] = -1
+        ranked[:, place] = np.where(scores[everyone, best] > -np.inf, classes[best], -1)
+        scores[everyone, best] = -np.inf
     return ranked

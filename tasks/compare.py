@@ -121,7 +121,7 @@ def _right(
     import numpy as np
 
     from simsiam_eval.device import resolve_device
-    from simsiam_eval.feature_cache import in_numbering_of, refuse_mixture
+    from simsiam_eval.feature_cache import in_numbering_of, refuse_mixture, same_rows
     from simsiam_eval.neighbours import search
     from simsiam_eval.votes import weighted_vote
 
@@ -132,8 +132,12 @@ def _right(
         if banks:
             bank, queries = banks[place], some.features
             refuse_mixture(bank, test)
+            if same_rows(bank, some):
+                raise DataError(
+                    f"{bank.path} holds the very images of {test.path}: leave --train out for leave-one-out."
+                )
             # Labels of all the tests are in the numbering of the first.
-            labels = in_numbering_of(bank, tests[0].subset(labelled), missing_is_error=False).labels
+            labels = in_numbering_of(bank, tests[0].subset(labelled)).labels
         similarities, rows = search(bank.features, queries, settings.k, device=resolve_device(settings.device))
         right.append(weighted_vote(similarities, bank.labels[rows], settings.temperature, top=1)[:, 0] == labels)
         nearest.append(similarities[:, 0] if similarities.shape[1] else np.full(len(labels), -1, np.float32))
@@ -186,7 +190,12 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
             raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
         blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
         guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
-        right.append(np.array(distinct_names(saved.class_names))[guesses.numpy()] == truth)
+        known_names = distinct_names(saved.class_names)
+        if missing := sorted(set(truth.tolist()) - set(known_names)):
+            raise DataError(
+                f"{path} knows no class {missing[0]} of {test.path} ({len(missing)} such classes): it cannot be right there."
+            )
+        right.append(np.array(known_names)[guesses.numpy()] == truth)
     return np.array(right)
 
 

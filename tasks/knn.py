@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.result import Result, Table, percent, provenance
+from simsiam_eval.result import Result, Table, counted, percent, provenance
 from simsiam_eval.settings import EvaluationSettings, setting
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _table(
         notes.append(leakage_warning(leakage))
     return Table(
         f"kNN{'' if quality is None or quality['exact'] else ' (approximate)'}, {settings.vote} votes, {settings.metric}, "
-        f"{bank} in the bank, {queries} queries"
+        f"{bank} in the bank, {counted(queries, 'query')}"
         + (", leave-one-out" if leave_one_out else ""),
         ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),
         [

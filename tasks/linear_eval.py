@@ -34,7 +34,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     from simsiam_eval.duplicates import leakage_warning
     from simsiam_eval.feature_cache import described_features
     from simsiam_eval.probe_data import read_probe_data
-    from tasks.linear_report import describe_many, describe_one, make_folder, write_files
+    from tasks.linear_report import NOT_CHOSEN, describe_many, describe_one, make_folder, write_files
 
     started = time.perf_counter()
     make_folder(settings.out, settings.save_head)
@@ -55,6 +55,8 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     if metrics["leakage"]:
         which = f"top-1 of the first row at seed {settings.seed}" if settings.several else "top-1"
         table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], which)])
+    if any(len(probe.recipes) > 1 and not one.tried for probe, one in zip(probes, fitted, strict=True)):
+        table = replace(table, notes=[*table.notes, NOT_CHOSEN])
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",

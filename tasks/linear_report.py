@@ -12,19 +12,23 @@ import numpy as np
 import torch
 
 from simsiam_eval.atomic_file import atomic_write, cannot_write, refuse_unwritable
-from simsiam_eval.confusion import confusion_matrix, distinct_names, draw_confusion, mean_per_class, per_class_accuracy
+from simsiam_eval.confusion import confusion_matrix, draw_confusion, per_class_accuracy
 from simsiam_eval.curves import draw_curves
 from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
 from simsiam_eval.probing import Fitted, Probe, ProbeData, judge
 from simsiam_eval.result import Result, Table, percent
-from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals
+from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals, class_mean_metrics
 
 if TYPE_CHECKING:
     from tasks.linear_settings import LinearEvalSettings
 
 _IN_RECORD = 100  # classes up to which the record holds the confusion matrix; --out writes it whatever its size
 _FILES = ("head.safetensors", "confusion.json", "confusion.png", "curves.png")  # of --out, beside the record
+NOT_CHOSEN = (
+    "Where every class has one training image, none can be held out to choose by: the middle of the values asked for was "
+    "taken (`chosen` of the record)."
+)
 _FED = {
     "crop": "on features of centre crops",
     "views": "on features of {} augmented views an image",
@@ -46,7 +50,7 @@ def describe_one(
     labels, guesses = data.test_labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
     metrics = _accuracies(scores, data, settings.seed)
     matrix = confusion_matrix(labels, guesses, data.classes)
-    by_class = dict(zip(distinct_names(data.class_names), per_class_accuracy(matrix).tolist(), strict=True))
+    by_class = dict(zip(data.class_names, per_class_accuracy(matrix).tolist(), strict=True))
     rows, features = probe.all_rows(data), data.train[fitted.head.layer]
     trained = (features, data.train_labels) if rows is None else (features[rows], data.train_labels[rows])
     metrics |= {
@@ -72,25 +76,19 @@ def describe_one(
 
 def _accuracies(scores: torch.Tensor, data: ProbeData, seed: int) -> dict[str, Any]:
     """top1, top5 where there are more than five classes, each with Wilson's and the bootstrap's interval, and the mean over
-    classes, which has only the latter."""
-    labels = data.test_labels.cpu().numpy()
+    classes with Zou's."""
+    labels, count = data.test_labels.cpu().numpy(), len(data.test_labels)
     tops = [
         top for top in (1, 5) if top < data.classes
     ]  # with five classes or fewer every guess is among the first five
     right = {top: among_top(scores, data.test_labels, top).cpu().numpy() for top in tops}
     metrics: dict[str, Any] = {}
     for top in tops:
-        metrics |= accuracy_metrics(f"top{top}", int(right[top].sum()), len(labels))
-    metrics["mean_per_class"] = mean_per_class(labels, right[1], np.ones(len(labels), dtype=np.int64))
-
-    def redrawn(times: np.ndarray[Any, Any]) -> list[float]:
-        return [*(times @ right[top] / len(labels) for top in tops), mean_per_class(labels, right[1], times)]
-
-    *of_tops, of_classes = bootstrap_intervals(redrawn, len(labels), seed)
-    if of_classes[0] == of_classes[1]:  # all are right or none is, and so in every draw: it is then the top-1 accuracy
-        of_classes = metrics["top1_interval"]
-    metrics |= {f"top{top}_bootstrap_interval": one for top, one in zip(tops, of_tops, strict=True)}
-    return metrics | {"mean_per_class_interval": of_classes}
+        metrics |= accuracy_metrics(f"top{top}", int(right[top].sum()), count)
+    intervals = bootstrap_intervals(lambda times: [times @ right[top] / count for top in tops], count, seed)
+    metrics |= {f"top{top}_bootstrap_interval": one for top, one in zip(tops, intervals, strict=True)}
+    totals, rights = np.bincount(labels), np.bincount(labels, right[1])
+    return metrics | class_mean_metrics("mean_per_class", rights[totals > 0], totals[totals > 0])
 
 
 def _difference(

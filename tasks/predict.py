@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.result import Result, Table, percent, provenance
+from simsiam_eval.result import Result, Table, counted, percent, provenance
 from simsiam_eval.settings import Settings, setting
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def predict(settings: PredictSettings) -> Result:
     Raises:
         DataError: the head belongs to another encoder, or to features of unknown images; the images cannot be used.
     """
+    from simsiam_eval.confusion import distinct_names
     from simsiam_eval.head_file import read_head
     from simsiam_eval.progress import progress
     from simsiam_eval.statistics import accuracy_metrics
@@ -55,29 +56,36 @@ def predict(settings: PredictSettings) -> Result:
     saved = read_head(settings.head)
     work = _work(settings, saved)
     source = work.source
-    truth = _classes_of(source, saved)
+    classes = distinct_names(saved.class_names)
+    truth = _classes_of(source, classes)
     columns = ["id", "class", "probability", *(["label"] if truth is not None else [])]
     counts: Counter[str] = Counter()
     shown: list[list[str]] = []
-    right = judged = 0
+    right = judged = unknown = 0
     with _csv_file(settings.out) as write, progress("predict", len(source)) as advance:
         write(columns)
-        for line in _lines(work, saved, truth, settings.strict):
+        for line in _lines(work, saved, classes, truth, settings.strict):
             write(line)
             shown += [line] if len(shown) < _SHOWN else []
             counts[line[1]] += 1
-            judged += line[3:] not in ([], [""])
-            right += line[1:2] == line[3:]
+            if line[3:] not in ([], [""]):
+                judged += 1
+                right += line[1] == line[3]
+                unknown += line[3] not in classes
             advance(1)
         done = sum(counts.values())
         if not done:
             raise DataError(f"None of the {len(source)} images of {settings.data} could be read.")
     metrics: dict[str, Any] = {"images": done, "unreadable": len(source) - done, "by_class": dict(counts.most_common())}
     if judged:
-        metrics |= accuracy_metrics("top1", right, judged) | {"labelled": judged}
+        metrics |= accuracy_metrics("top1", right, judged) | {"labelled": judged, "of_unknown_classes": unknown}
     notes = [f"The first {len(shown)} of {done} images{'; all are in ' + str(settings.out) if settings.out else ''}."]
     if judged:
         notes.append(f"Of {judged} labelled images {percent(metrics['top1'], metrics['top1_interval'])} % are right.")
+    if unknown:
+        notes.append(
+            f"{counted(unknown, 'image')} among them of classes that the head does not know: none can be right."
+        )
     return Result(
         task="predict",
         settings=settings.to_dict(),
@@ -142,7 +150,9 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[list[str]], Any]]:
         text.detach()
 
 
-def _lines(work: Extraction, saved: SavedHead, truth: list[str | None] | None, strict: bool) -> Iterator[list[str]]:
+def _lines(
+    work: Extraction, saved: SavedHead, classes: list[str], truth: list[str | None] | None, strict: bool
+) -> Iterator[list[str]]:
     """Id, class, probability and, where there is any, label of every image that can be read."""
     import torch
 
@@ -158,12 +168,14 @@ def _lines(work: Extraction, saved: SavedHead, truth: list[str | None] | None, s
         for row, chance, guess in zip(block.rows, best.values.tolist(), best.indices.tolist(), strict=True):
             if row not in block.reasons:
                 label = [] if truth is None else [truth[row] or ""]
-                yield [work.source.id(row), saved.class_names[guess], f"{chance:.4f}", *label]
+                yield [work.source.id(row), classes[guess], f"{chance:.4f}", *label]
 
 
-def _classes_of(source: ImageSource, saved: SavedHead) -> list[str | None] | None:
-    """Each row's class by name, None for no label; None where the source has none, or names none of the head's classes."""
+def _classes_of(source: ImageSource, classes: list[str]) -> list[str | None] | None:
+    """Each row's class by name, None for no label; None where the source has none, or names none of the head's `classes`."""
+    from simsiam_eval.confusion import distinct_names
+
     labels = source.labels.tolist()
-    names = source.class_names
+    names = distinct_names(source.class_names) if source.class_names is not None else None
     told = [None if one < 0 else names[one] if names is not None else str(one) for one in labels]
-    return told if set(told) & set(saved.class_names) else None
+    return told if set(told) & set(classes) else None

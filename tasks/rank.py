@@ -64,14 +64,14 @@ def rank(settings: RankSettings) -> Result:
 def _measured(features: Features, settings: RankSettings, device: torch.device) -> dict[str, Any]:
     import numpy as np
     import torch
-    from torch.nn import functional
 
     from simsiam_eval.spread import area_of, output_std, rankme_of, singular_values_of_rows, uniformity
+    from simsiam_eval.unit_length import unit_length
 
     values, centred = singular_values_of_rows(features.features, device)
     count = len(features.ids)
     some = np.sort(np.random.default_rng(settings.seed).permutation(count)[: settings.sample])
-    unit = functional.normalize(torch.from_numpy(features.features[some]).to(device), dim=1)
+    unit = unit_length(torch.from_numpy(features.features[some]).to(device))
     return {
         "file": str(features.path),
         "images": count,
@@ -88,16 +88,16 @@ def _measured(features: Features, settings: RankSettings, device: torch.device) 
 def _alignment(features: Features, some: Any, device: torch.device) -> float | None:
     """Mean squared distance of two views of an image, of length one, over all pairs of views; None without views."""
     import torch
-    from torch.nn import functional
 
     from simsiam_eval.feature_rows import FeatureRows
+    from simsiam_eval.unit_length import unit_length
 
     columns = features.attributes["columns"]
     if columns.get("views", (0,))[0] < 2:
         return None
     rows: Any = features.features
     views = FeatureRows(features.path, "views", rows.numbers(some))[:]
-    unit = functional.normalize(torch.from_numpy(views).to(device), dim=2)
+    unit = unit_length(torch.from_numpy(views).to(device))
     total = unit.sum(dim=1)
     count = unit.shape[1]
     # Over ordered pairs i != j: |a - b|^2 = 2 - 2 a.b, and the sum of all a.b is |sum|^2, of which the own ones are V.

@@ -3,10 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 
-from simsiam_eval.confusion import confusion_matrix, draw_confusion, mean_per_class, per_class_accuracy
+from simsiam_eval.confusion import confusion_matrix, draw_confusion, per_class_accuracy
 from simsiam_eval.errors import DataError
 
 PAIRS = some.lists(some.tuples(some.integers(0, 4), some.integers(0, 4)), min_size=1, max_size=40)
@@ -23,19 +22,6 @@ def test_every_pair_is_counted_once_in_its_place(pairs):
     for label in range(5):
         own = [guess == label for one, guess in pairs if one == label]
         assert found[label] == pytest.approx(np.mean(own)) if own else np.isnan(found[label])
-
-
-@pytest.mark.filterwarnings("ignore:y_pred contains classes")
-@given(PAIRS)
-def test_the_mean_per_class_is_the_balanced_accuracy_and_weights_are_repetitions(pairs):
-    labels, guesses = np.array(pairs).T
-    once = np.ones(len(pairs), dtype=np.int64)
-    assert mean_per_class(labels, labels == guesses, once) == pytest.approx(balanced_accuracy_score(labels, guesses))
-    times = np.arange(len(pairs)) % 3
-    if times.any():
-        many, taken = np.repeat(labels, times), np.repeat(guesses, times)
-        found = mean_per_class(labels, labels == guesses, times)
-        assert found == pytest.approx(balanced_accuracy_score(many, taken))
 
 
 @pytest.mark.parametrize("classes", [2, 34, 120])

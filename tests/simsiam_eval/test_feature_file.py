@@ -41,6 +41,7 @@ def test_files_that_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("precision", None), ("precision", [1.0, 2.0]), ("source", "null"), ("encoder", '"resnet"'), ("views", "[3]"),
+     ("source", '{"class_names": ["a", 1]}'), ("source", '{"class_names": "a"}'),
      ("source", '{"rows": null}'), ("source", '{"rows": "0:3"}'), ("source", '{"rows": [5, 8], "rows_of": 6}')],
 )  # fmt: skip
 def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_path, name, value):
@@ -58,3 +59,14 @@ def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_pa
         said = call(*command)
         assert said.exit_code == 1
         assert "is damaged" in said.stderr
+
+
+def test_a_label_beyond_the_class_names_is_one_sentence(call, tmp_path):
+    path = tmp_path / "f.h5"
+    rows = np.eye(3, dtype=np.float32)
+    write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": ["cat", "dog"]})
+    with pytest.raises(DataError, match="row 2 has the label 2, and there are 2 class names"):
+        read_features(path)
+    for command in ("linear-eval", "knn"):
+        said = call(command, "--train", path, "--test", path)
+        assert said.exit_code == 1 and "row 2 has the label 2" in said.stderr

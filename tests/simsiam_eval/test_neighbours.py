@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from simsiam_eval import neighbours
 from simsiam_eval.errors import DataError
-from simsiam_eval.neighbours import l2_normalised, search, search_blocks
+from simsiam_eval.neighbours import search, search_blocks
 
 
 def brute_force_similarities(bank, queries):
@@ -150,11 +150,11 @@ def test_a_narrow_bank_needs_no_more_memory_than_a_wide_one():
     assert len(sample._rows) <= 4096
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_rows_too_long_for_float32_are_refused(metric):
+def test_rows_too_long_for_float32_have_a_cosine_and_no_distance():
     bank = np.array([[1.6e19, 0], [-1.6e19, 0]], np.float32)
+    assert search(bank, bank, 2)[0].tolist() == [[1, -1], [1, -1]]
     with pytest.raises(DataError, match="too long"):
-        search(bank, bank, 2, metric)
+        search(bank, bank, 2, "l2")
 
 
 def test_rows_backwards():
@@ -227,7 +227,6 @@ def test_a_zero_vector_has_similarity_zero_to_all():
     assert rows[0].tolist() == [0, 1, 2]
     assert similarities.tolist() == [[1, 0, -1], [0, 0, 0]]
     assert sorted(rows[1].tolist()) == [0, 1, 2]
-    assert np.array_equal(l2_normalised(np.array([[3.0, 4.0], [0.0, 0.0]])), np.array([[0.6, 0.8], [0, 0]], "float32"))
 
 
 @pytest.mark.parametrize(

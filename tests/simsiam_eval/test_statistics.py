@@ -1,14 +1,18 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score
 
 from simsiam_eval.statistics import (
     accuracy_interval,
     accuracy_metrics,
     bootstrap_intervals,
+    class_mean_metrics,
     mcnemar,
     mean_metrics,
     paired_interval,
@@ -23,6 +27,41 @@ def test_interval_is_wilsons(correct, total):
     centre = (p + Z**2 / (2 * total)) / (1 + Z**2 / total)
     half = Z / (1 + Z**2 / total) * math.sqrt(p * (1 - p) / total + Z**2 / (4 * total**2))
     assert accuracy_interval(correct, total) == pytest.approx([centre - half, centre + half], rel=1e-9, abs=1e-12)
+
+
+@given(some.integers(1, 300), some.data())
+def test_interval_is_scipys(total, data):
+    correct = data.draw(some.integers(0, total))
+    expected = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    assert accuracy_interval(correct, total) == pytest.approx([expected.low, expected.high], abs=1e-9)
+
+
+CLASSES = some.lists(some.lists(some.booleans(), min_size=1, max_size=30), min_size=1, max_size=6)
+
+
+@given(CLASSES)
+def test_the_mean_over_classes_is_the_balanced_accuracy_inside_its_interval(classes):
+    labels = np.repeat(np.arange(len(classes)), [len(one) for one in classes])
+    guesses = np.where(np.concatenate(classes), labels, -1)
+    correct, totals = (np.array([count(one) for one in classes]) for count in (sum, len))
+    found = class_mean_metrics("x", correct, totals)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # guesses of no class
+        assert found["x"] == pytest.approx(balanced_accuracy_score(labels, guesses))
+    low, high = found["x_interval"]
+    assert 0 <= low <= found["x"] <= high <= 1
+    assert high - low > 0.01  # also where every class is all right, or all wrong
+    # By hand: each side's distance is the root of the sum of squares of the classes' own, over their number.
+    each = [accuracy_interval(int(one), int(many)) for one, many in zip(correct, totals, strict=True)]
+    below = math.sqrt(sum((one / many - at[0]) ** 2 for one, many, at in zip(correct, totals, each, strict=True)))
+    assert found["x"] - low == pytest.approx(below / len(classes), abs=1e-9)
+
+
+def test_the_interval_of_the_mean_over_classes_covers_it():
+    """95 % of 2,000 sets of three classes of unlike size and accuracy: coverage within three standard errors, or above."""
+    rng, true, totals = np.random.default_rng(0), np.array([0.9, 0.5, 0.98]), np.array([40, 15, 100])
+    draws = [class_mean_metrics("x", rng.binomial(totals, true), totals)["x_interval"] for _ in range(2000)]
+    assert np.mean([low <= true.mean() <= high for low, high in draws]) > 0.935
 
 
 @pytest.mark.parametrize("total", [1, 10, 1000])

@@ -1,9 +1,12 @@
 """The vote against one written as loops, and against scikit-learn's."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 from sklearn.neighbors import KNeighborsClassifier
 
 from simsiam_eval.votes import votes, weighted_vote
@@ -81,11 +84,23 @@ def test_many_weak_neighbours_against_one_strong():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-30])
 def test_a_tiny_temperature_neither_overflows_nor_loses_a_voter(temperature):
-    # The vote of 8 rounds to 0, as nobody's; it is still a guess where the others are not.
-    assert vote([[1.0, 0.9, -1.0], [-0.9, -1.0, -1.0]], [[6, 2, 8], [1, 0, 0]], temperature)[0][0] == 6
-    ranked = vote([[1.0, 0.9, -1.0], [-0.9, -1.0, -1.0]], [[6, 2, 8], [1, 0, 0]], temperature)
-    assert [sorted(row) for row in ranked] == [[-1, -1, 2, 6, 8], [-1, -1, -1, 0, 1]]
-    assert ranked[1][0] == 1
+    # exp(-2 / T) rounds to 0, and so does exp(-2.1 / T): their order is not that of the labels.
+    ranked = vote([[1.0, 0.9, -1.0, -1.1], [-0.9, -1.0, -1.0, -1.0]], [[6, 2, 8, 3], [1, 0, 0, 0]], temperature)
+    assert ranked == [[6, 2, 8, 3, -1], [1, 0, -1, -1, -1]]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_scale_ranks_as_the_logarithms_of_the_sums_do(data):
+    """Similarities as those of --metric l2 on features that are not normalised."""
+    scale = data.draw(st.sampled_from([1, 100, 10_000]))
+    drawn = np.array(data.draw(st.lists(st.integers(-40, 0), min_size=12, max_size=12)), np.float32)
+    near, labels = -np.sort(-drawn) * scale, np.array(data.draw(st.lists(st.integers(0, 4), min_size=12, max_size=12)))
+    logs = {label: logsumexp(near[labels == label].astype(float) / 0.07) for label in set(labels.tolist())}
+    ranked = vote([near], [labels], 0.07)[0]
+    assert sorted(one for one in ranked if one >= 0) == sorted(logs)
+    values = [logs[label] for label in ranked if label >= 0]
+    assert all(one >= two - 1e-9 * max(1, abs(two)) for one, two in pairwise(values))
 
 
 def test_fewer_classes_than_top_are_filled_per_row():

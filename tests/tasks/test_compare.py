@@ -131,6 +131,31 @@ def test_classes_are_matched_by_name_where_files_number_them_differently(record,
     assert found[1] == pytest.approx(expected)
 
 
+def test_training_sets_that_answer_nothing_are_refused(call, folder, tmp_path):
+    rng, names = np.random.default_rng(0), ["ant", "bee"]
+    tests = [tmp_path / f"{one}-test.h5" for one in "ab"]
+    banks = [tmp_path / f"{one}-train.h5" for one in "ab"]
+    for test, bank in zip(tests, banks, strict=True):
+        write(test, rng.normal(size=(20, 4)), np.arange(20) % 2, test.stem[0], class_names=names)
+        write(bank, rng.normal(size=(10, 4)), np.zeros(10, int), test.stem[0], class_names=names)
+    for trained, says in (
+        (banks, "has no image of a class of"),
+        (tests, "leave --train out for leave-one-out"),
+    ):
+        refused = call("compare", *tests, *(part for one in trained for part in ("--train", one)))
+        assert refused.exit_code == 1 and says in refused.stderr, refused.output
+    three = [tmp_path / f"{one}-three.h5" for one in "ab"]
+    for path in three:
+        write(path, rng.normal(size=(30, 4)), np.arange(30) % 3, path.stem[0], class_names=[*names, "cat"])
+    heads = []
+    for test, path in zip(tests, three, strict=True):
+        head = path.with_suffix(".safetensors")
+        linear_eval(LinearEvalSettings(preset="small", epochs=2, train=str(test), test=str(test), save_head=head))
+        heads += ["--head", head]
+    refused = call("compare", *three, *heads)
+    assert refused.exit_code == 1 and "knows no class cat" in refused.stderr, refused.output
+
+
 def test_seeds_have_a_mean_and_a_std(record, call, folder):
     encoders = ("good1", "good2", "bad1", "bad2")
     names = [part for name in ("good", "good", "bad", "bad") for part in ("--name", name)]

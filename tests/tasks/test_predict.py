@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import numpy as np
@@ -47,6 +48,41 @@ def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head
         (tmp_path / f"{number}.png").write_bytes(b"no image")
     nothing = call(*arguments)
     assert nothing.exit_code == 1 and "None of the 3 images" in nothing.stderr
+
+
+def test_classes_of_one_name_stay_apart_and_unknown_ones_are_said(record, checkpoint, tmp_path):
+    """As ImageNet's two cranes: a number in brackets tells them apart, in the file and where they are compared."""
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8), np.arange(90) % 3
+    pixels[labels == 1] //= 4
+    pixels[labels == 2] //= 16
+    known, more = tmp_path / "known.parquet", tmp_path / "more.parquet"
+    for path, numbers in ((known, labels), (more, np.where(np.arange(90) < 10, 3, labels))):
+        write_labelled(path, pixels, numbers, ["crane", "owl", "crane", "emu"][: numbers.max() + 1])
+    sets = ("--train", f"parquet:{known}", "--test", f"parquet:{known}", "--checkpoint", checkpoint)
+    head = tmp_path / "head.safetensors"
+    made = record("linear-eval", *sets, "--preset", "logistic", "-C", 1, "--save-head", head)["metrics"]
+    assert list(made["per_class"]) == ["crane (0)", "owl", "crane (2)"]
+    given = ("--checkpoint", checkpoint, "--head", head)
+    found = record("predict", *given, "--data", f"parquet:{known}")["metrics"]
+    assert (found["top1"], found["of_unknown_classes"]) == (made["top1"], 0)
+    assert set(found["by_class"]) <= set(made["per_class"])
+    other = record("predict", *given, "--data", f"parquet:{more}")["metrics"]
+    assert other["of_unknown_classes"] == 10 and other["top1"] <= 80 / 90
+
+
+def write_labelled(path, pixels, labels, names):
+    """A Parquet file as Hugging Face's data sets are: PNG bytes, and class names in the schema."""
+    import pyarrow
+    import pyarrow.parquet
+
+    images = []
+    for one in pixels:
+        Image.fromarray(one).save(buffer := io.BytesIO(), "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({"image": images, "label": labels})
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 
 def test_the_head_of_another_precision_is_refused(call, head, checkpoint):
