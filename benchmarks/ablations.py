@@ -1,15 +1,19 @@
 """The ablations that made the paper, beside its signs: one short pretraining each, kNN and LARS linear evaluation.
 
-python benchmarks/ablations.py --data cifar10:DIR --epochs 100 --out FOLDER     (a stopped one goes on where it was)
+python benchmarks/ablations.py --data cifar10:DIR --epochs 100 --out FOLDER
+
+A stopped one goes on where it was; the table has every variant that was judged so far, in FOLDER.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
-from report import write_table
+import torch
+from report import run, write_table
 
 from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
@@ -41,26 +45,15 @@ def main() -> None:
     parser.add_argument("--linear", default="simsiam-code", help="Preset of the linear evaluation.")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, help="Default: the preset's.")
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--compile", default="cuda-graphs" if torch.cuda.is_available() else "off")
     parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     asked = parser.parse_args()
-    size = {"batch_size": asked.batch_size} if asked.batch_size else {}
-    rows = []
     for name in asked.only:
-        changed, paper = VARIANTS[name]
-        run = pretrain(
-            PretrainSettings(preset=asked.preset, data=f"{asked.data}#train", epochs=asked.epochs, precision=asked.precision,
-                             out=asked.out / name.replace(" ", "-").replace(",", ""), **size, **changed)
-        )  # fmt: skip
-        sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
-        sets |= {"checkpoint": Path(run.files["checkpoint"])}
-        near = knn(KnnSettings(preset="lightly", **sets)).metrics
-        linear = linear_eval(LinearEvalSettings(preset=asked.linear, **sets)).metrics
-        rows.append(
-            [name, percent(near["top1"], near["top1_interval"]), percent(linear["top1"], linear["top1_interval"]),
-             f"{run.metrics['output_std']:.3f}", f"{run.metrics['loss']:.3f}", paper]
-        )  # fmt: skip
+        if not judged_file(asked, name).exists():
+            judged_file(asked, name).write_text(json.dumps(judged(asked, name)))
+        rows = [json.loads(path.read_text()) for path in (judged_file(asked, one) for one in VARIANTS) if path.exists()]
         write_table(
             f"ablations_{asked.preset}",
             f"Ablations, {asked.epochs} epochs of {asked.data}",
@@ -70,5 +63,32 @@ def main() -> None:
         )  # fmt: skip
 
 
+def folder_of(asked: argparse.Namespace, name: str) -> Path:
+    """Run folder of a variant."""
+    folder: Path = asked.out / name.replace(" ", "-").replace(",", "")
+    return folder
+
+
+def judged_file(asked: argparse.Namespace, name: str) -> Path:
+    """Where the line of a variant is kept, under the epochs and protocol that it was judged by."""
+    return folder_of(asked, name) / f"judged-{asked.epochs}-{asked.linear}.json"
+
+
+def judged(asked: argparse.Namespace, name: str) -> list[str]:
+    """Pretrain a variant, as far as it is not yet, and judge it: its line of the table."""
+    changed, paper = VARIANTS[name]
+    size = {"batch_size": asked.batch_size} if asked.batch_size else {}
+    trained = pretrain(
+        PretrainSettings(preset=asked.preset, data=f"{asked.data}#train", epochs=asked.epochs, precision=asked.precision,
+                         compile=asked.compile, out=folder_of(asked, name), **size, **changed)
+    )  # fmt: skip
+    sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
+    sets |= {"checkpoint": Path(trained.files["checkpoint"])}
+    near = knn(KnnSettings(preset="lightly", **sets)).metrics
+    linear = linear_eval(LinearEvalSettings(preset=asked.linear, **sets)).metrics
+    return [name, percent(near["top1"], near["top1_interval"]), percent(linear["top1"], linear["top1_interval"]),
+            f"{trained.metrics['output_std']:.3f}", f"{trained.metrics['loss']:.3f}", paper]  # fmt: skip
+
+
 if __name__ == "__main__":
-    main()
+    run(main)

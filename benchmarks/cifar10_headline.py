@@ -2,7 +2,10 @@
 
 python benchmarks/cifar10_headline.py --data cifar10:DIR --out FOLDER --epochs 800
 
-A run that is cut off goes on where it was when the command is given again; its seconds are added up from its log.
+A run that is cut off goes on where it was when the command is given again; its seconds are added up from its log. Where a
+call may take ten minutes only, and only a folder $OUT comes back, with FOLDER outside it:
+
+timeout -s TERM 560 python benchmarks/cifar10_headline.py ...; cp FOLDER/log.jsonl benchmarks/results/cifar10_* $OUT
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import write_table
+from report import run, write_table
 
 from pretrain.loop import pretrain
 from pretrain.recipe import PretrainSettings
@@ -41,24 +44,23 @@ def main() -> None:
     parser.add_argument("--stem", default="cifar10", help="Name of the table and of the log beside it.")
     asked = parser.parse_args()
     size: dict[str, Any] = {"batch_size": asked.batch_size} if asked.batch_size else {}
-    run = pretrain(
+    trained = pretrain(
         PretrainSettings(preset="cifar10", data=f"{asked.data}#train", val=f"{asked.data}#test", out=asked.out,
                          epochs=asked.epochs, precision=asked.precision, compile=asked.compile, every="2 minutes",
                          knn_every=20, keep=1, **size)
     )  # fmt: skip
     log = [json.loads(line) for line in (asked.out / "log.jsonl").read_text().splitlines()]
     epochs = [line for line in log if line["kind"] == "epoch"]
-    images = run.metrics["images"] // run.settings["batch_size"] * run.settings["batch_size"]
-    minutes = sum(images / line["images_per_second"] for line in epochs) / 60
+    minutes = sum(line["seconds"] for line in epochs) / 60
     sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
-    sets |= {"checkpoint": Path(run.files["checkpoint"])}
+    sets |= {"checkpoint": Path(trained.files["checkpoint"])}
     near = knn(KnnSettings(k=(200,), temperature=(0.1, 0.2), **sets)).metrics["grid"]
-    whole = run.metrics["images"] == 50_000
+    whole = trained.metrics["images"] == 50_000
     protocol = "simsiam-code" if whole else "small"  # 90 epochs of batch 4096 are 90 steps on a few thousand images
     linear = linear_eval(LinearEvalSettings(preset=protocol, **sets)).metrics
     found = " / ".join(percent(one["top1"], one["top1_interval"]) for one in near)
-    settings = run.settings
-    who = f"this run, {run.metrics['images']} images, {asked.epochs} epochs, batch {settings['batch_size']}"
+    settings = trained.settings
+    who = f"this run, {trained.metrics['images']} images, {asked.epochs} epochs, batch {settings['batch_size']}"
     who += f", {asked.precision}"
     ours = (who, found, percent(linear["top1"], linear["top1_interval"]), f"{minutes:.1f}")
     path = write_table(
@@ -67,12 +69,12 @@ def main() -> None:
         ("who", "kNN top-1 %, k 200, T .1 / .2", f"linear top-1 %, {protocol}", "minutes"),
         [ours, *(PUBLISHED if whole else [])],
         [
-            "Minutes are of training alone, from the log. Where the images are the JPEG-re-encoded copy of CIFAR-10 "
-            "(quality 75), accuracies are not strictly comparable with those on the original.",
+            "Minutes are of the training steps alone, from the log. Where the images are the JPEG-re-encoded copy of "
+            "CIFAR-10 (quality 75), accuracies are not strictly comparable with those on the original.",
         ],
     )
     path.with_suffix(".log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

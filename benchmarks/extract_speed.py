@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as simsiam_eval sets it; read when torch is imported
 
 import argparse
+import copy
 import gc
 import importlib.util
 import itertools
@@ -45,7 +46,7 @@ from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import FeatureWriter
 from simsiam_eval.images import DecodedImage
-from simsiam_eval.inference import FeatureModel
+from simsiam_eval.inference import FeatureModel, fold_batch_norms
 from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from simsiam_eval.settings import FeatureSettings
@@ -221,7 +222,27 @@ def stages(
         for some in (16, count % 16 or 16):  # both sizes are compiled before the time counts
             model(pixels[:some])
         found[f"forward only, {precision}{', compiled' if compiled else ''}"] = partial(timed, forward, model)
-    return found
+    return found | {f"forward only, {name}": partial(timed, run) for name, run in choices(encoder, pixels).items()}
+
+
+def choices(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """The forward pass of a plain loop, and with one of our choices after the other: the next is "float32", blocks of 16."""
+
+    def forward(model: Encoder, layout: torch.memory_format) -> None:
+        with torch.no_grad():
+            for some in pixels.split(32):
+                model.trunk(PREPROCESSING.normalise(some).to(memory_format=layout))
+
+    def prepared(folded: bool, layout: torch.memory_format) -> Callable[[], None]:
+        model = copy.deepcopy(encoder)
+        model = fold_batch_norms(model) if folded else model
+        return partial(forward, model.to(memory_format=layout), layout)  # type: ignore[call-overload]
+
+    return {
+        "a plain model, blocks of 32": prepared(False, torch.contiguous_format),
+        "a plain model, channels-last": prepared(False, torch.channels_last),
+        "a plain model, channels-last, BN folded": prepared(True, torch.channels_last),
+    }
 
 
 def timed(run: Callable[..., Any], *given: Any) -> tuple[Stopwatch, Any]:

@@ -1,6 +1,8 @@
 """Pretraining, images per second: the step alone, our loop on JPEG files, the reference's pipeline, and lightly's.
 
 All on one machine in one run, in turns; every number is the median over the repeats, after one round that is not counted.
+Batches that were made ready while another ran would be given for nothing: before it is timed, a loop's queue is emptied, and
+before the next one's turn its workers have come to rest.
 Small noise images of JPEG are made first; nothing is downloaded. Where lightly is not installed its line says so.
 """
 
@@ -14,6 +16,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from torch.utils.data import DataLoader
 from views_speed import reference_transform
 
 from pretrain.health import measure
-from pretrain.loader import Loader
+from pretrain.loader import PREFETCHED, Loader
 from pretrain.loop import test_preprocessing
 from pretrain.model import SimSiam, parameter_groups, simsiam_loss
 from pretrain.recipe import PretrainSettings
@@ -45,6 +48,15 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
 Step = Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A step that takes the next of `batches`, of which up to `waiting` are made ahead."""
+
+    step: Step
+    batches: Iterator[Any] = iter(())
+    waiting: int = 0
+
+
 def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     """`count` JPEG files, each another part of two photographs."""
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
@@ -57,18 +69,20 @@ def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     return paths
 
 
-def step_alone(settings: PretrainSettings, device: torch.device) -> Step:
+def step_alone(settings: PretrainSettings, device: torch.device) -> Loop:
     """Forward, backward and SGD on one batch that lies on the device: the limit."""
     step = TrainingStep(settings, Processes(device))
     views = torch.randn(2, settings.batch_size, 3, settings.image_size, settings.image_size, device=device)
-    return lambda: void(step(*views))
+    return Loop(lambda: void(step(*views)))
 
 
-def our_loop(settings: PretrainSettings, paths: list[Path], device: torch.device) -> Step:
+def our_loop(settings: PretrainSettings, paths: list[Path], device: torch.device) -> tuple[str, Loop]:
+    """What it reads, and the loop: images of one small size are held on the device, as in any run."""
     processes = Processes(device)
     loader = Loader(PathSource(paths), settings, processes, test_preprocessing(settings))
     step, batches = TrainingStep(settings, processes), loader.batches(0, 1 << 30)
-    return lambda: void(step(*next(batches)))
+    reads = "JPEG files, decoded once and held on the device" if loader.resident else "JPEG files"
+    return reads, Loop(lambda: void(step(*next(batches))), batches, PREFETCHED * (settings.workers or 0))
 
 
 class Files:
@@ -103,7 +117,7 @@ def forever(dataset: Any, settings: PretrainSettings, workers: int, **more: Any)
         yield from loader
 
 
-def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Step:
+def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Loop:
     """As docs/protocols.md describes it: Pillow views in workers, float32 (TF32 where cuDNN takes it), plain SGD."""
     views = reference_transform(settings.image_size)
     batches = forever(Files(paths, TwoViews(views)), settings, workers)
@@ -117,10 +131,10 @@ def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.
         loss.backward()
         optimiser.step()
 
-    return step
+    return Loop(step, batches, PREFETCHED * workers)
 
 
-def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Step | None:
+def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.device, workers: int) -> Loop | None:
     """lightly's transform, heads and loss on the same trunk, in the loop of its SimSiam example."""
     try:
         from lightly.loss import NegativeCosineSimilarity
@@ -150,7 +164,7 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
         loss.backward()
         optimiser.step()
 
-    return step
+    return Loop(step, batches, PREFETCHED * workers)
 
 
 def look(settings: PretrainSettings, device: torch.device, times: int = 20) -> float:
@@ -168,14 +182,41 @@ def void(_: object) -> None:
     """Nothing: a step's result is not kept."""
 
 
-def rate(step: Step, steps: int, batch: int, device: torch.device) -> float:
-    """Images per second over `steps` steps."""
+def rate(loop: Loop, steps: int, batch: int, device: torch.device) -> float:
+    """Images per second over `steps` steps, or as many more as there were batches ready."""
+    for _ in range(loop.waiting):
+        next(loop.batches)
+    steps = max(steps, loop.waiting)
     started = time.perf_counter()
     for _ in range(steps):
-        step()
+        loop.step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return steps * batch / (time.perf_counter() - started)
+    found = steps * batch / (time.perf_counter() - started)
+    if loop.waiting:
+        rest()
+    return found
+
+
+def rest(most: float = 60.0) -> None:
+    """Wait until the processes that this one started do nothing, their queues being full."""
+    before, ends = -1.0, time.monotonic() + most
+    while (now := seconds_of_children()) != before and time.monotonic() < ends:
+        before = now
+        time.sleep(0.5)
+
+
+def seconds_of_children() -> float:
+    """CPU time of the processes that this one started, to a tenth of a second."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(state[1]) == os.getpid():
+            ticks += int(state[11]) + int(state[12])
+    return round(ticks / os.sysconf("SC_CLK_TCK"), 1)
 
 
 def main() -> None:
@@ -203,21 +244,23 @@ def main() -> None:
         plain = PretrainSettings(preset=preset, data="-", out="-", **changed)
         with tempfile.TemporaryDirectory() as folder:
             paths = make_images(Path(folder), 8 * plain.batch_size, size)
-            runs: dict[str, Step | None] = {}
+            runs: dict[str, Loop | None] = {}
+            labels: dict[str, str] = {}
             for one in ours:
                 runs[f"(1) the step alone, {one.precision}"] = step_alone(one, device)
-                runs[f"(2) our loop on JPEG files, {one.precision}"] = our_loop(one, paths, device)
+                reads, runs[f"(2) our loop, {one.precision}"] = our_loop(one, paths, device)
+                labels[f"(2) our loop, {one.precision}"] = f"(2) our loop on {reads}, {one.precision}"
             runs["(3) the reference's pipeline"] = reference_loop(plain, paths, device, workers)
             runs["(4) lightly"] = lightly_loop(plain, paths, device, workers)
             names = list(runs)
-            rates: dict[str, list[float]] = {run: [] for run, step in runs.items() if step}
+            rates: dict[str, list[float]] = {run: [] for run, loop in runs.items() if loop}
             for number in range(asked.repeats + 1):
                 for run in rates:
-                    step = runs[run]
-                    assert step is not None
-                    found = rate(step, steps, plain.batch_size, device)
+                    loop = runs[run]
+                    assert loop is not None
+                    found = rate(loop, steps, plain.batch_size, device)
                     rates[run] += [found] if number else []
-            del runs
+            del runs, loop
         medians = {run: float(np.median(found)) for run, found in rates.items()}
         for run in names:
             if run not in medians:
@@ -225,8 +268,8 @@ def main() -> None:
                 continue
             relative = medians[run] / medians["(3) the reference's pipeline"]
             took = f"{1000 * plain.batch_size / medians[run]:.1f}"
-            rows.append([name, run, f"{medians[run]:.0f}", took, f"{relative:.2f}"])
-        quickest = plain.batch_size / medians[f"(2) our loop on JPEG files, {precisions[-1]}"]
+            rows.append([name, labels.get(run, run), f"{medians[run]:.0f}", took, f"{relative:.2f}"])
+        quickest = plain.batch_size / medians[f"(2) our loop, {precisions[-1]}"]
         seconds = look(plain, device)
         share = 100 * seconds / (plain.health_every * quickest)
         rows.append([name, f"one look of the doctor: {share:.3f} % of the time", "", f"{1000 * seconds:.1f}", ""])

@@ -6,12 +6,22 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from simsiam_eval.errors import UserError
 from simsiam_eval.result import versions
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def run(main: Callable[[], None]) -> None:
+    """The script, which ends as the commands do: by one sentence where it is stopped or what it was given cannot be used."""
+    try:
+        main()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
 
 
 def machine() -> str:

@@ -25,6 +25,7 @@ from simsiam_eval.progress import say
 from simsiam_eval.sources import ArraySource, ImageSource
 from simsiam_eval.stopping import ignore_stop_signals
 
+PREFETCHED = 2  # batches of a worker that wait: of 256 views of 224 px one is 154 MB
 _RESIDENT_BYTES = 1 << 30
 _RESIDENT_SIDE = 128  # pixels; larger images are seldom of one size
 
@@ -108,6 +109,11 @@ class Loader:
         """Steps of an epoch."""
         return self.schedule.steps
 
+    @property
+    def resident(self) -> bool:
+        """Whether the images are held on the device."""
+        return self._pixels is not None
+
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of the steps `first` to `last` - 1, counted over the whole run."""
         steps = range(first, last)
@@ -140,7 +146,7 @@ class Loader:
             sampler=steps,  # the whole run's: no pause between epochs
             num_workers=workers,
             pin_memory=pinned,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=PREFETCHED if workers else None,
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -87,7 +88,9 @@ def _start_wandb(settings: PretrainSettings) -> Any:
         import wandb
     except ImportError as error:
         raise UsageError('--wandb needs its package: pip install "simsiam-eval[wandb]".') from error
-    name = settings.out.resolve().name
+    folder = settings.out.resolve()
+    # The same run when it goes on, and another than that of a folder of the same name elsewhere.
+    run = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     return wandb.init(
-        project=settings.wandb, name=name, dir=settings.out, id=name, resume="allow", config=settings.to_dict()
+        project=settings.wandb, name=folder.name, dir=settings.out, id=run, resume="allow", config=settings.to_dict()
     )

@@ -65,6 +65,7 @@ class _Run:
     ) -> None:
         self.settings, self.source, self.folder, self.processes = settings, source, folder, processes
         self.stop, self.diagnosis = StopRequest(), ""
+        self.clock: _Clock | None = None
         saved = folder.read()
         preprocessing = test_preprocessing(settings)
         self.loader = Loader(source, settings, processes, preprocessing)
@@ -73,6 +74,8 @@ class _Run:
         self.position = Position(sums=torch.zeros(3, dtype=torch.float64, device=processes.device))
         if saved is not None:
             self.position = restore(saved, self.step.model, self.step.optimiser, processes.device)
+        self._refuse_another_start()
+        if saved is not None:
             if not processes.main:  # the saved sums are those of all
                 self.position.sums.zero_()
             if processes.main:
@@ -83,6 +86,19 @@ class _Run:
         trained = settings.predictor not in ("none", "fixed")
         self.doctor = Doctor(self.position.doctor, stop_gradient=settings.stop_gradient, predictor=trained)
         self.log = RunLog(settings, self.steps_done) if processes.main else None
+
+    def _refuse_another_start(self) -> None:
+        """Each process has read the run's folder by itself."""
+        if self.processes.world == 1:
+            return
+        weights = sum(float(one.double().abs().sum()) for one in self.step.model.state_dict().values())
+        start = f"epoch {self.position.epoch}, step {self.position.step}, weights {weights!r}"
+        first = self.processes.first_text(start)
+        if self.processes.largest(int(start != first)):
+            raise DataError(
+                f"The processes do not start from the same state ({first}; here {start}): --out must be a folder that all "
+                f"machines share ({self.settings.out})."
+            )
 
     @property
     def steps_done(self) -> int:
@@ -96,7 +112,7 @@ class _Run:
         batches = self.loader.batches(self.steps_done, total)
         with self._progress(total) as advance:
             for epoch in range(position.epoch, self.settings.epochs):
-                clock = _Clock(self, advance, self.step.set_lr(epoch))
+                self.clock = clock = _Clock(self, advance, self.step.set_lr(epoch))
                 for number in range(position.step, steps):
                     view1, view2 = next(batches)
                     loss, outputs = self.step(view1, view2)
@@ -113,13 +129,17 @@ class _Run:
     def _end_epoch(self, clock: _Clock) -> None:
         position = self.position
         entry = clock.summary()
+        last = position.epoch + 1 == self.settings.epochs
+        if self.monitor and self.processes.main and (last or (position.epoch + 1) % self.settings.knn_every == 0):
+            self._look_at_neighbours(self.monitor, entry)
+        self._stop_if_asked()  # the epoch then ends again when the run goes on
         position.history.append(entry)
-        position.epoch, position.step = position.epoch + 1, 0
+        position.epoch, position.step, position.seconds = position.epoch + 1, 0, 0.0
         position.sums.zero_()
-        last = position.epoch == self.settings.epochs
-        best, before = False, position.best_knn
-        if self.monitor and self.processes.main and (last or position.epoch % self.settings.knn_every == 0):
-            best = self._look_at_neighbours(self.monitor, entry)
+        self.clock = None
+        before = position.best_knn
+        best = entry.get("knn_top1", -1.0) > before
+        position.best_knn = max(before, entry.get("knn_top1", -1.0))
         if self.log:
             self.log.write("epoch", self.steps_done, entry)
         if last:
@@ -129,18 +149,17 @@ class _Run:
         elif best:
             self.folder.keep_best_knn()
 
-    def _look_at_neighbours(self, monitor: KnnMonitor, entry: dict[str, Any]) -> bool:
-        """Add the online kNN to the epoch's entry; whether it is the best so far. Where it fails, the run goes on."""
-        position = self.position
+    def _look_at_neighbours(self, monitor: KnnMonitor, entry: dict[str, Any]) -> None:
+        """Add the online kNN to the epoch's entry. Where it fails, or the run is to stop, the entry has none."""
         try:
-            entry["knn_top1"] = monitor.accuracy(self.step.model.encoder, self.processes.device)
+            found = monitor.accuracy(self.step.model.encoder, self.processes.device, self.stop)
         except (DataError, OSError, RuntimeError) as error:  # a GPU without room for it is a RuntimeError
             say(f"Warning: no online kNN after epoch {entry['epoch']} ({error}); the run goes on")
-            return False
-        best: bool = entry["knn_top1"] > position.best_knn
-        position.best_knn = max(position.best_knn, entry["knn_top1"])
-        say(f"epoch {entry['epoch']}: kNN {100 * entry['knn_top1']:.2f} %{' (best so far)' * best}")
-        return best
+            return
+        if found is not None:
+            entry["knn_top1"] = found
+            best = " (best so far)" if found > self.position.best_knn else ""
+            say(f"epoch {entry['epoch']}: kNN {100 * found:.2f} %{best}")
 
     def _look_at_health(self, outputs: Outputs) -> None:
         every = self.settings.health_every
@@ -170,8 +189,10 @@ class _Run:
         raise Stopped(f"Stopped {where}; the same command goes on from {self.folder.last}.", reason)
 
     def _save(self) -> None:
-        """Raises DataError for sums that are not finite: the last good state must not be replaced."""
-        self.check_finite(self.position.sums)
+        """Raises DataError for sums or weights that are not finite: the last good state must not be replaced."""
+        self._check_state()
+        if self.clock is not None:
+            self.position.seconds = self.clock.seconds()
         self.position.unreadable |= self.loader.unreadable
         if self.processes.main:
             self.folder.save(self.step.model, self.step.optimiser, self.position)
@@ -180,7 +201,7 @@ class _Run:
         """Where there is no room the run goes on: the checkpoint before is whole, and the next is tried when due."""
         if not (now or self.folder.save_due(self.position)):
             return False
-        self.check_finite(self.position.sums)
+        self._check_state()
         try:
             self._save()
         except DataError as error:
@@ -193,6 +214,15 @@ class _Run:
         if not torch.isfinite(sums).all():
             raise DataError(
                 f"The loss is not finite in epoch {self.position.epoch}, by step {self.position.step}: "
+                f"try a smaller --lr in another --out ({self.folder.last_good()})."
+            )
+
+    def _check_state(self) -> None:
+        """The loss is that of the weights before the step; these must be of use too. Raises DataError."""
+        self.check_finite(self.position.sums)
+        if not torch.isfinite(torch.nn.utils.get_total_norm([one.detach() for one in self.step.model.parameters()])):
+            raise DataError(
+                f"The weights have grown beyond float32 in epoch {self.position.epoch}, by step {self.position.step}: "
                 f"try a smaller --lr in another --out ({self.folder.last_good()})."
             )
 
@@ -266,7 +296,8 @@ class _Clock:
         self._run, self._advance, self._lr = run, advance, lr
         self._first, self._shown = run.position.step, run.position.step
         self._started = self._looked = time.perf_counter()
-        self._waited = run.loader.waited
+        self._waited, self._before = run.loader.waited, run.position.seconds
+        self._all = 0.0  # once they are done
 
     def tick(self) -> None:
         """Show where the run is, at most once a second: reading the sums waits for the device."""
@@ -281,24 +312,31 @@ class _Clock:
         self._shown = position.step
 
     def summary(self) -> dict[str, Any]:
-        """The epoch's line of the log: means over its steps and over the processes; `waiting` is the share of the time
-        that this process stood waiting for images."""
+        """The epoch's line of the log: means over its steps and over the processes; `seconds` of its steps, whatever process
+        did them; `waiting` is the share of the time that this process stood waiting for images."""
         run = self._run
         sums = run.processes.total(run.position.sums)
         run.check_finite(sums)
         loss, std = (sums[:2] / sums[2]).tolist()
         seconds = time.perf_counter() - self._started
         self._advance(run.position.step - self._shown)
+        images, self._all = run.position.step * run.settings.batch_size, self.seconds()
         return {
             "epoch": run.position.epoch,
             "loss": loss,
             "output_std": std,
             "lr": self._lr,
-            "images_per_second": self._rate(),
+            "seconds": self._all,
+            "images_per_second": images / max(self._all, 1e-9),
             "waiting": (run.loader.waited - self._waited) / seconds if seconds else 0.0,
         }
 
+    def seconds(self) -> float:
+        """Of this epoch's steps so far, of earlier processes too."""
+        return self._all or self._before + time.perf_counter() - self._started
+
     def _rate(self) -> float:
+        """Images per second of this process."""
         steps = self._run.position.step - self._first
         return steps * self._run.settings.batch_size / max(time.perf_counter() - self._started, 1e-9)
 

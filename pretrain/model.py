@@ -128,12 +128,12 @@ def _cross_entropy(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return -(z.softmax(dim=1) * p.log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def parameter_groups(model: SimSiam, predictor: str) -> list[dict[str, object]]:
-    """All parameters, weight decay on every one; with a `constant` predictor it is apart, marked `fix_lr`, as in the
-    reference's --fix-pred-lr."""
-    if predictor != "constant":
+def parameter_groups(model: SimSiam, predictor: str, warmup: bool = False) -> list[dict[str, object]]:
+    """All parameters, weight decay on every one; a predictor whose lr is another's is apart: a `constant` one, marked
+    `fix_lr`, as in the reference's --fix-pred-lr, and with `warmup` any, which has none, as in the paper."""
+    if not (predictor == "constant" or (warmup and predictor == "cosine")):
         return [{"params": list(model.parameters())}]
     return [
         {"params": list(model.encoder.parameters()), "fix_lr": False},
-        {"params": list(model.predictor.parameters()), "fix_lr": True},
+        {"params": list(model.predictor.parameters()), "fix_lr": predictor == "constant", "warms_up": False},
     ]

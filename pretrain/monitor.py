@@ -14,7 +14,14 @@ from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.stopping import StopRequest
 from simsiam_eval.votes import weighted_vote
+
+_QUERIES = 4096  # that are searched between two looks at whether to stop
+
+
+class _StopAsked(Exception):
+    """Between two blocks of images."""
 
 
 class KnnMonitor:
@@ -36,23 +43,36 @@ class KnnMonitor:
         self._sources = bank, queries
 
     @torch.no_grad()
-    def accuracy(self, trunk: torch.nn.Module, device: torch.device) -> float:
-        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop."""
+    def accuracy(self, trunk: torch.nn.Module, device: torch.device, stop: StopRequest) -> float | None:
+        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop; None where
+        it is asked to stop meanwhile."""
         settings = self._settings
         encoder = Encoder(trunk, settings.arch, settings.stem)  # type: ignore[arg-type]
-        (bank, bank_labels), (queries, labels) = (self._features(encoder, source, device) for source in self._sources)
-        similarities, rows = search(bank, queries, settings.knn_k)
-        guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
-        return float((guesses == labels).mean())
+        try:
+            (bank, bank_labels), (queries, labels) = (
+                self._features(encoder, source, device, stop) for source in self._sources
+            )
+        except _StopAsked:
+            return None
+        right = 0
+        for which in np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES)):
+            if stop.status:
+                return None
+            similarities, rows = search(bank, queries[which], settings.knn_k, device=device)
+            guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
+            right += int((guesses == labels[which]).sum())
+        return right / len(queries)
 
     def _features(
-        self, encoder: Encoder, source: ImageSource, device: torch.device
+        self, encoder: Encoder, source: ImageSource, device: torch.device, stop: StopRequest
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Of the labelled images that can be read: (N,D) and (N,)."""
         chosen = FeatureSettings(precision=self._settings.precision, workers=self._settings.workers, compile="off")
         work = Extraction(encoder, source, self._preprocessing, chosen, device)
         features, labels = [], []
         for block in work.compute(work.starts):
+            if stop.status:
+                raise _StopAsked
             used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
             features.append(block.columns["features"][used])
             labels.append(source.labels[block.rows.start : block.rows.stop][used])

@@ -179,7 +179,7 @@ class PretrainSettings(Settings):
     )
     sync_bn: bool = setting(True, help="BN statistics over all processes, under torchrun; else over each one's part.")
     channels_last: bool = setting(True, help="Memory format of the convolutions, on CPUs too the faster one.")
-    fused: bool | None = setting(None, help="The optimiser's step as one kernel; default: on CUDA.")
+    fused: bool | None = setting(None, may_change=True, help="The optimiser's step as one kernel; default: on CUDA.")
     compile: str = setting(
         "off",
         choices=("off", "on", "cuda-graphs"),
@@ -211,6 +211,16 @@ class PretrainSettings(Settings):
             raise UsageError(
                 f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} equal parts."
             )
+        if self.compile == "cuda-graphs" and self.accumulate > 1:
+            raise UsageError(
+                "--compile cuda-graphs is not for --accumulate: a graph's memory holds the gradients of one part only."
+            )
+        if self.on_collapse == "stop" and not self.health_every:
+            raise UsageError("--on-collapse stop needs looks of the collapse doctor: give --health-every above 0.")
+        if self.val is None:
+            self.refuse_given(("knn_every", "knn_k", "knn_temperature"), "is of the online kNN: give --val")
+        if self.predictor == "none":
+            self.refuse_given(("pred_dim", "predictor_bn"), "is of the predictor, and --predictor is none")
         if self.warmup_epochs > self.epochs:
             raise UsageError(f"--warmup-epochs {self.warmup_epochs} are more than the {self.epochs} --epochs.")
         self.save_interval()

@@ -34,7 +34,8 @@ class Position:
 
     Attributes:
         epoch, step: the next step, counted in its epoch.
-        sums: (3,) float64: loss and output std summed over this epoch's images, and their number.
+        sums: (3,) float64: loss and output std summed over this epoch's steps, and their number.
+        seconds: what this epoch's steps have taken so far.
         history: one entry for each finished epoch.
         doctor: state of the collapse doctor.
         best_knn: the best online kNN accuracy so far.
@@ -44,6 +45,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     doctor: dict[str, Any] = field(default_factory=dict)
     best_knn: float = -1.0
@@ -114,7 +116,13 @@ class RunFolder:
             raise DataError(
                 f"{self.out} holds an earlier run: choose another --out, or go on with it by --resume auto."
             )
-        checkpoint = dict(read_checkpoint(path))
+        try:
+            checkpoint = dict(read_checkpoint(path))
+        except DataError as error:
+            before = max(self.out.glob("checkpoint_[0-9]*.pth.tar"), default=None)
+            if before is None:
+                raise
+            raise DataError(f"{error}; to go on from the one before it, copy {before} to {path}.") from error
         own = checkpoint.get(OWN_KEY)
         if not isinstance(own, dict) or "position" not in own:
             raise DataError(f"{path} is not a checkpoint that this program can go on from: choose another --out.")
@@ -193,8 +201,9 @@ class RunFolder:
         name = self._epoch_name(position)
         if name and not (self.out / name).exists():
             self._name(name)
-        if position.history and position.history[-1].get("knn_top1") == position.best_knn and not position.step:
-            self._name(BEST_KNN)
+        found = [entry.get("knn_top1", -1.0) for entry in position.history]
+        if position.best_knn in found and not position.step and found.index(position.best_knn) == len(found) - 1:
+            self._name(BEST_KNN)  # the first that was so good
 
     def keep_best_knn(self) -> None:
         """Give the checkpoint that was just saved the name of the best by kNN."""

@@ -35,7 +35,7 @@ class TrainingStep:
         self.model: SimSiam = model.to(self.device, memory_format=self._format)
         self.base_lr = settings.lr * settings.batch_size / 256
         self.optimiser = torch.optim.SGD(
-            parameter_groups(self.model, settings.predictor),
+            parameter_groups(self.model, settings.predictor, warmup=settings.warmup_epochs > 0),
             self.base_lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -49,15 +49,16 @@ class TrainingStep:
             self._whole = DistributedDataParallel(self.model, ids, gradient_as_bucket_view=True)
 
     def set_lr(self, epoch: int) -> float:
-        """Set the lr of an epoch: cosine over all epochs (after the warm-up, those that are left), but constant where
-        the predictor is marked so. Returns the cosine one."""
+        """Set the lr of an epoch: cosine over all epochs (after the warm-up, which the predictor has not, those that are
+        left), but constant where the predictor is marked so. Returns the encoder's."""
         settings = self.settings
-        if epoch < settings.warmup_epochs:
+        warming = epoch < settings.warmup_epochs
+        if warming:
             now = self.base_lr * (epoch + 1) / settings.warmup_epochs
         else:
             now = cosine_lr(self.base_lr, epoch - settings.warmup_epochs, settings.epochs - settings.warmup_epochs)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.base_lr if group.get("fix_lr") else now
+            group["lr"] = self.base_lr if group.get("fix_lr") or (warming and not group.get("warms_up", True)) else now
         return now
 
     def __call__(self, view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, Outputs]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.images import DecodedImage, UnreadableImage
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.stopping import ignore_stop_signals
+
+# As many processes as were asked for are no mistake to be told of by a warning with paths.
+warnings.filterwarnings("ignore", message="This DataLoader will create", module="torch")
 
 if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
@@ -166,7 +170,9 @@ def lost_workers_named() -> Iterator[None]:
 
 
 def worker_count(asked: int | None, source: ImageSource) -> int:
-    """DataLoader processes: as asked, else one per core (at most 16), none for images held in memory."""
+    """DataLoader processes: as asked, else one per core (at most 16) of this process's part of the machine, none for images
+    held in memory."""
     if asked is not None:
         return asked
-    return 0 if source.in_memory else min(16, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    return 0 if source.in_memory else max(1, min(16, cores))

@@ -155,7 +155,7 @@ def write_extraction(
 
     Args:
         attributes: root attributes of the file, needed by the first process only.
-        processes: those that share the work, each every so manieth block.
+        processes: those that share the work, each a run of what is left.
         engine: what maps block numbers to features; the blocks may come in any order.
 
     Returns:
@@ -180,11 +180,11 @@ def write_extraction(
         if processes.main and left < len(work.rows):
             say(f"{out}: going on, {len(work.rows) - left} of {len(work.rows)} rows are there.")
         processes.largest(0)  # every process has seen the file as it was
-        mine = np.arange(len(starts)) % processes.world == processes.rank
-        todo = starts[mine & ~written]
-        named = 0
-        with progress(f"extract {out.name}", int(lengths[mine].sum()), int(lengths[mine & written].sum())) as advance:
-            for block in engine(work, todo):
+        # What follows each other, so that a shard, row group or chunk is read by one process.
+        mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
+        before, named = int(lengths[written].sum()) // processes.world, 0
+        with progress(f"extract {out.name}", before + int(lengths[mine].sum()), before) as advance:
+            for block in engine(work, starts[mine]):
                 reasons = {}
                 for row, reason in sorted(block.reasons.items()):
                     reasons[row - first] = (work.source.id(row), reason)

@@ -161,7 +161,7 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
                 f"{name} has format version {found['format_version']}; this program reads {FORMAT_VERSION}."
             )
         if not found["complete"]:
-            raise DataError(f"{name} is not complete: run its extraction again to finish it.")
+            raise DataError(f"{name} is not complete: delete it and extract it again.")
         for key in JSON_ATTRIBUTES:
             found[key] = json.loads(found.get(key, "null"))
         features = file["features"]
@@ -216,13 +216,22 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return found
 
 
+def in_hdf5(path: str) -> str:
+    """A file's name as a virtual data set has it: there % begins a block's number (H5Pset_virtual).
+
+    >>> in_hdf5("50% of it.h5")
+    '50%% of it.h5'
+    """
+    return path.replace("%", "%%")
+
+
 def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) -> list[Path]:
     """The files that a virtual one points at: HDF5 reads zeros where one is missing, so that it must be seen here."""
     if not features.is_virtual:
         return []
     folder = Path(file.filename).resolve().parent
     sources, first = features.virtual_sources(), attributes["source"].get("rows", [0])[0]
-    parts = [folder / source.file_name for source in sources]
+    parts = [folder / source.file_name.replace("%%", "%") for source in sources]
     for source, part in zip(sources, parts, strict=True):
         if not part.exists():
             raise DataError(

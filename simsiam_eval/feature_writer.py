@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -299,7 +300,8 @@ class FeatureWriter:
     def _disk_error(self, error: OSError) -> DataError:
         room = ""
         with contextlib.suppress(OSError):
-            room = f" ({shutil.disk_usage(self._path.parent).free / 1e6:.1f} MB are free there)"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                room = f" ({shutil.disk_usage(self._path.parent).free / 1e6:.1f} MB are free there)"
         return DataError(
             f"Cannot write {self._path}: {error.strerror or error}{room}; what is done is kept, run the same command again "
             "once that is mended."

@@ -107,12 +107,14 @@ def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
     asked for, every other at once.
 
     Raises:
-        UnreadableImage: missing, empty, truncated, not an image, or too large to be meant (Pillow's bomb limit). What
-            only the decoder of a JPEG can see is raised when it decodes.
+        UnreadableImage: missing, empty, truncated, not an image, a single pixel (as trackers are), or too large to be meant
+            (Pillow's bomb limit). What only the decoder of a JPEG can see is raised when it decodes.
     """
     with _reasons():
         data = file if isinstance(file, bytes) else read_file(file)
         with Image.open(io.BytesIO(data)) as image:
+            if image.size == (1, 1):
+                raise UnreadableImage("a single pixel")
             if isinstance(image, JpegImageFile):
                 return _Jpeg(data, image)
             image.load()

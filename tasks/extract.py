@@ -35,8 +35,8 @@ class ExtractSettings(FeatureSettings):
     ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
 
     def check(self) -> None:
-        if self.ray_address is not None and self.engine != "ray":
-            raise UsageError("--ray-address needs --engine ray.")
+        if self.engine != "ray":
+            self.refuse_given(("ray_address", "ray_workers"), "needs --engine ray")
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:

@@ -95,6 +95,8 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
     from simsiam_eval.progress import say
 
     first = parts[0]
+    if len(parts) == 1 and "rows" not in first.attributes["source"]:  # --rows 0:1000 of a source of 1000 is all of it
+        first.attributes["source"] |= {"rows": [0, len(first)], "rows_of": len(first)}
     for part in parts:
         if "rows" not in part.attributes["source"]:
             raise DataError(f"{part.path} is not a part: it has no source.rows, which `extract --rows` writes.")
@@ -206,12 +208,14 @@ def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], o
 def _point(file: Any, name: str, parts: Sequence[FeatureReader], out: Path) -> None:
     import h5py
 
+    from simsiam_eval.feature_file import in_hdf5
+
     sources = [part.file[name] for part in parts]
     kind = max((source.dtype for source in sources), key=lambda dtype: dtype.itemsize)  # ids: the longest
     layout = h5py.VirtualLayout((sum(map(len, sources)), *sources[0].shape[1:]), kind)
     first, folder = 0, out.resolve().parent
     for part, source in zip(parts, sources, strict=True):
-        path = os.path.relpath(part.path.resolve(), folder)
+        path = in_hdf5(os.path.relpath(part.path.resolve(), folder))
         layout[first : first + len(source)] = h5py.VirtualSource(path, name, source.shape, source.dtype)
         first += len(source)
     file.create_virtual_dataset(name, layout)

@@ -57,11 +57,19 @@ def _entries(path: Path) -> tuple[list[str], list[str]]:
     folders, images = [], []
     with os.scandir(path) as entries:
         for entry in entries:
-            if is_image(entry.name) and not entry.is_dir():
+            if is_image(entry.name) and not _is_folder(entry):
                 images.append(entry.name)
-            elif not entry.name.startswith(".") and entry.is_dir():
+            elif not entry.name.startswith(".") and _is_folder(entry):
                 folders.append(entry.name)
     return folders, images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads in circles, or to where one may not look, is an image that cannot be read, if its name is one's."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _images_below(path: Path, prefix: str) -> Iterator[str]:

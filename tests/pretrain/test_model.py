@@ -8,6 +8,9 @@ import torch
 import torchvision
 
 from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
+from pretrain.recipe import PretrainSettings
+from pretrain.step import TrainingStep
+from simsiam_eval.distributed import Processes
 
 EPS = 1e-5  # of BN
 
@@ -224,6 +227,20 @@ def test_every_parameter_is_in_one_group_and_only_the_predictor_keeps_its_lr(fix
     assert sorted(id(one) for group in groups for one in group["params"]) == sorted(map(id, model.parameters()))
     fixed = {id(one) for group in groups if group.get("fix_lr") for one in group["params"]}
     assert fixed == ({id(one) for one in model.predictor.parameters()} if fix_pred_lr else set())
+
+
+@pytest.mark.parametrize(("predictor", "expected"), [("cosine", [1, 1, 1, 0.5]), ("constant", [1, 1, 1, 1])])
+def test_the_predictor_has_no_warm_up(predictor, expected):
+    chosen = dict(preset="cifar10", dim=8, pred_dim=4, projector_hidden=8, predictor=predictor, lr=0.5, batch_size=512)
+    settings = PretrainSettings(data="-", out="-", epochs=4, warmup_epochs=2, **chosen)
+    step, lrs = TrainingStep(settings, Processes(torch.device("cpu"))), []
+    own = {id(one) for one in step.model.predictor.parameters()}
+    for epoch in range(4):
+        encoder = step.set_lr(epoch)
+        rates = {id(one): group["lr"] for group in step.optimiser.param_groups for one in group["params"]}
+        assert {rate for one, rate in rates.items() if one not in own} == {encoder}
+        lrs.append((encoder, *{rate for one, rate in rates.items() if one in own}))
+    assert lrs == [pytest.approx(pair) for pair in zip([0.5, 1, 1, 0.5], expected, strict=True)]
 
 
 def log_softmax(x):

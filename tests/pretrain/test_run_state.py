@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import json
+import os
 import random
 import shutil
 import types
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 
 from pretrain import run_state
+from pretrain.loop import _Run
+from pretrain.monitor import KnnMonitor
 from pretrain.run_state import RunFolder
 from simsiam_eval.errors import DataError
 
@@ -70,7 +73,7 @@ def test_every_so_many_minutes_within_an_epoch_too(call, tiny, tmp_path, monkeyp
     assert not any((epoch, step + 1) in saved for epoch, step in saved if step)
 
 
-TIMES = ("images_per_second", "waiting")
+TIMES = ("seconds", "images_per_second", "waiting")
 
 
 def contents(out):
@@ -154,8 +157,7 @@ def test_other_images_are_refused(call, tiny, whole, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(IMAGES):
         Image.new("RGB", (12, 12)).save(tmp_path / "images" / f"other{number}.png")
-    at = tiny.index("--val")
-    refused = call("pretrain", *tiny[:at], *tiny[at + 2 :], "--data", tmp_path / "images", "--out", whole)
+    refused = call("pretrain", *tiny, "--data", tmp_path / "images", "--out", whole)
     assert refused.exit_code == 1
     assert "other images" in refused.stderr
 
@@ -226,6 +228,74 @@ def test_bn_of_other_processes_is_another_run(call, tiny, whole, tmp_path):
 
     changed_run(whole, tmp_path, of_two)
     assert "a run of 2 processes" in call("pretrain", *tiny, "--no-sync-bn", "--out", tmp_path).stderr
+
+
+STOPPED_IN_KNN = """
+from pretrain.monitor import KnnMonitor
+features, looks = KnnMonitor._features, []
+def stopping(self, encoder, source, device, stop):
+    looks.append(1)
+    if len(looks) == 3:  # of two an epoch
+        stop.status = 143
+    return features(self, encoder, source, device, stop)
+KnnMonitor._features = stopping
+"""
+
+
+def test_stopped_in_the_online_knn_it_is_the_run_that_was_not(pretrain, tiny, whole, tmp_path):
+    """In the second epoch's, which the run goes on with; the time of an epoch is that of its steps in all processes."""
+    out = tmp_path / "run"
+    assert os.waitstatus_to_exitcode(pretrain([*tiny, "--out", out], prepare=STOPPED_IN_KNN)) == 143
+    at = torch.load(out / "checkpoint_last.pth.tar", weights_only=True)["simsiam_eval"]["position"]
+    assert (at["epoch"], at["step"]) == (1, 6) and at["seconds"] > 0
+    assert pretrain([*tiny, "--out", out]) == 0
+    assert_same(contents(whole), contents(out))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert epochs[1]["seconds"] >= at["seconds"]
+    assert all(line["images_per_second"] == pytest.approx(48 / line["seconds"]) for line in epochs)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best(call, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(KnnMonitor, "accuracy", lambda *_: 0.5)
+    for _ in range(2):  # the second finds the run finished
+        assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+        assert torch.load(tmp_path / "checkpoint_best_knn.pth.tar", weights_only=True)["epoch"] == 1
+
+
+def test_a_damaged_checkpoint_names_the_one_before_it(call, tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint_last.pth.tar").write_bytes(b"half")
+    said = call("pretrain", *tiny, "--out", tmp_path / "run")
+    assert said.exit_code == 1 and f"copy {tmp_path / 'run' / f'checkpoint_{EPOCHS - 1:04d}'}" in said.stderr
+
+
+def test_weights_of_no_use_do_not_take_the_place_of_good_ones(call, tiny, tmp_path):
+    """One step an epoch: its loss, of the weights before it, is finite."""
+    once = ("--batch-size", IMAGES, "--lr", 1e30, "--out", tmp_path)
+    stopped = call("pretrain", *tiny, *once)
+    assert stopped.exit_code == 1
+    assert "weights have grown beyond float32" in stopped.stderr and "no checkpoint" in stopped.stderr
+    assert not list(tmp_path.glob("checkpoint_*"))
+
+
+def test_processes_that_see_different_folders_do_not_start():
+    def start(first, weights):
+        run = types.SimpleNamespace(
+            processes=types.SimpleNamespace(world=2, first_text=lambda text: first or text, largest=lambda flag: flag),
+            step=types.SimpleNamespace(model=torch.nn.Linear(2, 2)),
+            position=types.SimpleNamespace(epoch=1, step=3),
+            settings=types.SimpleNamespace(out="run"),
+        )
+        torch.nn.init.constant_(run.step.model.weight, weights)
+        torch.nn.init.zeros_(run.step.model.bias)
+        _Run._refuse_another_start(run)
+
+    start("", 0.5)
+    start("epoch 1, step 3, weights 2.0", 0.5)
+    for first, weights in (("epoch 0, step 0, weights 2.0", 0.5), ("epoch 1, step 3, weights 2.0", 0.25)):
+        with pytest.raises(DataError, match="a folder that all machines share"):
+            start(first, weights)
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_removed(call, tiny, whole, tmp_path):

@@ -276,6 +276,7 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(record, checkpoint
     Image.new("L", (20_000, 20_000)).save(folder / "5-bomb.png")
     (folder / "6-broken.jpg").symlink_to(folder / "nowhere")
     (folder / "7-gone.jpg").write_bytes(photo.getvalue())
+    (folder / "8-circle.jpg").symlink_to(folder / "8-circle.jpg")
     image = PathSource.image
 
     def vanishing(self, row, *more):
@@ -285,12 +286,14 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(record, checkpoint
 
     monkeypatch.setattr(PathSource, "image", vanishing)
     made = record("extract", "--checkpoint", checkpoint, "--data", folder, "--out", tmp_path / "a.h5", "--workers", 0)
-    assert made["metrics"]["unreadable"] == 6
+    assert made["metrics"]["unreadable"] == 8
     with h5py.File(tmp_path / "a.h5") as file:
         reasons = {name.decode().split(".")[0]: reason.decode() for _, name, reason in file["errors"]}
-        assert file["valid"][:].tolist() == [True, False, False, False, True, False, False, False]
+        assert file["valid"][:].tolist() == [True] + [False] * 8
     assert "truncated" in reasons["1-truncated"]
+    assert reasons["4-pixel"] == "a single pixel"
     assert "too many pixels" in reasons["5-bomb"]
+    assert "symbolic links" in reasons["8-circle"]
     assert reasons["6-broken"] == reasons["7-gone"] == "no such file"
 
 

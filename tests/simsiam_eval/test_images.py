@@ -65,8 +65,8 @@ def test_sixteen_bits_are_scaled_not_clipped():
 
 
 def test_transparent_lies_on_white():
-    found = decoded(stored(Image.new("RGBA", (1, 1), (0, 0, 0, 0))))
-    assert found.tolist() == [[[255, 255, 255]]]
+    found = decoded(stored(Image.new("RGBA", (2, 1), (0, 0, 0, 0))))
+    assert found.tolist() == [[[255, 255, 255]] * 2]
 
 
 def test_exif_orientation_is_applied():

@@ -140,3 +140,26 @@ def test_another_file_is_not_overwritten(call, parts, copied):
     assert result.exit_code == 1
     assert "there already" in result.stderr
     assert (copied / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["50%", "a%%x", "d%20x", "%b"])
+def test_a_virtual_file_of_parts_with_a_percent_sign(record, call, parts, copied, tmp_path, name):
+    """In HDF5 a name with % is that of many files: %b is the number of a block, %% a percent sign."""
+    folder = tmp_path / name
+    folder.mkdir()
+    paths = [copied / one for one in NAMES]
+    moved = [path.rename(folder / f"{name}-{path.name}") for path in paths]
+    record("merge", *moved, "--out", tmp_path / "v.h5", "--virtual")
+    record("merge", *moved, "--out", tmp_path / "w.h5")
+    virtual, whole = read_features(tmp_path / "v.h5"), read_features(tmp_path / "w.h5")
+    np.testing.assert_array_equal(virtual.features, whole.features)
+    assert virtual.ids.tolist() == whole.ids.tolist()
+    moved[0].rename(tmp_path / "away.h5")
+    gone = call("verify", tmp_path / "v.h5")
+    assert gone.exit_code == 1 and f"{moved[0].name} is missing" in gone.stderr
+
+
+def test_one_part_that_is_all_of_a_source(record, parts, tmp_path):
+    """What a script that cuts into parts gives for a source smaller than a part."""
+    assert record("merge", parts / "whole.h5", "--out", tmp_path / "all.h5")["metrics"]["whole"]
+    assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
