@@ -201,20 +201,20 @@ def rate(loop: Loop, steps: int, batch: int, device: torch.device) -> float:
 def rest(most: float = 60.0) -> None:
     """Wait until the processes that this one started do nothing, their queues being full."""
     before, ends = -1.0, time.monotonic() + most
-    while (now := seconds_of_children()) != before and time.monotonic() < ends:
+    while (now := seconds_of_others()) != before and time.monotonic() < ends:
         before = now
         time.sleep(0.5)
 
 
-def seconds_of_children() -> float:
-    """CPU time of the processes that this one started, to a tenth of a second."""
+def seconds_of_others() -> float:
+    """CPU time of the processes of this one's group, to a tenth of a second."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state = path.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
-        if int(state[1]) == os.getpid():
+        if int(state[2]) == os.getpgrp() and path.parent.name != str(os.getpid()):
             ticks += int(state[11]) + int(state[12])
     return round(ticks / os.sysconf("SC_CLK_TCK"), 1)
 

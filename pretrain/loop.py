@@ -92,7 +92,8 @@ class _Run:
         if self.processes.world == 1:
             return
         weights = sum(float(one.double().abs().sum()) for one in self.step.model.state_dict().values())
-        start = f"epoch {self.position.epoch}, step {self.position.step}, weights {weights!r}"
+        # Rounded: another device may add up in another order.
+        start = f"epoch {self.position.epoch}, step {self.position.step}, weights {weights:.6g}"
         first = self.processes.first_text(start)
         if self.processes.largest(int(start != first)):
             raise DataError(

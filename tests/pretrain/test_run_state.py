@@ -292,8 +292,8 @@ def test_processes_that_see_different_folders_do_not_start():
         _Run._refuse_another_start(run)
 
     start("", 0.5)
-    start("epoch 1, step 3, weights 2.0", 0.5)
-    for first, weights in (("epoch 0, step 0, weights 2.0", 0.5), ("epoch 1, step 3, weights 2.0", 0.25)):
+    start("epoch 1, step 3, weights 2", 0.5)
+    for first, weights in (("epoch 0, step 0, weights 2", 0.5), ("epoch 1, step 3, weights 2", 0.25)):
         with pytest.raises(DataError, match="a folder that all machines share"):
             start(first, weights)
 
