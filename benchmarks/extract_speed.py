@@ -301,9 +301,11 @@ def main() -> None:
             near = ["", "", ""] if own is None else agreement(reference, own, labels)
             speeds = (f"{count / clock:.1f}", f"{count / cpu[name]:.1f}", f"{cpu[plain] / cpu[name]:.2f}")
             rows.append([name, *speeds, *near])
-        notes = [f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; medians of "
-                 f"{asked.rounds} rounds, in each of which everything runs once. Compilation is not counted. "
-                 "Writing so few rows is making, syncing and renaming a file: what a row costs is in feature_file_writing.md."]  # fmt: skip
+        notes = [
+            f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; medians of {asked.rounds} "
+            "rounds, in each of which everything runs once. Compilation is not counted.",
+            "Writing so few rows is making, syncing and renaming a file: what a row costs is in feature_file_writing.md.",
+        ]
         write_table(
             "extract_speed",
             "Extraction, images per second (ResNet-50 at 224 px)",
