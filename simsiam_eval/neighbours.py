@@ -1,7 +1,7 @@
 """Exact nearest neighbours, as fast as the machine multiplies matrices, of sets that need not fit in memory.
 
-A block of similarities is one matrix product by oneDNN; FAISS's heaps take the best of it. That is four to six times as fast as
-FAISS's IndexFlatIP, whose products are OpenBLAS's and whose heaps begin empty (benchmarks/results/knn_speed.md).
+A block of similarities is one matrix product by oneDNN; FAISS's heaps take the best of it. That is four to six times as
+fast as FAISS's IndexFlatIP, whose products are OpenBLAS's and whose heaps begin empty (benchmarks/results/knn_speed.md).
 """
 
 from __future__ import annotations
