@@ -237,6 +237,6 @@ def _show(table: Table) -> None:
         shown.add_column(escape(column), overflow="fold")
     for row in table.rows:
         shown.add_row(*map(escape, row))
-    console.print(shown)
+    console.print(shown if table.rows else escape(table.title))
     for note in table.notes:
         console.print(escape(note))
