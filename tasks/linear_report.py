@@ -17,7 +17,7 @@ from simsiam_eval.curves import draw_curves
 from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
 from simsiam_eval.probing import Fitted, Probe, ProbeData, judge
-from simsiam_eval.result import Result, Table, percent
+from simsiam_eval.result import Result, Table, counted, percent
 from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals, class_mean_metrics
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def describe_many(
 
 def _amount(what: dict[str, Any]) -> str:
     if "shots" in what:
-        return f"{what['shots']} images"
+        return counted(what["shots"], "image")
     return f"{100 * what['fraction']:g} %" if "fraction" in what else "all"
 
 
