@@ -82,7 +82,8 @@ def our_loop(settings: PretrainSettings, paths: list[Path], device: torch.device
     loader = Loader(PathSource(paths), settings, processes, test_preprocessing(settings))
     step, batches = TrainingStep(settings, processes), loader.batches(0, 1 << 30)
     reads = "JPEG files, decoded once and held on the device" if loader.resident else "JPEG files"
-    return reads, Loop(lambda: void(step(*next(batches))), batches, PREFETCHED * (settings.workers or 0))
+    waiting = 0 if loader.resident else PREFETCHED * (settings.workers or 0)
+    return reads, Loop(lambda: void(step(*next(batches))), batches, waiting)
 
 
 class Files:
@@ -110,9 +111,10 @@ class TwoViews:
         return [self.pipeline(image), self.pipeline(image)]
 
 
-def forever(dataset: Any, settings: PretrainSettings, workers: int, **more: Any) -> Iterator[Any]:
-    loader = DataLoader(dataset, settings.batch_size, shuffle=True, num_workers=workers, pin_memory=True, drop_last=True,
-                        persistent_workers=workers > 0, **more)  # fmt: skip
+def forever(dataset: Any, settings: PretrainSettings, workers: int) -> Iterator[Any]:
+    loader = DataLoader(dataset, settings.batch_size, shuffle=True, num_workers=workers, drop_last=True,
+                        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+                        prefetch_factor=PREFETCHED if workers else None)  # fmt: skip
     while True:
         yield from loader
 
@@ -198,6 +200,15 @@ def rate(loop: Loop, steps: int, batch: int, device: torch.device) -> float:
     return found
 
 
+def in_turns(runs: dict[str, Loop], repeats: int, steps: int, batch: int, device: torch.device) -> dict[str, float]:
+    """Each run's median rate over the rounds but the first, in each of which every one has a turn."""
+    rates: dict[str, list[float]] = {run: [] for run in runs}
+    for _ in range(repeats + 1):
+        for run, loop in runs.items():
+            rates[run].append(rate(loop, steps, batch, device))
+    return {run: float(np.median(found[1:])) for run, found in rates.items()}
+
+
 def rest(most: float = 60.0) -> None:
     """Wait until the processes that this one started do nothing, their queues being full."""
     before, ends = -1.0, time.monotonic() + most
@@ -244,34 +255,25 @@ def main() -> None:
         plain = PretrainSettings(preset=preset, data="-", out="-", **changed)
         with tempfile.TemporaryDirectory() as folder:
             paths = make_images(Path(folder), 8 * plain.batch_size, size)
-            runs: dict[str, Loop | None] = {}
-            labels: dict[str, str] = {}
+            runs: dict[str, Loop] = {}
             for one in ours:
                 runs[f"(1) the step alone, {one.precision}"] = step_alone(one, device)
-                reads, runs[f"(2) our loop, {one.precision}"] = our_loop(one, paths, device)
-                labels[f"(2) our loop, {one.precision}"] = f"(2) our loop on {reads}, {one.precision}"
+                reads, loop = our_loop(one, paths, device)
+                quickest = f"(2) our loop on {reads}, {one.precision}"
+                runs[quickest] = loop
             runs["(3) the reference's pipeline"] = reference_loop(plain, paths, device, workers)
-            runs["(4) lightly"] = lightly_loop(plain, paths, device, workers)
-            names = list(runs)
-            rates: dict[str, list[float]] = {run: [] for run, loop in runs.items() if loop}
-            for number in range(asked.repeats + 1):
-                for run in rates:
-                    loop = runs[run]
-                    assert loop is not None
-                    found = rate(loop, steps, plain.batch_size, device)
-                    rates[run] += [found] if number else []
-            del runs, loop
-        medians = {run: float(np.median(found)) for run, found in rates.items()}
-        for run in names:
-            if run not in medians:
-                rows.append([name, run, "not installed", "", ""])
-                continue
+            if (peer := lightly_loop(plain, paths, device, workers)) is not None:
+                runs["(4) lightly"] = peer
+            medians = in_turns(runs, asked.repeats, steps, plain.batch_size, device)
+            del runs, loop, peer
+        for run in medians:
             relative = medians[run] / medians["(3) the reference's pipeline"]
             took = f"{1000 * plain.batch_size / medians[run]:.1f}"
-            rows.append([name, labels.get(run, run), f"{medians[run]:.0f}", took, f"{relative:.2f}"])
-        quickest = plain.batch_size / medians[f"(2) our loop, {precisions[-1]}"]
+            rows.append([name, run, f"{medians[run]:.0f}", took, f"{relative:.2f}"])
+        if "(4) lightly" not in medians:
+            rows.append([name, "(4) lightly", "not installed", "", ""])
         seconds = look(plain, device)
-        share = 100 * seconds / (plain.health_every * quickest)
+        share = 100 * seconds * medians[quickest] / (plain.health_every * plain.batch_size)
         rows.append([name, f"one look of the doctor: {share:.3f} % of the time", "", f"{1000 * seconds:.1f}", ""])
     write_table(
         "pretrain_speed_cuda" if on_gpu else "pretrain_speed_cpu",

@@ -154,13 +154,14 @@ class _Run:
         """Add the online kNN to the epoch's entry. Where it fails, or the run is to stop, the entry has none."""
         try:
             found = monitor.accuracy(self.step.model.encoder, self.processes.device, self.stop)
+        except Stopped:  # all processes do so next
+            return
         except (DataError, OSError, RuntimeError) as error:  # a GPU without room for it is a RuntimeError
             say(f"Warning: no online kNN after epoch {entry['epoch']} ({error}); the run goes on")
             return
-        if found is not None:
-            entry["knn_top1"] = found
-            best = " (best so far)" if found > self.position.best_knn else ""
-            say(f"epoch {entry['epoch']}: kNN {100 * found:.2f} %{best}")
+        entry["knn_top1"] = found
+        best = " (best so far)" if found > self.position.best_knn else ""
+        say(f"epoch {entry['epoch']}: kNN {100 * found:.2f} %{best}")
 
     def _look_at_health(self, outputs: Outputs) -> None:
         every = self.settings.health_every
@@ -192,6 +193,9 @@ class _Run:
     def _save(self) -> None:
         """Raises DataError for sums or weights that are not finite: the last good state must not be replaced."""
         self._check_state()
+        self._write()
+
+    def _write(self) -> None:
         if self.clock is not None:
             self.position.seconds = self.clock.seconds()
         self.position.unreadable |= self.loader.unreadable
@@ -204,7 +208,7 @@ class _Run:
             return False
         self._check_state()
         try:
-            self._save()
+            self._write()
         except DataError as error:
             say(f"Warning: {error}; the run goes on")
             return False
@@ -298,7 +302,7 @@ class _Clock:
         self._first, self._shown = run.position.step, run.position.step
         self._started = self._looked = time.perf_counter()
         self._waited, self._before = run.loader.waited, run.position.seconds
-        self._all = 0.0  # once they are done
+        self._total = 0.0  # once they are done
 
     def tick(self) -> None:
         """Show where the run is, at most once a second: reading the sums waits for the device."""
@@ -321,20 +325,20 @@ class _Clock:
         loss, std = (sums[:2] / sums[2]).tolist()
         seconds = time.perf_counter() - self._started
         self._advance(run.position.step - self._shown)
-        images, self._all = run.position.step * run.settings.batch_size, self.seconds()
+        images, self._total = run.position.step * run.settings.batch_size, self.seconds()
         return {
             "epoch": run.position.epoch,
             "loss": loss,
             "output_std": std,
             "lr": self._lr,
-            "seconds": self._all,
-            "images_per_second": images / max(self._all, 1e-9),
+            "seconds": self._total,
+            "images_per_second": images / max(self._total, 1e-9),
             "waiting": (run.loader.waited - self._waited) / seconds if seconds else 0.0,
         }
 
     def seconds(self) -> float:
         """Of this epoch's steps so far, of earlier processes too."""
-        return self._all or self._before + time.perf_counter() - self._started
+        return self._total or self._before + time.perf_counter() - self._started
 
     def _rate(self) -> float:
         """Images per second of this process."""

@@ -8,20 +8,14 @@ from numpy.typing import NDArray
 
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.encoder import Encoder
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction import Extraction
-from simsiam_eval.neighbours import search
+from simsiam_eval.neighbours import search_blocks
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
 from simsiam_eval.stopping import StopRequest
 from simsiam_eval.votes import weighted_vote
-
-_QUERIES = 4096  # that are searched between two looks at whether to stop
-
-
-class _StopAsked(Exception):
-    """Between two blocks of images."""
 
 
 class KnnMonitor:
@@ -43,22 +37,20 @@ class KnnMonitor:
         self._sources = bank, queries
 
     @torch.no_grad()
-    def accuracy(self, trunk: torch.nn.Module, device: torch.device, stop: StopRequest) -> float | None:
-        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop; None where
-        it is asked to stop meanwhile."""
+    def accuracy(self, trunk: torch.nn.Module, device: torch.device, stop: StopRequest) -> float:
+        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop.
+
+        Raises:
+            Stopped: it was asked to, meanwhile.
+        """
         settings = self._settings
         encoder = Encoder(trunk, settings.arch, settings.stem)  # type: ignore[arg-type]
-        try:
-            (bank, bank_labels), (queries, labels) = (
-                self._features(encoder, source, device, stop) for source in self._sources
-            )
-        except _StopAsked:
-            return None
+        (bank, bank_labels), (queries, labels) = (
+            self._features(encoder, source, device, stop) for source in self._sources
+        )
         right = 0
-        for which in np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES)):
-            if stop.status:
-                return None
-            similarities, rows = search(bank, queries[which], settings.knn_k, device=device)
+        for which, similarities, rows in search_blocks(bank, queries, settings.knn_k, device=device):
+            _refuse_to_go_on(stop)
             guesses = weighted_vote(similarities, bank_labels[rows], settings.knn_temperature, top=1)[:, 0]
             right += int((guesses == labels[which]).sum())
         return right / len(queries)
@@ -71,11 +63,15 @@ class KnnMonitor:
         work = Extraction(encoder, source, self._preprocessing, chosen, device)
         features, labels = [], []
         for block in work.compute(work.starts):
-            if stop.status:
-                raise _StopAsked
+            _refuse_to_go_on(stop)
             used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
             features.append(block.columns["features"][used])
             labels.append(source.labels[block.rows.start : block.rows.stop][used])
         if not sum(map(len, labels)):
             raise DataError(f"{source.spec} has no labelled image that can be read")
         return np.concatenate(features), np.concatenate(labels)
+
+
+def _refuse_to_go_on(stop: StopRequest) -> None:
+    if stop.status:
+        raise Stopped("Stopped in the online kNN.", stop.status)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from simsiam_eval.atomic_file import atomic_write
+from simsiam_eval.confusion import distinct_names
 from simsiam_eval.errors import DataError
 from simsiam_eval.linear import Head
 from simsiam_eval.scaling import SCALINGS, Scaling
@@ -24,7 +25,7 @@ class SavedHead:
     """A head and where it belongs.
 
     Attributes:
-        class_names: (C,) what each score is of.
+        class_names: (C,) what each score is of, no two the same.
         encoder: attributes of the feature file that it was trained on: weights_sha256, arch, stem, pooling, flip_average,
             normalize.
         preprocessing: of the images, as feature files record it; None for features of unknown images.
@@ -90,7 +91,12 @@ def read_head(path: Path) -> SavedHead:
         scaling = Scaling(told["scaling"], tensors.get("mean"), tensors.get("std"))
         head = Head(tensors["weight"], tensors["bias"], told["layer"], scaling)
         saved = SavedHead(
-            head, told["class_names"], told["encoder"], told["preprocessing"], told.get("precision"), told["trained"]
+            head,
+            distinct_names(told["class_names"]),
+            told["encoder"],
+            told["preprocessing"],
+            told.get("precision"),
+            told["trained"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: its metadata lacks {error}.") from error

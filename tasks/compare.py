@@ -190,12 +190,11 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
             raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
         blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
         guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
-        known_names = distinct_names(saved.class_names)
-        if missing := sorted(set(truth.tolist()) - set(known_names)):
+        if missing := sorted(set(truth.tolist()) - set(saved.class_names)):
             raise DataError(
                 f"{path} knows no class {missing[0]} of {test.path} ({len(missing)} such classes): it cannot be right there."
             )
-        right.append(np.array(known_names)[guesses.numpy()] == truth)
+        right.append(np.array(saved.class_names)[guesses.numpy()] == truth)
     return np.array(right)
 
 

@@ -47,7 +47,6 @@ def predict(settings: PredictSettings) -> Result:
     Raises:
         DataError: the head belongs to another encoder, or to features of unknown images; the images cannot be used.
     """
-    from simsiam_eval.confusion import distinct_names
     from simsiam_eval.head_file import read_head
     from simsiam_eval.progress import progress
     from simsiam_eval.statistics import accuracy_metrics
@@ -56,22 +55,21 @@ def predict(settings: PredictSettings) -> Result:
     saved = read_head(settings.head)
     work = _work(settings, saved)
     source = work.source
-    classes = distinct_names(saved.class_names)
-    truth = _classes_of(source, classes)
+    truth = _classes_of(source, saved)
     columns = ["id", "class", "probability", *(["label"] if truth is not None else [])]
     counts: Counter[str] = Counter()
     shown: list[list[str]] = []
     right = judged = unknown = 0
     with _csv_file(settings.out) as write, progress("predict", len(source)) as advance:
         write(columns)
-        for line in _lines(work, saved, classes, truth, settings.strict):
+        for line in _lines(work, saved, truth, settings.strict):
             write(line)
             shown += [line] if len(shown) < _SHOWN else []
             counts[line[1]] += 1
             if line[3:] not in ([], [""]):
                 judged += 1
                 right += line[1] == line[3]
-                unknown += line[3] not in classes
+                unknown += line[3] not in saved.class_names
             advance(1)
         done = sum(counts.values())
         if not done:
@@ -150,9 +148,7 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[list[str]], Any]]:
         text.detach()
 
 
-def _lines(
-    work: Extraction, saved: SavedHead, classes: list[str], truth: list[str | None] | None, strict: bool
-) -> Iterator[list[str]]:
+def _lines(work: Extraction, saved: SavedHead, truth: list[str | None] | None, strict: bool) -> Iterator[list[str]]:
     """Id, class, probability and, where there is any, label of every image that can be read."""
     import torch
 
@@ -168,14 +164,14 @@ def _lines(
         for row, chance, guess in zip(block.rows, best.values.tolist(), best.indices.tolist(), strict=True):
             if row not in block.reasons:
                 label = [] if truth is None else [truth[row] or ""]
-                yield [work.source.id(row), classes[guess], f"{chance:.4f}", *label]
+                yield [work.source.id(row), saved.class_names[guess], f"{chance:.4f}", *label]
 
 
-def _classes_of(source: ImageSource, classes: list[str]) -> list[str | None] | None:
-    """Each row's class by name, None for no label; None where the source has none, or names none of the head's `classes`."""
+def _classes_of(source: ImageSource, saved: SavedHead) -> list[str | None] | None:
+    """Each row's class by name, None for no label; None where the source has none, or names none of the head's classes."""
     from simsiam_eval.confusion import distinct_names
 
     labels = source.labels.tolist()
     names = distinct_names(source.class_names) if source.class_names is not None else None
     told = [None if one < 0 else names[one] if names is not None else str(one) for one in labels]
-    return told if set(told) & set(classes) else None
+    return told if set(told) & set(saved.class_names) else None

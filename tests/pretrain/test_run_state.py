@@ -6,18 +6,22 @@ import json
 import os
 import random
 import shutil
+import socket
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from pretrain import run_state
-from pretrain.loop import _Run
 from pretrain.monitor import KnnMonitor
 from pretrain.run_state import RunFolder
 from simsiam_eval.errors import DataError
 
+ROOT = Path(__file__).parent.parent.parent
 EPOCHS, IMAGES = 3, 50  # as conftest's `tiny` has them
 
 # SIGKILL in the middle of writing the second checkpoint.
@@ -279,23 +283,23 @@ def test_weights_of_no_use_do_not_take_the_place_of_good_ones(call, tiny, tmp_pa
     assert not list(tmp_path.glob("checkpoint_*"))
 
 
-def test_processes_that_see_different_folders_do_not_start():
-    def start(first, weights):
-        run = types.SimpleNamespace(
-            processes=types.SimpleNamespace(world=2, first_text=lambda text: first or text, largest=lambda flag: flag),
-            step=types.SimpleNamespace(model=torch.nn.Linear(2, 2)),
-            position=types.SimpleNamespace(epoch=1, step=3),
-            settings=types.SimpleNamespace(out="run"),
-        )
-        torch.nn.init.constant_(run.step.model.weight, weights)
-        torch.nn.init.zeros_(run.step.model.bias)
-        _Run._refuse_another_start(run)
-
-    start("", 0.5)
-    start("epoch 1, step 3, weights 2", 0.5)
-    for first, weights in (("epoch 0, step 0, weights 2", 0.5), ("epoch 1, step 3, weights 2", 0.25)):
-        with pytest.raises(DataError, match="a folder that all machines share"):
-            start(first, weights)
+def test_processes_that_see_different_folders_do_not_start(tiny, whole, tmp_path):
+    """Two machines, each with a folder of that name, of which the second holds no run."""
+    shutil.copytree(whole, tmp_path / "0" / "run")
+    (tmp_path / "1").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, ROOT / "cli.py", "pretrain", *tiny, "--out", "run"]
+    started = [
+        subprocess.Popen(command, cwd=tmp_path / rank, env=os.environ | group | {"RANK": rank, "LOCAL_RANK": rank},
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 1 and "a folder that all machines share" in said, said
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_removed(call, tiny, whole, tmp_path):
