@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from simsiam_eval.blocks import VIEWS
 from simsiam_eval.cache_folder import cache_folder
-from simsiam_eval.checkpoint import load_encoder
+from simsiam_eval.checkpoint import CheckpointReport, load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
@@ -58,39 +59,38 @@ def plan_extraction(
     source = open_source(spec, split)
     preprocessing = preprocessing or preprocessing_for(report.stem, report.own, settings)
     some = None if rows is None else range(len(source))[rows[0] : rows[1]]
-    if some is not None and len(some) == len(source):
-        some = None
     if some is not None and not some:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} are not among the {len(source)} rows of {spec}.")  # type: ignore[index]
 
     work = Extraction(encoder, source, preprocessing, settings, device, some)
+    return work, partial(_root_attributes, work, report)
 
-    def attributes() -> dict[str, Any]:
-        described: dict[str, Any] = {
-            "spec": source.spec,
-            "fingerprint": source.fingerprint() if settings.fingerprint == "content" else source.listing_fingerprint(),
-            "class_names": list(source.class_names) if source.class_names is not None else None,
-        }
-        if some is not None:
-            described |= {"rows": [some.start, some.stop], "rows_of": len(source)}
-        return {
-            "encoder": {
-                "arch": report.arch,
-                "stem": report.stem,
-                "layer": settings.layer[0],
-                "pooling": settings.pool,
-                "flip_average": settings.flip_average,
-                "normalize": settings.normalize,
-                "weights_sha256": report.weights_sha256,
-            },
-            "preprocessing": preprocessing.to_dict(),
-            "source": described,
-            "views": VIEWS | {"count": settings.views, "seed": settings.seed} if settings.views else None,
-            "precision": settings.precision,
-            "computation": work.computation,
-        }
 
-    return work, attributes
+def _root_attributes(work: Extraction, report: CheckpointReport) -> dict[str, Any]:
+    settings, source = work.settings, work.source
+    described: dict[str, Any] = {
+        "spec": source.spec,
+        "fingerprint": source.fingerprint() if settings.fingerprint == "content" else source.listing_fingerprint(),
+        "class_names": list(source.class_names) if source.class_names is not None else None,
+    }
+    if len(work.rows) < len(source):
+        described |= {"rows": [work.rows.start, work.rows.stop], "rows_of": len(source)}
+    return {
+        "encoder": {
+            "arch": report.arch,
+            "stem": report.stem,
+            "layer": settings.layer[0],
+            "pooling": settings.pool,
+            "flip_average": settings.flip_average,
+            "normalize": settings.normalize,
+            "weights_sha256": report.weights_sha256,
+        },
+        "preprocessing": work.preprocessing.to_dict(),
+        "source": described,
+        "views": VIEWS | {"count": settings.views, "seed": settings.seed} if settings.views else None,
+        "precision": settings.precision,
+        "computation": work.computation,
+    }
 
 
 def settings_like(features: Features, settings: FeatureSettings) -> FeatureSettings:

@@ -56,9 +56,9 @@ def fit_logistic(
     return answers
 
 
-def fits(probes: Sequence[Probe]) -> int:
+def fits(probes: Sequence[Probe], data: ProbeData) -> int:
     """How many fits `fit_logistic` makes."""
-    return sum(1 + len(probe.recipes) * (len(probe.recipes) > 1) for probe in probes)
+    return sum(1 + len(probe.recipes) * probe.chooses(data) for probe in probes)
 
 
 def _fit(recipe: LogisticRecipe, data: ProbeData, rows: torch.Tensor | None) -> Head:

@@ -86,13 +86,18 @@ class Probe:
     recipes: tuple[Any, ...]  # HeadRecipe or LogisticRecipe, of one kind and seed
     rows: NDArray[np.int64] | None = None
 
+    def chooses(self, data: ProbeData) -> bool:
+        """Whether there are recipes to choose from, and a class with two images to hold one out of."""
+        labels = data.train_labels.cpu().numpy()
+        of_one = labels if self.rows is None else labels[self.rows]
+        return len(self.recipes) > 1 and bool(np.bincount(of_one).max() > 1)
+
     def halves(self, data: ProbeData, share: float) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Its rows without the held-out ones, and those, drawn by the recipes' seed; None where there is nothing to choose,
-        or no class with two images to hold one out of."""
+        """Its rows without the held-out ones, and those, drawn by the recipes' seed; None where it does not choose."""
+        if not self.chooses(data):
+            return None
         labels = data.train_labels.cpu().numpy()
         rows = np.arange(len(labels)) if self.rows is None else self.rows
-        if len(self.recipes) == 1 or np.unique(labels[rows], return_counts=True)[1].max() < 2:
-            return None
         kept, held = hold_out(labels[rows], share, self.recipes[0].seed)
         return torch.from_numpy(rows[kept]).to(data.device), torch.from_numpy(rows[held]).to(data.device)
 
@@ -137,7 +142,7 @@ def fit_probes(
     Args:
         held_out: share of a probe's rows by which its recipe is chosen, where there is more than one: the best top-1 after
             the last epoch, the smaller loss among equals.
-        after_epoch: called with a note after every epoch, `passes(probes, feed)` times the epochs.
+        after_epoch: called with a note after every epoch, `passes(probes, data, feed)` times the epochs.
         kept: where a costly training is kept after every epoch, and goes on from.
 
     Raises:
@@ -170,9 +175,9 @@ def fit_probes(
     return [heads.fitted(place, tried.get(number, [])) for number, (heads, place) in pairs]
 
 
-def passes(probes: Sequence[Probe], feed: Feed) -> int:
+def passes(probes: Sequence[Probe], data: ProbeData, feed: Feed) -> int:
     """How many times `fit_probes` goes through the epochs."""
-    return 1 if feed.costly or all(len(probe.recipes) == 1 for probe in probes) else 2
+    return 2 if not feed.costly and any(probe.chooses(data) for probe in probes) else 1
 
 
 class _Heads:

@@ -133,9 +133,9 @@ def _fitted(
     from simsiam_eval.progress import progress
 
     if settings.preset == "logistic":
-        with progress("linear-eval", fits(probes)) as advance:
+        with progress("linear-eval", fits(probes, data)) as advance:
             return fit_logistic(probes, data, settings.held_out, lambda note: advance(1, note))
-    with progress("linear-eval", passes(probes, feed) * (settings.epochs or 0)) as advance:
+    with progress("linear-eval", passes(probes, data, feed) * (settings.epochs or 0)) as advance:
         return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
 
 

@@ -43,8 +43,8 @@ def test_a_costly_feed_gives_the_same_heads_in_one_pass():
 
     two, notes = fit(probes, data)
     one, fewer = fit(probes, data, Costly(data.train))
-    assert len(notes) == 8 * passes(probes, CropFeed({})) == 16
-    assert len(fewer) == 8 * passes(probes, Costly({})) == 8
+    assert len(notes) == 8 * passes(probes, data, CropFeed({})) == 16
+    assert len(fewer) == 8 * passes(probes, data, Costly({})) == 8
     for mine, other in zip(two, one, strict=True):
         assert mine.recipe == other.recipe
         torch.testing.assert_close(mine.head.weight, other.head.weight)
@@ -54,6 +54,17 @@ def test_a_costly_feed_gives_the_same_heads_in_one_pass():
     assert two[0].recipe.lr == 2.0 and two[1].tried == []
     top1, _ = judge(two[0].head, data.test["pool"], data.test_labels)
     assert top1 == pytest.approx(two[0].test_top1[-1])
+
+
+def test_with_one_image_a_class_nothing_is_held_out_and_the_middle_is_fitted():
+    data, one_each = data_of(), np.arange(3)
+    probe = Probe(tuple(dataclasses.replace(RECIPE, lr=lr) for lr in (1e-6, 2.0, 4.0)), one_each)
+    (fitted,), notes = fit([probe], data)
+    assert fitted.recipe.lr == 2.0 and fitted.tried == []
+    assert len(notes) == 8 * passes([probe], data, CropFeed({})) == 8
+    logistic, told = Probe(tuple(LogisticRecipe(c) for c in (0.1, 1.0, 10.0)), one_each), []
+    assert fit_logistic([logistic], data, 0.2, told.append)[0].recipe.c == 1.0
+    assert len(told) == fits([logistic], data) == 1
 
 
 def test_views_come_in_turn():
@@ -78,7 +89,7 @@ def test_logistic_heads_have_scikit_learns_probabilities(classes, scaling):
     probe = Probe((LogisticRecipe(0.3, scaling=scaling),))
     notes = []
     head = fit_logistic([probe], data, 0.2, notes.append)[0].head
-    assert len(notes) == fits([probe]) == 1
+    assert len(notes) == fits([probe], data) == 1
     features = data.train["pool"].numpy()
     features = StandardScaler().fit_transform(features) if scaling == "standard" else features
     model = LogisticRegression(C=0.3, max_iter=1000).fit(features, data.train_labels.numpy())
