@@ -61,16 +61,16 @@ def weights(folder):
 
 
 def test_it_learns_shapes_though_it_is_stopped_and_killed(shapes_voc, tmp_path):
-    """200 steps of FPN, ResNet-18, from random weights; SIGTERM in the first, SIGKILL in the second third."""
+    """140 steps of FPN, ResNet-18, from random weights; SIGTERM in the first, SIGKILL in the second third."""
     out = tmp_path / "run"
     shapes = {
         "train": (str(shapes_voc),), "test": str(shapes_voc), "out": out, "backend": "torchvision", "init": ("random",),
-        "arch": "resnet18", "batch": 2, "iterations": 200, "lr": 0.01, "min_sizes": (160,), "test_size": 160,
-        "max_size": 160, "checkpoint_every": 40, "workers": 0,
+        "arch": "resnet18", "batch": 2, "iterations": 140, "lr": 0.01, "min_sizes": (96,), "test_size": 96,
+        "max_size": 96, "checkpoint_every": 28, "workers": 0,
     }  # fmt: skip
     untrained = detect(DetectSettings(**shapes | {"out": tmp_path / "none", "iterations": 1, "lr": 1e-9}))
     assert untrained.metrics["ap50"] < 0.05
-    for number, at, status in ((signal.SIGTERM, 20, 143), (signal.SIGKILL, 100, -9)):
+    for number, at, status in ((signal.SIGTERM, 20, 143), (signal.SIGKILL, 70, -9)):
         run = start(shapes)
         while max(steps_logged(out / RUN), default=0) < at:
             assert run.poll() is None, run.communicate()
@@ -85,8 +85,7 @@ def test_it_learns_shapes_though_it_is_stopped_and_killed(shapes_voc, tmp_path):
     assert "going on after step" in said
     assert steps_logged(out / RUN) == sorted(set(steps_logged(out / RUN)))
     record = json.loads((out / "result.json").read_text())
-    # 0.44 on an Intel, above 0.5 on an AMD: rounding makes it another run.
-    assert record["metrics"]["ap50"] > 0.25, shown
+    assert record["metrics"]["ap50"] > 0.5, shown
     assert record["provenance"]["backend"] == "torchvision"
     assert any("smooth L1" in one for one in record["provenance"]["differences"])
     assert "CPU-sized" in record["provenance"]["notes"][0]
