@@ -45,6 +45,7 @@ from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.fused_blocks import fuse_blocks
 from simsiam_eval.images import DecodedImage
 from simsiam_eval.inference import FeatureModel, fold_batch_norms
 from simsiam_eval.neighbours import search
@@ -233,15 +234,21 @@ def choices(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], No
             for some in pixels.split(32):
                 model.trunk(PREPROCESSING.normalise(some).to(memory_format=layout))
 
-    def prepared(folded: bool, layout: torch.memory_format) -> Callable[[], None]:
+    def prepared(folded: bool, layout: torch.memory_format, fused: bool = False) -> Callable[[], None]:
         model = copy.deepcopy(encoder)
         model = fold_batch_norms(model) if folded else model
-        return partial(forward, model.to(memory_format=layout), layout)  # type: ignore[call-overload]
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        if fused:
+            fuse_blocks(model.trunk)
+        return partial(forward, model, layout)
 
     return {
         "a plain model, blocks of 32": prepared(False, torch.contiguous_format),
         "a plain model, channels-last": prepared(False, torch.channels_last),
         "a plain model, channels-last, BN folded": prepared(True, torch.channels_last),
+        "a plain model, channels-last, BN folded, ReLUs and sums fused": prepared(
+            True, torch.channels_last, fused=True
+        ),
     }
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from simsiam_eval.checkpoint import weights_sha256
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import UsageError
+from simsiam_eval.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.preprocess import Preprocessing
 
 # Images from which `--compile auto` compiles: a ResNet-50 takes a minute or two to compile on two cores.
@@ -28,8 +29,9 @@ _COMPILERS = ("g++", "clang++")
 class FeatureModel:
     """What extraction calls for every block of images.
 
-    The batch normalisations are folded into the convolutions and the memory format is channels-last: the same features up to
-    float32's rounding. With `precision` bf16 weights and activations are bfloat16; pooling stays float32.
+    The batch normalisations are folded into the convolutions, on a CPU ReLUs and sums too, and the memory format is
+    channels-last: the same features up to float32's rounding. With `precision` bf16 weights and activations are bfloat16;
+    pooling stays float32.
 
     Args:
         encoder: left as it is; a copy is changed.
@@ -62,6 +64,8 @@ class FeatureModel:
         ready.trunk.fc = nn.Identity()  # type: ignore[assignment]  # a projector, while it is being pretrained
         ready = fold_batch_norms(ready)
         ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not compile and can_fuse(device, self.dtype):  # torch.compile fuses the same and more
+            fuse_blocks(ready.trunk)
         self._encoder = ready
         self._model: Any = _PooledInFloat32(ready)
         if compile:

@@ -108,7 +108,7 @@ class Preprocessing:
         """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as feature files and checkpoints record them; `squash` and `decode` only where they are not the
