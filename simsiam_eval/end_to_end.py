@@ -14,7 +14,6 @@ from simsiam_eval.checkpoint import load_encoder, weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
 from simsiam_eval.feature_file import Features
-from simsiam_eval.inference import compile_wanted
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.settings import EvaluationSettings, FeatureSettings
 from simsiam_eval.sources import open_source
@@ -40,7 +39,6 @@ class EndToEndFeed:
         train: features of centre crops of the same images; only their rows of the source are used.
         needed: (M,) which of those N rows are trained on; the others' features are not computed.
         layers: of the encoder.
-        epochs: how many there will be, for `--compile auto`.
     """
 
     name, costly = "end-to-end", True
@@ -52,14 +50,12 @@ class EndToEndFeed:
         train: Features,
         needed: NDArray[np.int64],
         layers: list[str],
-        epochs: int,
         device: torch.device,
     ) -> None:
         self._encoder, report = load_encoder(checkpoint, layers, settings.pool)
         source = open_source(settings.train, "train")
         chosen: dict[str, Any] = {one.name: getattr(settings, one.name) for one in fields(FeatureSettings)}
-        compiled = compile_wanted(settings.compile, epochs * len(source), device)
-        chosen |= {"views": 1, "layer": tuple(layers), "compile": "on" if compiled else "off"}
+        chosen |= {"views": 1, "layer": tuple(layers)}
         self._settings = FeatureSettings(**chosen)
         preprocessing = preprocessing_for(report.stem, report.own, settings)
         self._work = ViewExtraction(self._encoder, source, preprocessing, self._settings, device)

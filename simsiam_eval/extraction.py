@@ -19,7 +19,8 @@ from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import differences, read_attributes
 from simsiam_eval.feature_writer import FeatureWriter, remove_notes
-from simsiam_eval.inference import FeatureModel, PendingFeatures, compile_wanted
+from simsiam_eval.fused_blocks import can_fuse
+from simsiam_eval.inference import FeatureModel, PendingFeatures
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.progress import progress, say
 
@@ -122,20 +123,19 @@ class Extraction:
     @property
     def computation(self) -> dict[str, Any]:
         """What may move features by float32's rounding: the same in all parts of a file."""
-        # By the whole source, not by the rows: parts of it are computed as all of it would be.
-        compiled = compile_wanted(self.settings.compile, len(self.source), self.device)
-        return {"batch": self.batch, "compiled": compiled, "device": self.device.type}
+        compiled = self.settings.compile == "on"
+        fused = not compiled and can_fuse(self.device, self.settings.precision)
+        return {"batch": self.batch, "compiled": compiled, "fused": fused, "device": self.device.type}
 
     @cached_property
     def _model(self) -> FeatureModel:
         chosen = self.settings
-        compiled = self.computation["compiled"]
         return FeatureModel(
             self.encoder,
             self.preprocessing,
             self.device,
             chosen.precision,
-            compiled,
+            chosen.compile == "on",
             chosen.flip_average,
             chosen.normalize,
         )

@@ -12,6 +12,9 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
+_ONEDNN: Any = torch.ops.mkldnn
+# Of ReLU's negative side: oneDNN's own ReLU makes 0 of NaN, so that an overflow would end in finite features.
+_SLOPE = 1e-20
 
 
 def fuse_blocks(trunk: ResNet) -> None:
@@ -36,28 +39,31 @@ class _FusedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
         super().__init__()
-        self.conv, self._relu = conv, "relu" if relu else "none"
-        self._where = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self._packed: tuple[torch.Size, Tensor] | None = None
+        self.conv, self._relu = conv, relu
+        self._geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._ordered: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
-        bias, relu = self.conv.bias, self._relu
-        found: Tensor = _onednn()._convolution_pointwise(maps, self._weight(maps), bias, *self._where, relu, [], "")
+        then = ("leaky_relu", [_SLOPE], "") if self._relu else ("none", [], "")
+        found: Tensor = _ONEDNN._convolution_pointwise(maps, self._weight(maps), self.conv.bias, *self._geometry, *then)
         return found
 
     def add_to(self, other: Tensor, maps: Tensor) -> Tensor:
         """ReLU of `other` + the convolution of `maps`, in the place of `other`."""
-        found: Tensor = _onednn()._convolution_pointwise_.binary(
-            other, maps, self._weight(maps), self.conv.bias, *self._where, "add", 1.0, "relu", [], ""
+        found: Tensor = _ONEDNN._convolution_pointwise_.binary(
+            other, maps, self._weight(maps), self.conv.bias, *self._geometry, "add", 1.0, None, [], None
         )
-        return found
+        return found.relu_()
 
     def _weight(self, maps: Tensor) -> Tensor:
         """In the order that oneDNN's kernel for maps of this shape reads."""
-        if self._packed is None or self._packed[0] != maps.shape:
-            ordered = _onednn()._reorder_convolution_weight(self.conv.weight, *self._where, list(maps.shape))
-            self._packed = (maps.shape, ordered)
-        return self._packed[1]
+        if self._ordered is None or self._ordered[0] != maps.shape:
+            ordered = _ONEDNN._reorder_convolution_weight(self.conv.weight, *self._geometry, list(maps.shape))
+            self._ordered = (maps.shape, ordered)
+        return self._ordered[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ordered": None}  # oneDNN's own tensors are neither copied nor pickled
 
 
 class _FusedBlock(nn.Module):
@@ -78,32 +84,30 @@ class _FusedBlock(nn.Module):
         return self.last.add_to(self.shortcut(maps), self.convs(maps))
 
 
-def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch, on this processor, has the operators for `dtype`, and they are right."""
-    return device.type == "cpu" and _are_right(dtype)
+def can_fuse(device: torch.device, precision: str) -> bool:
+    """Whether this torch has the operators for this processor and `precision`, and small convolutions come out right."""
+    return device.type == "cpu" and _are_right(torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 @cache
 def _are_right(dtype: torch.dtype) -> bool:
-    generator = torch.Generator().manual_seed(0)
-
-    def some(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    conv = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False).to(dtype)
-    conv.weight.copy_(some(16, 16, 3, 3) / 12)
-    maps, other = (some(2, 16, 5, 5).to(memory_format=torch.channels_last) for _ in range(2))
     try:
-        with torch.no_grad():
-            one = torch.relu(conv(maps))
-            two = torch.relu(conv(maps) + other)
-            fused = _FusedConv(conv, relu=True)
-            return torch.allclose(fused(maps), one, 0.05, 0.05) and torch.allclose(
-                fused.add_to(other.clone(), maps), two, 0.05, 0.05
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(0)  # the CPU only
+            return all(
+                _is_right(nn.Conv2d(16, 16, side, stride, side // 2, groups=groups), dtype)
+                for side, stride, groups in ((1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 4), (7, 2, 1))
             )
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
 
 
-def _onednn() -> Any:
-    return torch.ops.mkldnn
+def _is_right(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Both operators, NaN too: an overflow must be seen."""
+    conv = conv.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    maps = torch.randn(2, 16, 9, 9).to(dtype, memory_format=torch.channels_last)
+    maps[1, 3, 4, 4] = torch.nan
+    plain, fused = conv(maps), _FusedConv(conv, relu=True)
+    other = torch.randn(plain.shape).to(dtype, memory_format=torch.channels_last)
+    pairs = ((fused(maps), plain.relu()), (fused.add_to(other.clone(), maps), (plain + other).relu()))
+    return all(torch.allclose(found, wanted, 0.05, 0.05, equal_nan=True) for found, wanted in pairs)

@@ -21,8 +21,6 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.preprocess import Preprocessing
 
-# Images from which `--compile auto` compiles: a ResNet-50 takes a minute or two to compile on two cores.
-COMPILE_FROM = 20_000
 _COMPILERS = ("g++", "clang++")
 
 
@@ -35,7 +33,7 @@ class FeatureModel:
 
     Args:
         encoder: left as it is; a copy is changed.
-        compile: through torch.compile, which takes a C++ compiler and a minute; what it gives depends on the processor.
+        compile: through torch.compile instead, which takes a minute and on a CPU a C++ compiler.
         flip_average: features are the mean of those of the image and of its mirror image.
         normalize: features are scaled to length one, after the mean.
 
@@ -64,17 +62,15 @@ class FeatureModel:
         ready.trunk.fc = nn.Identity()  # type: ignore[assignment]  # a projector, while it is being pretrained
         ready = fold_batch_norms(ready)
         ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if not compile and can_fuse(device, self.dtype):  # torch.compile fuses the same and more
+        if not compile and can_fuse(device, precision):
             fuse_blocks(ready.trunk)
         self._encoder = ready
         self._model: Any = _PooledInFloat32(ready)
         if compile:
-            # Freezing packs the weights for the CPU's kernels ahead of the first image; no gain on a GPU.
-            options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
-            self._model = torch.compile(self._model, options=options, dynamic=False)
+            self._model = torch.compile(self._model, dynamic=False)
 
     def weights_sha256(self) -> str:
-        """Of the weights as they are used, with the batch normalisations in them."""
+        """Of the weights with the batch normalisations in them, of which a CPU's kernels read a copy in their own order."""
         return weights_sha256(self._encoder.trunk.state_dict())
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
@@ -83,7 +79,6 @@ class FeatureModel:
 
     def start(self, pixels: Tensor) -> PendingFeatures:
         """As a call, but on a GPU without waiting for the result."""
-        # no_grad, not inference_mode: torch.compile freezes weights only under the former.
         with torch.no_grad():
             images = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True))
             images = images.to(self.dtype, memory_format=torch.channels_last)
@@ -149,10 +144,3 @@ def has_compiler() -> bool:
     """Whether torch.compile can build its kernels for the CPU."""
     named = os.environ.get("CXX")
     return any(shutil.which(name) for name in ((named,) if named else _COMPILERS))
-
-
-def compile_wanted(asked: str, images: int, device: torch.device) -> bool:
-    """What `--compile` means for so many images: `auto` compiles on a CPU where it pays and can be done."""
-    if asked == "auto":
-        return device.type == "cpu" and images >= COMPILE_FROM and has_compiler()
-    return asked == "on"

@@ -14,8 +14,8 @@ from simsiam_eval.scaling import Scaling
 from simsiam_eval.schedule import SCHEDULES
 
 _BLOCK = 8192  # rows that are scored at once
-# Logarithm of a probability that is taken for 0: below -87 it would be subnormal, which makes exp and products many times
-# slower.
+# Logarithm of a probability that is taken for 0. Below -87 it would be subnormal, which makes exp and products many times
+# slower; the rest is for the products with features.
 _NEVER = -70.0
 
 

@@ -88,9 +88,11 @@ class Probe:
 
     def chooses(self, data: ProbeData) -> bool:
         """Whether there are recipes to choose from, and a class with two images to hold one out of."""
-        labels = data.train_labels.cpu().numpy()
-        of_one = labels if self.rows is None else labels[self.rows]
-        return len(self.recipes) > 1 and bool(np.bincount(of_one).max() > 1)
+        if len(self.recipes) == 1:
+            return False
+        rows = self.all_rows(data)
+        labels = data.train_labels if rows is None else data.train_labels[rows]
+        return bool(labels.bincount().max() > 1)
 
     def halves(self, data: ProbeData, share: float) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Its rows without the held-out ones, and those, drawn by the recipes' seed; None where it does not choose."""

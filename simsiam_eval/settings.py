@@ -249,9 +249,7 @@ class FeatureSettings(Settings):
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
     compile: str = setting(
-        "off",
-        choices=("auto", "on", "off"),
-        help="torch.compile of the encoder; auto: on a CPU with a C++ compiler, from 20,000 images.",
+        "off", choices=("on", "off"), help="torch.compile of the encoder; a CPU is as fast or faster without it."
     )
     extract_batch: int | None = setting(
         None,

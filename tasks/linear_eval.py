@@ -100,8 +100,7 @@ def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes
     everything = np.arange(len(train.rows))
     needed = np.unique(np.concatenate([everything if one.rows is None else one.rows for one in probes]))
     assert settings.checkpoint is not None
-    epochs = settings.epochs or 0
-    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train), epochs, data.device)
+    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train), data.device)
 
 
 def _questions(settings: LinearEvalSettings, data: ProbeData) -> list[tuple[dict[str, Any], Probe]]:

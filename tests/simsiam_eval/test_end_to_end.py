@@ -24,7 +24,7 @@ def train(settings):
 
 def feed_of(settings, train, needed=None):
     needed = np.arange(len(train.rows)) if needed is None else needed
-    return EndToEndFeed(settings.checkpoint, settings, train, needed, ["layer1", "layer2"], 3, torch.device("cpu"))
+    return EndToEndFeed(settings.checkpoint, settings, train, needed, ["layer1", "layer2"], torch.device("cpu"))
 
 
 def test_epochs_differ_a_seed_repeats_and_only_needed_rows_are_computed(settings, train):

@@ -1,5 +1,8 @@
 """The encoder made ready for speed against the encoder as it is."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -32,15 +35,30 @@ def pixels_of(rows=3, side=48, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (rows, 3, side, side), dtype=np.uint8))
 
 
+def can(precision):
+    return fused_blocks.can_fuse(CPU, precision)
+
+
+@pytest.fixture
+def unfused(monkeypatch):
+    """Blocks are left as they are from now on."""
+    return lambda: monkeypatch.setattr(inference, "can_fuse", lambda device, precision: False)
+
+
+def is_fused(model):
+    return isinstance(model._encoder.trunk.layer1[0], fused_blocks._FusedBlock)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_layer_is_the_encoders(arch, stem, fused, monkeypatch):
+def test_every_layer_is_the_encoders(arch, stem, fused, unfused):
     if not fused:
-        monkeypatch.setattr(inference, "can_fuse", lambda device, dtype: False)
+        unfused()
     encoder = encoder_of(arch, stem)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     model = FeatureModel(encoder, TRANSFORMS[stem], CPU)
+    assert is_fused(model) == (fused and can("float32"))
     for pixels in (pixels_of(), pixels_of(rows=2, side=64), pixels_of()):  # weights are ordered for each shape anew
         with torch.no_grad():
             expected = encoder.all_layers(TRANSFORMS[stem].normalise(pixels))
@@ -50,15 +68,39 @@ def test_every_layer_is_the_encoders(arch, stem, fused, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_bf16_is_close_and_no_further_where_it_is_fused(arch, monkeypatch):
+def test_bf16_is_close_and_no_further_where_it_is_fused(arch, unfused):
     encoder, pixels = encoder_of(arch, layers=("pool",)), pixels_of(rows=8)
     (exact,) = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU)(pixels)
-    (fused,) = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")(pixels)
-    monkeypatch.setattr(inference, "can_fuse", lambda device, dtype: False)
-    (apart,) = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")(pixels)
-    away = [float(np.linalg.norm(one - exact) / np.linalg.norm(exact)) for one in (fused, apart)]
+    model = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")
+    assert is_fused(model) == can("bf16")
+    unfused()
+    plain = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")
+    away = [float(np.linalg.norm(one(pixels)[0] - exact) / np.linalg.norm(exact)) for one in (model, plain)]
     assert 0 < away[0] < 0.01
     assert away[0] < 1.2 * away[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("stage", ["layer1", "layer4"])
+@pytest.mark.parametrize("convs", [("conv1", "conv2"), ("conv2", "conv3"), ("conv3", "conv3")])
+def test_an_overflow_is_seen(convs, stage, precision):
+    """Weights are finite, sums are not: infinity, and then infinity less infinity, which no ReLU may make a 0 of."""
+    encoder = encoder_of("resnet50", layers=("pool",))
+    first, second = getattr(encoder.trunk, stage)[:2]
+    with torch.no_grad():
+        getattr(first, convs[0]).weight.mul_(1e22)
+        getattr(second if convs[0] == convs[1] else first, convs[1]).weight.mul_(1e22)
+    assert all(value.isfinite().all() for value in encoder.state_dict().values())
+    (found,) = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, precision)(pixels_of())
+    assert not np.isfinite(found).all(axis=1).any()
+
+
+def test_a_model_that_was_used_can_be_copied():
+    model, pixels = FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], CPU), pixels_of()
+    found = model(pixels)
+    for one, two in zip(found, copy.deepcopy(model)(pixels), strict=True):
+        assert np.array_equal(one, two)
+    assert len(pickle.dumps(model._encoder)) > 0
 
 
 def test_what_enters_a_stage_is_not_written_on():
@@ -79,22 +121,39 @@ def test_pixels_are_left_as_they_are():
     assert torch.equal(normal, (pixels.float() / 255 - mean) / std)
 
 
-@pytest.mark.parametrize("broken", ["missing", "wrong"])
-def test_where_the_operators_are_missing_or_wrong_nothing_is_fused(broken, monkeypatch):
-    class Wrong:
-        @staticmethod
-        def _reorder_convolution_weight(weight, *_):
-            return weight
+class Operators:
+    """Those of torch, but for the changed ones."""
 
-        @staticmethod
-        def _convolution_pointwise(maps, *_):
-            return torch.zeros_like(maps)
+    def __init__(self, **changed):
+        self.__dict__.update(changed)
 
-    monkeypatch.setattr(fused_blocks, "_onednn", lambda: Wrong if broken == "wrong" else object())
+    def __getattr__(self, name):
+        return getattr(torch.ops.mkldnn, name)
+
+
+def relu_of_nan_is_zero(maps, weight, bias, *geometry_and_then):
+    return torch.ops.mkldnn._convolution_pointwise(maps, weight, bias, *geometry_and_then[:4], "relu", [], "")
+
+
+class NoSum:
+    @staticmethod
+    def binary(other, *_):
+        return other
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [object(), Operators(_convolution_pointwise=relu_of_nan_is_zero), Operators(_convolution_pointwise_=NoSum)],
+    ids=["missing", "of no NaN", "no sum"],
+)
+def test_where_the_operators_are_missing_or_wrong_nothing_is_fused(operators, monkeypatch):
+    monkeypatch.setattr(fused_blocks, "_ONEDNN", operators)
     fused_blocks._are_right.cache_clear()
+    before = torch.random.get_rng_state()
     try:
-        assert not fused_blocks.can_fuse(CPU, torch.float32)
-        FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], CPU)(pixels_of())
+        assert not can("float32")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert not is_fused(FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], CPU))
     finally:
         fused_blocks._are_right.cache_clear()
 
