@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from feature_agreement import agreement
 from PIL import Image
 from report import write_table
 from sklearn.datasets import load_sample_images
@@ -48,7 +49,6 @@ from simsiam_eval.feature_writer import FeatureWriter
 from simsiam_eval.fused_blocks import fuse_blocks
 from simsiam_eval.images import DecodedImage
 from simsiam_eval.inference import FeatureModel, fold_batch_norms
-from simsiam_eval.neighbours import search
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
@@ -258,14 +258,6 @@ def timed(run: Callable[..., Any], *given: Any) -> tuple[Stopwatch, Any]:
     return watch, result
 
 
-def agreement(reference: np.ndarray, features: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Least and mean cosine of the rows, and how many keep the label of their nearest neighbour."""
-    unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (reference, features)]
-    cosine = (unit[0] * unit[1]).sum(axis=1)
-    nearest = [labels[search(one, None, 1)[1][:, 0]] for one in (reference, features)]
-    return [f"{cosine.min():.6f}", f"{cosine.mean():.6f}", f"{100 * (nearest[0] == nearest[1]).mean():.1f}"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="Image source of files; default: photographs made for this.")
@@ -305,7 +297,10 @@ def main() -> None:
         assert reference is not None
         for name, found in watches.items():
             clock, own = statistics.median(one.clock for one in found), features[name]
-            near = ["", "", ""] if own is None else agreement(reference, own, labels)
+            near = ["", "", ""]
+            if own is not None:
+                cosine, kept, now = agreement(reference, own, labels)
+                near = [f"{cosine.min():.6f}", f"{cosine.mean():.6f}", f"{100 * (kept == now).mean():.1f}"]
             speeds = (f"{count / clock:.1f}", f"{count / cpu[name]:.1f}", f"{cpu[plain] / cpu[name]:.2f}")
             rows.append([name, *speeds, *near])
         notes = [

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from report import run, write_table
 
 from simsiam_eval.errors import UsageError
@@ -23,13 +24,20 @@ from simsiam_eval.neighbours import search
 from simsiam_eval.unit_length import unit_length
 
 
+def agreement(
+    reference: NDArray[np.float32], features: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) each: cosine of the rows, and the label of the nearest neighbour in the reference and in the other features."""
+    one, two = (unit_length(torch.from_numpy(found)) for found in (reference, features))
+    kept, now = (labels[search(found, None, 1)[1][:, 0]] for found in (reference, features))
+    return (one * two).sum(dim=1).numpy(), kept, now
+
+
 def compared(name: str, reference: Path, other: Path) -> list[str]:
     one, two = read_features(reference), read_features(other)
     if one.attributes["source"]["fingerprint"] != two.attributes["source"]["fingerprint"]:
         raise UsageError(f"{reference} and {other} are of different images.")
-    unit = [unit_length(torch.from_numpy(found.features)) for found in (one, two)]
-    cosine = (unit[0] * unit[1]).sum(dim=1)
-    kept, now = (found.labels[search(found.features, None, 1)[1][:, 0]] for found in (one, two))
+    cosine, kept, now = agreement(one.features, two.features, one.labels)
     right = (float((labels == one.labels).mean()) for labels in (kept, now))
     return [name, one.attributes["encoder"]["arch"], str(len(cosine)), one.attributes["precision"],
             two.attributes["precision"], f"{cosine.min():.6f}", f"{cosine.mean():.6f}",

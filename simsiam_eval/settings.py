@@ -249,7 +249,7 @@ class FeatureSettings(Settings):
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
     compile: str = setting(
-        "off", choices=("on", "off"), help="torch.compile of the encoder; a CPU is as fast or faster without it."
+        "off", choices=("on", "off"), help="torch.compile of the encoder; on a CPU instead of fusing its blocks."
     )
     extract_batch: int | None = setting(
         None,

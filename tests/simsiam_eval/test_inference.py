@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import platform
 
 import numpy as np
 import pytest
@@ -47,6 +48,13 @@ def unfused(monkeypatch):
 
 def is_fused(model):
     return isinstance(model._encoder.trunk.layer1[0], fused_blocks._FusedBlock)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available(), reason="no oneDNN for this processor"
+)
+def test_blocks_are_fused_where_onednn_is_at_home():
+    assert can("float32")
 
 
 @pytest.mark.parametrize("fused", [True, False])
