@@ -48,7 +48,13 @@ COMMANDS: dict[str, type[Settings]] = {
 
 def page() -> str:
     """The Markdown of docs/settings.md."""
-    lines = ["# Settings", "", "Written by `python docs/settings.py`; the same names, with `_` for `-`, are TOML keys."]
+    lines = [
+        "# Settings",
+        "",
+        "Written by `python docs/settings.py`; the same names, with `_` for `-`, are TOML keys.",
+        "",
+        "Lists of numbers or given words are written with commas or option by option: `-k 20,200` is `-k 20 -k 200`.",
+    ]
     for name, settings_class in COMMANDS.items():
         lines += [
             "",

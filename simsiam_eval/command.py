@@ -30,6 +30,7 @@ def command(
 
     def callback(config: Path | None, as_json: bool, debug: bool, **given: Any) -> None:
         chosen = {field: value for field, value in given.items() if value is not None and value != ()}
+        chosen |= {field: sum(chosen[field], ()) for field in chosen.keys() & commas}
         _report(
             lambda: run(settings_class.from_mapping(_config_values(config, name, settings_class) | chosen)),
             as_json,
@@ -39,6 +40,7 @@ def command(
     params: list[click.Parameter] = []
     for field in sorted(dataclasses.fields(settings_class), key=lambda field: _distance(field.name, settings_class)):
         params.append(_argument(field, settings_class) if field.name in arguments else _option(field, settings_class))
+    commas = {param.name for param in params if isinstance(param.type, _Commas)}
     params.sort(key=lambda param: not isinstance(param, click.Argument))
     params += [
         click.Option(
@@ -86,8 +88,18 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) if value else "None"
+        return ",".join(map(str, value)) if value else "None"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+class _Commas(click.ParamType):
+    """Numbers or given words with commas between them, as a tuple. (Paths and names may hold commas.)"""
+
+    def __init__(self, one: click.ParamType) -> None:
+        self.one, self.name = one, one.name
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        return tuple(self.one.convert(part.strip(), param, ctx) for part in value.split(","))
 
 
 def _argument(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Argument:
@@ -108,8 +120,12 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
         if choices
         else {int: click.INT, float: click.FLOAT, bool: click.BOOL}.get(scalar, click.STRING)
     )
+    metavar = None
+    if several and kind is not click.STRING:
+        metavar = (f"[{'|'.join(choices)}]" if choices else kind.name.upper()) + ",..."
+        kind = _Commas(kind)
     # The default is left to the dataclass: an option not given must not go before the config file or the preset.
-    return click.Option(spelling, type=kind, default=None, multiple=several, help=text)
+    return click.Option(spelling, type=kind, default=None, multiple=several, metavar=metavar, help=text)
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:

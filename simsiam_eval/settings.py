@@ -215,7 +215,7 @@ class FeatureSettings(Settings):
     layer: tuple[str, ...] = setting(
         ("pool",),
         choices=LAYERS,
-        help="Which output of the encoder; pool is the trunk's own pool5. Given several times, all come from one pass: the "
+        help="Which output of the encoder; pool is the trunk's own pool5. Several: all come from one pass, the "
         "first is `features` of the file, the others lie under layers/.",
     )
     pool: str = setting("avg", choices=POOLINGS, help="How the spatial positions of the layer become one vector.")

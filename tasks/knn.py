@@ -34,10 +34,10 @@ class KnnSettings(EvaluationSettings):
 
     preset: str = setting("dino", choices=tuple(PRESETS), help="Protocol: whose k and temperature.")
     k: tuple[int, ...] = setting(
-        by_preset=True, short="-k", at_least=1, help="Neighbours that vote; may be given several times."
+        by_preset=True, short="-k", at_least=1, help="Neighbours that vote. Several: one search serves them all."
     )
     temperature: tuple[float, ...] = setting(
-        by_preset=True, above=0, help="T of the vote's weight exp(similarity / T); may be given several times."
+        by_preset=True, above=0, help="T of the vote's weight exp(similarity / T). Several: one row of the table each."
     )
     vote: str = setting("weighted", choices=("weighted", "majority"), help="weighted by T, or one neighbour one vote.")
     metric: str = setting(

@@ -31,6 +31,8 @@ class Oven(Settings):
     bake_time: int = setting(30, at_least=1, help="Minutes.")
     steam: bool = setting(True, help="Wet.")
     racks: tuple[int, ...] = setting((1,), help="Which.")
+    grains: tuple[str, ...] = setting(("rye",), choices=("rye", "oat", "corn"), help="Of the flour.")
+    bakers: tuple[str, ...] = setting((), help="Names.")
 
 
 def _bake(settings):
@@ -108,6 +110,32 @@ def test_a_config_that_contradicts_itself(config, text, says):
 def test_config_is_read_from_the_top_level_or_the_commands_table(config, text):
     found = settings_of("rye", "--config", config(text))
     assert (found["heat"], found["bake_time"]) == (5.0, 7)
+
+
+@pytest.mark.parametrize(
+    "given", [["2,3,5"], ["2", "--racks", "3,5"], ["2, 3", "--racks", "5"], ["2", "--racks", "3", "--racks", "5"]]
+)
+def test_lists_of_numbers_take_commas(given):
+    assert settings_of("rye", "--racks", *given)["racks"] == [2, 3, 5]
+
+
+def test_lists_of_given_words_take_commas_and_names_keep_theirs():
+    found = settings_of("rye", "--grains", "oat,corn", "--bakers", "Smith, John", "--bakers", "Ann")
+    assert (found["grains"], found["bakers"]) == (["oat", "corn"], ["Smith, John", "Ann"])
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "says"),
+    [
+        ("--racks", "2,x", "'x' is not a valid integer"),
+        ("--racks", "2,", "'' is not a valid integer"),
+        ("--grains", "oat,wheat", "'wheat' is not one of"),
+        ("--grains", "", "'' is not one of"),
+    ],
+)
+def test_the_wrong_value_of_a_list_is_named(option, given, says):
+    refused = bake("rye", option, given)
+    assert (refused.exit_code, says in refused.stderr) == (2, True), refused.output
 
 
 def test_an_option_goes_before_config_and_config_before_the_preset(config):
