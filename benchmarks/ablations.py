@@ -76,6 +76,7 @@ def judged_file(asked: argparse.Namespace, name: str) -> Path:
 
 def judged(asked: argparse.Namespace, name: str) -> list[str]:
     """Pretrain a variant, as far as it is not yet, and judge it: its line of the table."""
+    torch.compiler.reset()  # which gives up on a model that it has seen in eight forms
     changed, paper = VARIANTS[name]
     size = {"batch_size": asked.batch_size} if asked.batch_size else {}
     trained = pretrain(

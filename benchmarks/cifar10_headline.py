@@ -5,7 +5,8 @@ python benchmarks/cifar10_headline.py --data cifar10:DIR --out FOLDER --epochs 8
 A run that is cut off goes on where it was when the command is given again; its seconds are added up from its log. Where a
 call may take ten minutes only, and only a folder $OUT comes back, with FOLDER outside it:
 
-timeout -s TERM 560 python benchmarks/cifar10_headline.py ...; cp FOLDER/log.jsonl benchmarks/results/cifar10_* $OUT
+timeout --foreground -s TERM 560 python benchmarks/cifar10_headline.py ...
+cp FOLDER/log.jsonl benchmarks/results/cifar10_* $OUT
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def main() -> None:
         ("who", "kNN top-1 %, k 200, T .1 / .2", f"linear top-1 %, {protocol}", "minutes"),
         [ours, *(PUBLISHED if whole else [])],
         [
-            "Minutes are of the training steps alone, from the log. Where the images are the JPEG-re-encoded copy of "
-            "CIFAR-10 (quality 75), accuracies are not strictly comparable with those on the original.",
+            "Minutes are of the training steps alone, compilation included, from the log. Where the images are the "
+            "JPEG-re-encoded copy of CIFAR-10 (quality 75), accuracies are not strictly comparable with those on the "
+            "original.",
         ],
     )
     path.with_suffix(".log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))

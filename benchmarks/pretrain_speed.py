@@ -184,16 +184,22 @@ def void(_: object) -> None:
     """Nothing: a step's result is not kept."""
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def rate(loop: Loop, steps: int, batch: int, device: torch.device) -> float:
     """Images per second over `steps` steps, or as many more as there were batches ready."""
     for _ in range(loop.waiting):
         next(loop.batches)
     steps = max(steps, loop.waiting)
+    wait_for(device)
     started = time.perf_counter()
     for _ in range(steps):
         loop.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     found = steps * batch / (time.perf_counter() - started)
     if loop.waiting:
         rest()

@@ -241,7 +241,7 @@ class _Run:
             norm.reset_running_stats()
             norm.momentum = None  # PyTorch's sign for the cumulative mean
         for view1, view2 in self.loader.batches(0, len(self.loader)):
-            model(view1, view2)
+            model.forward(view1, view2)  # never compiled: each BN counts its batches
             if self.stop.status:
                 raise Stopped("Stopped; nothing was written.", self.stop.status)
         for norm, momentum in zip(norms, momenta, strict=True):

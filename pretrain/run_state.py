@@ -246,7 +246,10 @@ def restore(
     """Load weights, optimiser and random state, and say where the run is."""
     own = checkpoint[OWN_KEY]
     model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
+    fused = [group["fused"] for group in optimiser.param_groups]  # of this machine, not of the checkpoint's
     optimiser.load_state_dict(checkpoint["optimizer"])
+    for group, here in zip(optimiser.param_groups, fused, strict=True):
+        group["fused"] = here
     set_random_state(own[RANDOM_KEY])
     known = {one.name for one in fields(Position)}
     position = Position(**{name: value for name, value in own["position"].items() if name in known})

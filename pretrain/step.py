@@ -39,7 +39,7 @@ class TrainingStep:
             self.base_lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=on_gpu if settings.fused is None else settings.fused,
+            fused=(on_gpu if settings.fused is None else settings.fused) or None,  # False would rule out foreach too
         )
         if settings.compile != "off":
             self.model.compile(mode="reduce-overhead" if settings.compile == "cuda-graphs" else "default")

@@ -114,7 +114,7 @@ class Views:
         count, size, order = len(crops), crops.shape[-1], parameters.order
         # Which images take a step, step by step: (step, image) in one array, so that one transfer moves all lists.
         masks = np.stack([parameters.flip, parameters.grey, parameters.blur > 0, *(order == HUE).T])
-        lists = _to(crops.device, np.nonzero(masks)[1]).split(masks.sum(axis=1).tolist())
+        lists = _to(crops.device, np.ascontiguousarray(np.nonzero(masks)[1])).split(masks.sum(axis=1).tolist())
         flipped, greyed, blurred, *hued = lists
         blended = [[kind in at for kind in range(HUE)] for at in order.T.tolist()]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ warnings.filterwarnings("ignore", message="This DataLoader will create", module=
 
 if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
+
+T = TypeVar("T")
 
 # Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
 VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
@@ -45,6 +49,10 @@ class Block:
     rows: range
     pixels: torch.Tensor
     reasons: dict[int, str]
+
+    def pin_memory(self) -> Block:
+        """What DataLoader asks for, so that a GPU need not be waited for."""
+        return Block(self.rows, self.pixels.pin_memory(), self.reasons)
 
 
 @dataclass(frozen=True)
@@ -72,15 +80,11 @@ class Blocks:
 
     def __getitem__(self, index: int) -> Block | DataError:
         """The block, or what stops the work: a worker's exception would arrive as a traceback."""
-        return self.block(index, map)
-
-    def block(self, index: int, mapped: Callable[..., Iterable[Any]]) -> Block | DataError:
-        """As block `index` of these, by a `map` that may work on several rows at once."""
         start, side = int(self.starts[index]), self.preprocessing.crop
         rows = range(start, min(start + self.size, self.rows.stop))
         pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
         reasons = {}
-        for place, found in enumerate(mapped(self._crops, rows)):
+        for place, found in enumerate(map(self._crops, rows)):
             if isinstance(found, UnreadableImage):
                 reasons[rows[place]] = str(found)
             elif isinstance(found, DataError):
@@ -120,34 +124,56 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
     """The blocks in order, for an encoder on `device`.
 
     Args:
-        workers: processes that decode ahead; None: on a CPU threads instead, in turns with the encoder: they cannot gain
-            time on the cores that both need, and disturb it (benchmarks/results/extract_speed.md).
+        workers: processes that decode ahead; None: as `worker_count` says.
 
     Raises:
         DataError: a source that fails, a worker that was killed.
     """
-    if workers is None and device.type == "cpu" and not blocks.source.in_memory:
-        found = _by_threads(blocks)
-    else:
-        found = _by_processes(blocks, worker_count(workers, blocks.source), device)
-    for block in found:
+    for block in _by_processes(blocks, worker_count(workers, blocks.source), device.type == "cuda"):
         if isinstance(block, DataError):
             raise block
         yield block
 
 
-def _by_threads(blocks: Blocks) -> Iterator[Block | DataError]:
-    with ThreadPoolExecutor(2 * worker_count(None, blocks.source)) as pool:  # some of them wait for the disk
+def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
+    """`compute` of the blocks, in order, by as many threads as torch may use, each with a core of its own.
+
+    A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache. Twice
+    as many threads decode, so that some may wait for the disk (benchmarks/results/extract_speed.md).
+
+    Raises:
+        DataError: a source that fails. Whatever `compute` raises.
+    """
+    cores = torch.get_num_threads()
+    at_work = threading.Semaphore(cores)
+
+    def computed(index: int) -> T:
+        block = blocks[index]
+        if isinstance(block, DataError):
+            raise block
+        with at_work:
+            return compute(block)
+
+    pool = ThreadPoolExecutor(2 * cores, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[T]] = deque()
+    try:
         for index in range(len(blocks)):
-            yield blocks.block(index, pool.map)
+            waiting.append(pool.submit(computed, index))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # of threads that begin later
 
 
-def _by_processes(blocks: Blocks, workers: int, device: torch.device) -> Iterator[Block | DataError]:
+def _by_processes(blocks: Blocks, workers: int, pinned: bool) -> Iterator[Block | DataError]:
     loader: DataLoader[Any] = DataLoader(
         blocks,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=pinned,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
     )
@@ -161,7 +187,7 @@ def lost_workers_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker" not in str(error) and "Pin memory thread" not in str(error):
             raise
         raise DataError(
             "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.blocks import Block
 from simsiam_eval.checkpoint import load_encoder, weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
 from simsiam_eval.feature_file import Features
+from simsiam_eval.inference import PendingFeatures
 from simsiam_eval.preprocess import preprocessing_for
 from simsiam_eval.settings import EvaluationSettings, FeatureSettings
 from simsiam_eval.sources import open_source
@@ -99,10 +101,14 @@ class ViewExtraction(Extraction):
         widths = zip(self.encoder.layers, self.encoder.widths, strict=True)
         found = {layer: torch.zeros(len(self.rows), width) for layer, width in widths}
         starts = [first for first in self.starts if not needed.isdisjoint(range(first, first + self.batch))]
-        for block in self._read(starts):
+
+        def begin(block: Block) -> PendingFeatures:
+            return self._model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])
+
+        for block, view in self._each(starts, begin, lambda block, features: (block, features.read())):
             lost = sorted(needed & block.reasons.keys())
             if lost:
                 raise DataError(f"{self.source.id(lost[0])} cannot be read any more: {block.reasons[lost[0]]}.")
-            for values, layer in zip(self._model(block.pixels[:, 1]), found.values(), strict=True):
+            for values, layer in zip(view, found.values(), strict=True):
                 layer[block.rows.start : block.rows.stop] = torch.from_numpy(values[: len(block.rows)])
         return found

@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simsiam_eval.blocks import Block, Blocks, read_blocks
+from simsiam_eval.blocks import Block, Blocks, map_blocks, read_blocks
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 from simsiam_eval.feature_file import differences, read_attributes
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from simsiam_eval.settings import FeatureSettings
     from simsiam_eval.sources.base import ImageSource
 
+T = TypeVar("T")
+Pending = TypeVar("Pending")
+
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
-_BATCH = {"cpu": 16, "cuda": 256}
+_GPU_BATCH, _CPU_BATCH, _LARGE_BATCH, _LARGE = 256, 16, 8, 128  # images; what a core's cache holds of large ones
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Extraction:
         self.settings, self.device = settings, device
         self.rows = range(len(source)) if rows is None else rows
         self.views = settings.views
-        self.batch = settings.extract_batch or _BATCH[device.type]
+        on_cpu = _LARGE_BATCH if preprocessing.crop >= _LARGE else _CPU_BATCH
+        self.batch = settings.extract_batch or (on_cpu if device.type == "cpu" else _GPU_BATCH)
 
     @property
     def columns(self) -> dict[str, tuple[int, ...]]:
@@ -85,14 +89,37 @@ class Extraction:
         return self.rows[:: self.batch]
 
     def compute(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[BlockFeatures]:
-        """The blocks that begin at `starts`, in that order; a GPU works on the next one while one is taken."""
-        working: deque[tuple[Block, list[PendingFeatures]]] = deque()
-        for block in self._read(starts):
-            working.append((block, [self._model.start(view) for view in block.pixels.unbind(1)]))
-            if len(working) > 1 or self.device.type == "cpu":
-                yield self._finished(*working.popleft())
-        for block, views in working:
-            yield self._finished(block, views)
+        """The blocks that begin at `starts`, in that order."""
+        return self._each(starts, self._begun, self._finished)
+
+    def _each(
+        self,
+        starts: Sequence[int] | NDArray[np.int64],
+        begin: Callable[[Block], Pending],
+        finish: Callable[[Block, Pending], T],
+    ) -> Iterator[T]:
+        """What the two make of the blocks, in order; a GPU has begun the next one while one is finished."""
+        blocks = self._blocks(starts)
+        _ = self._model  # made once, before there are threads
+        on_cpu, workers = self.device.type == "cpu", self.settings.workers
+        if on_cpu and workers is None:
+            yield from map_blocks(blocks, lambda block: finish(block, begin(block)))
+            return
+        working: deque[tuple[Block, Pending]] = deque()
+        for block in read_blocks(blocks, workers, self.device):
+            working.append((block, begin(block)))
+            if len(working) > 1 or on_cpu:
+                yield finish(*working.popleft())
+        for pair in working:
+            yield finish(*pair)
+
+    def _blocks(self, starts: Sequence[int] | NDArray[np.int64]) -> Blocks:
+        shape = self.batch, self.views, self.centre_crop
+        return Blocks(self.source, self.preprocessing, self.rows, starts, *shape, self.settings.seed)
+
+    def _begun(self, block: Block) -> list[PendingFeatures]:
+        pixels = block.pixels.to(self.device, non_blocking=True)
+        return [self._model.start(view) for view in pixels.unbind(1)]
 
     def _finished(self, block: Block, views: list[PendingFeatures]) -> BlockFeatures:
         found = [view.read() for view in views]
@@ -106,19 +133,6 @@ class Extraction:
         why = f"the encoder's features are not finite in {self.settings.dtype}"
         reasons = {block.rows[place]: why for place in np.flatnonzero(~finite)}
         return BlockFeatures(block.rows, columns, reasons | block.reasons)
-
-    def _read(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[Block]:
-        blocks = Blocks(
-            self.source,
-            self.preprocessing,
-            self.rows,
-            starts,
-            self.batch,
-            self.views,
-            self.centre_crop,
-            self.settings.seed,
-        )
-        return read_blocks(blocks, self.settings.workers, self.device)
 
     @property
     def computation(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class PendingFeatures:
         if features[0].device.type == "cuda":
             self._features = [torch.empty(one.shape, pin_memory=True).copy_(one, non_blocking=True) for one in features]
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(features[0].device))
         else:
             self._features = list(features)
 

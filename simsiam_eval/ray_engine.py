@@ -6,6 +6,7 @@ writes the file, so that they need no place to write to.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections import deque
@@ -40,8 +41,11 @@ def ray_engine(address: str | None, workers: int) -> Engine:
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, address)
+        gpus = 1.0 if work.device.type == "cuda" else 0.0
+        if gpus and ours and not (address or os.environ.get("RAY_ADDRESS")):  # no GPU will join: the workers share
+            gpus = min(1.0, math.floor(1e4 * torch.cuda.device_count() / workers) / 1e4)
         try:
-            yield from _computed(ray, work, starts, workers)
+            yield from _computed(ray, work, starts, workers, gpus)
         finally:
             if ours:
                 ray.shutdown()
@@ -69,9 +73,10 @@ def _connect(ray: Any, address: str | None) -> None:
         raise DataError(f"No Ray cluster at {address or 'this machine'}: {error}.") from error
 
 
-def _computed(ray: Any, work: Extraction, starts: NDArray[np.int64], workers: int) -> Iterator[BlockFeatures]:
+def _computed(
+    ray: Any, work: Extraction, starts: NDArray[np.int64], workers: int, gpus: float
+) -> Iterator[BlockFeatures]:
     """Blocks in order; at most `_AHEAD` tasks for each worker are under way, so that features do not pile up."""
-    gpus = 1 if work.device.type == "cuda" else 0
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
     shared = ray.put(work)
     crew = [actor.remote(torch.get_num_threads()) for _ in range(workers)]

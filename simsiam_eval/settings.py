@@ -92,7 +92,8 @@ class Settings:
     precision: str = setting(
         "float32",
         choices=PRECISIONS,
-        help="Arithmetic of the encoder: float32, or bfloat16 (faster; features differ slightly).",
+        help="Arithmetic of the encoder: float32 (on a GPU its convolutions are TF32, as is PyTorch's default), or bfloat16 "
+        "(faster; features differ slightly).",
     )
     seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Seed of everything random.")
 
@@ -254,7 +255,7 @@ class FeatureSettings(Settings):
     extract_batch: int | None = setting(
         None,
         at_least=1,
-        help="Images per forward pass; default: 16 on a CPU, whose caches hold so many, and 256 on a GPU.",
+        help="Images per forward pass; default: 8 on a CPU, whose caches hold so many (16 below 128 px), and 256 on a GPU.",
     )
     workers: int | None = setting(
         None,

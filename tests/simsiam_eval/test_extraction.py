@@ -341,7 +341,7 @@ def test_augmented_views_are_torchvisions_random_resized_crops(source):
     image[:, :, 0], image[:, :, 1] = np.arange(60), np.arange(40)[:, None]  # a pixel says where it was
     one = ArraySource("ramp", image[None], np.array([0]), None, ["a"])
     work = Extraction(encoder, one, Preprocessing(resize=8, crop=8), settings, torch.device("cpu"))
-    ours = next(iter(work._read(work.starts))).pixels[0, 1:].float()
+    ours = work._blocks(work.starts)[0].pixels[0, 1:].float()
     torch.manual_seed(0)
     theirs = v2.Compose([v2.RandomResizedCrop(8), v2.RandomHorizontalFlip()])
     expected = torch.stack([theirs(torch.from_numpy(image).permute(2, 0, 1)) for _ in range(400)]).float()
@@ -412,5 +412,5 @@ def test_a_scaled_decoding_is_the_centre_crops_with_views_too(tmp_path):
         settings = FeatureSettings(device="cpu", views=views, workers=0)
         preprocessing = Preprocessing(resize=8, crop=8, decode="scaled")
         work = Extraction(encoder, one, preprocessing, settings, torch.device("cpu"))
-        crops.append(next(iter(work._read(work.starts))).pixels[0, 0])
+        crops.append(work._blocks(work.starts)[0].pixels[0, 0])
     assert torch.equal(*crops)
