@@ -319,3 +319,23 @@ def test_images_that_could_not_be_read_are_counted_of_the_whole_run(call, tiny, 
         assert made.exit_code == 0, made.output
         counted.append(json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["unreadable"])
     assert counted[0] == counted[1] > 0
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, None), (None, True)])
+def test_how_the_optimiser_computes_is_this_machines(before, now):
+    """A run that a CPU began goes on with a GPU's fused SGD, and --no-fused is heeded when it is given later."""
+
+    def trained(fused):
+        model = torch.nn.Linear(3, 2)
+        optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=fused)
+        model(torch.ones(1, 3)).sum().backward()
+        optimiser.step()
+        return model, optimiser
+
+    model, optimiser = trained(before)
+    own = {"position": {}, run_state.RANDOM_KEY: run_state.random_state()}
+    saved = {"state_dict": model.state_dict(), "optimizer": optimiser.state_dict(), run_state.OWN_KEY: own}
+    other, again = trained(now)
+    run_state.restore(saved, other, again, torch.device("cpu"))
+    assert again.param_groups[0]["fused"] is now
+    assert torch.equal(again.state[other.weight]["momentum_buffer"], optimiser.state[model.weight]["momentum_buffer"])
