@@ -54,6 +54,7 @@ def page() -> str:
         "Written by `python docs/settings.py`; the same names, with `_` for `-`, are TOML keys.",
         "",
         "Lists of numbers or given words are written with commas or option by option: `-k 20,200` is `-k 20 -k 200`.",
+        "In TOML they are lists: `k = [20, 200]`.",
     ]
     for name, settings_class in COMMANDS.items():
         lines += [

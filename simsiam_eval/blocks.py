@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_AT_ONCE = 256  # images in forward passes at the same time: 2.7 GB of a ResNet-50's at 224 px
+_AHEAD = 16  # threads that decode blocks for which no core is free yet
+
 # Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
 VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
 
@@ -129,23 +132,38 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
     Raises:
         DataError: a source that fails, a worker that was killed.
     """
-    for block in _by_processes(blocks, worker_count(workers, blocks.source), device.type == "cuda"):
-        if isinstance(block, DataError):
-            raise block
-        yield block
+    loader: DataLoader[Any] = DataLoader(
+        blocks,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=worker_count(workers, blocks.source),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+    )
+    with lost_workers_named():
+        for block in loader:
+            if isinstance(block, DataError):
+                raise block
+            yield block
 
 
 def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
-    """`compute` of the blocks, in order, by as many threads as torch may use, each with a core of its own.
+    """`compute` of the blocks, in order, several at a time, on as many cores as torch may use.
 
-    A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache. Twice
-    as many threads decode, so that some may wait for the disk (benchmarks/results/extract_speed.md).
+    A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache
+    (benchmarks/results/extract_speed.md). Blocks so large that memory would not hold one for each core share the cores. As
+    many threads again, up to `_AHEAD`, decode meanwhile or wait for the disk.
+
+    A thread that begins meanwhile has fewer threads of torch's than it would have before or after; the caller's own are
+    left alone.
 
     Raises:
         DataError: a source that fails. Whatever `compute` raises.
     """
     cores = torch.get_num_threads()
-    at_work = threading.Semaphore(cores)
+    several = min(cores, max(1, _AT_ONCE // blocks.size))
+    threads = several + min(several, _AHEAD)
+    at_work = threading.Semaphore(several)
 
     def computed(index: int) -> T:
         block = blocks[index]
@@ -154,31 +172,18 @@ def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
         with at_work:
             return compute(block)
 
-    pool = ThreadPoolExecutor(2 * cores, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // several,))
     waiting: deque[Future[T]] = deque()
     try:
         for index in range(len(blocks)):
             waiting.append(pool.submit(computed, index))
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * threads:  # so that a slow block at the head keeps none idle
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # of threads that begin later
-
-
-def _by_processes(blocks: Blocks, workers: int, pinned: bool) -> Iterator[Block | DataError]:
-    loader: DataLoader[Any] = DataLoader(
-        blocks,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pinned,
-        worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
-    )
-    with lost_workers_named():
-        yield from loader
+        torch.set_num_threads(cores)
 
 
 @contextmanager

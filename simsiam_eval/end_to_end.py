@@ -96,16 +96,15 @@ class ViewExtraction(Extraction):
         """Of the weights as they are used."""
         return self._model.weights_sha256()
 
+    def _begun(self, block: Block) -> list[PendingFeatures]:
+        return [self._model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])]
+
     def of_views(self, needed: set[int]) -> dict[str, torch.Tensor]:
         """Layer -> (rows of the source,D) features of one view of every needed row."""
         widths = zip(self.encoder.layers, self.encoder.widths, strict=True)
         found = {layer: torch.zeros(len(self.rows), width) for layer, width in widths}
         starts = [first for first in self.starts if not needed.isdisjoint(range(first, first + self.batch))]
-
-        def begin(block: Block) -> PendingFeatures:
-            return self._model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])
-
-        for block, view in self._each(starts, begin, lambda block, features: (block, features.read())):
+        for block, view in self._each(starts, self._begun, lambda block, views: (block, views[0].read())):
             lost = sorted(needed & block.reasons.keys())
             if lost:
                 raise DataError(f"{self.source.id(lost[0])} cannot be read any more: {block.reasons[lost[0]]}.")

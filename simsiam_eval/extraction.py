@@ -33,7 +33,8 @@ T = TypeVar("T")
 Pending = TypeVar("Pending")
 
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
-_GPU_BATCH, _CPU_BATCH, _LARGE_BATCH, _LARGE = 256, 16, 8, 128  # images; what a core's cache holds of large ones
+_GPU_BATCH, _CPU_BATCH = 256, 16
+_LARGE_SIDE, _LARGE_BATCH = 128, 8  # of images of so many pixels a core's cache holds fewer
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Extraction:
         self.settings, self.device = settings, device
         self.rows = range(len(source)) if rows is None else rows
         self.views = settings.views
-        on_cpu = _LARGE_BATCH if preprocessing.crop >= _LARGE else _CPU_BATCH
+        on_cpu = _LARGE_BATCH if preprocessing.crop >= _LARGE_SIDE else _CPU_BATCH
         self.batch = settings.extract_batch or (on_cpu if device.type == "cpu" else _GPU_BATCH)
 
     @property
@@ -100,7 +101,8 @@ class Extraction:
     ) -> Iterator[T]:
         """What the two make of the blocks, in order; a GPU has begun the next one while one is finished."""
         blocks = self._blocks(starts)
-        _ = self._model  # made once, before there are threads
+        if blocks:
+            _ = self._model  # made once, before there are threads
         on_cpu, workers = self.device.type == "cpu", self.settings.workers
         if on_cpu and workers is None:
             yield from map_blocks(blocks, lambda block: finish(block, begin(block)))

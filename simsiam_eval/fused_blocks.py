@@ -57,10 +57,11 @@ class _FusedConv(nn.Module):
 
     def _weight(self, maps: Tensor) -> Tensor:
         """In the order that oneDNN's kernel for maps of this shape reads."""
-        if self._ordered is None or self._ordered[0] != maps.shape:
-            ordered = _ONEDNN._reorder_convolution_weight(self.conv.weight, *self._geometry, list(maps.shape))
-            self._ordered = (maps.shape, ordered)
-        return self._ordered[1]
+        ordered = self._ordered  # another thread may put another in its place
+        if ordered is None or ordered[0] != maps.shape:
+            weight = _ONEDNN._reorder_convolution_weight(self.conv.weight, *self._geometry, list(maps.shape))
+            ordered = self._ordered = (maps.shape, weight)
+        return ordered[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ordered": None}  # oneDNN's own tensors are neither copied nor pickled

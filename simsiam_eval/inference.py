@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,7 @@ class FeatureModel:
             fuse_blocks(ready.trunk)
         self._encoder = ready
         self._model: Any = _PooledInFloat32(ready)
+        self._compiling = threading.Lock() if compile else None
         if compile:
             self._model = torch.compile(self._model, dynamic=False)
 
@@ -79,13 +82,15 @@ class FeatureModel:
 
     def start(self, pixels: Tensor) -> PendingFeatures:
         """As a call, but on a GPU without waiting for the result."""
-        with torch.no_grad():
+        # The first is alone: of threads that all find nothing compiled each would compile.
+        with torch.no_grad(), self._compiling or nullcontext():
             images = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True))
             images = images.to(self.dtype, memory_format=torch.channels_last)
             features: Sequence[Tensor] = self._model(images)
             if self.flip_average:
                 mirrored = self._model(images.flip(3).contiguous(memory_format=torch.channels_last))
                 features = [(one.float() + two.float()) / 2 for one, two in zip(features, mirrored, strict=True)]
+            self._compiling = None
             if self.normalize:
                 features = [nn.functional.normalize(one.float(), dim=1) for one in features]
             return PendingFeatures([one.float() for one in features])

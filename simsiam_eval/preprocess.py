@@ -90,9 +90,8 @@ class Preprocessing:
             height = width = wanted
         pixels, factor = image.reduced(short / (MARGIN * wanted) if self.decode == "scaled" else 1)
         high, wide = image.height / factor, image.width / factor
-        if (
-            pixels.shape[:2] == (height, width) == (self.crop, self.crop)
-        ):  # CIFAR's: the general way takes longer to call
+        # CIFAR's: the general way takes longer to be called.
+        if pixels.shape[:2] == (height, width) == (self.crop, self.crop):
             return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
         if max(height, width) > _STRIP * max(self.crop, self.resize):
             resized = self._middle(pixels, high, wide, height, width)
@@ -111,7 +110,7 @@ class Preprocessing:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""
-        mean, std = (_by_channel(values, pixels.device) for values in (self.mean, self.std))
+        mean, std = (_by_channel(tuple(values), pixels.device) for values in (self.mean, self.std))
         return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def ray_engine(address: str | None, workers: int) -> Engine:
             _connect(ray, address)
         gpus = 1.0 if work.device.type == "cuda" else 0.0
         if gpus and ours and not (address or os.environ.get("RAY_ADDRESS")):  # no GPU will join: the workers share
-            gpus = min(1.0, math.floor(1e4 * torch.cuda.device_count() / workers) / 1e4)
+            sharing = math.ceil(workers / max(1, torch.cuda.device_count()))  # a share lies on one GPU
+            gpus = math.floor(1e4 / sharing) / 1e4
         try:
             yield from _computed(ray, work, starts, workers, gpus)
         finally:

@@ -255,12 +255,13 @@ class FeatureSettings(Settings):
     extract_batch: int | None = setting(
         None,
         at_least=1,
-        help="Images per forward pass; default: 8 on a CPU, whose caches hold so many (16 below 128 px), and 256 on a GPU.",
+        help="Images per forward pass; default: 8 on a CPU (16 below 128 px): what a core's cache holds; 256 on a GPU.",
     )
     workers: int | None = setting(
         None,
         at_least=0,
-        help="Decoding processes; default: one per core, at most 16; threads on a CPU; none for images in memory.",
+        help="Decoding processes; default: for a GPU one per core, at most 16, none for images in memory; on a CPU none, "
+        "since its cores decode for themselves.",
     )
     fingerprint: str = setting(
         "content",

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "data")
 _LABEL_NAMES = ("labels", "label", "y", "targets", "target")
-_CHUNK_CACHE = 32 << 20  # bytes; HDF5's own 1 MiB holds no chunk of several images, which is then unpacked for each
+# Bytes, for the blocks of many threads; HDF5's own 1 MiB holds no chunk of several images, which is then unpacked for each.
+_CHUNK_CACHE = 256 << 20
 
 
 def open_hdf5(file: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> Hdf5Source:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-_ROW_GROUPS = 2  # held by a process: a row is read with its whole group
+_ROWS_KEPT = 1024  # by a process, in at least two row groups: a row is read with its whole group, by several threads
 _OPEN_FILES = 8
 
 
@@ -81,7 +81,7 @@ class ParquetSource(ImageSource):
         self._starts = np.cumsum(rows)[:-1]
         self._file_starts = np.cumsum([0, *map(sum, group_rows)])
         self._open = PerProcess(self._open_file, _OPEN_FILES)
-        self._tables = PerProcess(self._read_group, _ROW_GROUPS)
+        self._tables = PerProcess(self._read_group, 2 + _ROWS_KEPT * len(self._groups) // len(labels))
 
     def id(self, row: int) -> str:
         if len(self._ids):

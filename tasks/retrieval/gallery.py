@@ -114,8 +114,10 @@ def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device:
     encoder, report = load_encoder(checkpoint, made.get("layer", "pool"), made.get("pooling", "avg"))
     if report.weights_sha256 != made.get("weights_sha256"):
         raise DataError(f"{checkpoint} is not the encoder of {gallery.path}: their weights differ.")
-    chosen = settings_like(gallery, FeatureSettings(compile="off", workers=0 if len(source) < 64 else None))
-    work = Extraction(encoder, source, preprocessing_of(gallery), chosen, resolve_device(device))
+    on = resolve_device(device)
+    workers = 0 if on.type == "cuda" and len(source) < 64 else None  # processes take longer to start
+    chosen = settings_like(gallery, FeatureSettings(compile="off", workers=workers))
+    work = Extraction(encoder, source, preprocessing_of(gallery), chosen, on)
     features, rows = [], []
     for block in work.compute(work.starts):
         for row, reason in block.reasons.items():

@@ -81,13 +81,27 @@ def test_features_are_the_encoders_of_each_image_in_order(source, tmp_path):
 
 def test_the_number_of_workers_changes_nothing(record, checkpoint, images, tmp_path):
     content = []
-    for workers in ([], ["--workers", 0], ["--workers", 2]):  # the first decodes by threads
+    for workers in ([], ["--workers", 0], ["--workers", 2]):  # in the first every core makes blocks of its own
         out = tmp_path / f"{len(content)}.h5"
         record("extract", "--checkpoint", checkpoint, "--data", images, "--extract-batch", 4, "--out", out, *workers)
         with h5py.File(out) as file:
             content.append([file[name][:] for name in ("features", "labels", "ids", "valid")])
     assert content[0][3].sum() == 39
     assert all(np.array_equal(*pair) for other in content[1:] for pair in zip(content[0], other, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_number_of_cores_changes_nothing(source, tmp_path, precision):
+    before, found = torch.get_num_threads(), []
+    for cores in (1, 4):
+        for workers in (None, 0):
+            torch.set_num_threads(cores)
+            out = tmp_path / f"{cores}-{workers}.h5"
+            extract(source, out, precision=precision, views=2, flip_average=True, extract_batch=2, workers=workers)
+            found.append(read_features(out, ["views"]))
+    torch.set_num_threads(before)
+    assert all(np.array_equal(one.features, found[0].features) for one in found)
+    assert all(np.array_equal(one.columns["views"], found[0].columns["views"]) for one in found)
 
 
 def test_strict_names_the_first_unreadable_image(call, checkpoint, images, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import platform
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -171,3 +172,20 @@ def test_another_kind_of_block_is_refused():
     trunk.layer3[1] = nn.Identity()
     with pytest.raises(ValueError, match="not a block of torchvision's ResNets: Identity"):
         fused_blocks.fuse_blocks(trunk)
+
+
+def test_threads_that_begin_together_compile_once(monkeypatch):
+    compiled, real = [], torch.compile
+
+    def counting(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(inference, "has_compiler", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend=counting))
+    model = FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], torch.device("cpu"), compile=True)
+    with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        found = list(pool.map(model, [pixels_of()] * 8))
+    torch.set_num_threads(torch.get_num_threads())
+    assert len(compiled) == 1
+    assert all(np.array_equal(one, other) for layers in found for one, other in zip(layers, found[0], strict=True))
