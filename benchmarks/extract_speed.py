@@ -54,7 +54,7 @@ from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
 
-CPU, BLOCK = torch.device("cpu"), 8  # images of 224 px, as extraction chooses
+CPU, BLOCK = torch.device("cpu"), 8  # images, as extraction chooses
 PREPROCESSING = Preprocessing()
 THINGSVISION = """
 import json, resource, sys, time

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What only a GPU can show, the most telling first; a failure of one does not stop the next. Tables go to benchmarks/results.
+# The tests that need a GPU, the speed of pretraining, and the headline; a failure of one does not stop the next. Tables go to
+# benchmarks/results.
 #
 #   sh benchmarks/on_a_gpu.sh CIFAR10_DIR RUN_FOLDER [SECONDS of the headline] [EPOCHS]
 #
@@ -12,5 +13,5 @@ if [ "$ONLY" != headline ]; then
 fi
 timeout --foreground -s TERM "$seconds" python benchmarks/cifar10_headline.py \
     --data "cifar10:$data" --out "$run" --epochs "$epochs"
-echo "exit status of the headline: $? (143: stopped in time, give the command again)"
+echo "exit status of the headline: $? (124: stopped in time, give the command again)"
 tail -n 20 benchmarks/results/pretrain_speed_cuda.md benchmarks/results/cifar10_"$epochs"_epochs.md

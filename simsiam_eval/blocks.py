@@ -151,7 +151,7 @@ def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
     """`compute` of the blocks, in order, several at a time, on as many cores as torch may use.
 
     A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache
-    (benchmarks/results/extract_speed.md). Blocks so large that memory would not hold one for each core share the cores. As
+    (benchmarks/results/extract_blocks.md). Blocks so large that memory would not hold one for each core share the cores. As
     many threads again, up to `_AHEAD`, decode meanwhile or wait for the disk.
 
     A thread that begins meanwhile has fewer threads of torch's than it would have before or after; the caller's own are

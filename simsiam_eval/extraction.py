@@ -33,8 +33,7 @@ T = TypeVar("T")
 Pending = TypeVar("Pending")
 
 _NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
-_GPU_BATCH, _CPU_BATCH = 256, 16
-_LARGE_SIDE, _LARGE_BATCH = 128, 8  # of images of so many pixels a core's cache holds fewer
+_BATCH = {"cpu": 8, "cuda": 256}  # a CPU's is each core's (benchmarks/results/extract_blocks.md)
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ class Extraction:
         self.settings, self.device = settings, device
         self.rows = range(len(source)) if rows is None else rows
         self.views = settings.views
-        on_cpu = _LARGE_BATCH if preprocessing.crop >= _LARGE_SIDE else _CPU_BATCH
-        self.batch = settings.extract_batch or (on_cpu if device.type == "cpu" else _GPU_BATCH)
+        self.batch = settings.extract_batch or _BATCH[device.type]
 
     @property
     def columns(self) -> dict[str, tuple[int, ...]]:

@@ -43,8 +43,7 @@ def ray_engine(address: str | None, workers: int) -> Engine:
             _connect(ray, address)
         gpus = 1.0 if work.device.type == "cuda" else 0.0
         if gpus and ours and not (address or os.environ.get("RAY_ADDRESS")):  # no GPU will join: the workers share
-            sharing = math.ceil(workers / max(1, torch.cuda.device_count()))  # a share lies on one GPU
-            gpus = math.floor(1e4 / sharing) / 1e4
+            gpus = gpu_share(workers, torch.cuda.device_count())
         try:
             yield from _computed(ray, work, starts, workers, gpus)
         finally:
@@ -52,6 +51,15 @@ def ray_engine(address: str | None, workers: int) -> Engine:
                 ray.shutdown()
 
     return compute
+
+
+def gpu_share(workers: int, gpus: int) -> float:
+    """How much of a GPU each worker may ask for, so that all of them find room: a share lies on one GPU.
+
+    >>> gpu_share(2, 2), gpu_share(3, 2), gpu_share(3, 1)
+    (1.0, 0.5, 0.3333)
+    """
+    return math.floor(1e4 / math.ceil(workers / gpus)) / 1e4
 
 
 def _connect(ray: Any, address: str | None) -> None:

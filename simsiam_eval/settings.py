@@ -255,7 +255,7 @@ class FeatureSettings(Settings):
     extract_batch: int | None = setting(
         None,
         at_least=1,
-        help="Images per forward pass; default: 8 on a CPU (16 below 128 px): what a core's cache holds; 256 on a GPU.",
+        help="Images per forward pass; default: 8 on a CPU, where every core makes its own, and 256 on a GPU.",
     )
     workers: int | None = setting(
         None,

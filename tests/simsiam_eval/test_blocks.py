@@ -36,7 +36,11 @@ def threads(request):
     before, others = torch.get_num_threads(), threading.active_count()
     torch.set_num_threads(request.param)
     yield request.param
-    assert torch.get_num_threads() == request.param
+    born_later = []
+    thread = threading.Thread(target=lambda: born_later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert [torch.get_num_threads(), *born_later] == [request.param] * 2
     assert threading.active_count() == others
     torch.set_num_threads(before)
 
@@ -45,13 +49,15 @@ def first_rows(found):
     return [block.rows.start for block in found]
 
 
-def test_in_order_and_no_more_at_once_than_torch_may_use(threads):
-    at_work, most = [], []
+def test_in_order_and_as_many_at_once_as_torch_may_use(threads):
+    at_work, most, all_there = [], [], threading.Barrier(threads)
 
     def compute(block):
         assert torch.get_num_threads() == 1
         at_work.append(block)
         most.append(len(at_work))
+        if block.rows.start < 4 * threads:
+            all_there.wait(timeout=30)  # broken, an error, where fewer are at work at once
         time.sleep(0.02 if block.rows.start % 8 else 0.002)
         at_work.pop()
         return block
@@ -60,7 +66,22 @@ def test_in_order_and_no_more_at_once_than_torch_may_use(threads):
     found = list(map_blocks(blocks, compute))
     assert first_rows(found) == list(range(0, 40, 4))
     assert all(torch.equal(block.pixels, blocks[place].pixels) for place, block in enumerate(found))
-    assert max(most) <= threads
+    assert max(most) == threads
+
+
+def test_large_blocks_share_the_cores(monkeypatch, threads):
+    """Memory does not grow with the cores where --extract-batch is large."""
+    monkeypatch.setattr("simsiam_eval.blocks._AT_ONCE", 6)
+    lock, torchs = threading.Lock(), []
+
+    def compute(block):
+        assert lock.acquire(blocking=False)  # alone
+        torchs.append(torch.get_num_threads())
+        time.sleep(0.005)
+        lock.release()
+
+    list(map_blocks(blocks_of(), compute))
+    assert torchs == [threads] * 10
 
 
 def test_what_goes_wrong_comes_in_its_place():

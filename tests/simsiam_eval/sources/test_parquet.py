@@ -9,13 +9,17 @@ import sys
 import numpy as np
 import pyarrow
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
+from simsiam_eval.blocks import Blocks, map_blocks
 from simsiam_eval.errors import DataError
 from simsiam_eval.images import UnreadableImage
+from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.sources import open_source
+from simsiam_eval.sources.parquet import ParquetSource
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -237,3 +241,17 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     for spec in (path, f"parquet:{path}"):
         with pytest.raises(DataError, match=r"need pyarrow: pip install .*\[parquet\]"):
             open_source(str(spec))
+
+
+def test_blocks_made_at_once_read_each_row_group_once(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.parquet", range(240))
+    read, real = [], ParquetSource._read_group
+    monkeypatch.setattr(ParquetSource, "_read_group", lambda source, group: read.append(group) or real(source, group))
+    source = open_source(f"parquet:{file}")
+    blocks = Blocks(source, Preprocessing(8, 8), range(240), range(0, 240, 8), 8, 0, True, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    found = list(map_blocks(blocks, lambda block: block.reasons))
+    torch.set_num_threads(before)
+    assert found == [{}] * 30
+    assert sorted(read) == list(range(120))
