@@ -54,12 +54,12 @@ main.add_command(
     command("demo", DemoSettings, lambda settings: demo(settings, lambda **run: _pretrain(PretrainSettings(**run))))
 )
 main.add_command(command("pretrain", PretrainSettings, _pretrain))
-main.add_command(command("inspect", InspectSettings, inspect, arguments=("checkpoint",)))
-main.add_command(command("convert", ConvertSettings, convert, arguments=("checkpoint",)))
+main.add_command(command("inspect", InspectSettings, inspect))
+main.add_command(command("convert", ConvertSettings, convert))
 main.add_command(command("extract", ExtractSettings, extract))
-main.add_command(command("verify", VerifySettings, verify, arguments=("file",)))
-main.add_command(command("merge", MergeSettings, merge, arguments=("parts",)))
-main.add_command(command("export", ExportSettings, export, arguments=("file",)))
+main.add_command(command("verify", VerifySettings, verify))
+main.add_command(command("merge", MergeSettings, merge))
+main.add_command(command("export", ExportSettings, export))
 main.add_command(command("linear-eval", LinearEvalSettings, linear_eval))
 main.add_command(command("predict", PredictSettings, predict))
 main.add_command(command("knn", KnnSettings, knn))
@@ -69,12 +69,12 @@ main.add_command(
         "Find images by their features: measure it, build an index, search.",
         command("retrieval eval", RetrievalEvalSettings, retrieval_eval),
         command("retrieval build", RetrievalBuildSettings, retrieval_build),
-        command("retrieval search", RetrievalSearchSettings, retrieval_search, arguments=("query",)),
+        command("retrieval search", RetrievalSearchSettings, retrieval_search),
     )
 )
-main.add_command(command("duplicates", DuplicatesSettings, duplicates, arguments=("file", "other")))
-main.add_command(command("compare", CompareSettings, compare, arguments=("file",)))
-main.add_command(command("rank", RankSettings, rank, arguments=("file",)))
+main.add_command(command("duplicates", DuplicatesSettings, duplicates))
+main.add_command(command("compare", CompareSettings, compare))
+main.add_command(command("rank", RankSettings, rank))
 main.add_command(command("detect", DetectSettings, detect))
 
 if __name__ == "__main__":

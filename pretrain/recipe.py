@@ -61,7 +61,7 @@ class PretrainSettings(Settings):
             "blur": 0.0,
         },
         # Small, grey, and with a right way up: no flips, crops or colours, but what a hand does to a digit. Under this
-        # weight decay the run without stop-gradient is below the untrained encoder in so few steps (demo_seeds.md).
+        # weight decay the run without stop-gradient ends below the untrained encoder for most seeds (demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",
@@ -163,7 +163,9 @@ class PretrainSettings(Settings):
     every: str = setting(
         "10 epochs", may_change=True, help="How often a checkpoint is written: 'N epochs' or 'N minutes'."
     )
-    keep: int = setting(2, at_least=0, may_change=True, help="Checkpoints of earlier epochs that are kept; 0: all.")
+    keep: int = setting(
+        2, at_least=0, may_change=True, help="Checkpoints of ends of epochs that are kept, newest first; 0: all."
+    )
     resume: str = setting(
         "auto",
         choices=("auto", "never", "must"),

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from simsiam_eval.cores import usable_cores
 from simsiam_eval.crops import RATIO, crop_boxes, crop_image, draw_crops
 from simsiam_eval.errors import DataError
 from simsiam_eval.images import DecodedImage, UnreadableImage
@@ -205,5 +206,5 @@ def worker_count(asked: int | None, source: ImageSource) -> int:
     held in memory."""
     if asked is not None:
         return asked
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     return 0 if source.in_memory else max(1, min(16, cores))

@@ -16,17 +16,15 @@ import click
 
 from simsiam_eval.errors import Stopped, UsageError, UserError
 from simsiam_eval.result import Result, Table
-from simsiam_eval.settings import Settings, field_types, option_name
+from simsiam_eval.settings import Settings, field_types, option_name, spelling
 
 _TERMINATED, _INTERRUPTED = 143, 130
 S = TypeVar("S", bound=Settings)
 
 
-def command(
-    name: str, settings_class: type[S], run: Callable[[S], Result], arguments: tuple[str, ...] = ()
-) -> click.Command:
-    """The Click command `name`: an option for every field of `settings_class`, `arguments` given by position (the last of
-    them any number of times where the field holds several values). Of a name of two words the first is its group's."""
+def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> click.Command:
+    """The Click command `name`: an option, or an argument by position, for every field of `settings_class`. Of a name of
+    two words the first is its group's."""
 
     def callback(config: Path | None, as_json: bool, debug: bool, **given: Any) -> None:
         chosen = {field: value for field, value in given.items() if value is not None and value != ()}
@@ -38,14 +36,17 @@ def command(
         )
 
     params: list[click.Parameter] = []
-    for field in sorted(dataclasses.fields(settings_class), key=lambda field: _distance(field.name, settings_class)):
-        params.append(_argument(field, settings_class) if field.name in arguments else _option(field, settings_class))
+    text = inspect.cleandoc(settings_class.__doc__ or "")
+    for field in sorted(dataclasses.fields(settings_class), key=lambda field: declared_in(field.name, settings_class)):
+        if field.metadata["positional"]:
+            params.append(_argument(field, settings_class))
+            text += f"\n\n{spelling(field)}: {field.metadata['help']}"
+        else:
+            params.append(_option(field, settings_class))
     commas = {param.name for param in params if isinstance(param.type, _Commas)}
     params.sort(key=lambda param: not isinstance(param, click.Argument))
     params += [
-        click.Option(
-            ["--config"], type=click.Path(path_type=Path), help="TOML file of settings; options go before it."
-        ),
+        click.Option(["--config"], type=click.Path(path_type=Path), help="TOML file of settings; options override it."),
         click.Option(
             ["--json", "as_json"], is_flag=True, help="Print the JSON record on standard output, and nothing else."
         ),
@@ -56,12 +57,12 @@ def command(
         params=params,
         callback=callback,
         context_settings={"max_content_width": 120},
-        help=settings_class.__doc__,
+        help=text,
         no_args_is_help=bool(required(settings_class)),
     )
 
 
-def _distance(name: str, settings_class: type[Settings]) -> int:
+def declared_in(name: str, settings_class: type[Settings]) -> int:
     """How many classes up a setting is declared: a command's own come first in its help, and what many share last."""
     return next(place for place, one in enumerate(settings_class.__mro__) if name in inspect.get_annotations(one))
 
@@ -82,7 +83,10 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
         return "required"
     if field.metadata["by_preset"]:
         values = {preset: chosen[field.name] for preset, chosen in settings_class.PRESETS.items()}
-        return ", ".join(f"{preset} {_text(value)}" for preset, value in values.items() if value is not None)
+        told = {preset: _text(value) for preset, value in values.items() if value is not None}
+        if len(told) > 1 and len(set(told.values())) == 1:
+            return next(iter(told.values()))
+        return ", ".join(f"{preset} {text}" for preset, text in told.items())
     return _text(field.default)
 
 
@@ -104,13 +108,16 @@ class _Commas(click.ParamType):
 
 def _argument(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Argument:
     several = field_types(settings_class)[field.name][1]
-    return click.Argument([field.name], required=False, nargs=-1 if several else 1)
+    name = spelling(field) + ("..." if several else "")
+    # Not required by Click: it may stand in the config file.
+    metavar = name if field.default is dataclasses.MISSING else f"[{name}]"
+    return click.Argument([field.name], required=False, nargs=-1 if several else 1, metavar=metavar)
 
 
 def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> click.Option:
     scalar, several, _ = field_types(settings_class)[field.name]
     name = option_name(field.name)
-    spelling = [f"{name}/--no-{name[2:]}" if scalar is bool else (field.metadata["short"] or name), field.name]
+    declaration = [f"{name}/--no-{name[2:]}" if scalar is bool else spelling(field), field.name]
     text = field.metadata["help"]
     if field.default not in (None, ()) or field.metadata["by_preset"]:
         text += f"  [{default_text(field, settings_class)}]"
@@ -124,12 +131,12 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
     if several and kind is not click.STRING:
         metavar = (f"[{'|'.join(choices)}]" if choices else kind.name.upper()) + ",..."
         kind = _Commas(kind)
-    # The default is left to the dataclass: an option not given must not go before the config file or the preset.
-    return click.Option(spelling, type=kind, default=None, multiple=several, metavar=metavar, help=text)
+    # The default is left to the dataclass: an option not given must not override the config file or the preset.
+    return click.Option(declaration, type=kind, default=None, multiple=several, metavar=metavar, help=text)
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
-    """Settings of a TOML file: its top level, and before it the table named after the command (`[knn]`,
+    """Settings of a TOML file: its top level, overridden by the table named after the command (`[knn]`,
     `[retrieval.eval]`); other commands' tables are theirs."""
     if path is None:
         return {}
@@ -165,8 +172,8 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
 
 def _is_command(name: str) -> bool:
     """Whether a table of a config file may be another command's."""
-    context = click.get_current_context().parent
-    return context is None or name in getattr(context.command, "commands", ())
+    root = click.get_current_context().find_root().command
+    return name in root.commands if isinstance(root, click.Group) else True
 
 
 def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from simsiam_eval.cores import usable_cores
 from simsiam_eval.errors import UsageError
 
 _COMMANDS = ("cli", "simsiam-eval")
@@ -30,7 +31,7 @@ def under_torchrun(count: int | None, device: str) -> None:
             f"--num-gpus is of the command line: start this program with torchrun --nproc-per-node {count}."
         )
     # Without it torchrun gives each process one thread, and says so.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     sys.stdout.flush()
     sys.stderr.flush()

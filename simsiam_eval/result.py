@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from simsiam_eval.cores import usable_cores
 
 RECORD_VERSION = 1
 _PACKAGES = (
@@ -103,7 +104,7 @@ def provenance(started: float, device: str = "cpu", **more: Any) -> dict[str, An
     return {
         **more,
         "device": device,
-        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {usable_cores()} cores",
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 3),

@@ -36,15 +36,17 @@ def setting(
     short: str | None = None,
     may_change: bool = False,
     endings: tuple[str, ...] = (),
+    positional: bool = False,
 ) -> Any:
     """Declare one field of a Settings class: its default (none: required), help text and permitted values.
 
     `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
-    resumed may have another value than it started with; `endings` are those that a path may have.
+    resumed may have another value than it started with; `endings` are those that a path may have; a `positional` one is
+    given without its name (several values: all that are left).
     """
     metadata = dict(
         help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
-        may_change=may_change, endings=endings,
+        may_change=may_change, endings=endings, positional=positional,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 
@@ -56,6 +58,13 @@ def option_name(field_name: str) -> str:
     '--batch-size'
     """
     return "--" + field_name.replace("_", "-")
+
+
+def spelling(field: dataclasses.Field[Any]) -> str:
+    """How the command line gives a field: `-k`, `--batch-size`, or `FILE` for a positional one."""
+    if field.metadata["positional"]:
+        return field.name.upper()
+    return field.metadata["short"] or option_name(field.name)
 
 
 def may_change(settings_class: type[Settings]) -> set[str]:
@@ -108,7 +117,7 @@ class Settings:
             values = value if several and isinstance(value, list | tuple) else (value,)
             checked = tuple(_checked(field, scalar, one) for one in values)
             if several and not checked and field.default != ():
-                raise UsageError(f"{option_name(field.name)} needs at least one value.")
+                raise UsageError(f"{spelling(field)} needs at least one value.")
             object.__setattr__(self, field.name, checked if several else checked[0])
         self.check()
 
@@ -133,7 +142,7 @@ class Settings:
             defaults |= self.PRESETS[getattr(self, "preset")]  # noqa: B009 - as above
         for name in names:
             if getattr(self, name) != defaults[name]:
-                raise UsageError(f"{known[name].metadata.get('short') or option_name(name)} {why}.")
+                raise UsageError(f"{spelling(known[name])} {why}.")
 
     def protocol(self) -> str | None:
         """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
@@ -160,7 +169,7 @@ class Settings:
             raise UsageError(f"Unknown setting {unknown[0]!r}; there are: {', '.join(known)}.")
         for name, field in known.items():
             if field.default is dataclasses.MISSING and name not in values:
-                raise UsageError(f"{option_name(name)} is missing.")
+                raise UsageError(f"{spelling(field)} is missing.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
     rules = field.metadata
-    name = rules["short"] or option_name(field.name)
+    name = spelling(field)
     wrong = UsageError(f"{name} must be {_describe(scalar)}, got {value!r}.")
     if scalar is bool:
         if not isinstance(value, bool):

@@ -28,7 +28,9 @@ class CompareSettings(Settings):
     neighbours.
     """
 
-    file: tuple[Path, ...] = setting(help="Feature files (.h5) of the same test images, one per encoder or seed.")
+    file: tuple[Path, ...] = setting(
+        positional=True, help="Feature files (.h5) of the same test images, one per encoder or seed."
+    )
     train: tuple[Path, ...] = setting(
         (), help="Feature files of the training set, in the same order; default: leave-one-out among the test images."
     )

@@ -27,7 +27,7 @@ TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
 class ConvertSettings(Settings):
     """Write the encoder of any known checkpoint, without its projector and predictor, as another program reads it."""
 
-    checkpoint: Path = setting(help="The file, of any family that `inspect` knows.")
+    checkpoint: Path = setting(positional=True, help="The checkpoint file, of any family that `inspect` knows.")
     to: str = setting(
         choices=TARGETS,
         help="reference: facebookresearch/simsiam's keys; torchvision: a bare state dict without fc, or the same as "

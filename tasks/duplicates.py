@@ -21,9 +21,9 @@ _FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
 class DuplicatesSettings(Settings):
     """Find images that are nearly the same: inside one set, or between a training and a test set."""
 
-    file: Path = setting(help="Feature file (.h5); with a second one: the training set.")
+    file: Path = setting(positional=True, help="Feature file (.h5); with a second one: the training set.")
     other: Path | None = setting(
-        None, help="Feature file of the test set, by the same encoder: only pairs across count."
+        None, positional=True, help="Feature file of the test set, by the same encoder: only pairs across count."
     )
     threshold: float = setting(
         0.95,

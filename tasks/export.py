@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ExportSettings(Settings):
     """Write a feature file in another format, block by block."""
 
-    file: Path = setting(help="Feature file (.h5).")
+    file: Path = setting(positional=True, help="Feature file (.h5).")
     to: str = setting(
         choices=("parquet", "npy"),
         help="parquet: one table (extra `parquet`); npy: a folder of arrays for NumPy alone.",

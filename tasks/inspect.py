@@ -14,7 +14,7 @@ from simsiam_eval.settings import Settings, setting
 class InspectSettings(Settings):
     """Say what a checkpoint is: family, architecture, which keys become what, which are left and why."""
 
-    checkpoint: Path = setting(help="The file.")
+    checkpoint: Path = setting(positional=True, help="The checkpoint file.")
 
 
 def inspect(settings: InspectSettings) -> Result:

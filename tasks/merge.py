@@ -29,7 +29,9 @@ _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
 class MergeSettings(Settings):
     """Join the parts that `extract --rows START:STOP` wrote into one feature file, the one that a single run writes."""
 
-    parts: tuple[Path, ...] = setting(help="Feature files of consecutive rows of one source, in any order.")
+    parts: tuple[Path, ...] = setting(
+        positional=True, help="Feature files of consecutive rows of one source, in any order."
+    )
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     virtual: bool = setting(
         False,

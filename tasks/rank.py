@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class RankSettings(Settings):
     """Measure feature files without labels: RankMe, explained variance, uniformity, and alignment where views are."""
 
-    file: tuple[Path, ...] = setting(help="Feature file (.h5), or several to be compared.")
+    file: tuple[Path, ...] = setting(positional=True, help="Feature file (.h5), or several to be compared.")
     sample: int = setting(4096, at_least=2, help="Images of uniformity and alignment, drawn by --seed.")
 
 

@@ -31,7 +31,7 @@ class VerifySettings(Settings):
     With the checkpoint and the images, some rows are computed again, as the file's attributes say they were.
     """
 
-    file: Path = setting(help="Feature file (.h5), or an unfinished one (.h5.part).")
+    file: Path = setting(positional=True, help="Feature file (.h5), or an unfinished one (.h5.part).")
     checkpoint: Path | None = setting(None, help="Encoder that the features should be of.")
     data: str | None = setting(None, help="Image source that they should be of.")
     sample: int = setting(

@@ -100,6 +100,9 @@ def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
     arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "--json"]
     settings = json.loads(call("knn", "--config", tmp_path / "all.toml", *arguments).stdout)["settings"]
     assert (settings["seed"], settings["k"]) == (3, [1])
+    (tmp_path / "all.toml").write_text("[knn]\nk = [1]\n[retrieval.eval]\nk = [2]\n[retrieval.build]\nk = 5\n")
+    search = ["retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5", "--json"]
+    assert json.loads(call(*search, "--config", tmp_path / "all.toml").stdout)["settings"]["k"] == [2]
     (tmp_path / "all.toml").write_text("[kNN]\nk = [1]\n")
     assert "unknown setting 'kNN'" in call("knn", "--config", tmp_path / "all.toml", *arguments).stderr
 

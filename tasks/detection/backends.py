@@ -22,7 +22,7 @@ def choose_backend(name: str, stem: str, bf16_on_cpu: bool = False) -> Backend:
     if why:
         raise UsageError(why)
     if stem == "cifar":
-        raise UsageError(NO_CIFAR_STEM)
+        raise UsageError(NO_CIFAR_STEM.format("--backend"))
     if bf16_on_cpu:
         raise UsageError(
             "detectron2 trains in bf16 on CUDA alone: leave out --precision bf16, or give --backend torchvision."

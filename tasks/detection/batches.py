@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from simsiam_eval.cores import usable_cores
 from simsiam_eval.images import UnreadableImage, image_size, open_image
 from simsiam_eval.stopping import ignore_stop_signals
 from tasks.detection.dataset import DetectionSet, LabelledImage
@@ -164,4 +164,4 @@ def training_batches(
 
 def worker_count(workers: int | None) -> int:
     """Of --workers: one per core, at most 16."""
-    return min(16, len(os.sched_getaffinity(0))) if workers is None else workers
+    return min(16, usable_cores()) if workers is None else workers

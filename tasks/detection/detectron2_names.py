@@ -23,9 +23,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.0\.weight", "res{stage}.{block}.shortcut.weight"),
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.1\.(?P<what>\w+)", "res{stage}.{block}.shortcut.norm.{what}"),
 )
-NO_CIFAR_STEM = (
-    "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use --backend torchvision."
-)
+NO_CIFAR_STEM = "detectron2's ResNets have a 7x7 stem, and this encoder has the 3x3 one of CIFAR: use {} torchvision."
 TOLERANCE = 1e-4
 
 
@@ -70,7 +68,7 @@ def detectron2_weights(encoder: Encoder, heads: str, rules: tuple[tuple[str, str
         UsageError: the stem is CIFAR's. DataError: a key without a name, or a name that another architecture has.
     """
     if encoder.stem != "imagenet":
-        raise UsageError(NO_CIFAR_STEM)
+        raise UsageError(NO_CIFAR_STEM.format("--to"))
     state = encoder.trunk.state_dict()
     expected = trunk_shapes(encoder.arch, encoder.stem)
     odd = [key for key in expected if key not in state or tuple(state[key].shape) != expected[key]]

@@ -28,7 +28,9 @@ class RetrievalSearchSettings(EncoderSettings):
 
     SETS = ("gallery",)
 
-    query: str = setting(help="An image, a folder or another image source (with --checkpoint), or a feature file.")
+    query: str = setting(
+        positional=True, help="An image, a folder or another image source (with --checkpoint), or a feature file."
+    )
     gallery: str = setting(help="Where to look: a feature file (.h5), an index of `retrieval build`, or images.")
     k: int = setting(10, short="-k", at_least=1, help="Images to find.")
     metric: str | None = setting(

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
 
-from simsiam_eval.command import command
+from simsiam_eval.command import command, default_text
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.progress import say
 from simsiam_eval.result import Result, Table
@@ -25,7 +26,7 @@ class Oven(Settings):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"bread": {"heat": 220.0}, "cake": {"heat": 180.0}}
 
-    what: str = setting(help="Dough.")
+    what: str = setting(positional=True, help="Dough.")
     preset: str = setting("bread", choices=tuple(PRESETS), help="Recipe.")
     heat: float = setting(by_preset=True, above=0, help="Degrees.")
     bake_time: int = setting(30, at_least=1, help="Minutes.")
@@ -52,7 +53,7 @@ def _bake(settings):
 
 
 def bake(*arguments):
-    made = command("bake", Oven, _bake, arguments=("what",))
+    made = command("bake", Oven, _bake)
     return CliRunner().invoke(made, [str(one) for one in arguments])
 
 
@@ -191,7 +192,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         (["rye", "--bake-time", "1.5"], 2, "--bake-time"),
         (["rye", "--preset", "soup"], 2, "soup"),
         (["rye", "--colour", "3"], 2, "--colour"),
-        (["--heat", "3"], 2, "what is missing"),
+        (["--heat", "3"], 2, "WHAT is missing"),
         (["spoon"], 2, "A spoon cannot be baked."),
         (["stone"], 1, "A stone is no dough."),
         (["disk"], 1, "No space left on device"),
@@ -221,7 +222,7 @@ def test_debug_shows_the_traceback():
     assert isinstance(bake("stone", "--debug").exception, DataError)
     code = (
         "import sys; sys.path.insert(0, 'tests/simsiam_eval'); import test_command as t\n"
-        "t.command('bake', t.Oven, t._bake, arguments=('what',))(sys.argv[1:])"
+        "t.command('bake', t.Oven, t._bake)(sys.argv[1:])"
     )
     for more, shown in (([], False), (["--debug"], True)):
         run = subprocess.run([sys.executable, "-c", code, "stone", *more], cwd=ROOT, capture_output=True, text=True)
@@ -240,6 +241,26 @@ def test_help_says_defaults_and_those_of_each_preset():
     assert "--steam / --no-steam" in shown
     assert "Wet. [on]" in shown
     assert "[30]" in shown
+
+
+def test_help_names_what_is_given_by_position_and_says_what_it_is():
+    shown = bake("--help").output
+    assert "[OPTIONS] WHAT\n" in shown
+    assert "WHAT: Dough." in shown
+    assert "--what" not in shown
+
+
+def test_values_that_all_presets_share_are_said_once():
+    @dataclass(frozen=True, kw_only=True)
+    class Grill(Settings):
+        PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"a": {"heat": 1.0, "salt": 2}, "b": {"heat": 1.0, "salt": None}}
+        preset: str = setting("a", choices=tuple(PRESETS), help="Recipe.")
+        heat: float = setting(by_preset=True, help="Degrees.")
+        salt: int | None = setting(by_preset=True, help="Grams.")
+
+    fields = {field.name: field for field in fields_of(Grill)}
+    assert default_text(fields["heat"], Grill) == "1.0"
+    assert default_text(fields["salt"], Grill) == "a 2"
 
 
 def test_no_help_imports_torch():
