@@ -253,13 +253,13 @@ def _show(table: Table) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    shown = RichTable(
-        title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(table.columns)
-    )
+    shown = RichTable(box=box.SIMPLE_HEAD, show_header=any(table.columns))
     for column in table.columns:
         shown.add_column(escape(column), overflow="fold")
     for row in table.rows:
         shown.add_row(*map(escape, row))
-    console.print(shown if table.rows else escape(table.title))
+    console.print(escape(table.title))
+    if table.rows:
+        console.print(shown)
     for note in table.notes:
         console.print(escape(note))
