@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ...     os.listdir(folder)
     ['a.bin']
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         # Not tempfile: it makes files that only their owner can read, whatever the umask says.
@@ -68,18 +68,14 @@ def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -
         file.write(text.getvalue().encode())
 
 
-def refuse_unwritable(path: str | os.PathLike[str] | None) -> None:
-    """Find out before the work, by a file that is removed again, whether `atomic_write` could begin; None is no file.
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Find out before the work, by a file that is removed again, whether `atomic_write` could begin.
 
     Raises:
         DataError: `path` is a folder, or its folder is missing or not writable.
     """
-    if path is None:
-        return
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         trial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
         os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         trial.unlink()
@@ -117,6 +113,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise cannot_write(path, error) from error
         raise
     sync_folder(target.parent)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """What `path` is in the end. Raises DataError where that is there and no file: renaming would replace a device."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "no regular file"
+        raise DataError(f"{os.fspath(path)} cannot be written: it is {kind}.")
+    return target
 
 
 def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:

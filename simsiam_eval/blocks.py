@@ -6,9 +6,9 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,7 +148,7 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
             yield block
 
 
-def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
+def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Generator[T]:
     """`compute` of the blocks, in order, several at a time, on as many cores as torch may use.
 
     A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache
@@ -164,13 +164,15 @@ def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
     cores = torch.get_num_threads()
     several = min(cores, max(1, _AT_ONCE // blocks.size))
     threads = several + min(several, _AHEAD)
-    at_work = threading.Semaphore(several)
+    at_work, stopped = threading.Semaphore(several), threading.Event()
 
     def computed(index: int) -> T:
         block = blocks[index]
         if isinstance(block, DataError):
             raise block
         with at_work:
+            if stopped.is_set():
+                raise CancelledError
             return compute(block)
 
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // several,))
@@ -179,11 +181,19 @@ def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Iterator[T]:
         for index in range(len(blocks)):
             waiting.append(pool.submit(computed, index))
             if len(waiting) > 2 * threads:  # so that a slow block at the head keeps none idle
-                yield waiting.popleft().result()
+                yield waiting[0].result()
+                waiting.popleft()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting[0].result()
+            waiting.popleft()
     finally:
-        pool.shutdown(cancel_futures=True)
+        stopped.set()
+        left = [one for one in waiting if not one.cancel()]
+        while not all(one.done() for one in left):
+            # Not for a second Ctrl-C either: a program that ends while torch computes in a thread is aborted.
+            with suppress(BaseException):
+                wait(left)
+        pool.shutdown()
         torch.set_num_threads(cores)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
+import io
 import signal
 import sys
 import tomllib
@@ -15,10 +15,14 @@ from typing import Any, TypeVar
 import click
 
 from simsiam_eval.errors import Stopped, UsageError, UserError
+from simsiam_eval.launch import torchrun_group
 from simsiam_eval.result import Result, Table
 from simsiam_eval.settings import Settings, field_types, option_name, spelling
 
-_TERMINATED, _INTERRUPTED = 143, 130
+_INTERRUPTED = 130
+_AFTER_A_SIGNAL = (
+    "finished files are whole; given again, `extract`, `pretrain` and `detect` resume, other commands restart."
+)
 S = TypeVar("S", bound=Settings)
 
 
@@ -136,25 +140,29 @@ def _option(field: dataclasses.Field[Any], settings_class: type[Settings]) -> cl
 
 
 def _config_values(path: Path | None, command_name: str, settings_class: type[Settings]) -> dict[str, Any]:
-    """Settings of a TOML file: its top level, overridden by the table named after the command (`[knn]`,
-    `[retrieval.eval]`); other commands' tables are theirs."""
+    """Settings of a TOML file: its top level, overridden by the table named after the command (`[knn]`; before
+    `[retrieval.eval]` its group's, `[retrieval]`); other commands' tables are theirs."""
     if path is None:
         return {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}.") from error
-    own, words = content, command_name.split()
+    words = command_name.split()
+    tables = [content]
     for word in words:
-        own = own.get(word, {})
-        if not isinstance(own, dict):
-            raise UsageError(f"--config {path}: {'.'.join(words)} must be a table of settings, got {own!r}.")
+        tables.append(tables[-1].get(word, {}))
+        if not isinstance(tables[-1], dict):
+            raise UsageError(f"--config {path}: {'.'.join(words)} must be a table of settings, got {tables[-1]!r}.")
     values: dict[str, Any] = {}
-    shared = {key: value for key, value in content.items() if not (isinstance(value, dict) and _is_command(key))}
-    shared.pop(words[0], None)
-    for table in (shared, own):
+    for depth, table in enumerate(tables):
+        table = {
+            key: value
+            for key, value in table.items()
+            if not (isinstance(value, dict) and ([key] == words[depth:][:1] or _is_command(key, words[:depth])))
+        }
         named: dict[str, Any] = {}
         for key, value in table.items():
             if (name := key.replace("-", "_")) in named:
@@ -170,20 +178,27 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _is_command(name: str) -> bool:
-    """Whether a table of a config file may be another command's."""
-    root = click.get_current_context().find_root().command
-    return name in root.commands if isinstance(root, click.Group) else True
+def _is_command(name: str, group: list[str]) -> bool:
+    """Whether a table of a config file, at the top or of a group, may be a command's."""
+    here: click.Command | None = click.get_current_context().find_root().command
+    if not isinstance(here, click.Group):  # a command by itself does not know the others
+        return not group
+    for word in group:
+        here = here.commands.get(word) if isinstance(here, click.Group) else None
+    return isinstance(here, click.Group) and name in here.commands
 
 
 def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     """Run, print the result, and turn what can go wrong into one sentence and an exit status (contract 9)."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _on_signal)
     try:
         try:
             result = run()
         finally:
             _end_workers()
+        _print(result, as_json)
     except Stopped as stopped:
         if _speaks():  # all processes stop together
             click.echo(str(stopped), err=True)
@@ -191,36 +206,38 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
     except KeyboardInterrupt:
-        _fail(
-            "Interrupted; finished files are whole, and an extraction goes on with the same command.",
-            _INTERRUPTED,
-            debug,
-        )
+        _fail(f"Interrupted: {_AFTER_A_SIGNAL}", _INTERRUPTED, debug)
+    except _Signal as caught:
+        _fail(f"{caught.name}: {_AFTER_A_SIGNAL}", 128 + caught.number, debug)
+    except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
+        sys.stderr.close()
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        # torch's, which is not imported here; on a CPU it has no class of its own
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        _fail(f"The device is out of memory: give a smaller batch ({str(error).splitlines()[0]})", 1, debug)
+        what = str(error).splitlines()[0].partition("DefaultCPUAllocator: ")[2] or str(error).splitlines()[0]
+        _fail(f"The device is out of memory: give a smaller batch or smaller images ({what})", 1, debug)
     else:
-        if not _speaks():
-            return
-        try:
-            if as_json:
-                click.echo(result.to_json())
-            else:
-                _show(result.table)
-            for fault in result.faults:
-                click.echo(f"Error: {fault}", err=True)
-        except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
-            sys.stderr.close()
         if result.faults:
             raise SystemExit(1)
 
 
+def _print(result: Result, as_json: bool) -> None:
+    """The record or the table on standard output, faults on standard error."""
+    if not _speaks():
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
+    click.echo(result.to_json() if as_json else _text_of(result.table))
+    for fault in result.faults:
+        click.echo(f"Error: {fault}", err=True)
+
+
 def _speaks() -> bool:
     """Under torchrun the first process speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    return (torchrun_group() or (0, 1))[0] == 0
 
 
 def _end_workers() -> None:
@@ -233,8 +250,15 @@ def _end_workers() -> None:
             worker.join()
 
 
-def _on_sigterm(number: int, frame: Any) -> None:
-    raise SystemExit(_TERMINATED)
+class _Signal(BaseException):
+    """A signal that ends the command, as KeyboardInterrupt is one."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.name = number, signal.Signals(number).name
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    raise _Signal(number)
 
 
 def _fail(message: str, status: int, debug: bool) -> None:
@@ -244,13 +268,14 @@ def _fail(message: str, status: int, debug: bool) -> None:
     raise SystemExit(status)
 
 
-def _show(table: Table) -> None:
+def _text_of(table: Table) -> str:
+    """The table as the terminal shows it, or a file."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 160
     shown = RichTable(box=box.SIMPLE_HEAD, show_header=any(table.columns))
@@ -258,8 +283,10 @@ def _show(table: Table) -> None:
         shown.add_column(escape(column), overflow="fold")
     for row in table.rows:
         shown.add_row(*map(escape, row))
-    console.print(escape(table.title))
-    if table.rows:
-        console.print(shown)
-    for note in table.notes:
-        console.print(escape(note))
+    with console.capture() as captured:
+        console.print(escape(table.title))
+        if table.rows:
+            console.print(shown)
+        for note in table.notes:
+            console.print(escape(note))
+    return captured.get().rstrip("\n")

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from simsiam_eval.device import resolve_device
+from simsiam_eval.errors import UsageError
+from simsiam_eval.launch import torchrun_group
 
 # One process may have to read a whole data set (its fingerprint, the online kNN) while the others wait, longer than torch's
 # half an hour; where one dies torchrun ends the others.
@@ -78,11 +80,15 @@ def join_processes(device: str) -> Iterator[Processes]:
     Under torchrun `auto` and `cuda` mean the GPU of the local rank; on the CPU the processes talk by gloo.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: no such device here, or a part only of what torchrun sets in the environment.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+    group = torchrun_group()
+    if group is None or group[1] == 1:
         yield Processes(resolve_device(device))
         return
+    names = ["MASTER_ADDR", "MASTER_PORT", *(["LOCAL_RANK"] if resolve_device(device).type == "cuda" else [])]
+    if missing := [name for name in names if name not in os.environ]:
+        raise UsageError(f"WORLD_SIZE={group[1]} is set and {missing[0]} is not: start torchrun, or unset it.")
     chosen = resolve_device(device)
     if chosen.type == "cuda":
         chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")

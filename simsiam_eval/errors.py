@@ -11,6 +11,10 @@ class DataError(UserError):
     """A file or its content is not what the work needs (missing, corrupt, the wrong shape): exit status 1."""
 
 
+class BeingWritten(DataError):
+    """Another process is writing the file."""
+
+
 class UsageError(UserError):
     """A setting is impossible, or two contradict each other: exit status 2."""
 
@@ -18,7 +22,7 @@ class UsageError(UserError):
 
 
 class Stopped(UserError):
-    """The user asked the work to stop, and it did, resumable: exit status 130 (Ctrl-C) or 143."""
+    """The user asked the work to stop, and it did, resumable: exit status 130 (Ctrl-C), 129 (SIGHUP) or 143."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +87,7 @@ class Extraction:
         """First rows of the blocks."""
         return self.rows[:: self.batch]
 
-    def compute(self, starts: Sequence[int] | NDArray[np.int64]) -> Iterator[BlockFeatures]:
+    def compute(self, starts: Sequence[int] | NDArray[np.int64]) -> Generator[BlockFeatures]:
         """The blocks that begin at `starts`, in that order."""
         return self._each(starts, self._begun, self._finished)
 
@@ -96,7 +96,7 @@ class Extraction:
         starts: Sequence[int] | NDArray[np.int64],
         begin: Callable[[Block], Pending],
         finish: Callable[[Block, Pending], T],
-    ) -> Iterator[T]:
+    ) -> Generator[T]:
         """What the two make of the blocks, in order; a GPU has begun the next one while one is finished."""
         blocks = self._blocks(starts)
         if blocks:
@@ -155,7 +155,7 @@ class Extraction:
         )
 
 
-Engine = Callable[[Extraction, NDArray[np.int64]], Iterator[BlockFeatures]]
+Engine = Callable[[Extraction, NDArray[np.int64]], Generator[BlockFeatures]]
 
 
 def write_extraction(
@@ -197,8 +197,10 @@ def write_extraction(
         # What follows each other, so that a shard, row group or chunk is read by one process.
         mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
         before, named = int(lengths[written].sum()) // processes.world, 0
-        with progress(f"extract {out.name}", before + int(lengths[mine].sum()), before) as advance:
-            for block in engine(work, starts[mine]):
+        todo = before + int(lengths[mine].sum())
+        # Closed by name: what a signal interrupts is else only closed when its traceback is gone.
+        with progress(f"extract {out.name}", todo, before) as advance, closing(engine(work, starts[mine])) as blocks:
+            for block in blocks:
                 reasons = {}
                 for row, reason in sorted(block.reasons.items()):
                     reasons[row - first] = (work.source.id(row), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 
 from simsiam_eval.blocks import VIEWS
-from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.cache_folder import cache_folder, make_cache_folder
 from simsiam_eval.checkpoint import CheckpointReport, load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.distributed import Processes
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import Features, differences, read_features
 from simsiam_eval.feature_rows import open_features
@@ -147,8 +148,17 @@ def extract_to_cache(
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
     where = "from the cache" if out.exists() else "extracting into the cache"
     say(f"features of {spec}: {where}, {out}")
-    write_extraction(work, attributes, out, Processes(work.device))
-    return out
+    make_cache_folder(out.parent)
+    waited = False
+    while True:
+        try:
+            write_extraction(work, attributes, out, Processes(work.device))
+            return out
+        except BeingWritten:
+            if not waited:
+                say(f"features of {spec}: another process is extracting them; waiting for it")
+            waited = True
+            time.sleep(1)
 
 
 def train_and_test_features(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +26,7 @@ FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
 # Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
 VALID, UNREADABLE = 1, 2
+_OTHER_FILES = 256  # descriptors for all that is not a part of a virtual file
 _BLOCK_BYTES = 1 << 24  # of features held at once by those who read block by block
 
 
@@ -145,6 +149,12 @@ def _open(path: Path) -> h5py.File:
         hint = f" ({partial.name} is an unfinished extraction: run its command again)" if partial.exists() else ""
         raise DataError(f"There is no feature file {path}{hint}.")
     try:
+        os.close(os.open(path, os.O_RDONLY))  # HDF5 calls every refusal the same
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise DataError(f"{path} is not an HDF5 file, or it is damaged.") from error
@@ -230,6 +240,7 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     if not features.is_virtual:
         return []
     folder = Path(file.filename).resolve().parent
+    _allow_open_files(len(features.virtual_sources()), file.filename)
     sources, first = features.virtual_sources(), attributes["source"].get("rows", [0])[0]
     parts = [folder / source.file_name.replace("%%", "%") for source in sources]
     for source, part in zip(sources, parts, strict=True):
@@ -251,6 +262,23 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
                 "file and merge again."
             )
     return parts
+
+
+def _allow_open_files(parts: int, name: str) -> None:
+    """HDF5 keeps all parts of a virtual file open, and reads zeros where it cannot open one more.
+
+    Raises:
+        DataError: the system allows fewer.
+    """
+    needed = parts + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise DataError(
+                f"{name} points at {parts} parts, which have to be open together, and the system allows {hard} files "
+                "(ulimit -n): merge them without --virtual, or fewer at a time."
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.atomic_file import sync_folder
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import BeingWritten, DataError
 from simsiam_eval.feature_file import JSON_ATTRIBUTES, UNREADABLE, VALID, differences, part_of
 from simsiam_eval.feature_layout import Rows, complete_layout, create_layout, places_in, pwrite_all, storable
 from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
 
 _SYNC_SECONDS, _SYNC_BLOCKS = 5.0, 1024
 _BLOCK = 1 << 20  # flags looked at at once
+_LONGEST_NAME = 255 - len(".part.errors.9999")  # of a file, in bytes
 
 
 class FeatureWriter:
@@ -62,6 +63,8 @@ class FeatureWriter:
         number: int = 0,
     ) -> None:
         self._path, self._part, self._undo = path, part_of(path), path.with_name(path.name + ".part.undo")
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:
+            raise DataError(f"{path} cannot be written: its name is too long (at most {_LONGEST_NAME} bytes).")
         self._pending: list[tuple[int, NDArray[np.uint8]]] = []
         self._columns, self._dtype, self._rows = dict(columns), np.dtype(dtype), len(rows)
         self._synced = time.monotonic()
@@ -116,7 +119,9 @@ class FeatureWriter:
             lock_and_keep(fd)
         except BlockingIOError as error:
             os.close(fd)
-            raise DataError(f"Another process is writing {self._path}; wait for it or choose another --out.") from error
+            raise BeingWritten(
+                f"Another process is writing {self._path}; wait for it or choose another --out."
+            ) from error
         return fd
 
     def _create(self, new: Path, fd: int, rows: Rows, attributes: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.cache_folder import cache_folder, make_cache_folder
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.neighbours import METRICS
 from simsiam_eval.progress import say
@@ -212,8 +212,8 @@ def cached_index(bank: NDArray[np.floating], factory: str, metric: str, seed: in
             say(f"index {factory}: from the cache, {path}")
             return found
     say(f"index {factory}: training it into the cache, {path}")
+    make_cache_folder(path.parent)
     index = build_index(bank, factory, metric, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     index.save(path)
     return index
 

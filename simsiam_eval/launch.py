@@ -12,14 +12,34 @@ from simsiam_eval.errors import UsageError
 _COMMANDS = ("cli", "simsiam-eval")
 
 
+def torchrun_group() -> tuple[int, int] | None:
+    """The rank of this process and how many torchrun started, or None without it. (RANK alone is another scheduler's.)
+
+    Raises:
+        UsageError: the variables hold no such numbers.
+    """
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or world is None:
+        return None
+    try:
+        found = int(rank), int(world)
+    except ValueError:
+        found = 0, 0
+    if not 0 <= found[0] < found[1]:
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={world} are no group of processes: start torchrun, or unset them."
+        )
+    return found
+
+
 def under_torchrun(count: int | None, device: str) -> None:
     """Go on where this is one of `count` processes (None: of any number); else become torchrun, which starts them.
 
     Raises:
         UsageError: torchrun started another number, there are not so many GPUs, or this is no command line.
     """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if (group := torchrun_group()) is not None:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", group[1]))
         if count not in (None, here):
             raise UsageError(f"--num-gpus {count}, but torchrun started {here} here: leave out one of the two.")
         return

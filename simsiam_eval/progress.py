@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ _PLAIN_SECONDS = 10.0  # without a terminal a line now and then, not a bar
 
 
 def say(message: str) -> None:
-    """One line to the person at the terminal."""
-    print(message, file=sys.stderr, flush=True)
+    """One line to the person at the terminal; nothing where nobody can read it (a closed terminal, a full disk): the work is
+    worth more."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
 
 
 class Advance(Protocol):
@@ -26,7 +30,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
     `done` steps were there before.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -35,7 +39,8 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
             task = bar.add_task(title, total=total, completed=done, note="")
 
             def advance(steps: int, note: str = "") -> None:
-                bar.update(task, advance=steps, note=note)
+                with contextlib.suppress(OSError):
+                    bar.update(task, advance=steps, note=note)
 
             yield advance
         return

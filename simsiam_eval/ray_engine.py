@@ -10,7 +10,7 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def ray_engine(address: str | None, workers: int) -> Engine:
     except ImportError as error:
         raise UsageError('--engine ray needs its package: pip install "simsiam-eval[ray]".') from error
 
-    def compute(work: Extraction, starts: NDArray[np.int64]) -> Iterator[BlockFeatures]:
+    def compute(work: Extraction, starts: NDArray[np.int64]) -> Generator[BlockFeatures]:
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, address)
@@ -84,7 +84,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 def _computed(
     ray: Any, work: Extraction, starts: NDArray[np.int64], workers: int, gpus: float
-) -> Iterator[BlockFeatures]:
+) -> Generator[BlockFeatures]:
     """Blocks in order; at most `_AHEAD` tasks for each worker are under way, so that features do not pile up."""
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
     shared = ray.put(work)

@@ -77,7 +77,8 @@ class Result:
 
     def to_json(self) -> str:
         """The record as JSON text; a number that is not finite becomes null, which strict parsers accept."""
-        return json.dumps(_finite(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "backslashreplace").decode()  # a path that is not UTF-8, as JSON escapes it
 
 
 def _finite(value: Any) -> Any:

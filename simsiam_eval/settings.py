@@ -7,6 +7,7 @@ these fields. Needs no torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from simsiam_eval.architectures import LAYERS, POOLINGS
+from simsiam_eval.atomic_file import refuse_unwritable
 from simsiam_eval.errors import UsageError
 
 DECODINGS = ("full", "scaled")
 PRECISIONS = ("float32", "bf16")
+_LARGEST_WHOLE = 10**12  # rows of a source may be billions; libraries count in 64 bits
 _LARGEST = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
 FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
@@ -37,16 +40,17 @@ def setting(
     may_change: bool = False,
     endings: tuple[str, ...] = (),
     positional: bool = False,
+    output: bool = False,
 ) -> Any:
     """Declare one field of a Settings class: its default (none: required), help text and permitted values.
 
     `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
     resumed may have another value than it started with; `endings` are those that a path may have; a `positional` one is
-    given without its name (several values: all that are left).
+    given without its name (several values: all that are left); an `output` is a file that the command writes.
     """
     metadata = dict(
         help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
-        may_change=may_change, endings=endings, positional=positional,
+        may_change=may_change, endings=endings, positional=positional, output=output,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 
@@ -119,7 +123,30 @@ class Settings:
             if several and not checked and field.default != ():
                 raise UsageError(f"{spelling(field)} needs at least one value.")
             object.__setattr__(self, field.name, checked if several else checked[0])
+        self._refuse_output_that_is_read()
         self.check()
+
+    def try_outputs(self) -> None:
+        """Find out before the work whether the output files can be written. Raises DataError."""
+        for path in self._outputs().values():
+            refuse_unwritable(path)
+
+    def _outputs(self) -> dict[str, Path]:
+        """Option -> the file that it asks for, of those that are given."""
+        fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
+        return {spelling(field): path for field in fields if (path := getattr(self, field.name)) is not None}
+
+    def _refuse_output_that_is_read(self) -> None:
+        """An output takes the place of what is there: that must not be what the command reads, or its other output."""
+        outputs = self._outputs()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if not isinstance(one, str | Path):
+                    continue
+                for option, output in outputs.items():
+                    if option != spelling(field) and _same_file(output, one):
+                        raise UsageError(f"{option} {output} is the file of {spelling(field)}: choose another.")
 
     def _fill_from_preset(self) -> None:
         if not self.PRESETS:
@@ -177,6 +204,13 @@ class Settings:
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
+def _same_file(one: Path, other: str | Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one is not there yet; a text may be no path at all
+        return isinstance(other, Path) and os.path.abspath(one) == os.path.abspath(other)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
@@ -195,11 +229,17 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
     elif scalar is float and isinstance(value, int):
         value = float(value)
     elif scalar is Path and isinstance(value, str | Path):
-        value = Path(value).expanduser()
+        value = Path(os.path.expanduser(value))
     elif not isinstance(value, scalar):
         raise wrong
+    if scalar is str and value.startswith("~"):
+        value = os.path.expanduser(value)
+    if "\0" in str(value):
+        raise UsageError(f"{name} must be without zero bytes, got {value!r}.")
     if isinstance(value, float) and not abs(value) <= _LARGEST:
         raise UsageError(f"{name} must be a finite number within ±{_LARGEST:g}, got {value}.")
+    if isinstance(value, int) and not abs(value) <= _LARGEST_WHOLE:
+        raise UsageError(f"{name} must be a whole number within ±{_LARGEST_WHOLE}, got {value}.")
     if rules["choices"] and value not in rules["choices"]:
         raise UsageError(f"{name} must be one of {', '.join(rules['choices'])}, got {value!r}.")
     if rules["endings"] and value.suffix.lower() not in rules["endings"]:

@@ -9,22 +9,41 @@ from simsiam_eval.images import UnreadableImage
 from simsiam_eval.progress import say
 from simsiam_eval.sources import ImageSource, open_source
 
+_READ_AGAIN = 20_000  # images; a fingerprint is remembered where it has been made before
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from simsiam_eval.feature_file import Features
 
 
 class SourceImages:
     """The images of a source by their ids, as far as they are there to be shown."""
 
-    def __init__(self, spec: str | None) -> None:
+    def __init__(self, spec: str | None, fingerprint: str | None = None) -> None:
+        """`fingerprint`: of the images that are meant, where `spec` is what a feature file says: the path may be relative,
+        and another folder's. It is compared where the source is small enough to be read for that."""
         self.source: ImageSource | None = None
         self._rows: dict[str, int] = {}
+        if not spec:
+            say("The features name no image source, so that no images can be shown: give --images.")
+            return
         try:
-            self.source = open_source(spec or "")
+            self.source = open_source(spec)
         except UserError as error:
             say(f"The images of {spec} cannot be shown: {error}")
             return
+        if fingerprint is not None and len(self.source) <= _READ_AGAIN:
+            listing = fingerprint.startswith("listing")
+            if fingerprint != (self.source.listing_fingerprint() if listing else self.source.fingerprint()):
+                say(f"The images of {spec} here are not, or not all, those that the features are of: give --images.")
         self._rows = {name: row for row, name in enumerate(self.source.ids_of(range(len(self.source))))}
+
+    @classmethod
+    def of(cls, features: Features) -> SourceImages:
+        """Those that the features say they were made from."""
+        source = features.attributes["source"]
+        return cls(source.get("spec"), source.get("fingerprint") if "rows" not in source else None)
 
     def row(self, name: str) -> int:
         """The row of an id, -1 where there is none."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that is met at the next safe moment."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request that is met at the next safe moment."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60), SIGHUP a terminal or connection that closes.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
-    """`status` is 0 until a signal comes, then the exit status it asks for: 130 for Ctrl-C, 143 for the others."""
+    """`status` is 0 until a signal comes, then the exit status it asks for: 130 for Ctrl-C, 129 for SIGHUP, 143 for the
+    others."""
 
     status = 0
 
@@ -29,14 +30,16 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del before[signal.SIGHUP]
 
     def asked(number: int, frame: Any) -> None:
-        request.status = 130 if number == signal.SIGINT else 143
+        request.status = 143 if number == signal.SIGUSR1 else 128 + number
         if not patient:
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, asked)
     try:
         yield request

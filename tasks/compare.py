@@ -46,7 +46,9 @@ class CompareSettings(Settings):
     temperature: float = setting(0.07, above=0, help="T of the vote's weight exp(similarity / T).")
     leakage: float = leakage_setting()
     overlap_k: int = setting(10, at_least=1, help="Neighbours of the overlap.")
-    out: Path | None = setting(None, help="CSV to write: id, label, and for each file 1 where it is right.")
+    out: Path | None = setting(
+        None, output=True, help="CSV to write: id, label, and for each file 1 where it is right."
+    )
 
     def check(self) -> None:
         if len(self.file) < 2:
@@ -73,14 +75,13 @@ def compare(settings: CompareSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or they are not of the same images.
     """
-    from simsiam_eval.atomic_file import refuse_unwritable
     from simsiam_eval.device import resolve_device
     from simsiam_eval.feature_cache import described_features
     from tasks.compare_sets import same_images, training_sets
 
     started = time.perf_counter()
+    settings.try_outputs()
     device = resolve_device(settings.device)
-    refuse_unwritable(settings.out)
     tests = same_images(settings.file)
     banks = training_sets(settings.train)
     if settings.out is not None and not (tests[0].labels >= 0).any():

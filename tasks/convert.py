@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ class ConvertSettings(Settings):
         help="reference: facebookresearch/simsiam's keys; torchvision: a bare state dict without fc, or the same as "
         "safetensors; timm: what timm.create_model reads; detectron2: a detector's trunk, with a config beside it.",
     )
-    out: Path = setting(help="File to write; for detectron2 FILE.pth, and FILE.yaml beside it.")
+    out: Path = setting(output=True, help="File to write; for detectron2 FILE.pth, and FILE.yaml beside it.")
     preset: str = setting(
         "voc0712",
         choices=tuple(DetectSettings.PRESETS),
@@ -55,8 +54,7 @@ def convert(settings: ConvertSettings) -> Result:
     from simsiam_eval.checkpoint import load_encoder, weights_sha256
 
     started = time.perf_counter()
-    if settings.out.exists() and os.path.samefile(settings.out, settings.checkpoint):
-        raise UsageError(f"--out {settings.out} is the checkpoint itself: give another file.")
+    settings.try_outputs()
     encoder, report = load_encoder(settings.checkpoint)
     files, difference, notes = _WRITERS[settings.to](settings, encoder, report)
     written = _read_back(settings, encoder)

@@ -32,9 +32,9 @@ class DuplicatesSettings(Settings):
         help="Cosine similarity from which two images are near-duplicates; look at the picture.",
     )
     out: Path | None = setting(
-        None, endings=SHEET_ENDINGS, help="Contact sheet of the groups to write (.png or .html)."
+        None, output=True, endings=SHEET_ENDINGS, help="Contact sheet of the groups to write (.png or .html)."
     )
-    table: Path | None = setting(None, help="CSV to write: group, file, id, label, similarity.")
+    table: Path | None = setting(None, output=True, help="CSV to write: group, file, id, label, similarity.")
     images: str | None = setting(None, help="Image source of FILE for the sheet; default: the one of its features.")
     other_images: str | None = setting(
         None, help="Image source of OTHER for the sheet; default: the one of its features."
@@ -60,6 +60,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     from simsiam_eval.feature_rows import open_features
 
     started = time.perf_counter()
+    settings.try_outputs()
     first = open_features(settings.file)
     sets = [first] if settings.other is None else [first, open_features(settings.other)]
     if len(sets) > 1:
@@ -134,9 +135,7 @@ def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list
     from simsiam_eval.source_images import SourceImages
 
     specs = (settings.images, settings.other_images)
-    images = [
-        SourceImages(spec or one.attributes["source"].get("spec")) for spec, one in zip(specs, sets, strict=False)
-    ]
+    images = [SourceImages(spec) if spec else SourceImages.of(one) for spec, one in zip(specs, sets, strict=False)]
     lines = []
     for group in found[:_SHEET_GROUPS]:
         line = []

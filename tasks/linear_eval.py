@@ -37,7 +37,8 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     from tasks.linear_report import NOT_CHOSEN, describe_many, describe_one, make_folder, write_files
 
     started = time.perf_counter()
-    make_folder(settings.out, settings.save_head)
+    settings.try_outputs()
+    make_folder(settings.out)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(settings, device, settings.per_layer)
     asked = _questions(settings, data)

@@ -194,18 +194,28 @@ def _spread(row: dict[str, Any]) -> str:
     return f"{percent(row['top1'])} ({100 * row['top1_std']:.2f})"
 
 
-def make_folder(out: Path | None, save_head: Path | None) -> None:
-    """Refuse outputs that cannot be written, before the work.
+def make_folder(out: Path | None) -> None:
+    """Find out before the work whether a folder can be written.
 
     Raises:
-        DataError: --out is no folder and cannot be made one; --save-head cannot be written.
+        DataError: --out is no folder and cannot be made one, or nothing can be written there.
     """
-    refuse_unwritable(save_head)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(out, error) from error
+        refuse_unwritable(out / "record.json")
+
+
+def _files_of_record(path: Path) -> list[str]:
+    """Which files beside it the record of an earlier run says are its own: they are not to stand beside another's."""
+    try:
+        record = json.loads(path.read_bytes())
+        own = {Path(file).name for file in record["files"].values()} if record["task"] == "linear-eval" else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [name for name in _FILES if name in own]
 
 
 def write_files(
@@ -236,8 +246,8 @@ def write_files(
             draw_curves(settings.out / "curves.png", curves, "epoch", result.table.title)
             files["curves"] = str(settings.out / "curves.png")
     files["record"] = str(settings.out / "record.json")
-    for name in _FILES:
-        if str(settings.out / name) not in files.values():  # another run's
+    for name in _files_of_record(settings.out / "record.json"):
+        if str(settings.out / name) not in files.values():
             (settings.out / name).unlink(missing_ok=True)
     result = replace(result, files=files)
     with atomic_write(files["record"]) as file:

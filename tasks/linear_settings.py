@@ -80,7 +80,9 @@ class LinearEvalSettings(EvaluationSettings):
     )
     trials: int = setting(1, at_least=1, help="Seeds, from --seed on, of which mean and standard deviation are given.")
     out: Path | None = setting(None, help="Folder for the record, confusion matrix, curves and trained head.")
-    save_head: Path | None = setting(None, help="File (.safetensors) for the trained head, which `predict` reads.")
+    save_head: Path | None = setting(
+        None, output=True, help="File (.safetensors) for the trained head, which `predict` reads."
+    )
 
     def check(self) -> None:
         super().check()

@@ -34,7 +34,7 @@ class PredictSettings(Settings):
         help="Image source, such as folder:PATH; labels are not needed, and are compared with if there."
     )
     out: Path | None = setting(
-        None, help="CSV file to write: id, class, probability, and the label where there is one."
+        None, output=True, help="CSV file to write: id, class, probability, and the label where there is one."
     )
     extract_batch: int | None = setting(None, at_least=1, help="Images per forward pass; default: as in `extract`.")
     workers: int | None = setting(None, at_least=0, help="Decoding processes; default: as in `extract`.")
@@ -52,6 +52,7 @@ def predict(settings: PredictSettings) -> Result:
     from simsiam_eval.statistics import accuracy_metrics
 
     started = time.perf_counter()
+    settings.try_outputs()
     saved = read_head(settings.head)
     work = _work(settings, saved)
     source = work.source

@@ -103,6 +103,11 @@ def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
     (tmp_path / "all.toml").write_text("[knn]\nk = [1]\n[retrieval.eval]\nk = [2]\n[retrieval.build]\nk = 5\n")
     search = ["retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5", "--json"]
     assert json.loads(call(*search, "--config", tmp_path / "all.toml").stdout)["settings"]["k"] == [2]
+    (tmp_path / "all.toml").write_text("[retrieval]\nk = [3]\nseed = 4\n[retrieval.eval]\nk = [2]\n")
+    settings = json.loads(call(*search, "--config", tmp_path / "all.toml").stdout)["settings"]
+    assert (settings["k"], settings["seed"]) == ([2], 4)
+    (tmp_path / "all.toml").write_text("[retrieval]\nbogus = 1\n")
+    assert "unknown setting 'bogus'" in call(*search, "--config", tmp_path / "all.toml").stderr
     (tmp_path / "all.toml").write_text("[kNN]\nk = [1]\n")
     assert "unknown setting 'kNN'" in call("knn", "--config", tmp_path / "all.toml", *arguments).stderr
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.progress import say
 from simsiam_eval.sources.base import ArraySource, ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
@@ -90,19 +91,21 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         DataError: the images are missing or damaged.
     """
     start, _, end = spec.partition(":")
-    there = Path(end if start in KINDS else spec).expanduser()
-    body, _, tail = (spec, "", "") if there.name and there.exists() else spec.partition("#")
+    there = Path(os.path.expanduser(end if start in KINDS else spec))
+    body, tail = (spec, "") if there.name and there.exists() else _path_and_options(spec)
     kind, colon, rest = body.partition(":")
     if not body or (colon and not rest and kind in KINDS and kind != "digits"):
         raise UsageError(f"{spec!r} names no images: give for example folder:PATH.")
     if kind not in KINDS or (not colon and kind != "digits"):
         if colon and not Path(body).exists() and kind.isalnum() and len(kind) > 1:
             raise UsageError(f"There is no image source {kind!r}; there are: {', '.join(KINDS)}.")
-        kind, rest = _recognise(Path(body).expanduser()), body
+        kind, rest = _recognise(Path(os.path.expanduser(body))), body
     options = _options(tail, kind, KINDS[kind].options)
-    path = Path(rest).expanduser()
+    path = Path(os.path.expanduser(rest))
     if kind != "digits" and not path.exists() and not (KINDS[kind].pattern and is_pattern(rest)):
         raise DataError(f"There is no {path} (image source {spec}).")
+    if kind == "digits" and body == "digits" and Path(body).exists():
+        say("digits are scikit-learn's; for what lies at ./digits give ./digits.")
     if kind == "digits" and rest not in ("", "digits"):
         raise UsageError(f"{spec}: digits takes no path; give digits, digits#train or digits#test.")
     if kind == "folder" and not path.is_dir():
@@ -113,6 +116,17 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         return KINDS[kind].open(path, spec, options, split)
     except OSError as error:
         raise DataError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+
+
+def _path_and_options(spec: str) -> tuple[str, str]:
+    """Before and after the # that begins the options: the last one before which a path is there, else the first."""
+    for place in reversed([place for place, letter in enumerate(spec) if letter == "#"]):
+        body = spec[:place]
+        kind, _, rest = body.partition(":")
+        if os.path.exists(os.path.expanduser(rest if kind in KINDS else body) or "-"):
+            return body, spec[place + 1 :]
+    body, _, tail = spec.partition("#")
+    return body, tail
 
 
 def _train_or_test(split: str | None, spec: str) -> str | None:

@@ -21,7 +21,9 @@ class RetrievalBuildSettings(EncoderSettings):
         help="Images that shall be found: a feature file (.h5), or an image source with --checkpoint."
     )
     out: Path = setting(
-        endings=(INDEX_ENDING,), help="Index file to write (.index); the rows' ids are written to NAME.index.h5."
+        output=True,
+        endings=(INDEX_ENDING,),
+        help="Index file to write (.index); the rows' ids are written to NAME.index.h5.",
     )
     index: str = setting(
         "Flat", help="FAISS factory string; Flat is exact, others (IVF256,Flat; HNSW32; ...) approximate."
@@ -47,6 +49,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     from simsiam_eval.indexes import build_index
 
     started = time.perf_counter()
+    settings.try_outputs()
     gallery = features_of(settings.gallery, "train", settings, option="--gallery")
     if len(gallery.labels) < 2:
         raise DataError(f"{settings.gallery} holds one image only: there is nothing to search in.")

@@ -47,7 +47,7 @@ class RetrievalEvalSettings(EncoderSettings):
     )
     recall_sample: int = setting(1000, at_least=1, help="Queries on which those indexes are measured.")
     out: Path | None = setting(
-        None, endings=(".png",), help="PNG of recall against speed over the index types (with --index)."
+        None, output=True, endings=(".png",), help="PNG of recall against speed over the index types (with --index)."
     )
 
     def check(self) -> None:
@@ -80,6 +80,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     from simsiam_eval.ranking import score_queries
 
     started = time.perf_counter()
+    settings.try_outputs()
     gallery, queries = _sets(settings)
     own = same_rows(gallery, queries)
     device = resolve_device(settings.device)

@@ -70,7 +70,7 @@ class Queries:
     Attributes:
         own: whether they are the gallery's own rows, each of which is not to find itself.
         source, rows: of images that were given.
-        spec: of the images that given features were made from.
+        given: the feature file that was given, which names its images.
     """
 
     ids: list[str]
@@ -80,13 +80,13 @@ class Queries:
     own: bool = False
     source: ImageSource | None = None
     rows: Sequence[int] = ()
-    spec: str | None = None
+    given: Features | None = None
 
     def images(self) -> Callable[[int], Image | None]:
         """The image of a query, by its number; features are asked for theirs only here."""
         if self.source is not None:
             return lambda place: shown(self.source, self.rows[place])
-        images = SourceImages(self.spec)
+        images = SourceImages(None) if self.given is None else SourceImages.of(self.given)
         return lambda place: images.image(self.ids[place])
 
 
@@ -102,8 +102,8 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
         found = open_features(Path(spec), (layer,) if layer else ())
         refuse_mixture(gallery.features, found)
         own = same_rows(gallery.features, found)
-        values, images = np.asarray(found.features), found.attributes["source"].get("spec")
-        return Queries(found.ids.tolist(), values, found.labels, found.class_names, own, spec=images)
+        values = np.asarray(found.features)
+        return Queries(found.ids.tolist(), values, found.labels, found.class_names, own, given=found)
     if checkpoint is None:
         raise DataError(f"{spec} is not a feature file (.h5): images need --checkpoint, the encoder of the gallery.")
     return _extracted(open_source(spec, "test"), gallery.features, checkpoint, device)

@@ -43,10 +43,11 @@ class RetrievalSearchSettings(EncoderSettings):
     )
     out: Path | None = setting(
         None,
+        output=True,
         endings=SHEET_ENDINGS,
         help="Contact sheet to write (.png or .html): every query and what it found.",
     )
-    table: Path | None = setting(None, help="CSV to write: query, rank, id, similarity.")
+    table: Path | None = setting(None, output=True, help="CSV to write: query, rank, id, similarity.")
     images: str | None = setting(
         None, help="Image source of the gallery, for the sheet; default: the one that the features were made from."
     )
@@ -74,6 +75,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     from tasks.retrieval.gallery import open_gallery, open_queries
 
     started = time.perf_counter()
+    settings.try_outputs()
     gallery = open_gallery(settings.gallery, settings)
     parameters = _parameters(settings, gallery)
     queries = open_queries(settings.query, gallery, settings.checkpoint, settings.device)
@@ -148,7 +150,7 @@ def _write_sheet(
     labels, names = gallery.features.labels, gallery.features.class_names
     theirs, mine = _names(labels, names), _names(queries.labels, queries.class_names)
     comparable = (names is None) == (queries.class_names is None)  # a number is not a class of that name
-    images = SourceImages(settings.images or gallery.features.attributes["source"].get("spec"))
+    images = SourceImages(settings.images) if settings.images else SourceImages.of(gallery.features)
     asked, sheet = queries.images(), []
     for place, query in enumerate(queries.ids[: settings.sheet_queries]):
         name = mine(place)

@@ -5,7 +5,7 @@ import stat
 import pytest
 import torch
 
-from simsiam_eval.atomic_file import atomic_write, write_csv
+from simsiam_eval.atomic_file import atomic_write, refuse_unwritable, write_csv
 from simsiam_eval.errors import DataError
 
 
@@ -63,7 +63,7 @@ def test_missing_folder(tmp_path):
 
 def test_path_is_a_folder(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="is a directory"), atomic_write(tmp_path / "folder"):
+    with pytest.raises(DataError, match="is a folder"), atomic_write(tmp_path / "folder"):
         pass
     assert os.listdir(tmp_path) == ["folder"]
 
@@ -114,3 +114,13 @@ def test_a_table_is_whole_or_the_old_one(tmp_path):
     assert path.read_bytes() == old
     with pytest.raises(DataError, match="cannot be written"):
         write_csv(tmp_path / "nowhere" / "t.csv", ("id",), [])
+
+
+@pytest.mark.parametrize("refuse", [refuse_unwritable, lambda path: atomic_write(path).__enter__()])
+def test_what_is_no_file_is_not_replaced(tmp_path, refuse):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(DataError, match="no regular file"):
+            refuse(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

@@ -113,3 +113,22 @@ def test_who_stops_early_leaves_nothing_at_work(threads):
 
 def test_no_blocks():
     assert list(map_blocks(blocks_of(rows=0), lambda block: block)) == []
+
+
+def test_what_is_left_ends_at_once(threads):
+    begun, first = [], threading.Event()
+
+    def compute(block):
+        begun.append(block.rows.start)
+        first.wait(timeout=30)
+        return block
+
+    found = map_blocks(blocks_of(rows=400), compute)
+    first.set()
+    next(found)
+    first.clear()
+    closing = threading.Timer(0.3, first.set)  # some are at work when the caller goes
+    closing.start()
+    found.close()
+    closing.join()
+    assert len(begun) <= 2 * (2 * threads) + 1 + threads < 100

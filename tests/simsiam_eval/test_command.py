@@ -1,6 +1,7 @@
 """A command made from settings: config files, --json, exit statuses, and help without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ def _bake(settings):
         raise UsageError("A spoon cannot be baked.")
     if settings.what == "disk":
         raise OSError(28, "No space left on device")
+    if settings.what == "memory":
+        raise RuntimeError(
+            "[enforce fail at alloc.cpp] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+        )
     if settings.what == "interrupt":
         raise KeyboardInterrupt
     metrics = {"heat": settings.heat, "loss": float("nan")}
@@ -111,6 +116,12 @@ def test_a_config_that_contradicts_itself(config, text, says):
 def test_config_is_read_from_the_top_level_or_the_commands_table(config, text):
     found = settings_of("rye", "--config", config(text))
     assert (found["heat"], found["bake_time"]) == (5.0, 7)
+
+
+def test_a_config_file_of_a_windows_editor(config):
+    path = config("")
+    path.write_bytes("\ufeffheat = 5\n".encode())
+    assert settings_of("rye", "--config", path)["heat"] == 5
 
 
 @pytest.mark.parametrize(
@@ -197,6 +208,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         (["stone"], 1, "A stone is no dough."),
         (["disk"], 1, "No space left on device"),
         (["interrupt"], 130, "Interrupted"),
+        (["memory"], 1, "smaller batch or smaller images (can't allocate memory: you tried 9 bytes)"),
     ],
 )
 def test_exit_status_and_one_sentence(arguments, status, says):
@@ -216,6 +228,41 @@ def test_a_result_with_faults_is_printed_and_the_status_is_1():
     shown = bake("matzo")
     assert shown.exit_code == 1
     assert "220.0" in shown.stdout
+
+
+def test_a_signal_is_a_sentence_and_a_status():
+    for name, status in (("SIGTERM", 143), ("SIGHUP", 129)):
+        code = (
+            "import os, signal, tests.simsiam_eval.test_command as t\n"
+            f"t.command('bake', t.Oven, lambda settings: os.kill(os.getpid(), signal.{name}))(['rye'])"
+        )
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (run.returncode, run.stderr.count("\n")) == (status, 1), run.stderr
+        assert run.stderr.startswith(f"Error: {name}: finished files are whole")
+
+
+def test_what_is_printed_can_always_be_printed(tmp_path):
+    code = "import sys, tests.simsiam_eval.test_command as t\nt.command('bake', t.Oven, t._bake)(sys.argv[1:])"
+
+    def run(*arguments, **environment):
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                encoding="latin-1", env=os.environ | environment)  # fmt: skip
+
+    strange = run("Übär :dog: 猫", PYTHONIOENCODING="latin-1:strict")
+    shown, said = strange.communicate()
+    assert (strange.returncode, said) == (0, "baking\n")
+    assert "Übär :dog: \\u732b" in shown
+    record = run("rye \udcff", "--json")
+    assert "rye" in json.loads(record.communicate()[0])["settings"]["what"]
+    for arguments in ((), ("--json",)):
+        left = run("rye", *arguments)
+        left.stdout.close()  # as `| head -0` does
+        assert (left.stderr.read(), left.wait()) == ("baking\n", 0)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", code, "rye"]
+        disk = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert disk.returncode == 1 and "No space left" in disk.stderr and "Traceback" not in disk.stderr
 
 
 def test_debug_shows_the_traceback():

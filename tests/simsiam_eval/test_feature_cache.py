@@ -1,7 +1,11 @@
+import os
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.feature_cache import same_rows, train_and_test_features
 from simsiam_eval.feature_writer import write_features
 from simsiam_eval.settings import EvaluationSettings, is_feature_file
@@ -98,3 +102,47 @@ def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint,
     refused = call("knn", "--train", road / "train.h5", "--test", scaled)
     assert refused.exit_code == 1
     assert "preprocessing.decode" in refused.output
+
+
+def test_what_another_process_is_extracting_is_waited_for(call, checkpoint, photos_of_digits, monkeypatch):
+    import simsiam_eval.feature_cache as module
+
+    real, refused = module.write_extraction, iter([True, True])
+
+    def busy(*arguments):
+        if next(refused, False):
+            raise BeingWritten("Another process is writing it.")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "write_extraction", busy)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
+    found = call("knn", *sets, "-k", 1)
+    assert found.exit_code == 0, found.output
+    assert found.stderr.count("another process is extracting them") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(call, checkpoint, photos_of_digits, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path / "file"))
+    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
+    refused = call("knn", *sets, "-k", 1)
+    assert refused.exit_code == 1
+    assert "The cache" in refused.stderr and "$SIMSIAM_EVAL_CACHE" in refused.stderr
+
+
+def test_the_cache_of_a_user_without_a_home(monkeypatch):
+    for name in ("SIMSIAM_EVAL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert cache_folder().name == f"simsiam-eval-{os.getuid()}"
+
+
+@pytest.fixture
+def photos_of_digits(tmp_path):
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.full((9, 9, 3), 40 * number + ord(label), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / label / f"{number}.png")
+    return tmp_path / "set"

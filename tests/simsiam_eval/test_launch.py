@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+from simsiam_eval.distributed import join_processes
 from simsiam_eval.errors import UsageError
-from simsiam_eval.launch import under_torchrun
+from simsiam_eval.launch import torchrun_group, under_torchrun
 
 
 @pytest.fixture
@@ -53,3 +54,25 @@ def test_gpus_that_are_not_there_and_other_programs(became, monkeypatch):
         with pytest.raises(UsageError, match=says):
             under_torchrun(3, device)
     assert became == []
+
+
+@pytest.mark.parametrize(("variables", "group"), [
+    ({}, None), ({"RANK": "1"}, None), ({"WORLD_SIZE": "2"}, None), ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "no group"), ({"RANK": "0", "WORLD_SIZE": "two"}, "no group"),
+])  # fmt: skip
+def test_the_group_is_torchruns_or_none(became, monkeypatch, variables, group):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(group, str):
+        with pytest.raises(UsageError, match=group):
+            torchrun_group()
+    else:
+        assert torchrun_group() == group
+
+
+def test_half_of_what_torchrun_sets_is_named(became, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UsageError, match="MASTER_ADDR is not"), join_processes("cpu"):
+        pass

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pretrain.recipe import PretrainSettings
-from simsiam_eval.errors import UsageError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.settings import Settings, field_types, setting
 from tasks.knn import KnnSettings
 from tasks.linear_settings import LinearEvalSettings
@@ -162,3 +162,42 @@ def test_a_path_ends_as_it_must():
     assert Photo().out is None
     with pytest.raises(UsageError, match=r"--out must end in \.png or \.html, got a\.gif\."):
         Photo(out="a.gif")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader(Settings):
+    read: tuple[Path, ...] = setting((), positional=True, help="Files.")
+    spec: str | None = setting(None, help="Another.")
+    out: Path | None = setting(None, output=True, help="Written.")
+    table: Path | None = setting(None, output=True, help="Written too.")
+
+
+def test_an_output_is_no_input_and_no_other_output(tmp_path):
+    there = tmp_path / "there"
+    there.write_text("x")
+    (tmp_path / "link").symlink_to(there)
+    for values, says in (
+        (dict(read=[tmp_path / "else", there], out=there), "--out .* is the file of READ"),
+        (dict(spec=str(there), out=tmp_path / "link"), "--out .* is the file of --spec"),
+        (dict(out=tmp_path / "new", table=tmp_path / "x" / ".." / "new"), "--table .* is the file of --out"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            Reader(**values)
+    assert Reader(read=[there], spec="new", out=tmp_path / "new").out == tmp_path / "new"
+
+
+def test_outputs_are_tried(tmp_path):
+    Reader(out=tmp_path / "new", table=tmp_path / "other").try_outputs()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="none/x cannot be written"):
+        Reader(table=tmp_path / "none" / "x").try_outputs()
+
+
+def test_values_that_no_library_can_take(monkeypatch, tmp_path):
+    for values in (dict(rack_count=10**13), dict(out="a\0b"), dict(heat=float("nan"))):
+        with pytest.raises(UsageError, match="must be"):
+            Oven(**{"out": "x"} | values)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = Reader(spec="~/train.h5", out="~/out", table="~nobody-of-this-name/x")
+    assert (found.spec, found.out) == (f"{tmp_path}/train.h5", tmp_path / "out")
+    assert found.table == Path("~nobody-of-this-name/x")

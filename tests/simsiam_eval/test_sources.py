@@ -301,3 +301,22 @@ def test_a_system_that_cannot_read_is_no_images_fault(tmp_path, monkeypatch):
     for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
         with pytest.raises(DataError, match="cannot be read now"):
             read(open_source(str(tmp_path)))
+
+
+def test_the_word_digits_beside_a_folder_of_that_name(tmp_path, monkeypatch, capsys):
+    (tmp_path / "digits" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "digits" / "a" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source("digits")) == 1797
+    assert "give ./digits" in capsys.readouterr().err
+    assert len(open_source("./digits")) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_hash_in_a_folders_name_beside_options(tmp_path):
+    folder = tmp_path / "a#b, 1"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "x.png")
+    (folder / "m.csv").write_text("path,kind\nx.png,cat\n")
+    for spec in (f"manifest:{folder}/m.csv#label=kind", f"{folder}/m.csv#path=path,label=kind"):
+        assert open_source(spec).class_names == ("cat",)

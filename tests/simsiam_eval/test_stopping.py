@@ -7,7 +7,10 @@ import pytest
 from simsiam_eval.stopping import stop_requests
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)],
+)
 def test_the_first_signal_is_a_request_and_the_second_acts(number, status):
     met = []
     before = signal.signal(number, lambda *_: met.append(1))
@@ -22,6 +25,17 @@ def test_the_first_signal_is_a_request_and_the_second_acts(number, status):
         assert met == [1, 1]
     finally:
         signal.signal(number, before)
+
+
+def test_nohup_stays_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.status == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_patient_waits_through_a_second_signal():

@@ -8,7 +8,6 @@ from PIL import Image
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.feature_writer import write_features
 from tasks.linear_eval import linear_eval
-from tasks.linear_report import make_folder
 from tasks.linear_settings import LinearEvalSettings
 
 
@@ -227,12 +226,9 @@ def test_files_of_out(sets, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "none" / "h.safetensors"):
         with pytest.raises(DataError, match="cannot be written"):
-            make_folder(None, path)
+            run(sets, save_head=path)
     with pytest.raises(DataError, match="cannot be written"):
         run(sets, out=tmp_path / "file")
-    for path in (tmp_path, tmp_path / "none" / "h.safetensors"):
-        with pytest.raises(DataError, match="cannot be written"):
-            make_folder(None, path)
     with pytest.raises(DataError, match="cannot be written"):
         run(sets, save_head=tmp_path / "no" / "h.safetensors")
 
@@ -365,3 +361,16 @@ def test_a_killed_end_to_end_run_goes_on_to_the_same_numbers(record, call, check
     (out / "unfinished.pt").write_bytes(b"junk")
     damaged = call(*arguments, "--out", out)
     assert damaged.exit_code == 1 and "is damaged" in damaged.stderr
+
+
+def test_files_of_others_in_the_folder_stay(sets, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "head.safetensors").write_text("another's")
+    (out / "curves.png").write_text("another's")
+    run(sets, out=out, trials=2)
+    assert (out / "head.safetensors").read_text() == (out / "curves.png").read_text() == "another's"
+    run(sets, out=out)
+    assert (out / "confusion.json").exists()
+    run(sets, out=out, trials=2)
+    assert sorted(path.name for path in out.iterdir()) == ["record.json"]

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from simsiam_eval.feature_file import read_attributes, read_features
 from simsiam_eval.feature_writer import FeatureWriter
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("0.h5", "12.h5", "28.h5")
 
 
@@ -163,3 +167,16 @@ def test_one_part_that_is_all_of_a_source(record, parts, tmp_path):
     """What a script that cuts into parts gives for a source smaller than a part."""
     assert record("merge", parts / "whole.h5", "--out", tmp_path / "all.h5")["metrics"]["whole"]
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
+
+
+def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
+    """HDF5 reads zeros of a part that it has no file descriptor left for."""
+    record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
+    for limit, status in (((8, 4096), 0), ((8, 100), 1)):
+        few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limit})"
+        run = subprocess.run(
+            [sys.executable, "-c", f"import cli, h5py, numpy, torch\n{few}\ncli.main()", "verify", copied / "v.h5"],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == status, run.stderr
+        assert ("3 parts, which have to be open together" in run.stderr) == (status == 1)

@@ -272,6 +272,21 @@ def test_images_are_missed_only_where_they_are_to_be_shown(call, tmp_path):
     assert "cannot be shown" in call(*search, "--out", tmp_path / "s.png").stderr
 
 
+def test_images_of_another_folder_of_the_same_name_are_named(call, record, checkpoint, tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for place in ("one", "two"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        for number in range(3):
+            pixels = draw.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / place / "photos" / f"{number}.png")
+    monkeypatch.chdir(tmp_path / "one")
+    record("extract", "--checkpoint", checkpoint, "--data", "photos", "--out", "../a.h5")
+    search = ["retrieval", "search", "../a.h5", "--gallery", "../a.h5", "-k", 1, "--out", "sheet.png"]
+    assert "are not" not in call(*search).stderr
+    monkeypatch.chdir(tmp_path / "two")
+    assert "The images of photos here are not, or not all, those" in call(*search).stderr
+
+
 def test_frames_and_captions_go_by_the_names_of_classes(record, tmp_path):
     gallery = write(tmp_path / "a.h5", np.eye(2), [0, 1], class_names=["cat", "owl"])
     page = tmp_path / "s.html"
