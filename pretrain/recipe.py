@@ -180,7 +180,11 @@ class PretrainSettings(Settings):
         1, at_least=1, help="Parts of a batch that are computed one after the other; each has its own BN statistics."
     )
     sync_bn: bool = setting(True, help="BN statistics over all processes, under torchrun; else over each one's part.")
-    channels_last: bool = setting(True, help="Memory format of the convolutions, on CPUs too the faster one.")
+    channels_last: bool | None = setting(
+        None,
+        may_change=True,
+        help="Memory format of the convolutions; default: on, but for views of up to 16 pixels on a CPU (slower there).",
+    )
     fused: bool | None = setting(None, may_change=True, help="The optimiser's step as one kernel; default: on CUDA.")
     compile: str = setting(
         "off",

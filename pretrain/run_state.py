@@ -134,8 +134,6 @@ class RunFolder:
         since = {"decode": "full"}  # settings younger than some runs, and what those runs did
         for name, value in self._own["settings"].items():  # type: ignore[attr-defined]
             was = own["settings"].get(name, since.get(name))
-            if was is None and name == "channels_last":  # then it depended on the device; what it moves is rounding
-                continue
             if was != value and name not in free:
                 raise DataError(
                     f"{self.out} holds a run with {_difference(name, was, value)}: give that, or choose another --out."

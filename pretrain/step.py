@@ -15,6 +15,8 @@ from simsiam_eval.device import autocast
 from simsiam_eval.distributed import Processes, synchronise_bn
 from simsiam_eval.schedule import cosine_lr
 
+_SMALLEST = 16  # pixels; at 10 px channels-last makes a step 1.2 to 1.3 times as long on an Intel CPU, at 32 px shorter
+
 
 class TrainingStep:
     """Model and optimiser, and what one batch does to them.
@@ -27,7 +29,10 @@ class TrainingStep:
     def __init__(self, settings: PretrainSettings, processes: Processes) -> None:
         self.settings, self.device = settings, processes.device
         on_gpu = self.device.type == "cuda"
-        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        last = settings.channels_last
+        if last is None:
+            last = on_gpu or settings.image_size > _SMALLEST
+        self._format = torch.channels_last if last else torch.contiguous_format
         seed_all(settings.seed)
         model: Any = SimSiam.of(settings)
         if processes.world > 1 and settings.sync_bn:

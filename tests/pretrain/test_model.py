@@ -298,3 +298,12 @@ def test_without_a_predictor_p_is_z_and_a_fixed_one_is_not_trained(small):
     assert not any(value.requires_grad for value in fixed.predictor.parameters())
     assert [key for key in none.state_dict() if key.startswith("predictor.")] == []
     assert all(value.requires_grad for value in fixed.encoder.layer1.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "last"), [(10, None, False), (32, None, True), (10, True, True), (32, False, False)]
+)
+def test_memory_format(size, given, last):
+    settings = PretrainSettings(data="-", out="-", preset="digits", image_size=size, channels_last=given)
+    weight = TrainingStep(settings, Processes(torch.device("cpu"))).model.encoder.layer4[0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is last

@@ -221,9 +221,10 @@ def changed_run(whole, folder, change):
     torch.save(old, folder / "checkpoint_last.pth.tar")
 
 
-def test_a_run_from_before_channels_last_was_a_default_goes_on(call, tiny, whole, tmp_path):
-    changed_run(whole, tmp_path, lambda own: own["settings"].update(channels_last=None))
-    assert call("pretrain", *tiny, "--out", tmp_path).exit_code == 0
+def test_a_run_goes_on_in_another_memory_format(call, tiny, whole, tmp_path):
+    for was, given in ((True, "--no-channels-last"), (None, "--channels-last"), (False, None)):
+        changed_run(whole, tmp_path, lambda own, was=was: own["settings"].update(channels_last=was))
+        assert call("pretrain", *tiny, *filter(None, [given]), "--out", tmp_path).exit_code == 0
 
 
 def test_bn_of_other_processes_is_another_run(call, tiny, whole, tmp_path):
