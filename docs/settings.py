@@ -70,7 +70,8 @@ lists. What is on or off is a switch: `--strict`, `--no-strict`; in TOML `true`,
 position, without a name: `simsiam-eval verify FILE`.
 
 `--json` prints the record alone on standard output, `--debug` the traceback of an error. Exit status: 0; 1 for bad data (or
-what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM.
+what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 129
+after SIGHUP.
 """
 # Settings that many commands share, once: the class that declares them -> the title of its section.
 SHARED = {Settings: "Of every command", FeatureSettings: "Of an extraction"}

@@ -118,8 +118,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _target(path: str | os.PathLike[str]) -> Path:
     """What `path` is in the end. Raises DataError where that is there and no file: renaming would replace a device."""
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "no regular file"
+    if os.path.exists(target) and not os.path.isfile(target):
+        kind = "a folder" if os.path.isdir(target) else "no regular file"
         raise DataError(f"{os.fspath(path)} cannot be written: it is {kind}.")
     return target
 

@@ -209,8 +209,6 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         _fail(f"Interrupted: {_AFTER_A_SIGNAL}", _INTERRUPTED, debug)
     except _Signal as caught:
         _fail(f"{caught.name}: {_AFTER_A_SIGNAL}", 128 + caught.number, debug)
-    except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
-        sys.stderr.close()
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:
@@ -230,7 +228,11 @@ def _print(result: Result, as_json: bool) -> None:
         return
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
-    click.echo(result.to_json() if as_json else _text_of(result.table))
+    try:
+        click.echo(result.to_json() if as_json else _text_of(result.table))
+    except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
+        sys.stderr.close()  # Python would tell it again
+        return
     for fault in result.faults:
         click.echo(f"Error: {fault}", err=True)
 

@@ -116,6 +116,12 @@ def test_a_table_is_whole_or_the_old_one(tmp_path):
         write_csv(tmp_path / "nowhere" / "t.csv", ("id",), [])
 
 
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
+    for refuse in (refuse_unwritable, lambda path: atomic_write(path).__enter__()):
+        with pytest.raises(DataError, match="name too long"):
+            refuse(tmp_path / ("n" * 300) / "x")
+
+
 @pytest.mark.parametrize("refuse", [refuse_unwritable, lambda path: atomic_write(path).__enter__()])
 def test_what_is_no_file_is_not_replaced(tmp_path, refuse):
     os.mkfifo(tmp_path / "pipe")

@@ -45,6 +45,8 @@ def _bake(settings):
         raise UsageError("A spoon cannot be baked.")
     if settings.what == "disk":
         raise OSError(28, "No space left on device")
+    if settings.what == "pipe":
+        raise BrokenPipeError(32, "Broken pipe")
     if settings.what == "memory":
         raise RuntimeError(
             "[enforce fail at alloc.cpp] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
@@ -208,6 +210,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         (["stone"], 1, "A stone is no dough."),
         (["disk"], 1, "No space left on device"),
         (["interrupt"], 130, "Interrupted"),
+        (["pipe"], 1, "Broken pipe"),
         (["memory"], 1, "smaller batch or smaller images (can't allocate memory: you tried 9 bytes)"),
     ],
 )
