@@ -19,7 +19,7 @@ from tasks.linear_settings import LinearEvalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings(Settings):
-    """Pretrain on handwritten digits, evaluate, and see the collapse without stop-gradient (2 to 5 minutes on 2 cores)."""
+    """Pretrain on handwritten digits, evaluate, and see the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
 
     out: Path = setting(Path("simsiam-demo"), help="Folder for everything the demo makes.")
     epochs: int | None = setting(None, at_least=1, help="Pretraining epochs; default: those of the digits preset.")
