@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from simsiam_eval.blocks import VIEWS
 from simsiam_eval.cache_folder import cache_folder, make_cache_folder
-from simsiam_eval.checkpoint import CheckpointReport, load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
-from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import Features, differences, read_features
 from simsiam_eval.feature_rows import open_features
 from simsiam_eval.preprocess import Preprocessing, preprocessing_for
@@ -28,7 +25,9 @@ from simsiam_eval.progress import say
 from simsiam_eval.settings import FeatureSettings, is_feature_file
 from simsiam_eval.sources import open_source
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what extracts brings torchvision along, whose import takes 2 s: not for feature files
+    from simsiam_eval.checkpoint import CheckpointReport
+    from simsiam_eval.extraction import Extraction
     from simsiam_eval.settings import EncoderSettings, EvaluationSettings
 
 
@@ -56,6 +55,9 @@ def plan_extraction(
         DataError: the checkpoint or the images cannot be used.
         UsageError: `rows` are not in the source.
     """
+    from simsiam_eval.checkpoint import load_encoder
+    from simsiam_eval.extraction import Extraction
+
     encoder, report = load_encoder(checkpoint, settings.layer, settings.pool)
     source = open_source(spec, split)
     preprocessing = preprocessing or preprocessing_for(report.stem, report.own, settings)
@@ -68,6 +70,8 @@ def plan_extraction(
 
 
 def _root_attributes(work: Extraction, report: CheckpointReport) -> dict[str, Any]:
+    from simsiam_eval.blocks import VIEWS
+
     settings, source = work.settings, work.source
     described: dict[str, Any] = {
         "spec": source.spec,
@@ -138,6 +142,8 @@ def extract_to_cache(
     Raises:
         DataError: the checkpoint or the images cannot be used.
     """
+    from simsiam_eval.extraction import write_extraction
+
     device = resolve_device(settings.device)
     work, attributes_of = plan_extraction(checkpoint, spec, split, settings, device, preprocessing=preprocessing)
     attributes = attributes_of()

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import functional as transforms
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images import OpenedImage, UnreadableImage
@@ -59,6 +58,15 @@ def _pillow_resize(
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
+def _centre(image: torch.Tensor, side: int) -> torch.Tensor:
+    """(3,H,W) -> (3,side,side), black where there is no image: torchvision's center_crop."""
+    high, wide = (max(0, side - length) for length in image.shape[1:])
+    if high or wide:
+        image = F.pad(image, (wide // 2, (wide + 1) // 2, high // 2, (high + 1) // 2))
+    first, start = (round((length - side) / 2) for length in image.shape[1:])
+    return image[:, first : first + side, start : start + side]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Short side to `resize` pixels (bilinear, antialiased), centre crop of `crop` pixels, then (x / 255 - mean) / std per
@@ -97,7 +105,7 @@ class Preprocessing:
             resized = self._middle(pixels, high, wide, height, width)
         else:
             resized = resize(pixels, (0, 0, high, wide), height, width)
-        return transforms.center_crop(resized, [self.crop, self.crop])
+        return _centre(resized, self.crop)
 
     def _middle(self, pixels: NDArray[np.uint8], high: float, wide: float, height: int, width: int) -> torch.Tensor:
         """The part of the resized image that the centre crop takes of its long side."""

@@ -93,11 +93,12 @@ def _kept(settings: LinearEvalSettings, train: Features, test: Features) -> Prob
 def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes: list[Probe]) -> Any:
     import numpy as np
 
-    from simsiam_eval.end_to_end import EndToEndFeed
-    from simsiam_eval.probe_data import feed_of
-
     if not settings.end_to_end:
+        from simsiam_eval.probe_data import feed_of
+
         return feed_of(settings, data, train)
+    from simsiam_eval.end_to_end import EndToEndFeed
+
     everything = np.arange(len(train.rows))
     needed = np.unique(np.concatenate([everything if one.rows is None else one.rows for one in probes]))
     assert settings.checkpoint is not None

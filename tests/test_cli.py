@@ -95,6 +95,24 @@ def test_help_does_not_import_torch(command):
     assert "Usage" in shown.stdout
 
 
+@pytest.mark.parametrize("words", ["linear-eval --preset small --epochs 1", "knn", "retrieval eval", "compare", "rank"])
+def test_feature_files_are_judged_without_torchvision(road, words):
+    """Its import takes as long as a whole linear evaluation of some thousand features."""
+    sets = {"compare": ["test.h5", "copy.h5"], "rank": ["test.h5"], "retrieval": ["--gallery", "test.h5"]}
+    chosen = sets.get(words.split()[0], ["--train", "train.h5", "--test", "test.h5"])
+    (road / "copy.h5").write_bytes((road / "test.h5").read_bytes())
+    code = (
+        "import sys, cli\n"
+        "try: cli.main(sys.argv[1:], prog_name='x')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "sys.exit('torchvision' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *words.split()]
+    command += [road / one if one.endswith(".h5") else one for one in chosen]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
     (tmp_path / "all.toml").write_text("seed = 3\n[pretrain]\nepochs = 2\n[knn]\nk = [1]\n")
     arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "--json"]

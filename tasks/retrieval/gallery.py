@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.checkpoint import load_encoder
 from simsiam_eval.device import resolve_device
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction import Extraction
 from simsiam_eval.feature_cache import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
 from simsiam_eval.feature_file import Features
 from simsiam_eval.feature_rows import open_features
@@ -110,6 +108,9 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
 
 
 def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: str) -> Queries:
+    from simsiam_eval.checkpoint import load_encoder
+    from simsiam_eval.extraction import Extraction
+
     made: dict[str, Any] = gallery.attributes["encoder"]
     encoder, report = load_encoder(checkpoint, made.get("layer", "pool"), made.get("pooling", "avg"))
     if report.weights_sha256 != made.get("weights_sha256"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simsiam_eval import extraction
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.feature_cache import same_rows, train_and_test_features
@@ -105,17 +106,15 @@ def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint,
 
 
 def test_what_another_process_is_extracting_is_waited_for(call, checkpoint, photos_of_digits, monkeypatch):
-    import simsiam_eval.feature_cache as module
-
-    real, refused = module.write_extraction, iter([True, True])
+    real, refused = extraction.write_extraction, iter([True, True])
 
     def busy(*arguments):
         if next(refused, False):
             raise BeingWritten("Another process is writing it.")
         return real(*arguments)
 
-    monkeypatch.setattr(module, "write_extraction", busy)
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(extraction, "write_extraction", busy)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
     found = call("knn", *sets, "-k", 1)
     assert found.exit_code == 0, found.output
