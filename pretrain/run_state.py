@@ -248,6 +248,10 @@ def restore(
     optimiser.load_state_dict(checkpoint["optimizer"])
     for group, here in zip(optimiser.param_groups, fused, strict=True):
         group["fused"] = here
+    # The fused step walks both as they lie in memory, and the parameters may have another format than they had.
+    for parameter, state in optimiser.state.items():
+        if (momentum := state.get("momentum_buffer")) is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
     set_random_state(own[RANDOM_KEY])
     known = {one.name for one in fields(Position)}
     position = Position(**{name: value for name, value in own["position"].items() if name in known})

@@ -118,6 +118,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _target(path: str | os.PathLike[str]) -> Path:
     """What `path` is in the end. Raises DataError where that is there and no file: renaming would replace a device."""
     target = Path(os.path.realpath(path))
+    try:
+        os.lstat(target)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise cannot_write(path, error) from error
     if os.path.exists(target) and not os.path.isfile(target):
         kind = "a folder" if os.path.isdir(target) else "no regular file"
         raise DataError(f"{os.fspath(path)} cannot be written: it is {kind}.")

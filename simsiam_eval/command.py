@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import inspect
 import io
+import json
 import signal
 import sys
 import tomllib
@@ -16,6 +18,7 @@ import click
 
 from simsiam_eval.errors import Stopped, UsageError, UserError
 from simsiam_eval.launch import torchrun_group
+from simsiam_eval.progress import say
 from simsiam_eval.result import Result, Table
 from simsiam_eval.settings import Settings, field_types, option_name, spelling
 
@@ -193,15 +196,18 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _on_signal)
+    speaks = True
     try:
+        speaks = (torchrun_group() or (0, 1))[0] == 0  # the first process speaks for all
         try:
             result = run()
         finally:
             _end_workers()
-        _print(result, as_json)
+        if speaks:
+            _print(result, as_json)
     except Stopped as stopped:
-        if _speaks():  # all processes stop together
-            click.echo(str(stopped), err=True)
+        if speaks:  # all processes stop together
+            say(str(stopped))
         raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
@@ -224,22 +230,17 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
 
 def _print(result: Result, as_json: bool) -> None:
     """The record or the table on standard output, faults on standard error."""
-    if not _speaks():
-        return
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    text = result.to_json() if as_json else _text_of(result.table)
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        text = json.dumps(json.loads(text), indent=2) if as_json else text  # ASCII
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
-        click.echo(result.to_json() if as_json else _text_of(result.table))
+        click.echo(text)
     except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
         sys.stderr.close()  # Python would tell it again
         return
     for fault in result.faults:
-        click.echo(f"Error: {fault}", err=True)
-
-
-def _speaks() -> bool:
-    """Under torchrun the first process speaks for all."""
-    return (torchrun_group() or (0, 1))[0] == 0
+        say(f"Error: {fault}")
 
 
 def _end_workers() -> None:
@@ -266,7 +267,7 @@ def _on_signal(number: int, frame: Any) -> None:
 def _fail(message: str, status: int, debug: bool) -> None:
     if debug:
         raise
-    click.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}")
     raise SystemExit(status)
 
 

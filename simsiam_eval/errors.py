@@ -12,7 +12,7 @@ class DataError(UserError):
 
 
 class BeingWritten(DataError):
-    """Another process is writing the file."""
+    """Another process is writing the file, or has just written it."""
 
 
 class UsageError(UserError):

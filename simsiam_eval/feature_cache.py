@@ -154,7 +154,8 @@ def extract_to_cache(
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
     where = "from the cache" if out.exists() else "extracting into the cache"
     say(f"features of {spec}: {where}, {out}")
-    make_cache_folder(out.parent)
+    if not out.exists():
+        make_cache_folder(out.parent)
     waited = False
     while True:
         try:

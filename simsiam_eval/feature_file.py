@@ -27,6 +27,7 @@ JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation",
 # Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
 VALID, UNREADABLE = 1, 2
 _OTHER_FILES = 256  # descriptors for all that is not a part of a virtual file
+_parts_of: dict[str, int] = {}  # virtual files that were opened -> how many parts each has
 _BLOCK_BYTES = 1 << 24  # of features held at once by those who read block by block
 
 
@@ -240,7 +241,7 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     if not features.is_virtual:
         return []
     folder = Path(file.filename).resolve().parent
-    _allow_open_files(len(features.virtual_sources()), file.filename)
+    _allow_open_files(file.filename, len(features.virtual_sources()))
     sources, first = features.virtual_sources(), attributes["source"].get("rows", [0])[0]
     parts = [folder / source.file_name.replace("%%", "%") for source in sources]
     for source, part in zip(sources, parts, strict=True):
@@ -264,19 +265,21 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     return parts
 
 
-def _allow_open_files(parts: int, name: str) -> None:
-    """HDF5 keeps all parts of a virtual file open, and reads zeros where it cannot open one more.
+def _allow_open_files(name: str, parts: int) -> None:
+    """HDF5 keeps all parts of a virtual file open, and reads zeros where it cannot open one more. Of several such files any
+    may be open together.
 
     Raises:
         DataError: the system allows fewer.
     """
-    needed = parts + _OTHER_FILES
+    _parts_of[name] = parts
+    needed = sum(_parts_of.values()) + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise DataError(
-                f"{name} points at {parts} parts, which have to be open together, and the system allows {hard} files "
-                "(ulimit -n): merge them without --virtual, or fewer at a time."
+                f"{name} points at {parts} parts, which have to be open together ({needed} files with others), and the "
+                f"system allows {hard} (ulimit -n): merge them without --virtual."
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -102,7 +102,7 @@ class FeatureWriter:
             fd = self._locked(os.open(name, os.O_RDWR | os.O_CREAT, 0o666))
         try:
             if self._path.exists():
-                raise DataError(f"{self._path} is there already: delete it or choose another --out.")
+                raise BeingWritten(f"{self._path} is there already: delete it or choose another --out.")
             for notes in self._all_notes():  # a process of an earlier run, whose first process was killed, may go on
                 unlock_and_close(self._locked(os.open(notes, os.O_RDWR)))
             if name == new:

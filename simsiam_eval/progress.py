@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import IO, Any, Protocol, cast
 
 _PLAIN_SECONDS = 10.0  # without a terminal a line now and then, not a bar
 
@@ -18,6 +18,25 @@ def say(message: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(message, file=sys.stderr, flush=True)
+
+
+class _Lenient:
+    """A stream that may have lost its reader, which is not worth the work either."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class Advance(Protocol):
@@ -35,12 +54,12 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        console = Console(file=cast("IO[str]", _Lenient(sys.stderr)))
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
 
             def advance(steps: int, note: str = "") -> None:
-                with contextlib.suppress(OSError):
-                    bar.update(task, advance=steps, note=note)
+                bar.update(task, advance=steps, note=note)
 
             yield advance
         return

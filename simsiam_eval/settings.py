@@ -128,25 +128,25 @@ class Settings:
 
     def try_outputs(self) -> None:
         """Find out before the work whether the output files can be written. Raises DataError."""
-        for path in self._outputs().values():
+        for _, path in self.outputs():
             refuse_unwritable(path)
 
-    def _outputs(self) -> dict[str, Path]:
-        """Option -> the file that it asks for, of those that are given."""
+    def outputs(self) -> list[tuple[str, Path]]:
+        """The files to write: the option that asks for it, and where. A subclass adds those that lie beside them."""
         fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
-        return {spelling(field): path for field in fields if (path := getattr(self, field.name)) is not None}
+        return [(spelling(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 
     def _refuse_output_that_is_read(self) -> None:
         """An output takes the place of what is there: that must not be what the command reads, or its other output."""
-        outputs = self._outputs()
+        outputs = self.outputs()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            for one in value if isinstance(value, tuple) else (value,):
-                if not isinstance(one, str | Path):
-                    continue
-                for option, output in outputs.items():
-                    if option != spelling(field) and _same_file(output, one):
-                        raise UsageError(f"{option} {output} is the file of {spelling(field)}: choose another.")
+            given = value if isinstance(value, tuple) else (value,)
+            if field.metadata["choices"] or not all(isinstance(one, str | Path) for one in given):
+                continue
+            for option, output in outputs:
+                if option != spelling(field) and any(_same_file(output, one) for one in given):
+                    raise UsageError(f"{option} {output} is the file of {spelling(field)}: choose another.")
 
     def _fill_from_preset(self) -> None:
         if not self.PRESETS:
@@ -205,10 +205,13 @@ class Settings:
 
 
 def _same_file(one: Path, other: str | Path) -> bool:
-    try:
+    if isinstance(other, str):  # a path, or an image source: kind:PATH#options
+        texts = {other, other.partition(":")[2]}
+        paths = texts | {text.rpartition("#")[0] for text in texts}
+        return any(one.exists() and os.path.exists(path) and one.samefile(path) for path in paths)
+    if one.exists() and other.exists():
         return one.samefile(other)
-    except (OSError, ValueError):  # one is not there yet; a text may be no path at all
-        return isinstance(other, Path) and os.path.abspath(one) == os.path.abspath(other)
+    return os.path.abspath(one) == os.path.abspath(other)
 
 
 def _plain(value: Any) -> Any:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class SourceImages:
     """The images of a source by their ids, as far as they are there to be shown."""
 
-    def __init__(self, spec: str | None, fingerprint: str | None = None) -> None:
-        """`fingerprint`: of the images that are meant, where `spec` is what a feature file says: the path may be relative,
-        and another folder's. It is compared where the source is small enough to be read for that."""
+    def __init__(self, spec: str | None, fingerprint: str | None = None, count: int | None = None) -> None:
+        """`fingerprint`, `count`: of the images that are meant, where `spec` is what a feature file says: the path may be
+        relative, and another folder's. They are compared where the source is small enough to be read for that."""
         self.source: ImageSource | None = None
         self._rows: dict[str, int] = {}
         if not spec:
@@ -30,20 +30,24 @@ class SourceImages:
             return
         try:
             self.source = open_source(spec)
+            # Another number: a split of it, by the role that the set had.
+            if fingerprint is not None and len(self.source) == count and count <= _READ_AGAIN:
+                listing = fingerprint.startswith("listing")
+                if fingerprint != (self.source.listing_fingerprint() if listing else self.source.fingerprint()):
+                    say(
+                        f"The images of {spec} here are not, or not all, those that the features are of: give --images."
+                    )
         except UserError as error:
             say(f"The images of {spec} cannot be shown: {error}")
             return
-        if fingerprint is not None and len(self.source) <= _READ_AGAIN:
-            listing = fingerprint.startswith("listing")
-            if fingerprint != (self.source.listing_fingerprint() if listing else self.source.fingerprint()):
-                say(f"The images of {spec} here are not, or not all, those that the features are of: give --images.")
         self._rows = {name: row for row, name in enumerate(self.source.ids_of(range(len(self.source))))}
 
     @classmethod
     def of(cls, features: Features) -> SourceImages:
         """Those that the features say they were made from."""
         source = features.attributes["source"]
-        return cls(source.get("spec"), source.get("fingerprint") if "rows" not in source else None)
+        shape = features.attributes.get("shape")
+        return cls(source.get("spec"), source.get("fingerprint"), source.get("rows_of", shape and shape[0]))
 
     def row(self, name: str) -> int:
         """The row of an id, -1 where there is none."""

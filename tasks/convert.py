@@ -39,6 +39,10 @@ class ConvertSettings(Settings):
         help="For detectron2: whose heads (c4, fpn) the names are for, and whose config is written as FILE.yaml.",
     )
 
+    def outputs(self) -> list[tuple[str, Path]]:
+        config = [("--out", self.out.with_suffix(".yaml"))] if self.to == "detectron2" else []
+        return [*super().outputs(), *config]
+
     def check(self) -> None:
         if self.to == "detectron2" and self.out.suffix != ".pth":
             raise UsageError(f"--out {self.out} must end in .pth: detectron2 chooses the format by the name.")

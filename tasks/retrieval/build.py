@@ -35,6 +35,11 @@ class RetrievalBuildSettings(EncoderSettings):
     )
     recall_sample: int = setting(1000, at_least=1, help="Rows on which the index is held against exact search.")
 
+    def outputs(self) -> list[tuple[str, Path]]:
+        from simsiam_eval.index_file import rows_file
+
+        return [*super().outputs(), ("--out", rows_file(self.out))]
+
 
 def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     """Run `retrieval build`.

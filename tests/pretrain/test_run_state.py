@@ -1,5 +1,6 @@
 """Nothing of a run is lost: killed at any instant, it becomes the run that was never interrupted, bit for bit."""
 
+import copy
 import fcntl
 import itertools
 import json
@@ -18,7 +19,11 @@ from PIL import Image
 
 from pretrain import run_state
 from pretrain.monitor import KnnMonitor
-from pretrain.run_state import RunFolder
+from pretrain.recipe import PretrainSettings
+from pretrain.run_state import Position, RunFolder, random_state, restore
+from pretrain.step import TrainingStep
+from simsiam_eval.checkpoint import OWN_KEY, RANDOM_KEY
+from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -219,6 +224,28 @@ def changed_run(whole, folder, change):
     old = torch.load(whole / "checkpoint_last.pth.tar", weights_only=True)
     change(old["simsiam_eval"])
     torch.save(old, folder / "checkpoint_last.pth.tar")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_after_a_change_of_memory_format_is_the_same(fused):
+    views = torch.randn(2, 8, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    chosen = dict(data="-", out="-", preset="digits", image_size=20, batch_size=8, fused=fused)
+    alone = Processes(torch.device("cpu"))
+    first = TrainingStep(PretrainSettings(channels_last=False, **chosen), alone)
+    first.set_lr(0)
+    first(*views)
+    saved = {
+        "state_dict": {f"module.{name}": value.clone() for name, value in first.model.state_dict().items()},
+        "optimizer": copy.deepcopy(first.optimiser.state_dict()),
+        OWN_KEY: {RANDOM_KEY: random_state(), "position": vars(Position())},
+    }
+    first(*views)
+    other = TrainingStep(PretrainSettings(channels_last=True, **chosen), alone)
+    restore(saved, other.model, other.optimiser, alone.device)
+    other.set_lr(0)
+    other(*views)
+    for name, value in first.model.named_parameters():
+        torch.testing.assert_close(other.model.get_parameter(name), value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_goes_on_in_another_memory_format(call, tiny, whole, tmp_path):

@@ -120,6 +120,8 @@ def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
     for refuse in (refuse_unwritable, lambda path: atomic_write(path).__enter__()):
         with pytest.raises(DataError, match="name too long"):
             refuse(tmp_path / ("n" * 300) / "x")
+        with pytest.raises(DataError, match="name too long"):
+            refuse(tmp_path / ("n" * 300))
 
 
 @pytest.mark.parametrize("refuse", [refuse_unwritable, lambda path: atomic_write(path).__enter__()])

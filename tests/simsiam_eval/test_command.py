@@ -237,6 +237,7 @@ def test_a_signal_is_a_sentence_and_a_status():
     for name, status in (("SIGTERM", 143), ("SIGHUP", 129)):
         code = (
             "import os, signal, tests.simsiam_eval.test_command as t\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup
             f"t.command('bake', t.Oven, lambda settings: os.kill(os.getpid(), signal.{name}))(['rye'])"
         )
         run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

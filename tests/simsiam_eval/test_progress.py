@@ -27,3 +27,27 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys)
     with progress("work", 3, done=1) as advance:
         advance(2, "soon done")
     assert capsys.readouterr().err == "work: 3/3 soon done\n"
+
+
+def test_a_bar_on_a_terminal_that_closes(monkeypatch):
+    class Closed(io.StringIO):
+        lost = False
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            if self.lost:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+        def flush(self):
+            self.write("")
+
+    stream = Closed()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress("work", 3) as advance:
+        advance(1)
+        stream.lost = True
+        advance(2)
+    assert "work" in stream.getvalue()

@@ -11,8 +11,10 @@ import pytest
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.settings import Settings, field_types, setting
+from tasks.convert import ConvertSettings
 from tasks.knn import KnnSettings
 from tasks.linear_settings import LinearEvalSettings
+from tasks.retrieval.build import RetrievalBuildSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +148,6 @@ def test_settings_that_contradict_each_other_are_refused(settings_class, values,
 
 
 def test_a_protocol_with_other_values_says_so():
-    from tasks.knn import KnnSettings
-
     sets = {"train": "a.h5", "test": "b.h5"}
     assert KnnSettings(**sets).protocol() == "dino"
     assert KnnSettings(**sets, temperature=1).protocol() == "dino, changed: temperature"
@@ -184,6 +184,14 @@ def test_an_output_is_no_input_and_no_other_output(tmp_path):
         with pytest.raises(UsageError, match=says):
             Reader(**values)
     assert Reader(read=[there], spec="new", out=tmp_path / "new").out == tmp_path / "new"
+    for spec in (f"manifest:{there}", f"manifest:{there}#label=label", f"{there}#label=label"):
+        with pytest.raises(UsageError, match="is the file of --spec"):
+            Reader(spec=spec, out=there)
+    with pytest.raises(UsageError, match=r"--out .*index\.h5 is the file of --gallery"):
+        (tmp_path / "g.index.h5").write_text("x")
+        RetrievalBuildSettings(gallery=str(tmp_path / "g.index.h5"), out=tmp_path / "g.index")
+    (tmp_path / "timm").write_text("x")
+    assert ConvertSettings(checkpoint=there, to="timm", out=tmp_path / "timm").to == "timm"
 
 
 def test_outputs_are_tried(tmp_path):

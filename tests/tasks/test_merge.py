@@ -172,6 +172,16 @@ def test_one_part_that_is_all_of_a_source(record, parts, tmp_path):
 def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
     """HDF5 reads zeros of a part that it has no file descriptor left for."""
     record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
+    record("merge", *(copied / name for name in NAMES), "--out", copied / "w.h5", "--virtual")
+    code = (
+        "import sys, resource, torch, simsiam_eval.feature_file as module\n"
+        "module._OTHER_FILES = 40\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (42, 4096))\n"
+        "readers = [module.FeatureReader(module.Path(name)) for name in sys.argv[1:]]\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 40 + 3 + 3\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, copied / "v.h5", copied / "w.h5"], cwd=ROOT, text=True)
+    assert run.returncode == 0
     for limit, status in (((8, 4096), 0), ((8, 100), 1)):
         few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limit})"
         run = subprocess.run(
