@@ -62,16 +62,16 @@ k = [20, 200]
 gallery = "train.h5"
 ```
 
-Options override the command's table, the table the top level, and that the preset. Paths are relative to the folder where
-the command runs.
+Options override the command's table, the table that of its group (`[retrieval]`), this the top level, and that the preset.
+Paths are relative to the folder where the command runs.
 
 Lists of numbers or given words are written with commas or option by option: `-k 20,200` is `-k 20 -k 200`; in TOML they are
 lists. What is on or off is a switch: `--strict`, `--no-strict`; in TOML `true`, `false`. Capital letters are given by
 position, without a name: `simsiam-eval verify FILE`.
 
 `--json` prints the record alone on standard output, `--debug` the traceback of an error. Exit status: 0; 1 for bad data (or
-what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 129
-after SIGHUP.
+what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 129 after
+SIGHUP.
 """
 # Settings that many commands share, once: the class that declares them -> the title of its section.
 SHARED = {Settings: "Of every command", FeatureSettings: "Of an extraction"}

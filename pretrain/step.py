@@ -15,7 +15,7 @@ from simsiam_eval.device import autocast
 from simsiam_eval.distributed import Processes, synchronise_bn
 from simsiam_eval.schedule import cosine_lr
 
-_SMALLEST = 16  # pixels; at 10 px channels-last makes a step 1.2 to 1.3 times as long on an Intel CPU, at 32 px shorter
+_SMALLEST = 16  # pixels, up to which a CPU is slower with channels-last (benchmarks/results/memory_format.md)
 
 
 class TrainingStep:

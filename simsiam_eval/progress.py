@@ -16,8 +16,7 @@ def say(message: str) -> None:
     """One line to the person at the terminal; nothing where nobody can read it (a closed terminal, a full disk): the work is
     worth more."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+        print(message, file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
 
 
 class _Lenient:
@@ -30,12 +29,12 @@ class _Lenient:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
 

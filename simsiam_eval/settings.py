@@ -206,7 +206,7 @@ class Settings:
 
 def _same_file(one: Path, other: str | Path) -> bool:
     if isinstance(other, str):  # a path, or an image source: kind:PATH#options
-        texts = {other, other.partition(":")[2]}
+        texts = {other, os.path.expanduser(other.partition(":")[2])}
         paths = texts | {text.rpartition("#")[0] for text in texts}
         return any(one.exists() and os.path.exists(path) and one.samefile(path) for path in paths)
     if one.exists() and other.exists():

@@ -90,9 +90,7 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         UsageError: an unknown kind or option.
         DataError: the images are missing or damaged.
     """
-    start, _, end = spec.partition(":")
-    there = Path(os.path.expanduser(end if start in KINDS else spec))
-    body, tail = (spec, "") if there.name and there.exists() else _path_and_options(spec)
+    body, tail = _path_and_options(spec)
     kind, colon, rest = body.partition(":")
     if not body or (colon and not rest and kind in KINDS and kind != "digits"):
         raise UsageError(f"{spec!r} names no images: give for example folder:PATH.")
@@ -119,11 +117,12 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
 
 
 def _path_and_options(spec: str) -> tuple[str, str]:
-    """Before and after the # that begins the options: the last one before which a path is there, else the first."""
-    for place in reversed([place for place, letter in enumerate(spec) if letter == "#"]):
+    """Before and after the # that begins the options: none where all of it is a path, the last before which one is there,
+    else the first."""
+    for place in (len(spec), *(place for place in reversed(range(len(spec))) if spec[place] == "#")):
         body = spec[:place]
         kind, _, rest = body.partition(":")
-        if os.path.exists(os.path.expanduser(rest if kind in KINDS else body) or "-"):
+        if os.path.exists(os.path.expanduser(rest if kind in KINDS else body)):
             return body, spec[place + 1 :]
     body, _, tail = spec.partition("#")
     return body, tail

@@ -1,0 +1,61 @@
+"""A pretraining step on a CPU with its convolutions channels-last and contiguous, by the size of the views.
+
+python benchmarks/memory_format.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from report import write_table
+
+from pretrain.recipe import PretrainSettings
+from pretrain.step import TrainingStep
+from simsiam_eval.distributed import Processes
+
+CASES = (
+    ("digits", "resnet18", 10, 64),
+    ("cifar10", "resnet18", 32, 32),
+    ("imagenet", "resnet18", 64, 32),
+    ("imagenet", "resnet18", 224, 8),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="Of each, in turn; the median counts.")
+    asked = parser.parse_args()
+    rows = []
+    for preset, arch, size, batch in CASES:
+        views = torch.randn(2, batch, 3, size, size)
+        chosen = dict(data="-", out="-", preset=preset, arch=arch, batch_size=batch)
+        took: dict[bool, list[float]] = {True: [], False: []}
+        steps = {}
+        for last in took:
+            settings = PretrainSettings(channels_last=last, **chosen)  # type: ignore[arg-type]
+            steps[last] = TrainingStep(settings, Processes(torch.device("cpu")))
+            steps[last].set_lr(0)
+            steps[last](*views)
+        for _ in range(asked.rounds):
+            for last, step in steps.items():
+                started = time.perf_counter()
+                step(*views)
+                took[last].append(1000 * (time.perf_counter() - started))
+        last, contiguous = (statistics.median(took[one]) for one in (True, False))
+        rows.append(
+            [f"{preset}, {arch}, {size} px", str(batch), f"{last:.0f}", f"{contiguous:.0f}", f"{last / contiguous:.2f}"]
+        )
+    write_table(
+        "memory_format",
+        "A pretraining step on a CPU, float32",
+        ("views", "batch", "channels-last, ms", "contiguous, ms", "ratio"),
+        rows,
+        [f"Medians of {asked.rounds} steps, in turn."],
+    )
+
+
+if __name__ == "__main__":
+    main()
