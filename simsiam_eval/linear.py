@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +13,8 @@ from simsiam_eval.scaling import Scaling
 from simsiam_eval.schedule import SCHEDULES
 
 _BLOCK = 8192  # rows that are scored at once
-# Logarithm of a probability that is taken for 0. Below -87 it would be subnormal, which makes exp and products many times
-# slower; the rest is for the products with features.
+# Logarithm of the smallest probability. Below -87 it would be subnormal, which makes exp and products many times slower, as
+# an exp of -inf does; the rest is for the products with features.
 _NEVER = -70.0
 
 
@@ -138,7 +137,7 @@ class HeadStack:
         logs = torch.log_softmax(scores, dim=1)
         loss = logs.gather(1, chosen).sum(dim=(1, 2)).neg_()
         # Probabilities, then the gradient of the summed loss by the scores.
-        off = torch.threshold_(logs, _NEVER, -math.inf).exp_()
+        off = logs.clamp_(min=_NEVER).exp_()
         off.scatter_add_(1, chosen, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
         for weight, gradient, velocity in (
             (self.weight, times_transposed(off.view(-1, len(x)), x.T).view_as(self.weight), self._velocity[0]),
