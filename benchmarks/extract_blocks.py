@@ -19,8 +19,9 @@ from report import write_table
 
 from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.extraction import Extraction
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.settings import PRECISIONS, FeatureSettings
+from simsiam_eval.settings import PRECISIONS
 from simsiam_eval.sources import ArraySource
 
 CASES = (("resnet50", "imagenet", 224, 64), ("resnet18", "cifar", 32, 256))  # and how many images

@@ -46,12 +46,12 @@ from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.feature_writer import FeatureWriter
 from simsiam_eval.fused_blocks import fuse_blocks
 from simsiam_eval.images import DecodedImage
 from simsiam_eval.inference import FeatureModel, fold_batch_norms
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
 
 CPU, BLOCK = torch.device("cpu"), 8  # images, as extraction chooses

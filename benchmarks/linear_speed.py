@@ -33,11 +33,11 @@ from simsiam_eval import matmul
 from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.end_to_end import ViewExtraction
 from simsiam_eval.extraction import Extraction
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.feature_writer import write_features
 from simsiam_eval.lars import LARS
 from simsiam_eval.linear import HeadRecipe, HeadStack
 from simsiam_eval.preprocess import TRANSFORMS
-from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ArraySource
 
 EPOCHS = 90

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.command import declared_in, default_text
-from simsiam_eval.settings import FeatureSettings, Settings, field_types, spelling
+from simsiam_eval.feature_settings import FeatureSettings
+from simsiam_eval.settings import Settings, field_types, spelling
 from tasks.compare import CompareSettings
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings

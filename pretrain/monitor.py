@@ -10,9 +10,9 @@ from pretrain.recipe import PretrainSettings
 from simsiam_eval.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction import Extraction
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.neighbours import search_blocks
 from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ImageSource, open_source
 from simsiam_eval.stopping import StopRequest
 from simsiam_eval.votes import weighted_vote

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from simsiam_eval.architectures import ARCHITECTURES, STEMS
 from simsiam_eval.errors import UsageError
-from simsiam_eval.settings import DECODINGS, Settings, setting
+from simsiam_eval.feature_settings import DECODINGS
+from simsiam_eval.settings import Settings, setting
 
 PREDICTORS = ("none", "fixed", "cosine", "constant")
 NORMS = ("none", "hidden", "all")

@@ -15,9 +15,9 @@ from simsiam_eval.checkpoint import load_encoder, weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction
 from simsiam_eval.feature_file import Features
+from simsiam_eval.feature_settings import EvaluationSettings, FeatureSettings
 from simsiam_eval.inference import PendingFeatures
 from simsiam_eval.preprocess import preprocessing_for
-from simsiam_eval.settings import EvaluationSettings, FeatureSettings
 from simsiam_eval.sources import open_source
 
 

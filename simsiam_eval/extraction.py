@@ -26,7 +26,7 @@ from simsiam_eval.progress import progress, say
 
 if TYPE_CHECKING:
     from simsiam_eval.encoder import Encoder
-    from simsiam_eval.settings import FeatureSettings
+    from simsiam_eval.feature_settings import FeatureSettings
     from simsiam_eval.sources.base import ImageSource
 
 T = TypeVar("T")

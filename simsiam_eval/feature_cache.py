@@ -20,15 +20,15 @@ from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.feature_file import Features, differences, read_features
 from simsiam_eval.feature_rows import open_features
+from simsiam_eval.feature_settings import FeatureSettings, is_feature_file
 from simsiam_eval.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.progress import say
-from simsiam_eval.settings import FeatureSettings, is_feature_file
 from simsiam_eval.sources import open_source
 
 if TYPE_CHECKING:  # what extracts brings torchvision along, whose import takes 2 s: not for feature files
     from simsiam_eval.checkpoint import CheckpointReport
     from simsiam_eval.extraction import Extraction
-    from simsiam_eval.settings import EncoderSettings, EvaluationSettings
+    from simsiam_eval.feature_settings import EncoderSettings, EvaluationSettings
 
 
 def plan_extraction(

@@ -18,7 +18,7 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images import OpenedImage, UnreadableImage
 
 if TYPE_CHECKING:
-    from simsiam_eval.settings import FeatureSettings
+    from simsiam_eval.feature_settings import FeatureSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

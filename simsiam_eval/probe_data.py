@@ -17,7 +17,7 @@ from simsiam_eval.feature_layers import chosen_layers, layers_in
 from simsiam_eval.probing import CropFeed, Feed, ProbeData, ViewFeed
 
 if TYPE_CHECKING:
-    from simsiam_eval.settings import EvaluationSettings
+    from simsiam_eval.feature_settings import EvaluationSettings
 
 
 def read_probe_data(

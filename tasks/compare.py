@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.feature_settings import leakage_setting
 from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import Settings, leakage_setting, setting
+from simsiam_eval.settings import Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.feature_settings import FEATURE_ENDINGS, FeatureSettings
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import FEATURE_ENDINGS, FeatureSettings, setting
+from simsiam_eval.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.feature_settings import EvaluationSettings
 from simsiam_eval.result import Result, Table, counted, percent, provenance
-from simsiam_eval.settings import EvaluationSettings, setting
+from simsiam_eval.settings import setting
 
 if TYPE_CHECKING:
     import numpy as np

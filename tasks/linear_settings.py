@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.settings import EvaluationSettings, is_feature_file, option_name, setting
+from simsiam_eval.feature_settings import EvaluationSettings, is_feature_file
+from simsiam_eval.settings import option_name, setting
 
 _SGD: dict[str, Any] = dict(lars=False, schedule="cosine", momentum=0.9, weight_decay=(0.0,), scaling=("none",), c=None)
 _LARS = _SGD | {"lars": True}

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.feature_settings import FEATURE_ENDINGS
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import FEATURE_ENDINGS, Settings, setting
+from simsiam_eval.settings import Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np

@@ -105,8 +105,8 @@ def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
     from simsiam_eval.checkpoint import load_encoder
     from simsiam_eval.device import resolve_device
     from simsiam_eval.extraction import Extraction
+    from simsiam_eval.feature_settings import FeatureSettings
     from simsiam_eval.preprocess import Preprocessing
-    from simsiam_eval.settings import FeatureSettings
     from simsiam_eval.sources import open_source
 
     trained_on = saved.encoder.get("weights_sha256")

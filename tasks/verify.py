@@ -196,8 +196,8 @@ def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) 
     from simsiam_eval.checkpoint import load_encoder
     from simsiam_eval.device import resolve_device
     from simsiam_eval.extraction import Extraction
+    from simsiam_eval.feature_settings import FeatureSettings
     from simsiam_eval.preprocess import Preprocessing
-    from simsiam_eval.settings import FeatureSettings
 
     assert settings.checkpoint is not None
     attributes, encoder = reader.attributes, reader.attributes["encoder"]

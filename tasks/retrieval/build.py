@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.feature_settings import INDEX_ENDING, EncoderSettings
 from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import INDEX_ENDING, EncoderSettings, setting
+from simsiam_eval.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

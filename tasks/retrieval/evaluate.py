@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.feature_settings import EncoderSettings, is_feature_file, leakage_setting
 from simsiam_eval.result import Result, Table, counted, percent, provenance
-from simsiam_eval.settings import EncoderSettings, is_feature_file, leakage_setting, option_name, setting
+from simsiam_eval.settings import option_name, setting
 
 if TYPE_CHECKING:
     import numpy as np

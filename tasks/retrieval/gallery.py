@@ -15,11 +15,11 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.feature_cache import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
 from simsiam_eval.feature_file import Features
 from simsiam_eval.feature_rows import open_features
+from simsiam_eval.feature_settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
 from simsiam_eval.index_file import Measured, read_index_file
 from simsiam_eval.indexes import NeighbourIndex
 from simsiam_eval.neighbours import METRICS, search
 from simsiam_eval.progress import say
-from simsiam_eval.settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
 from simsiam_eval.source_images import SourceImages, shown
 from simsiam_eval.sources import ImageSource, open_source
 

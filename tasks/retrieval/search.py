@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.feature_settings import EncoderSettings, is_index_file
 from simsiam_eval.result import Result, Table, counted, provenance
-from simsiam_eval.settings import SHEET_ENDINGS, EncoderSettings, is_index_file, setting
+from simsiam_eval.settings import SHEET_ENDINGS, setting
 
 if TYPE_CHECKING:
     import numpy as np

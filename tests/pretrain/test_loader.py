@@ -10,8 +10,8 @@ from pretrain.loader import Loader, Schedule, resident_pixels
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.distributed import Processes
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.feature_settings import DECODINGS
 from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.settings import DECODINGS
 from simsiam_eval.sources import ArraySource, PathSource
 
 CPU = torch.device("cpu")

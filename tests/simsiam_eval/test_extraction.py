@@ -22,9 +22,9 @@ from simsiam_eval.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.inference import has_compiler
 from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.settings import FeatureSettings
 from simsiam_eval.sources import ArraySource, PathSource
 
 ROOT = Path(__file__).parent.parent.parent

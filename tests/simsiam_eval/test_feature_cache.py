@@ -8,8 +8,8 @@ from simsiam_eval import extraction
 from simsiam_eval.cache_folder import cache_folder
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.feature_cache import same_rows, train_and_test_features
+from simsiam_eval.feature_settings import EvaluationSettings, is_feature_file
 from simsiam_eval.feature_writer import write_features
-from simsiam_eval.settings import EvaluationSettings, is_feature_file
 
 
 def write(path, labels, names=("cat", "dog"), rows=None, width=3, arch="resnet18"):

@@ -8,9 +8,9 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.feature_settings import FeatureSettings
 from simsiam_eval.images import DecodedImage, open_image
 from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing_for
-from simsiam_eval.settings import FeatureSettings
 
 SIZES = [
     (60, 40),
