@@ -24,7 +24,8 @@ from simsiam_eval.settings import Settings, field_types, option_name, spelling
 
 _INTERRUPTED = 130
 _AFTER_A_SIGNAL = (
-    "finished files are whole; given again, `extract`, `pretrain` and `detect` resume, other commands restart."
+    "finished files are whole; given again, `extract`, `pretrain`, `detect` and `linear-eval --end-to-end --out` resume, "
+    "other commands restart."
 )
 S = TypeVar("S", bound=Settings)
 

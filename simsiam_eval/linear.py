@@ -205,5 +205,8 @@ def stacks_of(
 
 
 def among_top(scores: torch.Tensor, labels: torch.Tensor, top: int) -> torch.Tensor:
-    """Whether each row's label (N,) is among the `top` highest of its scores (N,C): (N,) bool."""
+    """Whether each row's label (N,) is among the `top` highest of its scores (N,C): (N,) bool; of equal ones the lower class
+    is the guess."""
+    if top == 1:
+        return scores.argmax(dim=1) == labels
     return (scores.topk(min(top, scores.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)

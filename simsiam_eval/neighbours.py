@@ -127,7 +127,7 @@ def similarity_blocks(
 
 
 class _Preparation:
-    """Rows as the matrix product wants them: of length one for the cosine; for l2 moved by the bank's centre, which
+    """Rows as the matrix product wants them: of length one for the cosine; for l2 moved by about the bank's centre, which
     changes no distance but saves the digits that a large mean would cost."""
 
     def __init__(self, bank: Any, metric: str, device: torch.device) -> None:
@@ -135,7 +135,7 @@ class _Preparation:
         # Of equal sizes: a chunk of one row would be multiplied otherwise, and its copies elsewhere not equal it.
         self._step = _equal_parts(len(bank), max(128, _CHUNK // (4 * bank.shape[1])))
         if metric == "l2":
-            self._centre = torch.from_numpy(writable(bank[: self._step])).mean(0).to(device)
+            self._centre = _about_the_mean(torch.from_numpy(writable(bank[: self._step]))).to(device)
 
     def rows(self, rows: Any, room: torch.Tensor | None = None) -> torch.Tensor:
         """(n,D) on the device, in `room` if it is given."""
@@ -160,6 +160,26 @@ class _Preparation:
             block = bank[start : start + self._step]
             rows = self.rows(block, room[: len(block)])
             yield start, rows, self.half_squares(rows) if self.metric == "l2" else None
+
+
+def _about_the_mean(rows: torch.Tensor) -> torch.Tensor:
+    """The mean (D,) of rows (n,D), rounded to multiples of a power of two that is about their deviation: so few digits that
+    rows of few, such as whole numbers, keep theirs when it is taken off, and equal distances stay equal.
+
+    Raises:
+        DataError: the rows differ, but by so little that float32 cannot hold the squares.
+    """
+    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    deviation = variance.mean().sqrt()
+    if not deviation.isfinite():  # the rows will be refused
+        return mean
+    if deviation < 1 / _LONGEST:
+        low, high = rows.aminmax(dim=0)
+        if (low < high).any():
+            raise DataError("The features are too small for distances in float32: --metric cosine.")
+        return mean
+    step = torch.exp2(deviation.log2().floor())
+    return (mean / step).round() * step
 
 
 def _equal_parts(count: int, most: int) -> int:

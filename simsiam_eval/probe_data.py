@@ -34,7 +34,7 @@ def read_probe_data(
         columns[role] = chosen_layers(settings.layer, path, every_layer)
         views = ["views"] if role == "train" and settings.views else []
         if views:
-            _refuse_too_few_views(path, settings.views)
+            _refuse_other_views(path, settings.views, columns[role])
         return [name for name in columns[role].values() if name != "features"] + views
 
     train, test = train_and_test_features(settings, wanted)
@@ -67,9 +67,13 @@ def _layer(features: Features, name: str, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(values).to(device, torch.float32)
 
 
-def _refuse_too_few_views(path: Path, wanted: int) -> None:
-    there = read_attributes(path)["columns"].get("views", (0,))[0]
+def _refuse_other_views(path: Path, wanted: int, layers: dict[str, str]) -> None:
+    attributes = read_attributes(path)
+    there = attributes["columns"].get("views", (0,))[0]
     if there < wanted:
         raise DataError(
             f"{path} holds {there} views per image, not --views {wanted}: extract it with --views {wanted}."
         )
+    if "features" not in layers.values():
+        own = next(iter(layers_in(attributes)))
+        raise DataError(f"The views in {path} are of its layer {own}, not of --layer {' '.join(layers)}.")

@@ -160,6 +160,8 @@ def fit_probes(
         if number not in splits:
             return probes[number].middle()
         tried[number] = trials[number].judged(data.train, data.train_labels, splits[number][1])
+        if all(one["held_out_top1"] is None for one in tried[number]):
+            raise DataError("All of the heads to choose from diverged: try smaller values of --lr.")
         return best_of(tried[number])
 
     if feed.costly:
@@ -210,10 +212,8 @@ class _Heads:
         """By recipe: what varies, top-1 and loss on `rows`."""
         found = {one: one.judge(features[one.recipe.layer][rows], labels[rows]) for one in self.stacks}
         return [
-            recipe.varied() | {"held_out_top1": float(top1[number]), "held_out_loss": float(loss[number])}
-            for recipe, (top1, loss, number) in zip(
-                self.recipes, ((*found[stack], number) for stack, number in self.places), strict=True
-            )
+            recipe.varied() | _judged(float(found[stack][0][number]), float(found[stack][1][number]))
+            for recipe, (stack, number) in zip(self.recipes, self.places, strict=True)
         ]
 
     def state(self) -> dict[str, Any]:
@@ -233,11 +233,19 @@ class _Heads:
         stack, number = self.places[place]
         losses = [epoch[stack][number] for epoch in self.losses]
         top1 = [epoch[stack][number] for epoch in self.test_top1]
-        if not math.isfinite(losses[-1]):
-            raise DataError(
-                f"The chosen head diverged when it was refitted ({tried[place]}): try smaller values of --lr."
+        head = stack.head(number)
+        # The loss is of before each step: the weights are of after the last.
+        if not (math.isfinite(losses[-1]) and head.weight.isfinite().all() and head.bias.isfinite().all()):
+            which = (
+                f"chosen head ({', '.join(f'{name} {value}' for name, value in self.recipes[place].varied().items())})"
             )
-        return Fitted(stack.head(number), self.recipes[place], tried, losses, top1)
+            raise DataError(f"The {which if tried else 'linear head'} diverged: try smaller values of --lr.")
+        return Fitted(head, self.recipes[place], tried, losses, top1)
+
+
+def _judged(top1: float, loss: float) -> dict[str, float | None]:
+    """What the held-out part says of a recipe; of a head that diverged there is no accuracy."""
+    return {"held_out_top1": top1 if math.isfinite(loss) else None, "held_out_loss": loss}
 
 
 def _train(
@@ -268,9 +276,9 @@ def _train(
 def best_of(tried: Sequence[dict[str, Any]]) -> int:
     """Place of the best head: by top-1, then by loss; a diverged one is worse than any other."""
 
-    def worth(place: int) -> tuple[bool, float, float]:
-        one = tried[place]
-        return math.isfinite(one["held_out_loss"]), one["held_out_top1"], -one["held_out_loss"]
+    def worth(place: int) -> tuple[float, float]:
+        top1, loss = (tried[place][name] for name in ("held_out_top1", "held_out_loss"))
+        return (-1.0, 0.0) if top1 is None else (top1, -loss)
 
     return max(range(len(tried)), key=worth)
 

@@ -10,6 +10,7 @@ import torch
 from simsiam_eval.unit_length import unit_length
 
 SCALINGS = ("none", "l2", "standard")
+_BLOCK = 8192  # rows
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,12 @@ class Scaling:
             raise ValueError(f"no scaling {name!r}: {', '.join(SCALINGS)}")
         if name != "standard":
             return cls(name)
-        variance, mean = torch.var_mean(features, dim=0, correction=0)
-        std = variance.sqrt()
-        return cls(name, mean, torch.where(std > 0, std, 1.0))
+        # In float64, whose squares neither overflow nor underflow, by blocks.
+        mean = sum(block.double().sum(dim=0) for block in features.split(_BLOCK)) / len(features)
+        squares = sum((block.double() - mean).square().sum(dim=0) for block in features.split(_BLOCK))
+        low, high = features.aminmax(dim=0)
+        std = torch.where(low < high, (squares / len(features)).sqrt(), 1.0)
+        return cls(name, mean.to(features), std.to(features))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """(B,D) -> (B,D); `none` gives back what it was given."""

@@ -116,6 +116,8 @@ class Settings:
                 continue
             values = value if several and isinstance(value, list | tuple) else (value,)
             checked = tuple(_checked(field, scalar, one) for one in values)
+            if scalar in (int, float) or field.metadata["choices"]:
+                checked = tuple(dict.fromkeys(checked))  # names may be the same on purpose
             if several and not checked and field.default != ():
                 raise UsageError(f"{spelling(field)} needs at least one value.")
             object.__setattr__(self, field.name, checked if several else checked[0])
@@ -237,6 +239,8 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         raise UsageError(f"{name} must be without zero bytes, got {value!r}.")
     if isinstance(value, float) and not abs(value) <= _LARGEST:
         raise UsageError(f"{name} must be a finite number within ±{_LARGEST:g}, got {value}.")
+    if isinstance(value, float) and 0 < abs(value) < 1 / _LARGEST:
+        raise UsageError(f"{name} must be 0 or at least {1 / _LARGEST:g} in size, got {value}.")
     if isinstance(value, int) and not abs(value) <= _LARGEST_WHOLE:
         raise UsageError(f"{name} must be a whole number within ±{_LARGEST_WHOLE}, got {value}.")
     if rules["choices"] and value not in rules["choices"]:

@@ -35,7 +35,7 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Rows, 
         held.append(mixed[:count])
         kept.append(mixed[count:])
     if not any(map(len, held)):
-        raise DataError("No class has two training images: none can be held out to choose by; give one value of all.")
+        raise DataError("No class has two training images: none can be held out to choose by.")
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 

@@ -25,19 +25,16 @@ def accuracy_interval(correct: int, total: int) -> list[float]:
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} of {total} is no proportion")
-    share = correct / total
-    return _wilson(np.array([share]), np.array([share * (1 - share)]), np.array([total]))[:, 0].tolist()
+    return _wilson(np.array([correct / total]), np.array([total]))[:, 0].tolist()
 
 
-def _wilson(
-    mean: NDArray[np.float64], variance: NDArray[np.float64], count: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """Wilson's bounds (2,C) of means in [0, 1], of a proportion where the variance is p (1 - p)."""
-    centre = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z / (1 + _Z**2 / count) * np.sqrt(variance / count + _Z**2 / (4 * count**2))
-    # Where all values are 0, or 1, the bound is too, but for rounding.
+def _wilson(share: NDArray[np.float64], count: NDArray[np.number]) -> NDArray[np.float64]:
+    """Wilson's bounds (2,C) of proportions (C,) of `count` observations each."""
+    centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    # Where the share is 0, or 1, the bound is too, but for rounding.
     return np.stack(
-        (np.where(mean > 0, np.maximum(centre - half, 0), 0), np.where(mean < 1, np.minimum(centre + half, 1), 1))
+        (np.where(share > 0, np.maximum(centre - half, 0), 0), np.where(share < 1, np.minimum(centre + half, 1), 1))
     )
 
 
@@ -80,15 +77,18 @@ def bootstrap_intervals(
 def mean_metrics(name: str, values: NDArray[np.float64]) -> dict[str, float | list[float]]:
     """The mean of values (N,) in [0, 1], one per image, and its 95 % interval, as they stand in a record.
 
-    It is Wilson's with the variance of the values in the place of p (1 - p): Wilson's own where all values are 0 or 1, and
-    not of width zero where all are the same, which says little of other images.
+    It is Wilson's of so many observations of 0 or 1 as would say as much of the mean (the effective number, Korn and
+    Graubard 1998): Wilson's own where all values are 0 or 1. One observation that deviates as those do is added to the
+    variance, so that the width is not zero where all values are the same.
 
     >>> [round(bound, 4) for bound in mean_metrics("x", np.repeat([1.0, 0.0], [90, 10]))["x_interval"]]
     [0.8256, 0.9448]
     """
-    mean = values.mean()
-    interval = _wilson(np.array([mean]), np.array([values.var()]), np.array([len(values)]))[:, 0].tolist()
-    return {name: float(mean), f"{name}_interval": interval}
+    mean, count = min(float(values.mean()), 1.0), len(values)  # rounding
+    most = mean * (1 - mean)
+    variance = (count * float(values.var()) + most) / (count + 1)
+    effective = count * most / variance if variance > 0 else count
+    return {name: mean, f"{name}_interval": _wilson(np.array([mean]), np.array([effective]))[:, 0].tolist()}
 
 
 def class_mean_metrics(
@@ -104,7 +104,7 @@ def class_mean_metrics(
     (0.5, [0.4795, 0.6388])
     """
     shares: NDArray[np.float64] = np.asarray(correct, dtype=np.float64) / totals
-    low, high = np.sqrt(((_wilson(shares, shares * (1 - shares), totals) - shares) ** 2).sum(axis=1)) / len(totals)
+    low, high = np.sqrt(((_wilson(shares, totals) - shares) ** 2).sum(axis=1)) / len(totals)
     mean = float(shares.mean())
     return {name: mean, f"{name}_interval": [mean - float(low), mean + float(high)]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from itertools import combinations
@@ -312,8 +313,9 @@ def _table(
     for two in likeness:
         # Names tell methods apart, files their seeds.
         one, other = two["names"] if len(methods) == len(settings.file) else (two["first"], two["second"])
+        cka = "not defined, since one of the two is constant" if math.isnan(two["cka"]) else f"{two['cka']:.4f}"
         notes.append(
-            f"{one} and {other}: linear CKA {two['cka']:.4f}, {percent(two['neighbour_overlap'])} % "
+            f"{one} and {other}: linear CKA {cka}, {percent(two['neighbour_overlap'])} % "
             f"of {two['overlap_k']} neighbours shared."
         )
     if leakage is not None:

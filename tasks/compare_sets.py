@@ -40,6 +40,9 @@ def same_images(files: Sequence[Path]) -> list[Features]:
         found = in_numbering_of(tests[0], found, missing_is_error=False)
         if not np.array_equal(found.labels, tests[0].labels):
             row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
+            for bare, other in ((found, tests[0]), (tests[0], found)):
+                if bare.labels[row] < 0:
+                    raise DataError(f"{bare.path} has no label of {found.ids[row]}, which {other.path} has.")
             raise DataError(f"{one.path} and {tests[0].path} label {found.ids[row]} differently.")
         tests.append(found)
     if not _one_source(tests):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.errors import DataError
 from simsiam_eval.result import Result, Table, counted, provenance
 from simsiam_eval.settings import SHEET_ENDINGS, Settings, setting
 
@@ -51,12 +52,12 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     """Run `duplicates`, exactly: every pair is compared.
 
     Raises:
-        DataError: a feature file cannot be used, or the two are not of one encoder.
+        DataError: a feature file cannot be used, or the two are not of one encoder, or of the same images.
     """
     from simsiam_eval.atomic_file import write_csv
     from simsiam_eval.device import resolve_device
     from simsiam_eval.duplicates import Groups, pairs_above
-    from simsiam_eval.feature_cache import described_features, refuse_mixture
+    from simsiam_eval.feature_cache import described_features, refuse_mixture, same_rows
     from simsiam_eval.feature_rows import open_features
 
     started = time.perf_counter()
@@ -65,6 +66,8 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     sets = [first] if settings.other is None else [first, open_features(settings.other)]
     if len(sets) > 1:
         refuse_mixture(*sets)
+        if same_rows(*sets):
+            raise DataError(f"{settings.file} and {settings.other} hold the same images: give one of them.")
     groups = Groups(sum(len(one.ids) for one in sets))
     shift = 0 if settings.other is None else len(first.ids)
     asked = None if settings.other is None else sets[1].features

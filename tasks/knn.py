@@ -271,7 +271,8 @@ def _table(
     if sweep is not None:
         notes.append(
             f"k and T are the best of {len(sweep['tried'])} pairs on {sweep['held_out_images']} images held out of the "
-            f"training set ({percent(sweep['held_out_top1'])} % there)."
+            f"training set ({percent(sweep['held_out_top1'])} % there)"
+            + ("; with leave-one-out they are counted here too." if leave_one_out else ".")
         )
     if quality is not None:
         notes.append(

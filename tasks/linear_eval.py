@@ -12,12 +12,12 @@ from simsiam_eval.settings import may_change
 from tasks.linear_settings import LinearEvalSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from simsiam_eval.feature_file import Features
     from simsiam_eval.probe_state import ProbeState
     from simsiam_eval.probing import Feed, Fitted, Probe, ProbeData
+
+
+_LARGEST = 1e15  # of a feature
 
 
 def linear_eval(settings: LinearEvalSettings) -> Result:
@@ -41,9 +41,9 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     make_folder(settings.out)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(settings, device, settings.per_layer)
+    _refuse_extremes(settings, data)
     asked = _questions(settings, data)
     probes = [probe for _, probe in asked]
-    nearest = _nearest(settings, probes[0], data, train, test)
     feed = _feed(settings, data, train, probes)
     kept = _kept(settings, train, test)
     fitted = _fitted(settings, probes, data, feed, kept)
@@ -52,7 +52,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     else:
         crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
         metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
-    metrics["leakage"] = _leakage(settings, fitted[0], data, nearest)
+    metrics["leakage"] = _leakage(settings, probes[0], fitted[0], data)
     if metrics["leakage"]:
         which = f"top-1 of the first row at seed {settings.seed}" if settings.several else "top-1"
         table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], which)])
@@ -126,6 +126,22 @@ def _questions(settings: LinearEvalSettings, data: ProbeData) -> list[tuple[dict
     return found
 
 
+def _refuse_extremes(settings: LinearEvalSettings, data: ProbeData) -> None:
+    """DataError for features as they are whose gradients' squares float32 cannot hold: the trust ratio would be 0."""
+    from simsiam_eval.errors import DataError
+
+    if "none" not in settings.scaling:
+        return
+    for layer, features in data.train.items():
+        low, high = (float(one) for one in features.aminmax())
+        largest = max(-low, high)
+        if largest and not 1 / _LARGEST <= largest <= _LARGEST:
+            raise DataError(
+                f"The features of layer {layer} in {settings.train} reach {largest:.1e}, which gradients in float32 cannot "
+                "follow: give --scaling l2 or standard."
+            )
+
+
 def _fitted(
     settings: LinearEvalSettings, probes: list[Probe], data: ProbeData, feed: Feed, kept: ProbeState | None = None
 ) -> list[Fitted]:
@@ -140,28 +156,17 @@ def _fitted(
         return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
 
 
-def _nearest(
-    settings: LinearEvalSettings, probe: Probe, data: ProbeData, train: Features, test: Features
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Test images, all or a random part, and their similarity to the nearest of the probe's training images."""
-    from simsiam_eval.duplicates import nearest_similarities
-
-    bank = train.features if probe.rows is None else train.features[probe.rows]
-    return nearest_similarities(bank, test.features, settings.seed, data.device)
-
-
-def _leakage(
-    settings: LinearEvalSettings,
-    fitted: Fitted,
-    data: ProbeData,
-    nearest: tuple[NDArray[np.int64], NDArray[np.float32]],
-) -> dict[str, Any] | None:
-    """What rests on near-duplicates of the accuracy of the first head in the table."""
-    from simsiam_eval.duplicates import leakage_metrics
+def _leakage(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> dict[str, Any] | None:
+    """What rests on near-duplicates, in the head's layer, of the accuracy of the first head in the table."""
+    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
     from simsiam_eval.linear import among_top
 
-    right = among_top(fitted.head.scores(data.test[fitted.head.layer]), data.test_labels, 1).cpu().numpy()
-    return leakage_metrics(nearest[1], right[nearest[0]], settings.leakage, len(right))
+    rows, bank, tested = probe.all_rows(data), data.train[fitted.head.layer], data.test[fitted.head.layer]
+    if rows is not None:
+        bank = bank[rows]
+    asked, nearest = nearest_similarities(bank.cpu().numpy(), tested.cpu().numpy(), settings.seed, data.device)
+    right = among_top(fitted.head.scores(tested), data.test_labels, 1).cpu().numpy()
+    return leakage_metrics(nearest, right[asked], settings.leakage, len(right))
 
 
 def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:

@@ -91,6 +91,8 @@ class LinearEvalSettings(EvaluationSettings):
             raise UsageError(f"--momentum must be below 1, got {self.momentum}.")
         if self.held_out >= 1:
             raise UsageError(f"--held-out must be below 1, got {self.held_out}.")
+        if self.seed + self.trials > 2**32:
+            raise UsageError(f"--seed {self.seed} leaves no room for {self.trials} --trials below 2^32.")
         logistic = self.preset == "logistic"
         foreign = [name for name, value in self.PRESETS[self.preset].items() if value is None]
         if given := [name for name in foreign if getattr(self, name) is not None]:
@@ -125,21 +127,17 @@ class LinearEvalSettings(EvaluationSettings):
         from simsiam_eval.linear import HeadRecipe
         from simsiam_eval.logistic import LogisticRecipe
 
-        places = list(itertools.product(layers, dict.fromkeys(self.scaling)))
+        places = list(itertools.product(layers, self.scaling))
         if self.preset == "logistic":
-            return tuple(
-                LogisticRecipe(c, seed, layer, scaling)
-                for layer, scaling in places
-                for c in dict.fromkeys(self.c or ())
-            )
+            return tuple(LogisticRecipe(c, seed, layer, scaling) for layer, scaling in places for c in self.c or ())
         assert self.lr and self.epochs and self.batch_size and self.schedule and self.weight_decay
         assert self.lars is not None and self.momentum is not None
-        rates = [self.lr[0] * factor for factor in _SWEPT] if self.sweep else list(dict.fromkeys(self.lr))
+        rates = [self.lr[0] * factor for factor in _SWEPT] if self.sweep else self.lr
         return tuple(
             HeadRecipe(
                 self.epochs, self.batch_size, lr, self.momentum, decay, self.lars, self.schedule, seed, layer, scaling
             )
             for layer, scaling in places
-            for decay in dict.fromkeys(self.weight_decay)
+            for decay in self.weight_decay
             for lr in rates
         )

@@ -30,7 +30,9 @@ class RetrievalBuildSettings(EncoderSettings):
         "Flat", help="FAISS factory string; Flat is exact, others (IVF256,Flat; HNSW32; ...) approximate."
     )
     metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that the index ranks by.")
-    k: int = setting(10, short="-k", at_least=1, help="Neighbours of the recall that is reported.")
+    k: int = setting(
+        10, short="-k", at_least=1, help="Neighbours of the recall that is reported, and said by searches of as many."
+    )
     index_parameters: str | None = setting(
         None, help="FAISS's search parameters for that report and for `retrieval search`, such as nprobe=32."
     )

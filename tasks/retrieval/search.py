@@ -100,9 +100,9 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
         write_csv(settings.table, ("query", "rank", "id", "similarity"), lines)
         files["table"] = str(settings.table)
     metric = gallery.index.metric if gallery.index is not None else settings.metric or "cosine"
-    metrics: dict[str, Any] = {"queries": len(found), "metric": metric, "exact": gallery.exact} | _index_metrics(
-        gallery, parameters
-    )
+    metrics: dict[str, Any] = {"queries": len(found), "metric": metric, "exact": gallery.exact}
+    metrics |= _index_metrics(gallery, parameters, settings.k)
+    metrics["fewer"] = sum(len(one["neighbours"]) < similarities.shape[1] for one in found)
     return Result(
         task="retrieval search",
         settings=settings.to_dict(),
@@ -114,7 +114,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
             encoder=gallery.features.attributes["encoder"],
         ),
         files=files,
-        table=_table(found, len(gallery.features.ids), _mark(gallery, metrics), queries.own),
+        table=_table(found, len(gallery.features.ids), _mark(gallery, metrics), queries.own, metrics["fewer"]),
     )
 
 
@@ -181,12 +181,12 @@ def _names(labels: NDArray[np.int64], names: Sequence[str] | None) -> Callable[[
     return name
 
 
-def _index_metrics(gallery: Gallery, parameters: str) -> dict[str, Any]:
-    """How an index was searched, and the recall that was measured when it was built, if it was with these parameters."""
+def _index_metrics(gallery: Gallery, parameters: str, k: int) -> dict[str, Any]:
+    """How an index was searched, and the recall that was measured when it was built, if it was so and for as many."""
     measured = gallery.measured
     if measured is None:
         return {}
-    same = parameters == measured.parameters
+    same = parameters == measured.parameters and min(k, len(gallery.features.ids) - 1) == measured.k
     return {"parameters": parameters, "recall": measured.recall if same else None, "recall_k": measured.k}
 
 
@@ -196,19 +196,23 @@ def _mark(gallery: Gallery, metrics: dict[str, Any]) -> str:
     parameters = metrics["parameters"] or "no parameters"
     assert gallery.measured is not None
     if metrics["recall"] is None:
-        return f" (approximate, {parameters}: recall unknown, measured with {gallery.measured.parameters})"
+        measured = f"-k {gallery.measured.k} and {gallery.measured.parameters or 'no parameters'}"
+        return f" (approximate, {parameters}: recall unknown, measured with {measured})"
     return f" (approximate, {parameters}: recall@{metrics['recall_k']} {metrics['recall']:.4f})"
 
 
-def _table(found: list[dict[str, Any]], gallery: int, mark: str, own: bool) -> Table:
-    rows = []
+def _table(found: list[dict[str, Any]], gallery: int, mark: str, own: bool, fewer: int) -> Table:
+    rows, notes = [], []
     for one in found[:_SHOWN]:
         near = "  ".join(f"{two['id']} {two['similarity']:.3f}" for two in one["neighbours"])
         rows.append([one["query"], near])
-    more = len(found) - _SHOWN
+    if (more := len(found) - _SHOWN) > 0:
+        notes.append(f"and {counted(more, 'query')} more")
+    if fewer:
+        notes.append(f"The index found fewer images than -k asks for: of {counted(fewer, 'query')}.")
     return Table(
         f"Search in {counted(gallery, 'image')}{mark}" + (", leave-one-out" if own else ""),
         ("query", "most similar"),
         rows,
-        [f"and {counted(more, 'query')} more"] if more > 0 else [],
+        notes,
     )

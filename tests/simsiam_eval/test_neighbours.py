@@ -61,6 +61,8 @@ def test_any_search_in_any_blocks_is_brute_force(case, some, many, heaped):
     np.testing.assert_allclose(similarities, -np.sort(-expected, axis=1)[:, :k_used], atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(expected, rows, axis=1), similarities, atol=1e-5)
     assert all(len(set(found)) == k_used for found in rows.tolist())
+    if metric == "l2":  # nothing is rounded: of equal distances the lower row goes first
+        np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1, kind="stable")[:, :k_used])
 
 
 @pytest.mark.parametrize("heaped", [("cpu",), ()])
@@ -155,6 +157,13 @@ def test_rows_too_long_for_float32_have_a_cosine_and_no_distance():
     assert search(bank, bank, 2)[0].tolist() == [[1, -1], [1, -1]]
     with pytest.raises(DataError, match="too long"):
         search(bank, bank, 2, "l2")
+
+
+def test_distances_that_float32_cannot_hold_are_refused():
+    bank = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    with pytest.raises(DataError, match="too small for distances in float32"):
+        search(1e-25 * bank, None, 3, "l2")
+    assert np.isfinite(search(np.ones((5, 4), np.float32), None, 3, "l2")[0]).all()  # all the same, which is no matter
 
 
 def test_rows_backwards():

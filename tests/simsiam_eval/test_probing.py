@@ -27,7 +27,7 @@ def fit(probes, data, feed=None):
 
 
 def test_the_best_is_of_the_highest_top1_then_the_smallest_loss_and_never_a_diverged_one():
-    tried = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.9, math.nan), (0.9, math.inf)]
+    tried = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (None, math.nan), (None, math.inf)]
     assert best_of([{"held_out_top1": top1, "held_out_loss": loss} for top1, loss in tried]) == 2
 
 
@@ -77,6 +77,18 @@ def test_views_come_in_turn():
 def test_a_head_that_diverges_alone_is_refused():
     with pytest.raises(DataError, match=r"diverged in epoch \d: try a smaller --lr"):
         fit([Probe((dataclasses.replace(RECIPE, lr=1e30, weight_decay=1e9),))], data_of())
+
+
+@pytest.mark.parametrize("diverging", [1, 2])
+def test_a_head_that_diverges_in_the_last_step_is_seen(diverging):
+    """The loss of an epoch is that before its steps."""
+    last = dataclasses.replace(RECIPE, lars=False, epochs=1, batch_size=1000, lr=1e36, weight_decay=1e9)
+    with pytest.raises(DataError, match="diverged: try smaller values of --lr"):
+        fit([Probe(tuple(dataclasses.replace(last, lr=last.lr / (1 + one)) for one in range(diverging)))], data_of())
+    probe = Probe((dataclasses.replace(last, lr=0.1, weight_decay=0.0), last))
+    (fitted,), _ = fit([probe], data_of())
+    assert fitted.recipe == probe.recipes[0]
+    assert [one["held_out_top1"] is None for one in fitted.tried] == [False, True]
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -11,6 +11,7 @@ import pytest
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.settings import Settings, field_types, setting
+from tasks.compare import CompareSettings
 from tasks.convert import ConvertSettings
 from tasks.knn import KnnSettings
 from tasks.linear_settings import LinearEvalSettings
@@ -83,6 +84,11 @@ def test_the_bounds_themselves_are_allowed(bound):
 
 def test_a_path_may_start_at_home():
     assert Oven(out="~/bread").out == Path.home() / "bread"
+
+
+def test_a_number_given_twice_is_given_once_and_a_name_as_often_as_it_is_given():
+    assert Oven(out="x", racks=(3, 1, 3)).racks == (3, 1)
+    assert CompareSettings(file=("a.h5", "b.h5"), name=("m", "m")).name == ("m", "m")
 
 
 def test_one_value_stands_for_a_list_of_one():
@@ -202,7 +208,7 @@ def test_outputs_are_tried(tmp_path):
 
 
 def test_values_that_no_library_can_take(monkeypatch, tmp_path):
-    for values in (dict(rack_count=10**13), dict(out="a\0b"), dict(heat=float("nan"))):
+    for values in (dict(rack_count=10**13), dict(out="a\0b"), dict(heat=float("nan")), dict(heat=1e-320)):
         with pytest.raises(UsageError, match="must be"):
             Oven(**{"out": "x"} | values)
     monkeypatch.setenv("HOME", str(tmp_path))

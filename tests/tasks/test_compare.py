@@ -179,6 +179,10 @@ def test_the_same_features_are_the_same(record, call, folder, tmp_path):
     found = record("compare", path, tmp_path / "copy.h5")["metrics"]
     assert found["features"][0]["cka"] == pytest.approx(1)
     assert found["features"][0]["neighbour_overlap"] == 1
+    with h5py.File(tmp_path / "copy.h5", "a") as file:
+        file["features"][:] = 1
+    shown = call("compare", path, tmp_path / "copy.h5").stdout
+    assert "linear CKA not defined, since one of the two is constant" in " ".join(shown.split())
 
 
 def test_images_that_one_file_lacks_are_left_out_and_order_does_not_matter(record, call, folder, tmp_path):
@@ -231,5 +235,7 @@ def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
     assert "no image in common" in call("compare", good, strangers).stderr
     other = write(tmp_path / "o.h5", np.ones((2, 3)), np.array([3, 3]), "r9", ["image 0", "image 1"])
     assert "differently" in call("compare", good, other).stderr
+    unlabelled = write(tmp_path / "u.h5", np.ones((2, 3)), np.array([-1, -1]), "r9", ["image 0", "image 1"])
+    assert f"{unlabelled} has no label of image 0" in call("compare", good, unlabelled).stderr
     twice = write(tmp_path / "t.h5", np.ones((2, 3)), np.zeros(2, int), "r9", ["image 0", "image 0"])
     assert "an id twice" in call("compare", good, twice).stderr

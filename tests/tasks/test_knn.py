@@ -109,6 +109,9 @@ def test_a_sweep_sees_the_training_set_only(sets, tmp_path):
         KnnSettings(train=sets["train"], test=other, sweep=True, sweep_k=(1, 5, 20), sweep_temperature=(0.05, 0.5))
     )
     assert again.metrics["sweep"] == sweep
+    assert "are counted here too" not in " ".join(again.table.notes)
+    own = knn(KnnSettings(train=sets["train"], test=sets["train"], sweep=True, sweep_k=(1, 5)))
+    assert "with leave-one-out they are counted here too" in " ".join(own.table.notes)
 
 
 def test_a_sweep_of_single_images_is_refused(tmp_path):

@@ -196,6 +196,31 @@ def test_views_take_turns_and_the_difference_to_crops_is_told(sets, tmp_path):
         run(sets | {"train": train}, views=4)
     with pytest.raises(DataError, match="0 views per image"):
         run(sets, views=1)
+    layered = {split: write(tmp_path / f"{split}-l.h5", 80, 7, 0, layers=["layer2"], views=2) for split in sets}
+    assert run(layered, views=2)
+    with pytest.raises(DataError, match="are of its layer pool, not of --layer layer2"):
+        run(layered, views=2, layer="layer2")
+
+
+def test_leakage_is_measured_in_the_layer_of_the_head(tmp_path):
+    sets = {split: write(tmp_path / f"{split}.h5", 80, 7, 0, layers=["layer2"]) for split in ("train", "test")}
+    with h5py.File(sets["test"], "a") as file:  # copies by the pool, strangers by the layer
+        file["layers/layer2"][:] = np.random.default_rng(1).normal(size=file["layers/layer2"].shape)
+    pool, other = (run(sets, layer=layer).metrics["leakage"] for layer in ("pool", "layer2"))
+    assert (pool["images"], pool["copies"]) == (80, 80)
+    assert other is None or other["copies"] == 0
+
+
+@pytest.mark.parametrize("size", [1e19, 1e-30])
+def test_features_that_float32_cannot_follow_are_refused_or_scaled(sets, size):
+    plain = {scaling: run(sets, scaling=scaling).metrics["top1"] for scaling in ("l2", "standard")}
+    for path in sets.values():
+        with h5py.File(path, "a") as file:
+            file["features"][:] = size * file["features"][:]
+    with pytest.raises(DataError, match="give --scaling l2 or standard"):
+        run(sets)
+    for scaling, top1 in plain.items():
+        assert run(sets, scaling=scaling).metrics["top1"] == pytest.approx(top1, abs=0.02)
 
 
 def test_logistic_regression_is_scikit_learns(sets, tmp_path):
@@ -246,6 +271,7 @@ def test_files_of_out(sets, tmp_path):
         (dict(trials=2, save_head="h"), "saves one head"),
         (dict(momentum=1.0), "--momentum must be below 1"),
         (dict(held_out=1.0), "--held-out must be below 1"),
+        (dict(trials=2, seed=2**32 - 1), "leaves no room for 2 --trials"),
         (dict(preset="logistic", c=-1.0), "-C must be above 0"),
         (dict(fraction=1.5), "--fraction must be at most 1"),
         (dict(shots=0), "--shots must be at least 1"),

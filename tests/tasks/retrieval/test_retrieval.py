@@ -187,15 +187,19 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
     command = ["retrieval", "build", "--gallery", road / "train.h5", "--out", index, "--index", "IVF16,Flat"]
     built = record(*command, "--index-parameters", "nprobe=2")["metrics"]
     assert built["parameters"] == "nprobe=2"
-    search = ["retrieval", "search", road / "test.h5", "--gallery", index, "-k", 3]
+    search = ["retrieval", "search", road / "test.h5", "--gallery", index, "-k", 10]
     found = record(*search)["metrics"]
     assert (found["parameters"], found["recall"], found["recall_k"]) == ("nprobe=2", built["recall"], 10)
     assert found["found"] == record(*search, "--index-parameters", "nprobe=2")["metrics"]["found"]
     assert found["found"] != record(*search, "--index-parameters", "nprobe=16")["metrics"]["found"]
     assert f"nprobe=2: recall@10 {built['recall']:.4f}" in " ".join(call(*search).stdout.split())
     other = call(*search, "--index-parameters", "nprobe=3").stdout
-    assert "nprobe=3: recall unknown, measured with nprobe=2" in " ".join(other.split())
+    assert "nprobe=3: recall unknown, measured with -k 10 and nprobe=2" in " ".join(other.split())
     assert record(*search, "--index-parameters", "nprobe=3")["metrics"]["recall"] is None
+    assert record(*search, "-k", 3)["metrics"]["recall"] is None  # of three neighbours it is another
+    wide, said = record(*search, "-k", 60)["metrics"], call(*search, "-k", 60).stdout
+    assert wide["fewer"] == sum(len(one["neighbours"]) < 60 for one in wide["found"]) > 0 == found["fewer"]
+    assert f"found fewer images than -k asks for: of {wide['fewer']} quer" in " ".join(said.split())
     with h5py.File(f"{index}.h5", "r+") as file:
         del file.attrs["parameters"]
     assert "build the index again" in call(*search).stderr
