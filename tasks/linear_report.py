@@ -18,7 +18,7 @@ from simsiam_eval.head_file import SavedHead, write_head
 from simsiam_eval.linear import among_top
 from simsiam_eval.probing import Fitted, Probe, ProbeData, judge
 from simsiam_eval.result import Result, Table, counted, percent
-from simsiam_eval.statistics import accuracy_interval, accuracy_metrics, bootstrap_intervals, class_mean_metrics
+from simsiam_eval.statistics import accuracy_metrics, bootstrap_intervals, class_mean_metrics
 
 if TYPE_CHECKING:
     from tasks.linear_settings import LinearEvalSettings
@@ -77,18 +77,20 @@ def describe_one(
 def _accuracies(scores: torch.Tensor, data: ProbeData, seed: int) -> dict[str, Any]:
     """top1, top5 where there are more than five classes, each with Wilson's and the bootstrap's interval, and the mean over
     classes with Zou's."""
-    labels, count = data.test_labels.cpu().numpy(), len(data.test_labels)
-    tops = [
-        top for top in (1, 5) if top < data.classes
-    ]  # with five classes or fewer every guess is among the first five
-    right = {top: among_top(scores, data.test_labels, top).cpu().numpy() for top in tops}
+    labels, count, tops = data.test_labels.cpu().numpy(), len(data.test_labels), _tops(data)
+    right = {name: among_top(scores, data.test_labels, top).cpu().numpy() for name, top in tops.items()}
     metrics: dict[str, Any] = {}
-    for top in tops:
-        metrics |= accuracy_metrics(f"top{top}", int(right[top].sum()), count)
-    intervals = bootstrap_intervals(lambda times: [times @ right[top] / count for top in tops], count, seed)
-    metrics |= {f"top{top}_bootstrap_interval": one for top, one in zip(tops, intervals, strict=True)}
-    totals, rights = np.bincount(labels), np.bincount(labels, right[1])
+    for name in tops:
+        metrics |= accuracy_metrics(name, int(right[name].sum()), count)
+    intervals = bootstrap_intervals(lambda times: [times @ right[name] / count for name in tops], count, seed)
+    metrics |= {f"{name}_bootstrap_interval": one for name, one in zip(tops, intervals, strict=True)}
+    totals, rights = np.bincount(labels), np.bincount(labels, right["top1"])
     return metrics | class_mean_metrics("mean_per_class", rights[totals > 0], totals[totals > 0])
+
+
+def _tops(data: ProbeData) -> dict[str, int]:
+    """Of five classes or fewer every guess is among the first five."""
+    return {f"top{top}": top for top in (1, 5) if top < data.classes}
 
 
 def _difference(
@@ -149,32 +151,33 @@ def describe_many(
 ) -> tuple[dict[str, Any], Table]:
     """Metrics and table of several probes; those that are equal in `what` are trials of one row.
 
-    `top1` is the mean over the trials of the first row, `top1_std` their standard deviation (n - 1).
+    `top1` is the mean over the trials of the first row, `top1_std` their standard deviation (n - 1); `top5` likewise.
     """
     rows: list[dict[str, Any]] = []
     for one, answer in zip(what, fitted, strict=True):
-        right = among_top(answer.head.scores(data.test[answer.head.layer]), data.test_labels, 1)
-        trial = {"seed": answer.recipe.seed, "top1": float(right.double().mean()), "chosen": answer.recipe.varied()}
-        trial["top1_interval"] = accuracy_interval(int(right.sum()), len(right))
+        scores = answer.head.scores(data.test[answer.head.layer])
+        trial = {"seed": answer.recipe.seed, "chosen": answer.recipe.varied(), "heads": answer.tried}
         if not rows or rows[-1]["of"] != one:
             rows.append({"of": one, "trials": []})
-        rows[-1]["trials"].append(trial | {"heads": answer.tried})
+        rows[-1]["trials"].append(trial | _accuracies(scores, data, answer.recipe.seed))
     for row in rows:
-        values = [trial["top1"] for trial in row["trials"]]
-        row["top1"] = float(np.mean(values))
-        row["top1_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        for name in _tops(data):
+            values = [trial[name] for trial in row["trials"]]
+            row[name] = float(np.mean(values))
+            row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
     metrics = {
-        "top1": rows[0]["top1"],
-        "top1_std": rows[0]["top1_std"],
+        **{name: value for name, value in rows[0].items() if name not in ("of", "trials")},
         "images": len(data.test_labels),
         "classes": data.classes,
         "trained_on": fed,
         "rows": rows,
     }
+    spread = "(std)" if settings.trials > 1 else "[95 %]"
     table = Table(
         f"{_title(settings, fed)}, {len(data.test_labels)} test images",
-        ("layer", "of a class", "training images", "top-1 %" + (" (std)" if settings.trials > 1 else " [95 %]")),
-        [[row["of"]["layer"], _amount(row["of"]), str(row["of"]["images"]), _spread(row)] for row in rows],
+        ("layer", "of a class", "training images", *(f"top-{top} % {spread}" for top in (1, 5))),
+        [[row["of"]["layer"], _amount(row["of"]), str(row["of"]["images"]), _spread(row, "top1"), _spread(row, "top5")]
+         for row in rows],
         [f"Mean and standard deviation over {settings.trials} seeds, each with its own images."
          if settings.shots or settings.fraction else f"Mean and standard deviation over {settings.trials} seeds."]
         if settings.trials > 1 else [],
@@ -188,10 +191,12 @@ def _amount(what: dict[str, Any]) -> str:
     return f"{100 * what['fraction']:g} %" if "fraction" in what else "all"
 
 
-def _spread(row: dict[str, Any]) -> str:
-    if row["top1_std"] is None:
-        return percent(row["top1"], row["trials"][0]["top1_interval"])
-    return f"{percent(row['top1'])} ({100 * row['top1_std']:.2f})"
+def _spread(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return "-"
+    if row[f"{name}_std"] is None:
+        return percent(row[name], row["trials"][0][f"{name}_interval"])
+    return f"{percent(row[name])} ({100 * row[f'{name}_std']:.2f})"
 
 
 def make_folder(out: Path | None) -> None:

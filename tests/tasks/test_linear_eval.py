@@ -138,6 +138,7 @@ def test_shots_fractions_and_trials_are_rows_with_mean_and_deviation(sets):
         assert [trial["seed"] for trial in row["trials"]] == [0, 1, 2]
         assert row["top1"] == pytest.approx(np.mean(values))
         assert row["top1_std"] == pytest.approx(np.std(values, ddof=1))
+        assert row["top1"] < row["top5"] == pytest.approx(np.mean([trial["top5"] for trial in row["trials"]]))
     assert rows[1]["top1"] > rows[0]["top1"]
     one = run(sets, shots=8, seed=1, **plain).metrics
     assert one["train_images"] == 56
@@ -155,6 +156,7 @@ def test_every_layer_has_its_row(tmp_path):
     assert rows[2]["top1"] > rows[0]["top1"]
     only = run(sets, layer="layer4", **plain).metrics
     assert only["top1"] == pytest.approx(rows[1]["top1"])
+    assert only["top1_bootstrap_interval"] == rows[1]["trials"][0]["top1_bootstrap_interval"]
     both = run(sets, layer=("layer3", "pool"), **plain).metrics
     assert both["chosen"]["layer"] == "pool" and len(both["heads"]) == 2
     with pytest.raises(DataError, match="holds no layer layer1; it holds: pool, layer3, layer4"):
