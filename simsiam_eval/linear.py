@@ -205,8 +205,8 @@ def stacks_of(
 
 
 def among_top(scores: torch.Tensor, labels: torch.Tensor, top: int) -> torch.Tensor:
-    """Whether each row's label (N,) is among the `top` highest of its scores (N,C): (N,) bool; of equal ones the lower class
-    is the guess."""
-    if top == 1:
-        return scores.argmax(dim=1) == labels
-    return (scores.topk(min(top, scores.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
+    """Whether each row's label (N,) is among the `top` highest of its scores (N,C), finite: (N,) bool; of
+    equal ones the lower class goes first."""
+    own = scores.gather(1, labels[:, None])
+    lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    return ((scores > own) | ((scores == own) & lower)).sum(dim=1) < top

@@ -169,17 +169,19 @@ def _about_the_mean(rows: torch.Tensor) -> torch.Tensor:
     Raises:
         DataError: the rows differ, but by so little that float32 cannot hold the squares.
     """
-    variance, mean = torch.var_mean(rows, dim=0, correction=0)
-    deviation = variance.mean().sqrt()
-    if not deviation.isfinite():  # the rows will be refused
-        return mean
-    if deviation < 1 / _LONGEST:
-        low, high = rows.aminmax(dim=0)
-        if (low < high).any():
+    mean, deviation = rows.mean(0), _deviation(rows[:: max(1, len(rows) // _SAMPLED)])
+    if deviation < 1 / _LONGEST and (deviation := _deviation(rows)) < 1 / _LONGEST:
+        if (rows != rows[0]).any():
             raise DataError("The features are too small for distances in float32: --metric cosine.")
+        return mean
+    if not deviation.isfinite():  # the rows will be refused
         return mean
     step = torch.exp2(deviation.log2().floor())
     return (mean / step).round() * step
+
+
+def _deviation(rows: torch.Tensor) -> torch.Tensor:
+    return rows.var(dim=0, correction=0).mean().sqrt()
 
 
 def _equal_parts(count: int, most: int) -> int:

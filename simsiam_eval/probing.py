@@ -176,7 +176,7 @@ def fit_probes(
         _train(finals, finals, data, feed, after_epoch)
         chosen = [0] * len(probes)
     pairs = enumerate(zip(finals, chosen, strict=True))
-    return [heads.fitted(place, tried.get(number, [])) for number, (heads, place) in pairs]
+    return [heads.fitted(place, tried.get(number, []), data) for number, (heads, place) in pairs]
 
 
 def passes(probes: Sequence[Probe], data: ProbeData, feed: Feed) -> int:
@@ -229,13 +229,13 @@ class _Heads:
             [dict(zip(self.stacks, epoch, strict=True)) for epoch in state[name]] for name in ("losses", "test_top1")
         )
 
-    def fitted(self, place: int, tried: list[dict[str, Any]]) -> Fitted:
+    def fitted(self, place: int, tried: list[dict[str, Any]], data: ProbeData) -> Fitted:
         stack, number = self.places[place]
         losses = [epoch[stack][number] for epoch in self.losses]
         top1 = [epoch[stack][number] for epoch in self.test_top1]
         head = stack.head(number)
-        # The loss is of before each step: the weights are of after the last.
-        if not (math.isfinite(losses[-1]) and head.weight.isfinite().all() and head.bias.isfinite().all()):
+        # The loss is of before each step: the scores are of after the last.
+        if not (math.isfinite(losses[-1]) and head.scores(data.test[head.layer]).isfinite().all()):
             which = (
                 f"chosen head ({', '.join(f'{name} {value}' for name, value in self.recipes[place].varied().items())})"
             )

@@ -10,7 +10,7 @@ import torch
 from simsiam_eval.unit_length import unit_length
 
 SCALINGS = ("none", "l2", "standard")
-_BLOCK = 8192  # rows
+_BLOCK = 1024  # rows
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,16 @@ class Scaling:
             raise ValueError(f"no scaling {name!r}: {', '.join(SCALINGS)}")
         if name != "standard":
             return cls(name)
-        # In float64, whose squares neither overflow nor underflow, by blocks.
-        mean = sum(block.double().sum(dim=0) for block in features.split(_BLOCK)) / len(features)
-        squares = sum((block.double() - mean).square().sum(dim=0) for block in features.split(_BLOCK))
-        low, high = features.aminmax(dim=0)
-        std = torch.where(low < high, (squares / len(features)).sqrt(), 1.0)
-        return cls(name, mean.to(features), std.to(features))
+        # In float64, whose squares neither overflow nor underflow; off the first row, so that a constant is exactly one.
+        first, count = features[0].double(), len(features)
+        total, squares = torch.zeros_like(first), torch.zeros_like(first)
+        for block in features.split(_BLOCK):
+            off = block.double().sub_(first)
+            total += off.sum(dim=0)
+            squares += off.square_().sum(dim=0)
+        mean, variance = total / count, (squares / count - (total / count).square_()).clamp_(min=0)
+        std = variance.sqrt_().to(features)
+        return cls(name, (mean + first).to(features), torch.where(std > 0, std, 1.0))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """(B,D) -> (B,D); `none` gives back what it was given."""

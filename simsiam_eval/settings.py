@@ -37,16 +37,18 @@ def setting(
     endings: tuple[str, ...] = (),
     positional: bool = False,
     output: bool = False,
+    once: bool = False,
 ) -> Any:
     """Declare one field of a Settings class: its default (none: required), help text and permitted values.
 
     `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
     resumed may have another value than it started with; `endings` are those that a path may have; a `positional` one is
-    given without its name (several values: all that are left); an `output` is a file that the command writes.
+    given without its name (several values: all that are left); an `output` is a file that the command writes;
+    of several values that must differ (`once`) equal ones count once.
     """
     metadata = dict(
         help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
-        may_change=may_change, endings=endings, positional=positional, output=output,
+        may_change=may_change, endings=endings, positional=positional, output=output, once=once,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 
@@ -116,8 +118,8 @@ class Settings:
                 continue
             values = value if several and isinstance(value, list | tuple) else (value,)
             checked = tuple(_checked(field, scalar, one) for one in values)
-            if scalar in (int, float) or field.metadata["choices"]:
-                checked = tuple(dict.fromkeys(checked))  # names may be the same on purpose
+            if field.metadata["once"]:
+                checked = tuple(dict.fromkeys(checked))
             if several and not checked and field.default != ():
                 raise UsageError(f"{spelling(field)} needs at least one value.")
             object.__setattr__(self, field.name, checked if several else checked[0])
@@ -240,7 +242,7 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
     if isinstance(value, float) and not abs(value) <= _LARGEST:
         raise UsageError(f"{name} must be a finite number within ±{_LARGEST:g}, got {value}.")
     if isinstance(value, float) and 0 < abs(value) < 1 / _LARGEST:
-        raise UsageError(f"{name} must be 0 or at least {1 / _LARGEST:g} in size, got {value}.")
+        raise UsageError(f"{name} must be at least {1 / _LARGEST:g} in size, got {value}.")
     if isinstance(value, int) and not abs(value) <= _LARGEST_WHOLE:
         raise UsageError(f"{name} must be a whole number within ±{_LARGEST_WHOLE}, got {value}.")
     if rules["choices"] and value not in rules["choices"]:

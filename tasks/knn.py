@@ -35,10 +35,17 @@ class KnnSettings(EvaluationSettings):
 
     preset: str = setting("dino", choices=tuple(PRESETS), help="Protocol: whose k and temperature.")
     k: tuple[int, ...] = setting(
-        by_preset=True, short="-k", at_least=1, help="Neighbours that vote. Several: one search serves them all."
+        by_preset=True,
+        short="-k",
+        at_least=1,
+        once=True,
+        help="Neighbours that vote. Several: one search serves them all.",
     )
     temperature: tuple[float, ...] = setting(
-        by_preset=True, above=0, help="T of the vote's weight exp(similarity / T). Several: one row of the table each."
+        by_preset=True,
+        above=0,
+        once=True,
+        help="T of the vote's weight exp(similarity / T). Several: one row of the table each.",
     )
     vote: str = setting("weighted", choices=("weighted", "majority"), help="weighted by T, or one neighbour one vote.")
     metric: str = setting(
@@ -47,9 +54,11 @@ class KnnSettings(EvaluationSettings):
     sweep: bool = setting(
         False, help="Choose k and T on a part held out of the training set, and report that pair alone on the test set."
     )
-    sweep_k: tuple[int, ...] = setting((1, 5, 10, 20, 50, 100, 200), at_least=1, help="The k that --sweep tries.")
+    sweep_k: tuple[int, ...] = setting(
+        (1, 5, 10, 20, 50, 100, 200), at_least=1, once=True, help="The k that --sweep tries."
+    )
     sweep_temperature: tuple[float, ...] = setting(
-        (0.03, 0.05, 0.07, 0.1, 0.2, 0.5), above=0, help="The T that --sweep tries."
+        (0.03, 0.05, 0.07, 0.1, 0.2, 0.5), above=0, once=True, help="The T that --sweep tries."
     )
     held_out: float = setting(0.1, above=0, at_most=0.5, help="Share of each training class that --sweep holds out.")
     index: str | None = setting(

@@ -52,9 +52,12 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     else:
         crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
         metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
-    metrics["leakage"] = _leakage(settings, probes[0], fitted[0], data)
+    # Of the deepest layer's first row: shallow layers take most images for alike.
+    place = next(place for place, (what, _) in enumerate(asked) if what["layer"] == asked[-1][0]["layer"])
+    metrics["leakage"] = _leakage(settings, probes[place], fitted[place], data)
     if metrics["leakage"]:
-        which = f"top-1 of the first row at seed {settings.seed}" if settings.several else "top-1"
+        row = f"of {fitted[place].head.layer}'s first row" if settings.per_layer else "of the first row"
+        which = f"top-1 {row} at seed {settings.seed}" if settings.several else "top-1"
         table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], which)])
     if any(len(probe.recipes) > 1 and not one.tried for probe, one in zip(probes, fitted, strict=True)):
         table = replace(table, notes=[*table.notes, NOT_CHOSEN])
@@ -133,9 +136,7 @@ def _refuse_extremes(settings: LinearEvalSettings, data: ProbeData) -> None:
     if "none" not in settings.scaling:
         return
     for layer, features in data.train.items():
-        low, high = (float(one) for one in features.aminmax())
-        largest = max(-low, high)
-        if largest and not 1 / _LARGEST <= largest <= _LARGEST:
+        if (largest := max(abs(float(one)) for one in features.aminmax())) > _LARGEST:
             raise DataError(
                 f"The features of layer {layer} in {settings.train} reach {largest:.1e}, which gradients in float32 cannot "
                 "follow: give --scaling l2 or standard."
@@ -157,7 +158,7 @@ def _fitted(
 
 
 def _leakage(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> dict[str, Any] | None:
-    """What rests on near-duplicates, in the head's layer, of the accuracy of the first head in the table."""
+    """What rests on near-duplicates, in the head's layer, of its accuracy."""
     from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
     from simsiam_eval.linear import among_top
 
@@ -166,7 +167,8 @@ def _leakage(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: P
         bank = bank[rows]
     asked, nearest = nearest_similarities(bank.cpu().numpy(), tested.cpu().numpy(), settings.seed, data.device)
     right = among_top(fitted.head.scores(tested), data.test_labels, 1).cpu().numpy()
-    return leakage_metrics(nearest, right[asked], settings.leakage, len(right))
+    found = leakage_metrics(nearest, right[asked], settings.leakage, len(right))
+    return found and {"layer": fitted.head.layer} | found
 
 
 def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:

@@ -82,7 +82,7 @@ def _accuracies(scores: torch.Tensor, data: ProbeData, seed: int) -> dict[str, A
     metrics: dict[str, Any] = {}
     for name in tops:
         metrics |= accuracy_metrics(name, int(right[name].sum()), count)
-    intervals = bootstrap_intervals(lambda times: [times @ right[name] / count for name in tops], count, seed)
+    intervals = bootstrap_intervals(np.stack(list(right.values()), axis=1).astype(np.int64), seed)
     metrics |= {f"{name}_bootstrap_interval": one for name, one in zip(tops, intervals, strict=True)}
     totals, rights = np.bincount(labels), np.bincount(labels, right["top1"])
     return metrics | class_mean_metrics("mean_per_class", rights[totals > 0], totals[totals > 0])
@@ -99,7 +99,7 @@ def _difference(
     """Accuracy of the head trained on centre crops, and how much better the other is on the same images."""
     others = crop.head.scores(data.test[crop.head.layer]).argmax(dim=1).cpu().numpy()
     gain = (guesses == labels).astype(np.int64) - (others == labels)
-    interval = bootstrap_intervals(lambda times: [times @ gain / len(gain)], len(gain), seed)[0]
+    interval = bootstrap_intervals(gain[:, None], seed)[0]
     found: dict[str, Any] = accuracy_metrics("crop_top1", int((others == labels).sum()), len(labels))
     return found | {"difference_to_crop": float(gain.mean()), "difference_to_crop_interval": interval}
 

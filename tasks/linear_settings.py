@@ -45,6 +45,7 @@ class LinearEvalSettings(EvaluationSettings):
     lr: tuple[float, ...] | None = setting(
         by_preset=True,
         above=0,
+        once=True,
         help="Learning rate per 256 images: the optimiser's is lr x batch / 256. Several: a sweep.",
     )
     batch_size: int | None = setting(by_preset=True, at_least=1, help="Images per step.")
@@ -56,14 +57,19 @@ class LinearEvalSettings(EvaluationSettings):
     )
     momentum: float | None = setting(by_preset=True, at_least=0, help="Momentum of SGD, below 1.")
     weight_decay: tuple[float, ...] | None = setting(
-        by_preset=True, at_least=0, help="Weight decay (the protocols have none). Several: a sweep."
+        by_preset=True, at_least=0, once=True, help="Weight decay (the protocols have none). Several: a sweep."
     )
     c: tuple[float, ...] | None = setting(
-        by_preset=True, above=0, short="-C", help="Logistic regression's C: scikit-learn's, of the summed loss."
+        by_preset=True,
+        above=0,
+        short="-C",
+        once=True,
+        help="Logistic regression's C: scikit-learn's, of the summed loss.",
     )
     scaling: tuple[str, ...] = setting(
         by_preset=True,
         choices=("none", "l2", "standard"),
+        once=True,
         help="Of the features: as they are, every row to length one, or every feature to mean 0 and deviation 1 over the "
         "training images. Several: a sweep.",
     )
@@ -74,10 +80,14 @@ class LinearEvalSettings(EvaluationSettings):
     )
     per_layer: bool = setting(False, help="Probe every layer of the feature files, one row of the table each.")
     fraction: tuple[float, ...] | None = setting(
-        None, above=0, at_most=1, help="Train on this share of every class's images only. Several: one row each."
+        None,
+        above=0,
+        at_most=1,
+        once=True,
+        help="Train on this share of every class's images only. Several: one row each.",
     )
     shots: tuple[int, ...] | None = setting(
-        None, at_least=1, help="Train on so many images of every class only. Several: one row each."
+        None, at_least=1, once=True, help="Train on so many images of every class only. Several: one row each."
     )
     trials: int = setting(1, at_least=1, help="Seeds, from --seed on, of which mean and standard deviation are given.")
     out: Path | None = setting(None, help="Folder for the record, confusion matrix, curves and trained head.")

@@ -39,7 +39,7 @@ class RetrievalEvalSettings(EncoderSettings):
     queries: str | None = setting(
         None, help="Images that ask; default: those of the gallery, each left out of its own ranking."
     )
-    k: tuple[int, ...] = setting((1, 5, 10), short="-k", at_least=1, help="k of recall@k and precision@k.")
+    k: tuple[int, ...] = setting((1, 5, 10), short="-k", at_least=1, once=True, help="k of recall@k and precision@k.")
     metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that ranks.")
     leakage: float = leakage_setting()
     limit: int | None = setting(None, at_least=1, help="Only so many queries, drawn by --seed.")

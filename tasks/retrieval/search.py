@@ -186,7 +186,7 @@ def _index_metrics(gallery: Gallery, parameters: str, k: int) -> dict[str, Any]:
     measured = gallery.measured
     if measured is None:
         return {}
-    same = parameters == measured.parameters and min(k, len(gallery.features.ids) - 1) == measured.k
+    same = (parameters == measured.parameters and min(k, len(gallery.features.ids) - 1) == measured.k) or gallery.exact
     return {"parameters": parameters, "recall": measured.recall if same else None, "recall_k": measured.k}
 
 

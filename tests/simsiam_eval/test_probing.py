@@ -85,6 +85,11 @@ def test_a_head_that_diverges_in_the_last_step_is_seen(diverging):
     last = dataclasses.replace(RECIPE, lars=False, epochs=1, batch_size=1000, lr=1e36, weight_decay=1e9)
     with pytest.raises(DataError, match="diverged: try smaller values of --lr"):
         fit([Probe(tuple(dataclasses.replace(last, lr=last.lr / (1 + one)) for one in range(diverging)))], data_of())
+    scores_only = data_of()
+    for features in (scores_only.train["pool"], scores_only.test["pool"]):
+        features *= 100
+    with pytest.raises(DataError, match="diverged"):
+        fit([Probe((dataclasses.replace(last, lr=3e35, weight_decay=0.0),))], scores_only)
     probe = Probe((dataclasses.replace(last, lr=0.1, weight_decay=0.0), last))
     (fitted,), _ = fit([probe], data_of())
     assert fitted.recipe == probe.recipes[0]

@@ -25,6 +25,9 @@ def test_a_constant_is_no_matter_of_rounding():
     """Of a mean that is rounded every row of a constant would deviate, and divide by next to nothing."""
     features = torch.full((1000, 1), 0.1)
     assert Scaling.fit("standard", features)(torch.tensor([[0.3]])).item() == pytest.approx(0.2)
+    features = torch.zeros(10_000, 1)
+    features[5] = 1e-44  # of a deviation that float32 does not have
+    assert Scaling.fit("standard", features)(features).isfinite().all()
 
 
 def test_l2_is_of_length_one_a_zero_row_stays_and_none_is_the_same():

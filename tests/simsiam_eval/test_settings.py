@@ -11,7 +11,6 @@ import pytest
 from pretrain.recipe import PretrainSettings
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.settings import Settings, field_types, setting
-from tasks.compare import CompareSettings
 from tasks.convert import ConvertSettings
 from tasks.knn import KnnSettings
 from tasks.linear_settings import LinearEvalSettings
@@ -31,7 +30,8 @@ class Oven(Settings):
     preset: str = setting("bread", choices=tuple(PRESETS), help="What.")
     heat: float = setting(by_preset=True, above=0, at_most=300, help="Degrees.")
     steam: bool = setting(by_preset=True, help="Wet.")
-    racks: tuple[int, ...] = setting(by_preset=True, at_least=1, help="Which.")
+    racks: tuple[int, ...] = setting(by_preset=True, at_least=1, once=True, help="Which.")
+    layers: tuple[int, ...] = setting((), help="Of dough, in cm.")
     rack_count: int | None = setting(None, at_least=1, help="How many.")
 
 
@@ -86,9 +86,9 @@ def test_a_path_may_start_at_home():
     assert Oven(out="~/bread").out == Path.home() / "bread"
 
 
-def test_a_number_given_twice_is_given_once_and_a_name_as_often_as_it_is_given():
-    assert Oven(out="x", racks=(3, 1, 3)).racks == (3, 1)
-    assert CompareSettings(file=("a.h5", "b.h5"), name=("m", "m")).name == ("m", "m")
+def test_of_values_that_must_differ_equal_ones_count_once():
+    oven = Oven(out="x", racks=(3, 1, 3), layers=(3, 1, 3))
+    assert (oven.racks, oven.layers) == ((3, 1), (3, 1, 3))
 
 
 def test_one_value_stands_for_a_list_of_one():

@@ -213,7 +213,16 @@ def test_leakage_is_measured_in_the_layer_of_the_head(tmp_path):
     assert other is None or other["copies"] == 0
 
 
-@pytest.mark.parametrize("size", [1e19, 1e-30])
+def test_leakage_is_of_the_deepest_layer_and_of_the_images_trained_on(tmp_path):
+    sets = {split: write(tmp_path / f"{split}.h5", 80, 7, 0, layers=["layer2"]) for split in ("train", "test")}
+    rows = run(sets, per_layer=True, shots=(2, 5))
+    assert [row["of"]["layer"] for row in rows.metrics["rows"]] == ["layer2", "layer2", "pool", "pool"]
+    found = rows.metrics["leakage"]
+    assert (found["layer"], found["copies"], found["of"]) == ("pool", 14, 80)
+    assert "top-1 of pool's first row at seed 0" in " ".join(rows.table.notes)
+
+
+@pytest.mark.parametrize("size", [1e16, 1e19])
 def test_features_that_float32_cannot_follow_are_refused_or_scaled(sets, size):
     plain = {scaling: run(sets, scaling=scaling).metrics["top1"] for scaling in ("l2", "standard")}
     for path in sets.values():

@@ -208,6 +208,7 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
 def test_settings_without_effect_are_refused(call, record, road, tmp_path):
     features, index = road / "test.h5", tmp_path / "a.index"
     record("retrieval", "build", "--gallery", features, "--out", index)
+    assert record("retrieval", "search", features, "--gallery", index, "-k", 3)["metrics"]["recall"] == 1  # exact
     search, evaluate = ["retrieval", "search", features, "--gallery"], ["retrieval", "eval", "--gallery", features]
     for command, message in (
         ([*search, features, "--index-parameters", "nprobe=3"], "is searched exactly"),
