@@ -15,7 +15,7 @@ from simsiam_eval.schedule import SCHEDULES
 _BLOCK = 8192  # rows that are scored at once
 # Logarithm of the smallest probability. Below -87 it would be subnormal, which makes exp and products many times slower, as
 # an exp of -inf does; the rest is for the products with features.
-_NEVER = -70.0
+_LEAST = -70.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class HeadStack:
         logs = torch.log_softmax(scores, dim=1)
         loss = logs.gather(1, chosen).sum(dim=(1, 2)).neg_()
         # Probabilities, then the gradient of the summed loss by the scores.
-        off = logs.clamp_(min=_NEVER).exp_()
+        off = logs.clamp_(min=_LEAST).exp_()
         off.scatter_add_(1, chosen, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
         for weight, gradient, velocity in (
             (self.weight, times_transposed(off.view(-1, len(x)), x.T).view_as(self.weight), self._velocity[0]),
@@ -205,8 +205,8 @@ def stacks_of(
 
 
 def among_top(scores: torch.Tensor, labels: torch.Tensor, top: int) -> torch.Tensor:
-    """Whether each row's label (N,) is among the `top` highest of its scores (N,C), finite: (N,) bool; of
-    equal ones the lower class goes first."""
+    """Whether each row's label (N,) is among the `top` highest of its scores (N,C), finite: (N,) bool; of equal
+    ones the lower class goes first."""
     own = scores.gather(1, labels[:, None])
     lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > own) | ((scores == own) & lower)).sum(dim=1) < top
