@@ -307,3 +307,13 @@ def test_memory_format(size, given, last):
     settings = PretrainSettings(data="-", out="-", preset="digits", image_size=size, channels_last=given)
     weight = TrainingStep(settings, Processes(torch.device("cpu"))).model.encoder.layer4[0].conv2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) is last
+
+
+def test_it_compiles_to_one_graph(small):
+    """A break would leave each block to itself, the last ones uncompiled. (The eager backend needs no C++ compiler.)"""
+    views = torch.randn(2, 4, 3, 16, 16)
+    model = copy.deepcopy(small).eval()
+    expected = model(*views)
+    found = torch.compile(model, backend="eager", fullgraph=True)(*views)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
