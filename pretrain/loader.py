@@ -71,7 +71,7 @@ class Loader:
     its own where that is a GPU. An unreadable image's place is taken by the next readable one of its batch.
 
     Attributes:
-        waited: seconds that `batches` has kept its caller waiting for images.
+        waited: seconds that `batches` has kept its caller waiting for workers.
         unreadable: row -> why, of the images that could not be read so far.
 
     Raises:
@@ -98,7 +98,9 @@ class Loader:
                 f"--accumulate {settings.accumulate}: BN needs two."
             )
         self._source, self._settings, self._device = source, settings, processes.device
-        self._augment, self._quiet = Views(preprocessing.mean, preprocessing.std).augment, not processes.main
+        self._compiled = self._device.type == "cuda" and settings.compile != "off"
+        self._augment = Views(preprocessing.mean, preprocessing.std, self._compiled).augment
+        self._quiet = not processes.main
         self.schedule = Schedule(len(source), settings, processes)
         self.waited, self.unreadable = 0.0, dict[int, str]()
         self._pixels: torch.Tensor | None = None
@@ -117,8 +119,8 @@ class Loader:
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of the steps `first` to `last` - 1, counted over the whole run."""
         steps = range(first, last)
-        cropped = self._resident_crops(steps) if self._pixels is not None else self._worker_crops(steps)
-        return self._prefetched(cropped) if self._device.type == "cuda" else map(self._views, self._timed(cropped))
+        cropped = self._resident_crops(steps) if self._pixels is not None else self._timed(self._worker_crops(steps))
+        return self._prefetched(cropped) if self._device.type == "cuda" else map(self._views, cropped)
 
     def _resident_crops(self, steps: range) -> Iterator[Any]:
         assert self._pixels is not None
@@ -133,7 +135,7 @@ class Loader:
             parameters = self.schedule.parameters(*at)
             crops = []
             for one in parameters:
-                crops.append(crop_resident(self._pixels, where, boxes(one, height, width), side))
+                crops.append(crop_resident(self._pixels, where, boxes(one, height, width), side, self._compiled))
             yield crops, parameters
 
     def _worker_crops(self, steps: range) -> Iterator[Any]:
@@ -178,12 +180,12 @@ class Loader:
 
     def _prefetched(self, cropped: Iterator[Any]) -> Iterator[Batch]:
         """The next batch is copied, cropped and augmented on a side stream while the device works on this one."""
-        side, timed = torch.cuda.Stream(self._device), self._timed(cropped)
+        side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
 
         def prepared() -> Batch | None:
             with torch.cuda.stream(side):
-                one = next(timed, None)
+                one = next(cropped, None)
                 return None if one is None else self._views(one)
 
         batch = prepared()

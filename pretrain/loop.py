@@ -318,7 +318,7 @@ class _Clock:
 
     def summary(self) -> dict[str, Any]:
         """The epoch's line of the log: means over its steps and over the processes; `seconds` of its steps, whatever process
-        did them; `waiting` is the share of the time that this process stood waiting for images."""
+        did them; `waiting` is the share of the time that this process stood waiting for workers that decode."""
         run = self._run
         sums = run.processes.total(run.position.sums)
         run.check_finite(sums)

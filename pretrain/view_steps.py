@@ -44,17 +44,19 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     """(n,3,P) -> (n,3,P), the hue turned by `shift` (n,1): whole 1/256 turns in [0,256), by way of Pillow's 8-bit HSV.
 
     Without conditions, which cost four arithmetic steps each on a CPU: with v the largest and c the range of r, g and b,
-    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1.
+    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. What is cut off to whole
+    numbers is a little enlarged, by less than anything between two of them could be: a GPU's compiled division may fall
+    short of a whole quotient.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(green, blue).maximum(red)
     chroma = torch.minimum(green, blue).minimum(red).neg_().add_(value)
     hue = torch.add(green, blue).sub_(red).sub_(value).sub_(chroma).div_(chroma.clamp(min=1))
-    hue.mul_(torch.sub(green, blue).mul_(85).add_(42.5).clamp_(-42.5, 42.5)).add_(127.5).floor_()
+    hue.mul_(torch.sub(green, blue).mul_(85).add_(42.5).clamp_(-42.5, 42.5)).add_(127.5005).floor_()
     hue.add_(shift)
     hue.sub_(torch.sub(hue, 255).clamp_(0, 1), alpha=256)
     # value x saturation, which would be the chroma but for the saturation's 8 bits
-    depth = chroma.mul_(255).div_(value.clamp(min=1)).floor_().mul_(value).mul_(1 / 255)
+    depth = chroma.mul_(255).add_(0.1).div_(value.clamp(min=1)).floor_().mul_(value).mul_(1 / 255)
     hue.mul_(6 / 255)
     # How far each channel is below the value, as a share of the depth: min(2, max(1, |hue - its place|)) - 1 for green
     # and blue, the rest for red. With a half, to round.

@@ -8,7 +8,9 @@ grey levels in rare pixels (tests/pretrain/test_views.py states how closely, ste
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from simsiam_eval.crops import Floats, Integers
 
 __all__ = ["ViewParameters", "Views", "boxes", "crop_resident", "draw"]
 
+# Grey levels need float32's digits.
+warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
+
 # Values of a part of a batch. CPU: 1.2 MB, which a core's cache holds, and at 224 px one image, so that no image pays for
 # a step that only another takes. Elsewhere: what bounds the memory of the temporaries (some 128 MB each).
 _CHUNK = 300_000
@@ -35,7 +40,7 @@ _DEVICE_CHUNK = 2**25
 
 
 @torch.no_grad()
-def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int) -> Tensor:
+def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int, compiled: bool = False) -> Tensor:
     """Crop and resize images that lie on the device; equals `simsiam_eval.crops.crop_image` to within one grey level.
 
     Args:
@@ -43,22 +48,28 @@ def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int) -> T
         rows: (B,) int64 on the same device: which images.
         boxes: (B,4) int64: top, left, height, width.
         size: side S of the result.
+        compiled: by torch.compile, see `Views`.
 
     Returns:
         (B,3,S,S) float32 on the same device, whole grey levels in [0,255].
     """
     height, width = pixels.shape[2:]
     edges = _to(pixels.device, boxes)
+    crop = _compiled(_crop) if compiled else _crop
     out = torch.empty((len(rows), 3, size, size), device=pixels.device)
     with _exact(pixels.device):
         for part in _chunks(len(rows), 3 * height * width, pixels.device):
-            chosen = pixels.index_select(0, rows[part]).float()
-            across = _resize_weights(edges[part, 1], edges[part, 3], width, size)
-            down = _resize_weights(edges[part, 0], edges[part, 2], height, size)
-            narrow = torch.bmm(chosen.view(len(chosen), -1, width), across.mT).view(len(chosen), 3, height, size)
-            torch.matmul(down[:, None], narrow, out=out[part])
-            out[part].round_()
+            out[part] = crop(pixels, rows[part], edges[part], size)
     return out
+
+
+def _crop(pixels: Tensor, rows: Tensor, edges: Tensor, size: int) -> Tensor:
+    height, width = pixels.shape[2:]
+    chosen = pixels.index_select(0, rows).float()
+    across = _resize_weights(edges[:, 1], edges[:, 3], width, size)
+    down = _resize_weights(edges[:, 0], edges[:, 2], height, size)
+    narrow = torch.bmm(chosen.view(len(chosen), -1, width), across.mT).view(len(chosen), 3, height, size)
+    return torch.matmul(down[:, None], narrow).round_()
 
 
 def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
@@ -79,10 +90,12 @@ class Views:
 
     Args:
         mean, std: of the red, green and blue channel, as shares of 255.
+        compiled: by torch.compile, for a GPU: there a batch's views are hundreds of small kernels, whose launches take
+            longer than a training step. A pixel may then fall on the other side of a rounding.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mean, self.std = tuple(mean), tuple(std)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], compiled: bool = False) -> None:
+        self.mean, self.std, self._compiled = tuple(mean), tuple(std), compiled
 
     @torch.no_grad()
     def augment(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
@@ -111,29 +124,59 @@ class Views:
         return out
 
     def _augment(self, crops: Tensor, parameters: ViewParameters, numbers: Tensor, out: Tensor) -> None:
-        count, size, order = len(crops), crops.shape[-1], parameters.order
-        # Which images take a step, step by step: (step, image) in one array, so that one transfer moves all lists.
-        masks = np.stack([parameters.flip, parameters.grey, parameters.blur > 0, *(order == HUE).T])
-        lists = _to(crops.device, np.ascontiguousarray(np.nonzero(masks)[1])).split(masks.sum(axis=1).tolist())
-        flipped, greyed, blurred, *hued = lists
-        blended = [[kind in at for kind in range(HUE)] for at in order.T.tolist()]
-
         x = crops.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if parameters.affine is not None:
             x = warp(x, numbers[:, _MATRIX].view(-1, 2, 3))
         # Every step after the affine commutes with the flip.
-        x = _on(x, flipped, numbers, lambda x, _: x.flip(-1))
-        x = x.view(count, 3, -1)
-        for place, (brightness, contrast, saturation) in enumerate(blended):
-            if brightness or contrast or saturation:
-                factor, own, mean = numbers[:, 3 * place : 3 * place + 3, None, None].unbind(1)
-                blend_(x, factor, own if saturation else None, mean if contrast else None)
-            x = _on(x, hued[place], numbers, lambda x, of: turn_hue(x, of[:, _SHIFT]))
-        x = _on(x, greyed, numbers, lambda x, _: grey(x)[:, None].repeat(1, 3, 1))
-        x = x.view(count, 3, size, size)
+        compiled = self._compiled
+        x = _compiled(_all_take_each_step)(x, numbers) if compiled else _each_step_by_some(x, parameters, numbers)
+        (blurred,) = _lists(crops.device, [parameters.blur > 0])
         x = _on(x, blurred, numbers, lambda x, of: blur(x, of[:, _TAPS]))
         torch.mul(x, numbers[0, _SCALE].view(3, 1, 1), out=out)
         out.add_(numbers[0, _OFFSET].view(3, 1, 1))
+
+
+def _each_step_by_some(x: Tensor, parameters: ViewParameters, numbers: Tensor) -> Tensor:
+    """(n,3,S,S) flipped, jittered, made grey, each step by the images that take it."""
+    order = parameters.order
+    flipped, greyed, *hued = _lists(x.device, [parameters.flip, parameters.grey, *(order == HUE).T])
+    blended = [[kind in at for kind in range(HUE)] for at in order.T.tolist()]
+    shape = x.shape
+    x = _on(x, flipped, numbers, lambda x, _: x.flip(-1)).view(len(x), 3, -1)
+    for place, (brightness, contrast, saturation) in enumerate(blended):
+        if brightness or contrast or saturation:
+            factor, own, mean = _blend(numbers, place)
+            blend_(x, factor, own if saturation else None, mean if contrast else None)
+        x = _on(x, hued[place], numbers, lambda x, of: turn_hue(x, of[:, _SHIFT]))
+    x = _on(x, greyed, numbers, lambda x, _: grey(x)[:, None].repeat(1, 3, 1))
+    return x.view(shape)
+
+
+def _all_take_each_step(x: Tensor, numbers: Tensor) -> Tensor:
+    """The same by all images, for a compiler, which needs one shape: a blend's numbers may be such that it changes nothing,
+    the other steps are taken back where they are not wanted."""
+    flipped, greyed, *hued = (numbers[:, _TAKEN, None, None] > 0).unbind(1)
+    shape = x.shape
+    x = torch.where(flipped[..., None], x.flip(-1), x).view(len(x), 3, -1)
+    for place, turned in enumerate(hued):
+        blend_(x, *_blend(numbers, place))
+        x = torch.where(turned, turn_hue(x, numbers[:, _SHIFT]), x)
+    return torch.where(greyed, grey(x)[:, None], x).view(shape)
+
+
+def _blend(numbers: Tensor, place: int) -> tuple[Tensor, ...]:
+    return numbers[:, 3 * place : 3 * place + 3, None, None].unbind(1)
+
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, fullgraph=True)
+
+
+def _lists(device: torch.device, masks: Sequence[NDArray[np.bool_]]) -> Sequence[Tensor]:
+    """For each mask of the images the numbers of those in it, moved at once."""
+    both = np.stack(masks)  # (step, image)
+    return _to(device, np.ascontiguousarray(np.nonzero(both)[1])).split(both.sum(axis=1).tolist())
 
 
 def _on(x: Tensor, rows: Tensor, numbers: Tensor, step: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -147,12 +190,13 @@ def _on(x: Tensor, rows: Tensor, numbers: Tensor, step: Callable[[Tensor, Tensor
 
 _BLENDS, _SHIFT, _TAPS = slice(0, 12), slice(12, 13), slice(13, 18)
 _SCALE, _OFFSET, _MATRIX = slice(18, 21), slice(21, 24), slice(24, 30)
+_TAKEN = slice(30, 36)  # 1 for the steps that are taken: flip, grey, and the hue's at each of four places
 
 
 def _numbers(parameters: ViewParameters, size: int, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """(B,30) all that the steps need to know of each image, to be moved at once."""
+    """(B,36) all that the steps need to know of each image, to be moved at once."""
     order = parameters.order
-    numbers = np.zeros((len(order), 30), dtype=np.float32)
+    numbers = np.zeros((len(order), 36), dtype=np.float32)
     factors = np.concatenate([parameters.factors[:, :HUE], np.ones((len(order), 2))], axis=1)
     factors = np.take_along_axis(factors, order, axis=1)
     blends = [factors, (1 - factors) * (order == SATURATION), (1 - factors) * (order == CONTRAST)]
@@ -161,6 +205,7 @@ def _numbers(parameters: ViewParameters, size: int, mean: Sequence[float], std: 
     numbers[:, _TAPS] = _box_taps(parameters.blur)
     numbers[:, _SCALE] = 1 / (255 * np.asarray(std))
     numbers[:, _OFFSET] = -np.asarray(mean) / std
+    numbers[:, _TAKEN] = np.stack([parameters.flip, parameters.grey, *(order == HUE).T], axis=1)
     if parameters.affine is not None:
         numbers[:, _MATRIX] = _inverse_affine(parameters.affine, size).reshape(-1, 6)
     return numbers

@@ -65,11 +65,12 @@ def on_a_cpu(losses):
 
 @pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
 @pytest.mark.parametrize("resident", [True, False])
-def test_batches(photos, preset, resident):
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_batches(photos, preset, resident, compile):
     """Copied, cropped and augmented on a stream of its own: the views of the CPU, but for rounding."""
     source = open_source("digits#train" if resident else str(photos))
     chosen = PretrainSettings(
-        preset=preset, data="-", out="-", image_size=24, batch_size=32, workers=2, resident=resident
+        preset=preset, data="-", out="-", image_size=24, batch_size=32, workers=2, resident=resident, compile=compile
     )
     makers = (Loader(source, chosen, Processes(device), GREY_LEVELS) for device in (torch.device("cpu"), GPU))
     expected, found = (list(maker.batches(1, 4)) for maker in makers)

@@ -17,8 +17,8 @@ from torchvision.transforms import functional as tv
 
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, ViewParameters, boxes, draw
-from pretrain.view_steps import blend_, grey, turn_hue
-from pretrain.views import Views, crop_resident
+from pretrain.view_steps import turn_hue
+from pretrain.views import Views, _all_take_each_step, _crop, _each_step_by_some, _numbers, crop_resident
 from simsiam_eval.crops import crop_image
 from simsiam_eval.images import open_image
 
@@ -288,14 +288,35 @@ def test_no_images_are_no_views():
     assert none.shape == (0, 3, 8, 8)
 
 
-def test_the_steps_can_be_compiled(crops):
-    """In one graph each: nothing in them depends on a value. (The eager backend needs no C++ compiler.)"""
-    x, numbers = crops.flatten(2).float(), torch.full((40, 1, 1), 0.5)
-    for step, arguments in ((turn_hue, (numbers[..., 0],)), (blend_, (numbers, numbers, numbers)), (grey, ())):
-        ours, theirs = x.clone(), x.clone()
-        compiled = torch.compile(step, backend="eager", fullgraph=True, dynamic=True)
-        torch.testing.assert_close(compiled(theirs, *arguments), step(ours, *arguments))
-        assert torch.equal(ours, theirs)
+@pytest.mark.parametrize("wrong", [1 - 2.4e-7, 1, 1 + 2.4e-7])
+def test_the_hue_does_not_hang_on_a_divisions_last_bit(monkeypatch, wrong):
+    """A GPU's compiled one is not exact."""
+    level = torch.arange(0, 256, 3.0)
+    colours = torch.stack([one.flatten() for one in torch.meshgrid(level, level, level, indexing="ij")])[None]
+    expected = turn_hue(colours, torch.tensor([[13.0]]))
+    monkeypatch.setattr(torch.Tensor, "div_", lambda self, other: self.mul_(other.reciprocal()).mul_(wrong))
+    assert torch.equal(turn_hue(colours, torch.tensor([[13.0]])), expected)
+
+
+@pytest.mark.parametrize("preset", ["imagenet", "cifar10", "digits"])
+def test_all_images_may_take_each_step(crops, preset):
+    """As a GPU's compiled views do: where a step is not an image's, it changes nothing."""
+    parameters = draw(recipe(preset=preset), np.random.default_rng(3), 40)
+    numbers = torch.from_numpy(_numbers(parameters, 50, (0, 0, 0), (1, 1, 1)))
+    some, everything = (
+        _each_step_by_some(crops.float(), parameters, numbers),
+        _all_take_each_step(crops.float(), numbers),
+    )
+    assert torch.equal(some, everything)
+
+
+def test_what_is_compiled_is_one_graph(crops):
+    """Nothing in it depends on a value. (The eager backend needs no C++ compiler.)"""
+    numbers = torch.from_numpy(_numbers(drawn(), 50, (0, 0, 0), (1, 1, 1)))
+    cut = crops, torch.arange(40), torch.from_numpy(boxes(drawn(), 50, 50)), 20
+    for function, given in ((_all_take_each_step, (crops.float(), numbers)), (_crop, cut)):
+        compiled = torch.compile(function, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(*given), function(*given))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
