@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=800)
     parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--compile", default="cuda-graphs" if torch.cuda.is_available() else "off")
+    parser.add_argument("--knn-every", type=int, default=20)
     parser.add_argument("--batch-size", type=int, help="Default: the preset's.")
     parser.add_argument("--stem", default="cifar10", help="Name of the table and of the log beside it.")
     asked = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
     trained = pretrain(
         PretrainSettings(preset="cifar10", data=f"{asked.data}#train", val=f"{asked.data}#test", out=asked.out,
                          epochs=asked.epochs, precision=asked.precision, compile=asked.compile, every="2 minutes",
-                         knn_every=20, keep=1, **size)
+                         knn_every=asked.knn_every, keep=1, **size)
     )  # fmt: skip
     log = [json.loads(line) for line in (asked.out / "log.jsonl").read_text().splitlines()]
     epochs = [line for line in log if line["kind"] == "epoch"]
