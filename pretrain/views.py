@@ -55,21 +55,23 @@ def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int, comp
     """
     height, width = pixels.shape[2:]
     edges = _to(pixels.device, boxes)
-    crop = _compiled(_crop) if compiled else _crop
     out = torch.empty((len(rows), 3, size, size), device=pixels.device)
     with _exact(pixels.device):
         for part in _chunks(len(rows), 3 * height * width, pixels.device):
-            out[part] = crop(pixels, rows[part], edges[part], size)
+            if compiled:
+                out[part] = _compiled(_crop)(pixels, rows[part], edges[part], size)
+            else:
+                _crop(pixels, rows[part], edges[part], size, out[part])
     return out
 
 
-def _crop(pixels: Tensor, rows: Tensor, edges: Tensor, size: int) -> Tensor:
+def _crop(pixels: Tensor, rows: Tensor, edges: Tensor, size: int, out: Tensor | None = None) -> Tensor:
     height, width = pixels.shape[2:]
     chosen = pixels.index_select(0, rows).float()
     across = _resize_weights(edges[:, 1], edges[:, 3], width, size)
     down = _resize_weights(edges[:, 0], edges[:, 2], height, size)
     narrow = torch.bmm(chosen.view(len(chosen), -1, width), across.mT).view(len(chosen), 3, height, size)
-    return torch.matmul(down[:, None], narrow).round_()
+    return torch.matmul(down[:, None], narrow, out=out).round_()
 
 
 def _resize_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
