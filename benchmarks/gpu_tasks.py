@@ -146,7 +146,10 @@ def main() -> None:
         "Extraction, search and heads on one device",
         ("what", "seconds", ""),
         rows,
-        [f"{asked.images} images; medians of {asked.rounds}."],
+        [
+            f"{asked.images} images, of {min(asked.images, 512)} JPEG files of 500 x 375 that lie in memory, by a ResNet-50 "
+            f"at 224 px; heads on 50,000 x 512, 10 classes, batch {RECIPE.batch_size}; medians of {asked.rounds}."
+        ],
     )
 
 

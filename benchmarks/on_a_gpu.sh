@@ -4,8 +4,8 @@
 #
 #   sh benchmarks/on_a_gpu.sh CIFAR10_DIR RUN_FOLDER [SECONDS of the headline] [EPOCHS]
 #
-# On one H200 with 16 cores: an epoch of the headline 1.35 s, compilation and evaluation about a minute (800 epochs by the clock
-# of the log: 18 minutes); pretrain_speed.py --cases cifar 80 s; gpu_tasks.py --rounds 1 40 s; the tests some minutes (with
+# On one H200 with 16 cores: an epoch of the headline 1.33 s, compilation and evaluation about a minute (800 epochs by the clock
+# of the log: 18 minutes); pretrain_speed.py --cases cifar 80 s; gpu_tasks.py some 80 s; the tests some minutes (with
 # pytest-xdist: TESTS="-n 6"), their names printed as they end. Given again with the same RUN_FOLDER the pretraining goes on where
 # it was. ONLY=headline, speed or tests does one of them.
 data=$1 run=$2 seconds=${3:-400} epochs=${4:-200}
@@ -17,7 +17,7 @@ fi
 if [ "${ONLY:-speed}" = speed ]; then
     python benchmarks/pretrain_speed.py --cases cifar --repeats 1 --steps 32
     python benchmarks/pretrain_speed.py --cases imagenet --repeats 1 --steps 32
-    python benchmarks/gpu_tasks.py --rounds 1
+    python benchmarks/gpu_tasks.py --images 6144
 fi
 if [ "${ONLY:-tests}" = tests ]; then
     # shellcheck disable=SC2086

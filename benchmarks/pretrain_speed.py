@@ -41,7 +41,7 @@ from simsiam_eval.sources import PathSource
 # name: (preset, changes for this benchmark, side of the JPEG files)
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "cifar": ("cifar10", {"batch_size": 512}, (32, 32)),
-    "imagenet": ("imagenet", {"batch_size": 128}, (500, 375)),
+    "imagenet": ("imagenet", {"batch_size": 128}, (500, 375)),  # more: (3) takes minutes a round
     "toy32": ("cifar10", {"batch_size": 32}, (32, 32)),
     "toy224": ("imagenet", {"arch": "resnet18", "batch_size": 8}, (500, 375)),
 }

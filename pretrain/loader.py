@@ -71,7 +71,7 @@ class Loader:
     its own where that is a GPU. An unreadable image's place is taken by the next readable one of its batch.
 
     Attributes:
-        waited: seconds that `batches` has kept its caller waiting for workers.
+        waited: seconds that `batches` has kept its caller waiting for decoding.
         unreadable: row -> why, of the images that could not be read so far.
 
     Raises:
@@ -98,7 +98,7 @@ class Loader:
                 f"--accumulate {settings.accumulate}: BN needs two."
             )
         self._source, self._settings, self._device = source, settings, processes.device
-        self._compiled = self._device.type == "cuda" and settings.compile != "off"
+        self._compiled = self._device.type == "cuda" and settings.compile != "off" and settings.epochs > 0
         self._augment = Views(preprocessing.mean, preprocessing.std, self._compiled).augment
         self._quiet = not processes.main
         self.schedule = Schedule(len(source), settings, processes)

@@ -18,6 +18,7 @@ from pretrain.recipe import PretrainSettings
 from pretrain.run_state import Position, RunFolder, restore
 from pretrain.step import TrainingStep
 from simsiam_eval.atomic_file import atomic_write
+from simsiam_eval.compiler import refuse_without_compiler
 from simsiam_eval.distributed import Processes, join_processes
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.preprocess import Preprocessing
@@ -43,6 +44,8 @@ def pretrain(settings: PretrainSettings) -> Result:
     """
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
+        if settings.compile != "off":
+            refuse_without_compiler(processes.device)
         source = open_source(settings.data, "train")
         with (
             closing(RunFolder(settings, source, test_preprocessing(settings), processes)) as folder,
@@ -111,6 +114,8 @@ class _Run:
         position, steps = self.position, len(self.loader)
         total = self.settings.epochs * steps
         batches = self.loader.batches(self.steps_done, total)
+        if self.settings.compile != "off" and self.processes.main and self.steps_done < total:
+            say("compiling in the first step: about a minute at the first start, some seconds later")
         with self._progress(total) as advance:
             for epoch in range(position.epoch, self.settings.epochs):
                 self.clock = clock = _Clock(self, advance, self.step.set_lr(epoch))
@@ -318,7 +323,7 @@ class _Clock:
 
     def summary(self) -> dict[str, Any]:
         """The epoch's line of the log: means over its steps and over the processes; `seconds` of its steps, whatever process
-        did them; `waiting` is the share of the time that this process stood waiting for workers that decode."""
+        did them; `waiting` is the share of the time that this process stood waiting for decoding."""
         run = self._run
         sums = run.processes.total(run.position.sums)
         run.check_finite(sums)

@@ -191,7 +191,7 @@ class PretrainSettings(Settings):
         "off",
         choices=("off", "on", "cuda-graphs"),
         may_change=True,
-        help="torch.compile of the model, with CUDA graphs for small images.",
+        help="torch.compile of the model and, on a GPU, of the views; cuda-graphs: for small images.",
     )
     resident: bool | None = setting(
         None, help="Keep all pixels on the device and crop there; default: for images of one size up to 1 GiB."

@@ -44,9 +44,9 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     """(n,3,P) -> (n,3,P), the hue turned by `shift` (n,1): whole 1/256 turns in [0,256), by way of Pillow's 8-bit HSV.
 
     Without conditions, which cost four arithmetic steps each on a CPU: with v the largest and c the range of r, g and b,
-    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. What is cut off to whole
-    numbers is a little enlarged, by less than anything between two of them could be: a GPU's compiled division may fall
-    short of a whole quotient.
+    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. A GPU's compiled division
+    may fall short of a whole quotient before it is cut off: so the hue, a multiple of 1/510, has .0005 more, and the
+    saturation, a multiple of 1/v, .1/v.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(green, blue).maximum(red)

@@ -30,9 +30,6 @@ from simsiam_eval.crops import Floats, Integers
 
 __all__ = ["ViewParameters", "Views", "boxes", "crop_resident", "draw"]
 
-# Grey levels need float32's digits.
-warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
-
 # Values of a part of a batch. CPU: 1.2 MB, which a core's cache holds, and at 224 px one image, so that no image pays for
 # a step that only another takes. Elsewhere: what bounds the memory of the temporaries (some 128 MB each).
 _CHUNK = 300_000
@@ -59,7 +56,7 @@ def crop_resident(pixels: Tensor, rows: Tensor, boxes: Integers, size: int, comp
     with _exact(pixels.device):
         for part in _chunks(len(rows), 3 * height * width, pixels.device):
             if compiled:
-                out[part] = _compiled(_crop)(pixels, rows[part], edges[part], size)
+                out[part] = _compile(_crop)(pixels, rows[part], edges[part], size)
             else:
                 _crop(pixels, rows[part], edges[part], size, out[part])
     return out
@@ -126,22 +123,25 @@ class Views:
         return out
 
     def _augment(self, crops: Tensor, parameters: ViewParameters, numbers: Tensor, out: Tensor) -> None:
+        order = parameters.order
+        # Which images take a step, step by step; one transfer moves all lists.
+        masks = [parameters.blur > 0] + [parameters.flip, parameters.grey, *(order == HUE).T] * (not self._compiled)
+        blurred, *others = _lists(crops.device, masks)
         x = crops.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if parameters.affine is not None:
             x = warp(x, numbers[:, _MATRIX].view(-1, 2, 3))
         # Every step after the affine commutes with the flip.
-        compiled = self._compiled
-        x = _compiled(_all_take_each_step)(x, numbers) if compiled else _each_step_by_some(x, parameters, numbers)
-        (blurred,) = _lists(crops.device, [parameters.blur > 0])
+        every = self._compiled
+        x = _compile(_all_take_each_step)(x, numbers) if every else _each_step_by_some(x, order, others, numbers)
         x = _on(x, blurred, numbers, lambda x, of: blur(x, of[:, _TAPS]))
         torch.mul(x, numbers[0, _SCALE].view(3, 1, 1), out=out)
         out.add_(numbers[0, _OFFSET].view(3, 1, 1))
 
 
-def _each_step_by_some(x: Tensor, parameters: ViewParameters, numbers: Tensor) -> Tensor:
-    """(n,3,S,S) flipped, jittered, made grey, each step by the images that take it."""
-    order = parameters.order
-    flipped, greyed, *hued = _lists(x.device, [parameters.flip, parameters.grey, *(order == HUE).T])
+def _each_step_by_some(x: Tensor, order: Integers, lists: Sequence[Tensor], numbers: Tensor) -> Tensor:
+    """(n,3,S,S) flipped, jittered, made grey, each step by the images that take it: `lists` of the flip, the grey and the
+    hue at each of four places."""
+    flipped, greyed, *hued = lists
     blended = [[kind in at for kind in range(HUE)] for at in order.T.tolist()]
     shape = x.shape
     x = _on(x, flipped, numbers, lambda x, _: x.flip(-1)).view(len(x), 3, -1)
@@ -156,7 +156,8 @@ def _each_step_by_some(x: Tensor, parameters: ViewParameters, numbers: Tensor) -
 
 def _all_take_each_step(x: Tensor, numbers: Tensor) -> Tensor:
     """The same by all images, for a compiler, which needs one shape: a blend's numbers may be such that it changes nothing,
-    the other steps are taken back where they are not wanted."""
+    the other steps are taken back where they are not wanted. Where a place has only brightness in all of a batch the 1e-4
+    of `blend_` is new."""
     flipped, greyed, *hued = (numbers[:, _TAKEN, None, None] > 0).unbind(1)
     shape = x.shape
     x = torch.where(flipped[..., None], x.flip(-1), x).view(len(x), 3, -1)
@@ -171,14 +172,16 @@ def _blend(numbers: Tensor, place: int) -> tuple[Tensor, ...]:
 
 
 @cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, fullgraph=True)
+def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # torch 2.11 recommends TF32 for the products: too few digits for grey levels.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
+    return torch.compile(function)
 
 
 def _lists(device: torch.device, masks: Sequence[NDArray[np.bool_]]) -> Sequence[Tensor]:
-    """For each mask of the images the numbers of those in it, moved at once."""
-    both = np.stack(masks)  # (step, image)
-    return _to(device, np.ascontiguousarray(np.nonzero(both)[1])).split(both.sum(axis=1).tolist())
+    """For each mask (B,) the numbers of the images in it, moved at once."""
+    stacked = np.stack(masks)
+    return _to(device, np.ascontiguousarray(np.nonzero(stacked)[1])).split(stacked.sum(axis=1).tolist())
 
 
 def _on(x: Tensor, rows: Tensor, numbers: Tensor, step: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -233,8 +236,9 @@ def _inverse_affine(affine: Floats, size: int) -> Floats:
 
 
 def _chunks(count: int, values: int, device: torch.device) -> Iterator[slice]:
-    """Parts of a batch of `count` images of `values` values."""
-    step = max(1, (_CHUNK * torch.get_num_threads() if device.type == "cpu" else _DEVICE_CHUNK) // values)
+    """Parts of a batch of `count` images of `values` values, of one size but for the last: each size is compiled."""
+    most = max(1, (_CHUNK * torch.get_num_threads() if device.type == "cpu" else _DEVICE_CHUNK) // values)
+    step = max(1, -(-count // max(1, -(-count // most))))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 

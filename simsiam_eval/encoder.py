@@ -104,8 +104,7 @@ def pooled_features(trunk: ResNet, images: Tensor) -> Tensor:
 def _maps(trunk: ResNet, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
     """The outputs (B, C, h, w) of the wanted ones of `stem` and the four stages; later ones are not computed."""
     maps: Tensor = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
-    stages = ("stem", "layer1", "layer2", "layer3", "layer4")
     found = {"stem": maps}
-    for name in stages[1 : 1 + max(map(stages.index, wanted))]:
+    for name in LAYERS[1 : 1 + max(map(LAYERS.index, wanted))]:
         maps = found[name] = getattr(trunk, name)(maps)
     return {name: found[name] for name in wanted}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,12 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from simsiam_eval.checkpoint import weights_sha256
+from simsiam_eval.compiler import refuse_without_compiler
 from simsiam_eval.encoder import Encoder
-from simsiam_eval.errors import UsageError
 from simsiam_eval.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.preprocess import Preprocessing
-
-_COMPILERS = ("g++", "clang++")
 
 
 class FeatureModel:
@@ -35,12 +31,12 @@ class FeatureModel:
 
     Args:
         encoder: left as it is; a copy is changed.
-        compile: through torch.compile instead, which takes a minute and on a CPU a C++ compiler.
+        compile: through torch.compile instead, which takes a minute and a compiler.
         flip_average: features are the mean of those of the image and of its mirror image.
         normalize: features are scaled to length one, after the mean.
 
     Raises:
-        UsageError: `compile` without a C++ compiler, on a CPU.
+        UsageError: `compile` without a compiler.
     """
 
     def __init__(
@@ -53,10 +49,8 @@ class FeatureModel:
         flip_average: bool = False,
         normalize: bool = False,
     ) -> None:
-        if compile and device.type == "cpu" and not has_compiler():
-            raise UsageError(
-                f"--compile on needs a C++ compiler ({' or '.join(_COMPILERS)}): install one, or leave it off."
-            )
+        if compile:
+            refuse_without_compiler(device)
         self.device, self.preprocessing = device, preprocessing
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -143,9 +137,3 @@ def fold_batch_norms(model: Encoder) -> Encoder:
     if left:
         raise ValueError(f"not a ResNet as torchvision builds it: {left[0]} follows no convolution")
     return model
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile can build its kernels for the CPU."""
-    named = os.environ.get("CXX")
-    return any(shutil.which(name) for name in ((named,) if named else _COMPILERS))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,10 @@ for line in sys.stdin:
 @pytest.fixture(scope="session")
 def forked():
     """forked(arguments, prepare="", kill=None, after="module:Class.method") -> wait status of a process that ran them."""
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would fill
     server = subprocess.Popen(
         [sys.executable, "-c", FORKING], cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        stderr=said, text=True,
     )  # fmt: skip
 
     def run(arguments, prepare="", kill=None, after=""):
@@ -115,7 +117,7 @@ def forked():
         server.stdin.write(json.dumps(asked) + "\n")
         server.stdin.flush()
         while not (answer := server.stdout.readline()).strip().isdigit():
-            assert answer, server.stderr.read()
+            assert answer, said.seek(0) or said.read()
         return int(answer)
 
     yield run

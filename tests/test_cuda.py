@@ -22,6 +22,8 @@ from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.sources import open_source
 
 GPU = torch.device("cuda")
+# By the preset's lr what rounding there is grows in three epochs to losses .14 apart on one CPU; by this one to .03.
+CALM = ("--epochs", 3, "--lr", 0.1)
 GREY_LEVELS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -48,7 +50,7 @@ def losses(record, small, tmp_path_factory):
 
     def of(device, *options):
         out = tmp_path_factory.mktemp("runs") / "run"
-        record("pretrain", *small, "--epochs", 3, "--device", device, "--out", out, *options)
+        record("pretrain", *small, *CALM, "--device", device, "--out", out, *options)
         saved = torch.load(out / "checkpoint_last.pth.tar", weights_only=True, map_location="cpu")
         return [entry["loss"] for entry in saved["simsiam_eval"]["history"]]
 
@@ -83,23 +85,20 @@ def test_batches(photos, preset, resident, compile):
 
 
 @pytest.mark.parametrize(
-    ("options", "within"),
+    "options",
     [
-        ((), 0.02),
-        (("--no-resident", "--workers", "2"), 0.02),
-        (("--no-channels-last", "--no-fused"), 0.02),
-        (("--compile", "on"), 0.02),
-        (("--compile", "cuda-graphs"), 0.02),
-        (("--precision", "bf16"), 0.05),
-        (("--precision", "bf16", "--compile", "cuda-graphs"), 0.05),
-        (("--precision", "bf16", "--compile", "on", "--no-resident", "--workers", "2"), 0.05),
+        (),
+        ("--no-resident", "--workers", "2"),
+        ("--no-channels-last", "--no-fused"),
+        ("--compile", "on"),
+        ("--compile", "cuda-graphs"),
+        ("--precision", "bf16"),
+        ("--precision", "bf16", "--compile", "cuda-graphs"),
+        ("--precision", "bf16", "--compile", "on", "--no-resident", "--workers", "2"),
     ],
 )
-def test_losses(losses, on_a_cpu, options, within):
-    """Of the first epoch; what rounding there is has then grown into another run of the same kind."""
-    found = losses(GPU.type, *options)
-    assert abs(found[0] - on_a_cpu[0]) < within
-    np.testing.assert_allclose(found, on_a_cpu, atol=0.2)
+def test_losses(losses, on_a_cpu, options):
+    np.testing.assert_allclose(losses(GPU.type, *options), on_a_cpu, atol=0.05)
 
 
 STOPS = """
@@ -117,13 +116,13 @@ TrainingStep.__call__ = step
 @pytest.mark.parametrize("options", [(), ("--precision", "bf16", "--compile", "cuda-graphs")])
 def test_a_stopped_run_goes_on(losses, forked, small, record, tmp_path, options):
     """In the middle of an epoch; weights, momentum and random state come back to the GPU."""
-    run = ["pretrain", *small, "--epochs", 3, "--device", GPU.type, "--out", tmp_path / "run", *options]
+    run = ["pretrain", *small, *CALM, "--device", GPU.type, "--out", tmp_path / "run", *options]
     assert os.waitstatus_to_exitcode(forked(run, STOPS)) == 143
     found = record(*run)
     saved = torch.load(tmp_path / "run" / "checkpoint_last.pth.tar", weights_only=True, map_location="cpu")
     assert found["metrics"]["epochs"] == 3
     resumed = [entry["loss"] for entry in saved["simsiam_eval"]["history"]]
-    np.testing.assert_allclose(resumed, losses(GPU.type, *options), atol=0.1)  # a GPU adds up in any order
+    np.testing.assert_allclose(resumed, losses(GPU.type, *options), atol=0.05)  # a GPU adds up in any order
 
 
 def test_random_state():

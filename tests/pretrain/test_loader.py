@@ -115,6 +115,14 @@ def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkey
         assert (a - b).abs().mean() < 1.5  # grey levels
 
 
+def test_only_decoding_is_waited_for(files):
+    """Images that are held have none, however long their views take."""
+    held, decoded = loader(files, resident=True), loader(files, resident=False, workers=0)
+    for made in (held, decoded):
+        list(made.batches(0, 2))
+    assert held.waited == 0 < decoded.waited
+
+
 def test_views_differ_from_each_other_and_between_epochs_and_seeds(source):
     first, second = loader(source, batch_size=11).batches(0, 2)
     assert first.view1.shape == first.view2.shape == (11, 3, 8, 8)

@@ -15,10 +15,11 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
+from pretrain import views
 from pretrain.recipe import PretrainSettings
 from pretrain.view_parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, ViewParameters, boxes, draw
 from pretrain.view_steps import turn_hue
-from pretrain.views import Views, _all_take_each_step, _crop, _each_step_by_some, _numbers, crop_resident
+from pretrain.views import Views, _all_take_each_step, _crop, _numbers, crop_resident
 from simsiam_eval.crops import crop_image
 from simsiam_eval.images import open_image
 
@@ -299,15 +300,16 @@ def test_the_hue_does_not_hang_on_a_divisions_last_bit(monkeypatch, wrong):
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "cifar10", "digits"])
-def test_all_images_may_take_each_step(crops, preset):
-    """As a GPU's compiled views do: where a step is not an image's, it changes nothing."""
+def test_what_is_compiled_is_the_same(crops, preset, monkeypatch):
+    """Every image takes every step then: where a step is not an image's, it changes nothing."""
+    given = []
+    monkeypatch.setattr(views, "_compile", lambda function: given.append(function) or function)
     parameters = draw(recipe(preset=preset), np.random.default_rng(3), 40)
-    numbers = torch.from_numpy(_numbers(parameters, 50, (0, 0, 0), (1, 1, 1)))
-    some, everything = (
-        _each_step_by_some(crops.float(), parameters, numbers),
-        _all_take_each_step(crops.float(), numbers),
-    )
-    assert torch.equal(some, everything)
+    assert torch.equal(Views((0.5,) * 3, (0.2,) * 3, compiled=True).augment(crops, parameters),
+                       Views((0.5,) * 3, (0.2,) * 3).augment(crops, parameters))  # fmt: skip
+    where = crops, torch.arange(40), boxes(parameters, 50, 50), 20
+    assert torch.equal(crop_resident(*where, compiled=True), crop_resident(*where))
+    assert given == [_all_take_each_step, _crop]
 
 
 def test_what_is_compiled_is_one_graph(crops):
@@ -320,8 +322,10 @@ def test_what_is_compiled_is_one_graph(crops):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_views_on_a_gpu_are_the_same(crops):
-    found = (LEVELS.augment(crops.cuda(), drawn()).cpu() - LEVELS.augment(crops, drawn())).abs()
+@pytest.mark.parametrize("compiled", [False, True])
+def test_views_on_a_gpu_are_the_same(crops, compiled):
+    there = Views(LEVELS.mean, LEVELS.std, compiled)
+    found = (there.augment(crops.cuda(), drawn()).cpu() - LEVELS.augment(crops, drawn())).abs()
     assert found.max() <= 12
     assert (found > 0.5).float().mean() < 1e-3
 

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from simsiam_eval.compiler import refuse_without_compiler
 from simsiam_eval.distributed import Processes
 from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction import Extraction, write_extraction
 from simsiam_eval.feature_file import read_features
 from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.inference import has_compiler
 from simsiam_eval.preprocess import Preprocessing
 from simsiam_eval.sources import ArraySource, PathSource
 
@@ -312,8 +312,10 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(record, checkpoint
 
 
 def test_compiled_features_agree(source, tmp_path):
-    if not has_compiler():
-        pytest.skip("no C++ compiler")
+    try:
+        refuse_without_compiler(torch.device("cpu"))
+    except UsageError as reason:
+        pytest.skip(str(reason))
     extract(source, tmp_path / "a.h5", compile="off")
     extract(source, tmp_path / "b.h5", compile="on")
     one, two = (read_features(tmp_path / name).features for name in ("a.h5", "b.h5"))
