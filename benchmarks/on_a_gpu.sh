@@ -11,7 +11,7 @@
 data=$1 run=$2 seconds=${3:-400} epochs=${4:-200}
 if [ "${ONLY:-headline}" = headline ]; then
     timeout --foreground -s TERM "$seconds" python benchmarks/cifar10_headline.py \
-        --data "cifar10:$data" --out "$run" --epochs "$epochs" --knn-every 40
+        --data "cifar10:${data:?CIFAR10_DIR is missing}" --out "${run:?RUN_FOLDER is missing}" --epochs "$epochs" --knn-every 40
     echo "exit status of the headline: $? (124: stopped in time, give the command again)"
 fi
 if [ "${ONLY:-speed}" = speed ]; then

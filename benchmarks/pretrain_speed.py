@@ -268,7 +268,7 @@ def main() -> None:
                 quickest = f"(2) our loop on {reads}, {one.precision}"
                 runs[quickest] = loop
             if on_gpu:  # --compile off, as without the option
-                reads, loop = our_loop(replace(ours[0], compile="off"), paths, device)
+                _, loop = our_loop(replace(ours[0], compile="off"), paths, device)
                 runs[f"(2) the same, not compiled, {ours[0].precision}"] = loop
             runs["(3) the reference's pipeline"] = reference_loop(plain, paths, device, workers)
             if (peer := lightly_loop(plain, paths, device, workers)) is not None:

@@ -45,8 +45,8 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
 
     Without conditions, which cost four arithmetic steps each on a CPU: with v the largest and c the range of r, g and b,
     the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. A GPU's compiled division
-    may fall short of a whole quotient before it is cut off: so the hue, a multiple of 1/510, has .0005 more, and the
-    saturation, a multiple of 1/v, .1/v.
+    may fall short of a whole quotient, which is then cut off: so .0005 is added to the hue, which is whole or at least
+    1/510 from it, and .1/v to the saturation, whole or at least 1/v from it.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(green, blue).maximum(red)

@@ -89,8 +89,8 @@ class Views:
 
     Args:
         mean, std: of the red, green and blue channel, as shares of 255.
-        compiled: by torch.compile, for a GPU: there a batch's views are hundreds of small kernels, whose launches take
-            longer than a training step. A pixel may then fall on the other side of a rounding.
+        compiled: by torch.compile, for a GPU, where a batch's views are hundreds of small kernels otherwise, whose launches
+            take longer than their work. A pixel may then fall on the other side of a rounding.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], compiled: bool = False) -> None:
