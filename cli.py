@@ -6,10 +6,10 @@ import importlib.metadata
 
 import click
 
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.command import command, group
-from simsiam_eval.result import Result
-from tasks.compare import CompareSettings, compare
+from pretrain.settings import PretrainSettings
+from simsiam_eval.commands.options import command, group
+from simsiam_eval.commands.record import Result
+from tasks.compare.compare import CompareSettings, compare
 from tasks.convert import ConvertSettings, convert
 from tasks.demo import DemoSettings, demo
 from tasks.detection.detect import detect
@@ -19,10 +19,10 @@ from tasks.export import ExportSettings, export
 from tasks.extract import ExtractSettings, extract
 from tasks.inspect import InspectSettings, inspect
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import linear_eval
-from tasks.linear_settings import LinearEvalSettings
+from tasks.linear.linear_eval import linear_eval
+from tasks.linear.predict import PredictSettings, predict
+from tasks.linear.settings import LinearEvalSettings
 from tasks.merge import MergeSettings, merge
-from tasks.predict import PredictSettings, predict
 from tasks.rank import RankSettings, rank
 from tasks.retrieval.build import RetrievalBuildSettings, retrieval_build
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
@@ -31,7 +31,7 @@ from tasks.verify import VerifySettings, verify
 
 
 def _pretrain(settings: PretrainSettings) -> Result:
-    from pretrain.loop import pretrain
+    from pretrain.train import pretrain
 
     return pretrain(settings)
 

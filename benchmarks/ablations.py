@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from report import run, write_table
 
-from pretrain.loop import pretrain
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.result import percent
+from pretrain.settings import PretrainSettings
+from pretrain.train import pretrain
+from simsiam_eval.wording import percent
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import linear_eval
-from tasks.linear_settings import LinearEvalSettings
+from tasks.linear.linear_eval import linear_eval
+from tasks.linear.settings import LinearEvalSettings
 
 # name: (what differs from the preset, the paper's ImageNet linear top-1 at 100 epochs)
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -2,7 +2,7 @@
 
 Every case is an encoder and images at a size: --case NAME CHECKPOINT SPEC RESIZE CROP, as often as wanted. Each way is
 compared with the full decoding resized by Pillow (torchvision's transforms of a PIL image, in float32). 1-NN: cosine, leave
-one out; the share of images that keep the label of their nearest neighbour, or, without labels, the neighbour itself.
+one out; the share of images that keep the label of their nearest neighbor, or, without labels, the neighbor itself.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from report import write_table
 from torch.nn.functional import normalize
 from torchvision.transforms import functional as transforms
 
-from simsiam_eval import preprocess
-from simsiam_eval.checkpoint import load_encoder
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.images.decode import preprocess
+from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources import ImageSource, open_source
 
 COSINE, AGREEMENT = 0.999, 0.995
@@ -42,11 +42,11 @@ def prepared(way: str, source: ImageSource, resize: int, crop: int, rows: list[i
 
 @torch.inference_mode()
 def features(encoder: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    parts = [encoder(Preprocessing().normalise(part)) for part in pixels.split(64)]
+    parts = [encoder(Preprocessing().normalize(part)) for part in pixels.split(64)]
     return normalize(torch.cat(parts).double())
 
 
-def neighbours(found: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+def neighbors(found: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     nearest = (found @ found.T).fill_diagonal_(-2).argmax(dim=1).numpy()
     return labels[nearest] if (labels >= 0).all() else nearest
 
@@ -61,13 +61,13 @@ def case(name: str, checkpoint: str, spec: str, resize: int, crop: int, most: in
     labels = source.labels[rows]
     pixels = {way: prepared(way, source, resize, crop, rows) for way in WAYS}
     found = {way: features(encoder, pixels[way]) for way in WAYS}
-    kept = neighbours(found["Pillow"], labels)
+    kept = neighbors(found["Pillow"], labels)
     table, good = [], set()
     for way in WAYS[1:]:
         cosine = (found["Pillow"] * found[way]).sum(dim=1)
         apart = (pixels["Pillow"].int() - pixels[way].int()).abs().float().flatten(1).mean(dim=1)
         changed = (pixels["full"] != pixels[way]).flatten(1).any(dim=1).double().mean()
-        agree = (neighbours(found[way], labels) == kept).mean()
+        agree = (neighbors(found[way], labels) == kept).mean()
         table.append(
             [name, str(len(rows)), f"{resize} / {crop}", way, f"{100 * changed:.0f}", f"{apart.mean():.2f}",
              f"{cosine.mean():.5f}", f"{cosine.min():.5f}", f"{100 * agree:.1f}"]
@@ -91,7 +91,7 @@ def main() -> None:
     write_table(
         "decode_agreement",
         "Features of images decoded at a smaller scale, against Pillow's full decoding and resize",
-        ("encoder and images", "images", "resize / crop", "decoding", "scaled %", "pixels apart, grey levels",
+        ("encoder and images", "images", "resize / crop", "decoding", "scaled %", "pixels apart, gray levels",
          "cosine, mean", "cosine, lowest", "1-NN kept %"),
         [row for rows, _ in found for row in rows],
         [

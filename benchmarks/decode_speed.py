@@ -1,10 +1,10 @@
-"""JPEGs per second: decoders alone, and the whole roads "resize 256, centre crop 224" and "two random resized crops of 224".
+"""JPEGs per second: decoders alone, and the whole roads "resize 256, center crop 224" and "two random resized crops of 224".
 
 `Pillow, PIL` is the reference's road: torchvision's transforms of a PIL image. Every other way decodes to an array and
 resizes by torch's uint8 kernel; `ours` is the product's own functions, header and EXIF included. Scaled: decoded at a half,
 a quarter or an eighth as far as the result keeps twice the pixels a side that are asked for.
 
-Images: scikit-learn's two photographs at five sizes, quality 90; beyond their own 640 pixels with grain (5 grey levels), so
+Images: scikit-learn's two photographs at five sizes, quality 90; beyond their own 640 pixels with grain (5 gray levels), so
 that a pixel takes the 2 bits that it takes in camera files. --folder: real ones too.
 """
 
@@ -30,11 +30,11 @@ from sklearn.datasets import load_sample_images
 from torchvision import io as torchvision_io
 from torchvision.transforms import functional as transforms
 
-from pretrain.recipe import PretrainSettings
-from pretrain.view_parameters import boxes, draw
-from simsiam_eval.crops import crop_image
-from simsiam_eval.images import DecodedImage, open_image
-from simsiam_eval.preprocess import MARGIN, Preprocessing
+from pretrain.settings import PretrainSettings
+from pretrain.views.parameters import boxes, draw
+from simsiam_eval.images.crops import crop_image
+from simsiam_eval.images.decode import DecodedImage, open_image
+from simsiam_eval.images.preprocess import MARGIN, Preprocessing
 
 SIZES = ((32, 32), (300, 225), (500, 375), (1600, 1200), (4000, 3000))
 SIDE = 224

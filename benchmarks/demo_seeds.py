@@ -12,7 +12,7 @@ from pathlib import Path
 
 from report import write_table
 
-from simsiam_eval.result import percent
+from simsiam_eval.wording import percent
 
 CLI = Path(__file__).parent.parent / "cli.py"
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from report import write_table
 
-from simsiam_eval.progress import say
-from simsiam_eval.result import Result
+from simsiam_eval.commands.record import Result
+from simsiam_eval.runtime.progress import say
+from tasks.detection.backends.detectron2.backend import Detectron2Backend
 from tasks.detection.detect import detect
-from tasks.detection.detectron2_backend import Detectron2Backend
 from tasks.detection.settings import DetectSettings
 
 _COLUMNS = ("encoder", "heads", "start", "backend", "AP50", "AP", "AP75", "images/s")

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from report import write_table
 
-from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.extraction import Extraction
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.preprocess import Preprocessing
-from simsiam_eval.settings import PRECISIONS
+from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.extraction.extraction import Extraction
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources import ArraySource
+from simsiam_eval.vocabulary import PRECISIONS
 
 CASES = (("resnet50", "imagenet", 224, 64), ("resnet18", "cifar", 32, 256))  # and how many images
 WAYS = {"all cores share a block of 16": (16, 0)} | {f"a core each, blocks of {n}": (n, None) for n in (4, 8, 16, 32)}

@@ -3,7 +3,7 @@
 python benchmarks/extract_speed.py --data folder:caltech101-34/val --thingsvision OTHER_ENVIRONMENT/bin/python
 
 Images per second of the clock and of CPU time (this process and its workers). Features are compared with those of the
-plain loop: cosine, and whether the nearest neighbour's label is the same. The encoder is a ResNet-50 with random weights
+plain loop: cosine, and whether the nearest neighbor's label is the same. The encoder is a ResNet-50 with random weights
 whose BN statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted.
 thingsvision pins old versions: it runs in an environment of its own.
 """
@@ -40,18 +40,18 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from simsiam_eval.blocks import worker_count
-from simsiam_eval.checkpoint import load_encoder
-from simsiam_eval.distributed import Processes
-from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.extraction import Extraction, write_extraction
-from simsiam_eval.feature_file import read_features
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.feature_writer import FeatureWriter
-from simsiam_eval.fused_blocks import fuse_blocks
-from simsiam_eval.images import DecodedImage
-from simsiam_eval.inference import FeatureModel, fold_batch_norms
-from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.extraction.blocks import worker_count
+from simsiam_eval.extraction.extraction import Extraction, write_extraction
+from simsiam_eval.extraction.fused_blocks import fuse_blocks
+from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.features.file import read_features
+from simsiam_eval.features.writer import FeatureWriter
+from simsiam_eval.images.decode import DecodedImage
+from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources import ImageSource, open_source
 
 CPU, BLOCK = torch.device("cpu"), 8  # images, as extraction chooses
@@ -122,12 +122,12 @@ def random_encoder(source: ImageSource) -> Encoder:
     with torch.no_grad():
         for some in np.array_split(rows, 4):
             pixels = torch.stack([PREPROCESSING.pixels(source.image(int(row))) for row in some])
-            trunk.train()(PREPROCESSING.normalise(pixels))
+            trunk.train()(PREPROCESSING.normalize(pixels))
     return Encoder(trunk.eval(), "resnet50", "imagenet").eval()
 
 
 class Photos:
-    """The plain loop's data set: torchvision's transform of every image, as the reference evaluates."""
+    """The plain loop's dataset: torchvision's transform of every image, as the reference evaluates."""
 
     def __init__(self, source: ImageSource, count: int) -> None:
         self.paths, self.count = [source.paths[row] for row in range(count)], count  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> 
 
 
 def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> np.ndarray:
-    """The embedding loop of lightly's examples over its own data set and transform of the test images."""
+    """The embedding loop of lightly's examples over its own dataset and transform of the test images."""
     from lightly.data import LightlyDataset
 
     names = [str(Path(source.paths[row]).relative_to(folder)) for row in range(count)]  # type: ignore[attr-defined]
@@ -238,7 +238,7 @@ def choices(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], No
     def forward(model: Encoder, layout: torch.memory_format) -> None:
         with torch.no_grad():
             for some in pixels.split(32):
-                model.trunk(PREPROCESSING.normalise(some).to(memory_format=layout))
+                model.trunk(PREPROCESSING.normalize(some).to(memory_format=layout))
 
     def prepared(folded: bool, layout: torch.memory_format, fused: bool = False) -> Callable[[], None]:
         model = copy.deepcopy(encoder)

@@ -1,10 +1,10 @@
-"""How far features move with a setting of `extract`: cosine to the reference's, and the nearest neighbour's label.
+"""How far features move with a setting of `extract`: cosine to the reference's, and the nearest neighbor's label.
 
 extract --checkpoint CKPT --data SPEC --out float32.h5
 extract --checkpoint CKPT --data SPEC --precision bf16 --out bf16.h5
 python benchmarks/feature_agreement.py --pair NAME float32.h5 bf16.h5
 
---pair may be given several times; both files are of the same images. Neighbours are by cosine, every image left out of its
+--pair may be given several times; both files are of the same images. Neighbors are by cosine, every image left out of its
 own search.
 """
 
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from report import run, write_table
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.feature_file import read_features
-from simsiam_eval.neighbours import search
-from simsiam_eval.unit_length import unit_length
+from simsiam_eval.features.file import read_features
+from simsiam_eval.features.unit_length import unit_length
+from simsiam_eval.neighbors.exact import search
 
 
 def agreement(
     reference: NDArray[np.float32], features: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """(N,) each: cosine of the rows, and the label of the nearest neighbour in the reference and in the other features."""
+    """(N,) each: cosine of the rows, and the label of the nearest neighbor in the reference and in the other features."""
     one, two = (unit_length(torch.from_numpy(found)) for found in (reference, features))
     kept, now = (labels[search(found, None, 1)[1][:, 0]] for found in (reference, features))
     return (one * two).sum(dim=1).numpy(), kept, now
@@ -51,7 +51,7 @@ def main() -> None:
     asked = parser.parse_args()
     write_table(
         "feature_agreement",
-        "Features beside those of the reference: cosine, and the label of the nearest neighbour (leave one out)",
+        "Features beside those of the reference: cosine, and the label of the nearest neighbor (leave one out)",
         ("images", "encoder", "rows", "reference", "other", "least cosine", "mean cosine", "1-NN right %, reference",
          "1-NN right %, other", "same 1-NN label, %"),
         [compared(name, Path(reference), Path(other)) for name, reference, other in asked.pair],

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from report import write_table
 
-from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.features.writer import FeatureWriter
 
 WIDTH, BLOCK = 16, 256
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)

@@ -27,14 +27,14 @@ from linear_speed import EPOCHS, HEADS, RECIPE
 from pretrain_speed import make_images, wait_for
 from report import write_table
 
-from simsiam_eval.blocks import read_blocks
-from simsiam_eval.distributed import Processes
-from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.extraction import Extraction, write_extraction
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.linear import HeadStack
-from simsiam_eval.neighbours import search
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.extraction.blocks import read_blocks
+from simsiam_eval.extraction.extraction import Extraction, write_extraction
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.linear.heads import HeadStack
+from simsiam_eval.neighbors.exact import search
+from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources import PathSource
 
 Runs = dict[str, Callable[[], object]]
@@ -82,7 +82,7 @@ def extraction(folder: Path, images: int, device: torch.device) -> Runs:
     }
 
 
-def neighbours(rows: int, width: int, queries: int, device: torch.device) -> Runs:
+def neighbors(rows: int, width: int, queries: int, device: torch.device) -> Runs:
     """The 200 nearest of each query, and the products alone on rows that lie on the device."""
     rng = np.random.default_rng(0)
     bank, asked = (rng.standard_normal((count, width), dtype=np.float32) for count in (rows, queries))
@@ -126,7 +126,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         runs = extraction(Path(folder), asked.images, device)
-        runs |= neighbours(asked.bank, asked.width, asked.queries, device) | heads(device, asked.epochs)
+        runs |= neighbors(asked.bank, asked.width, asked.queries, device) | heads(device, asked.epochs)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(asked.rounds + 1):
             for name, run in runs.items():

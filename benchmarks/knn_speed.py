@@ -1,6 +1,6 @@
 """kNN classification of M queries against a bank of N features, by ours and by what the field uses, on the CPU.
 
-Every line gives the same answer: k = 200, T = 0.07, cosine, 100 classes, from L2-normalised float32 arrays in memory. The
+Every line gives the same answer: k = 200, T = 0.07, cosine, 100 classes, from L2-normalized float32 arrays in memory. The
 limit is the time of the bare products at the best speed at which MKL or oneDNN multiplies matrices here.
 
 DINO's and solo-learn's functions come from clones that are not part of this repository: --dino DIR, --solo DIR.
@@ -24,10 +24,10 @@ import torch
 from report import write_table
 from threadpoolctl import threadpool_limits
 
-from simsiam_eval.matmul import times_transposed
-from simsiam_eval.neighbours import search
-from simsiam_eval.unit_length import l2_normalised
-from simsiam_eval.votes import weighted_vote
+from simsiam_eval.features.unit_length import l2_normalized
+from simsiam_eval.neighbors.exact import search
+from simsiam_eval.neighbors.votes import weighted_vote
+from simsiam_eval.runtime.matmul import times_transposed
 
 K, T, CLASSES = 200, 0.07, 100
 CASES = ((50_000, 512, 5000), (50_000, 2048, 2000), (200_000, 512, 2000), (200_000, 2048, 800))
@@ -36,14 +36,14 @@ Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def made(rows: int, width: int, queries: int) -> Arrays:
-    """Features around class centres, near enough to each other that neighbours disagree."""
+    """Features around class centers, near enough to each other that neighbors disagree."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((CLASSES, width), dtype=np.float32)
+    centers = rng.standard_normal((CLASSES, width), dtype=np.float32)
     labels = rng.integers(0, CLASSES, rows + queries)
     features = rng.standard_normal((rows + queries, width), dtype=np.float32)
     for start in range(0, len(features), 10_000):
-        features[start : start + 10_000] = l2_normalised(
-            features[start : start + 10_000] * 8 + centres[labels[start : start + 10_000]]
+        features[start : start + 10_000] = l2_normalized(
+            features[start : start + 10_000] * 8 + centers[labels[start : start + 10_000]]
         )
     return features[:rows], labels[:rows], features[rows:]
 

@@ -1,4 +1,4 @@
-"""The linear protocol on centre crops, on stored views and end to end: how far apart in accuracy, and in cost?
+"""The linear protocol on center crops, on stored views and end to end: how far apart in accuracy, and in cost?
 
 python benchmarks/linear_protocols.py --data cifar10-mini [--checkpoint FILE]
 
@@ -17,15 +17,15 @@ from typing import Any
 
 from report import write_table
 
-from pretrain.loop import pretrain
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.checkpoint import inspect_checkpoint
-from simsiam_eval.result import percent
-from tasks.linear_eval import linear_eval
-from tasks.linear_settings import LinearEvalSettings
+from pretrain.settings import PretrainSettings
+from pretrain.train import pretrain
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+from simsiam_eval.wording import percent
+from tasks.linear.linear_eval import linear_eval
+from tasks.linear.settings import LinearEvalSettings
 
 WAYS: dict[str, dict[str, Any]] = {
-    "centre crop": {},
+    "center crop": {},
     "1 view": {"views": 1},
     "10 views": {"views": 10},
     "end to end": {"end_to_end": True},
@@ -59,12 +59,12 @@ def main() -> None:
     write_table(
         f"linear_protocols_{asked.data.name.replace('-', '_')}",
         f"Three ways of the linear protocol: {asked.data.name}, {found['train_images']} and {found['images']} images",
-        ("trained on", "test top-1 % [95 %]", "against centre crop [95 %, paired]", "train top-1 %", "s"),
+        ("trained on", "test top-1 % [95 %]", "against center crop [95 %, paired]", "train top-1 %", "s"),
         rows,
         [
             f"{report.arch} ({report.stem} stem) at {asked.side} px after {report.epoch} epochs of SimSiam; head: preset "
             f"small, lr {asked.lr:g}, {asked.epochs} epochs, one seed. Seconds are of the whole command without a cache, "
-            "with the centre-crop head for the difference.",
+            "with the center-crop head for the difference.",
         ],
     )
 

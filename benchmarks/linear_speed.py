@@ -29,15 +29,15 @@ from report import write_table
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from simsiam_eval import matmul
-from simsiam_eval.encoder import Encoder, build_trunk
-from simsiam_eval.end_to_end import ViewExtraction
-from simsiam_eval.extraction import Extraction
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.feature_writer import write_features
-from simsiam_eval.lars import LARS
-from simsiam_eval.linear import HeadRecipe, HeadStack
-from simsiam_eval.preprocess import TRANSFORMS
+from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.extraction.extraction import Extraction
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.features.writer import write_features
+from simsiam_eval.images.preprocess import TRANSFORMS
+from simsiam_eval.linear.end_to_end import ViewExtraction
+from simsiam_eval.linear.heads import HeadRecipe, HeadStack
+from simsiam_eval.linear.lars import LARS
+from simsiam_eval.runtime import matmul
 from simsiam_eval.sources import ArraySource
 
 EPOCHS = 90
@@ -139,12 +139,12 @@ def _epochs(
 
 def _plain(batches: object, width: int, classes: int) -> None:
     head = torch.nn.Linear(width, classes)
-    optimiser = LARS(head.parameters(), lr=1.6)
+    optimizer = LARS(head.parameters(), lr=1.6)
     for features, labels in batches:  # type: ignore[attr-defined]
         loss = functional.cross_entropy(head(features), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def _seconds_per_image(images: int) -> tuple[float, float]:
@@ -167,12 +167,12 @@ def _seconds_per_image(images: int) -> tuple[float, float]:
 def _commands(rows: int, width: int, classes: int) -> tuple[float, float]:
     """Seconds of the command with one head, and of its sweep, on feature files of such numbers."""
     draw = np.random.default_rng(0)
-    centres = 0.25 * draw.standard_normal((classes, width), dtype=np.float32)
+    centers = 0.25 * draw.standard_normal((classes, width), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for split, count in (("train", rows), ("test", rows // 5)):
             labels = np.arange(count) % classes
-            features = np.maximum(centres[labels] + draw.standard_normal((count, width), dtype=np.float32), 0)
+            features = np.maximum(centers[labels] + draw.standard_normal((count, width), dtype=np.float32), 0)
             files.append(Path(folder, f"{split}.h5"))
             source = {"spec": split, "fingerprint": split, "class_names": [str(one) for one in range(classes)]}
             ids = [f"{split}{row}" for row in range(count)]

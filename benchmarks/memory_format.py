@@ -12,9 +12,9 @@ import time
 import torch
 from report import write_table
 
-from pretrain.recipe import PretrainSettings
+from pretrain.settings import PretrainSettings
 from pretrain.step import TrainingStep
-from simsiam_eval.distributed import Processes
+from simsiam_eval.runtime.processes import Processes
 
 CASES = (
     ("digits", "resnet18", 10, 64),

@@ -22,5 +22,5 @@ fi
 if [ "${ONLY:-tests}" = tests ]; then
     # shellcheck disable=SC2086
     python -m pytest -vv $TESTS tests/test_cuda.py tests/pretrain/test_health.py::test_the_gpu_agrees \
-        tests/pretrain/test_views.py::test_views_on_a_gpu_are_the_same
+        tests/pretrain/views/test_augment.py::test_views_on_a_gpu_are_the_same
 fi

@@ -30,12 +30,12 @@ from views_speed import reference_transform
 
 from pretrain.health import measure
 from pretrain.loader import PREFETCHED, Loader
-from pretrain.loop import test_preprocessing
 from pretrain.model import SimSiam, parameter_groups, simsiam_loss
-from pretrain.recipe import PretrainSettings
+from pretrain.settings import PretrainSettings
 from pretrain.step import TrainingStep
-from simsiam_eval.architectures import feature_width
-from simsiam_eval.distributed import Processes
+from pretrain.train import test_preprocessing
+from simsiam_eval.encoders.architectures import feature_width
+from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources import PathSource
 
 # name: (preset, changes for this benchmark, side of the JPEG files)
@@ -124,14 +124,14 @@ def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.
     views = reference_transform(settings.image_size)
     batches = forever(Files(paths, TwoViews(views)), settings, workers)
     model = SimSiam.of(settings).to(device)
-    optimiser = torch.optim.SGD(parameter_groups(model, settings.predictor), 0.05, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(parameter_groups(model, settings.predictor), 0.05, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         view1, view2 = (view.to(device, non_blocking=True) for view in next(batches))
         loss = simsiam_loss(model(view1, view2))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     return Loop(step, batches, PREFETCHED * workers)
 
@@ -144,7 +144,7 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
         from lightly.transforms import SimSiamTransform
     except ImportError:
         return None
-    from simsiam_eval.encoder import build_trunk
+    from simsiam_eval.encoders.encoder import build_trunk
 
     blur = {"gaussian_blur": 0.0} if not settings.blur else {}
     batches = forever(Files(paths, SimSiamTransform(input_size=settings.image_size, **blur)), settings, workers)
@@ -153,7 +153,7 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
     projector = SimSiamProjectionHead(width, settings.projector_hidden or width, settings.dim).to(device)
     predictor = SimSiamPredictionHead(settings.dim, settings.pred_dim, settings.dim).to(device)
     parts, criterion = torch.nn.ModuleList([trunk, projector, predictor]), NegativeCosineSimilarity()
-    optimiser = torch.optim.SGD(parts.parameters(), 0.05)
+    optimizer = torch.optim.SGD(parts.parameters(), 0.05)
 
     def step() -> None:
         z, p = [], []
@@ -162,9 +162,9 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
             z.append(output.detach())
             p.append(predictor(output))
         loss = 0.5 * (criterion(z[0], p[1]) + criterion(z[1], p[0]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     return Loop(step, batches, PREFETCHED * workers)
 

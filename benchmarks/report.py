@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simsiam_eval.errors import UserError
-from simsiam_eval.result import versions
+from simsiam_eval.runtime.machine import versions
 
 RESULTS = Path(__file__).parent / "results"
 

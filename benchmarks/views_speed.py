@@ -1,6 +1,6 @@
 """Views per second: the reference's pipeline (one PIL image after the other) and ours (a batch at a time), on the CPU.
 
-Both end with a normalised float32 batch. 32 px: images of 32 x 32 pixels held in memory; the reference makes a PIL image of
+Both end with a normalized float32 batch. 32 px: images of 32 x 32 pixels held in memory; the reference makes a PIL image of
 each, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375, for the reference PIL images, for ours arrays,
 as either decodes them. One core: one process, one thread. All cores: a DataLoader with one worker per core, but ours at
 32 px in the main process' threads.
@@ -23,11 +23,11 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pretrain.recipe import PretrainSettings
-from pretrain.view_parameters import ViewParameters, boxes, draw
-from pretrain.views import Views, crop_resident
-from simsiam_eval.crops import crop_image
-from simsiam_eval.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.settings import PretrainSettings
+from pretrain.views.augment import Views, crop_resident
+from pretrain.views.parameters import ViewParameters, boxes, draw
+from simsiam_eval.images.crops import crop_image
+from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = {32: 512, 224: 64}
 HEIGHT, WIDTH = 375, 500

@@ -4,11 +4,11 @@ import dataclasses
 import inspect
 from pathlib import Path
 
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.command import declared_in, default_text
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.settings import Settings, field_types, spelling
-from tasks.compare import CompareSettings
+from pretrain.settings import PretrainSettings
+from simsiam_eval.commands.options import declared_in, default_text
+from simsiam_eval.commands.settings import Settings, field_types, spelling
+from simsiam_eval.extraction.settings import FeatureSettings
+from tasks.compare.compare import CompareSettings
 from tasks.convert import ConvertSettings
 from tasks.demo import DemoSettings
 from tasks.detection.settings import DetectSettings
@@ -17,9 +17,9 @@ from tasks.export import ExportSettings
 from tasks.extract import ExtractSettings
 from tasks.inspect import InspectSettings
 from tasks.knn import KnnSettings
-from tasks.linear_settings import LinearEvalSettings
+from tasks.linear.predict import PredictSettings
+from tasks.linear.settings import LinearEvalSettings
 from tasks.merge import MergeSettings
-from tasks.predict import PredictSettings
 from tasks.rank import RankSettings
 from tasks.retrieval.build import RetrievalBuildSettings
 from tasks.retrieval.evaluate import RetrievalEvalSettings

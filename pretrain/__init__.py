@@ -1,0 +1,1 @@
+"""Pretraining: makes an encoder. May import simsiam_eval, never tasks."""

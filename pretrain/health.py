@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional
 
-from simsiam_eval.spread import area_of, output_std, rankme_of, singular_values, uniformity
+from simsiam_eval.metrics.spread import area_of, output_std, rankme_of, singular_values, uniformity
 
 # Rows of a batch whose spectrum is taken, far above the ranks at which the doctor speaks. Bounds the cost: (512, 2048) takes
 # 37 ms on one CPU core, with 512 rows 110.
@@ -26,8 +26,8 @@ class Health:
         rank_limit: the most that output_rank can be: the smaller of the rows and d.
         feature_rank: RankMe of the first view's features.
         feature_auc: see `explained_variance_auc`, of the first view's features.
-        alignment: mean squared distance of an image's two L2-normalised outputs, in [0, 4].
-        uniformity: log of the mean over pairs of images of exp(-2 x squared distance) of their L2-normalised outputs, mean
+        alignment: mean squared distance of an image's two L2-normalized outputs, in [0, 4].
+        uniformity: log of the mean over pairs of images of exp(-2 x squared distance) of their L2-normalized outputs, mean
             over the two views, in [-8, 0]; -4 (nearly) when spread evenly in many dimensions, 0 when all are the same.
 
     Alignment and uniformity: Wang and Isola, arXiv 2005.10242, with their alpha = 2 and t = 2.
@@ -52,7 +52,7 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
 
     Args:
         features: (B,D) of the first view, before the projector; any float dtype, as all three.
-        z1, z2: (B,d), the projector's outputs of the two views, not normalised; B is at least 2.
+        z1, z2: (B,d), the projector's outputs of the two views, not normalized; B is at least 2.
 
     Everything stays on its device until the result is read, once. Input that is not finite gives NaN, no error.
     """
@@ -65,13 +65,13 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
     features, z1, z2 = (x.detach()[:_ROWS] for x in (features, z1, z2))
     unit1, unit2 = (functional.normalize(z.float(), dim=1) for z in (z1, z2))
     output_values, _ = singular_values(z1)
-    feature_values, centred_values = singular_values(features)
+    feature_values, centered_values = singular_values(features)
     values = torch.stack(
         [
             std.double(),
             rankme_of(output_values),
             rankme_of(feature_values),
-            area_of(centred_values),
+            area_of(centered_values),
             (unit1 - unit2).square().sum(dim=1).mean().double(),
             (uniformity(unit1) + uniformity(unit2)) / 2,
         ]
@@ -100,7 +100,7 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
 # The perceptron of tests/pretrain/test_health.py, healthy, least of 3 seeds, rank 9.6 at batch 64, 3.9 at 16, 2.6 at 8.
 _SAME = 0.5  # output_std: where channels are alike, a mean cosine of two outputs above .75
 _FEW = 3.0  # output_rank. 4 would have seen no predictor on CIFAR-10 earlier, but data of few classes may have no more.
-# feature_rank: never seen before the outputs go. RankMe is not centred: a large mean alone gives about 1.
+# feature_rank: never seen before the outputs go. RankMe is not centered: a large mean alone gives about 1.
 _FEW_FEATURES = 2.0
 _SHARE = 0.2  # of rank_limit at most, for batches under 15: a batch of 8 has rank 2.6 in health
 _PATIENCE = 3  # looks in a row; see Doctor

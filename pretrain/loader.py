@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from pretrain.recipe import PretrainSettings
-from pretrain.views import ViewParameters, Views, boxes, crop_resident, draw
-from simsiam_eval.blocks import lost_workers_named, worker_count
-from simsiam_eval.crops import crop_image
-from simsiam_eval.distributed import Processes
+from pretrain.settings import PretrainSettings
+from pretrain.views.augment import ViewParameters, Views, boxes, crop_resident, draw
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images import OpenedImage, UnreadableImage
-from simsiam_eval.preprocess import MARGIN, Preprocessing
-from simsiam_eval.progress import say
+from simsiam_eval.extraction.blocks import lost_workers_named, worker_count
+from simsiam_eval.images.crops import crop_image
+from simsiam_eval.images.decode import OpenedImage, UnreadableImage
+from simsiam_eval.images.preprocess import MARGIN, Preprocessing
+from simsiam_eval.runtime.processes import Processes
+from simsiam_eval.runtime.progress import say
+from simsiam_eval.runtime.signals import ignore_stop_signals
 from simsiam_eval.sources import ArraySource, ImageSource
-from simsiam_eval.stopping import ignore_stop_signals
 
 PREFETCHED = 2  # batches of a worker that wait: of 256 views of 224 px one is 154 MB
 _RESIDENT_BYTES = 1 << 30
@@ -31,7 +31,7 @@ _RESIDENT_SIDE = 128  # pixels; larger images are seldom of one size
 
 
 class Batch(NamedTuple):
-    """Two views (B,3,S,S) float32, normalised, on the device; B is this process's part of the batch."""
+    """Two views (B,3,S,S) float32, normalized, on the device; B is this process's part of the batch."""
 
     view1: torch.Tensor
     view2: torch.Tensor
@@ -224,7 +224,7 @@ class Loader:
 
 
 class _Crops:
-    """Map-style data set for DataLoader workers: number of a step -> both crops (B,3,S,S) uint8, and what was unreadable."""
+    """Map-style dataset for DataLoader workers: number of a step -> both crops (B,3,S,S) uint8, and what was unreadable."""
 
     def __init__(self, source: ImageSource, schedule: Schedule, settings: PretrainSettings) -> None:
         self.source, self.schedule = source, schedule

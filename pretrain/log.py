@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.atomic_file import atomic_write, cannot_write
+from pretrain.settings import PretrainSettings
 from simsiam_eval.errors import UsageError
-from simsiam_eval.progress import say
+from simsiam_eval.files.atomic import atomic_write, cannot_write
+from simsiam_eval.runtime.progress import say
 
 
 class RunLog:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from simsiam_eval.architectures import feature_width
-from simsiam_eval.encoder import build_trunk, pooled_features
+from simsiam_eval.encoders.architectures import feature_width
+from simsiam_eval.encoders.encoder import build_trunk, pooled_features
 
 if TYPE_CHECKING:
-    from pretrain.recipe import PretrainSettings
+    from pretrain.settings import PretrainSettings
 
 
 class Outputs(NamedTuple):

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.encoder import Encoder
+from pretrain.settings import PretrainSettings
+from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
-from simsiam_eval.extraction import Extraction
-from simsiam_eval.feature_settings import FeatureSettings
-from simsiam_eval.neighbours import search_blocks
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.extraction.extraction import Extraction
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.neighbors.exact import search_blocks
+from simsiam_eval.neighbors.votes import weighted_vote
+from simsiam_eval.runtime.signals import StopRequest
 from simsiam_eval.sources import ImageSource, open_source
-from simsiam_eval.stopping import StopRequest
-from simsiam_eval.votes import weighted_vote
 
 
 class KnnMonitor:
@@ -38,7 +38,7 @@ class KnnMonitor:
 
     @torch.no_grad()
     def accuracy(self, trunk: torch.nn.Module, device: torch.device, stop: StopRequest) -> float:
-        """Share of the queries that the vote names rightly, by the trunk's pooled features of one centre crop.
+        """Share of the queries that the vote names rightly, by the trunk's pooled features of one center crop.
 
         Raises:
             Stopped: it was asked to, meanwhile.
@@ -58,7 +58,7 @@ class KnnMonitor:
     def _features(
         self, encoder: Encoder, source: ImageSource, device: torch.device, stop: StopRequest
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Of the labelled images that can be read: (N,D) and (N,)."""
+        """Of the labeled images that can be read: (N,D) and (N,)."""
         chosen = FeatureSettings(precision=self._settings.precision, workers=self._settings.workers, compile="off")
         work = Extraction(encoder, source, self._preprocessing, chosen, device)
         features, labels = [], []
@@ -68,7 +68,7 @@ class KnnMonitor:
             features.append(block.columns["features"][used])
             labels.append(source.labels[block.rows.start : block.rows.stop][used])
         if not sum(map(len, labels)):
-            raise DataError(f"{source.spec} has no labelled image that can be read")
+            raise DataError(f"{source.spec} has no labeled image that can be read")
         return np.concatenate(features), np.concatenate(labels)
 
 

@@ -9,21 +9,21 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
-from pretrain.recipe import PretrainSettings
-from pretrain.run_state import seed_all
-from simsiam_eval.device import autocast
-from simsiam_eval.distributed import Processes, synchronise_bn
-from simsiam_eval.schedule import cosine_lr
+from pretrain.run_folder import seed_all
+from pretrain.settings import PretrainSettings
+from simsiam_eval.linear.schedule import cosine_lr
+from simsiam_eval.runtime.device import autocast
+from simsiam_eval.runtime.processes import Processes, synchronize_bn
 
 _SMALLEST = 16  # pixels, up to which a CPU is slower with channels-last (benchmarks/results/memory_format.md)
 
 
 class TrainingStep:
-    """Model and optimiser, and what one batch does to them.
+    """Model and optimizer, and what one batch does to them.
 
     Attributes:
         model: the bare model, whose state dict is the checkpoint's.
-        optimiser: SGD; its lr is that of the whole batch, lr x batch / 256.
+        optimizer: SGD; its lr is that of the whole batch, lr x batch / 256.
     """
 
     def __init__(self, settings: PretrainSettings, processes: Processes) -> None:
@@ -36,10 +36,10 @@ class TrainingStep:
         seed_all(settings.seed)
         model: Any = SimSiam.of(settings)
         if processes.world > 1 and settings.sync_bn:
-            model = synchronise_bn(model, self.device)
+            model = synchronize_bn(model, self.device)
         self.model: SimSiam = model.to(self.device, memory_format=self._format)
         self.base_lr = settings.lr * settings.batch_size / 256
-        self.optimiser = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             parameter_groups(self.model, settings.predictor, warmup=settings.warmup_epochs > 0),
             self.base_lr,
             momentum=settings.momentum,
@@ -62,7 +62,7 @@ class TrainingStep:
             now = self.base_lr * (epoch + 1) / settings.warmup_epochs
         else:
             now = cosine_lr(self.base_lr, epoch - settings.warmup_epochs, settings.epochs - settings.warmup_epochs)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr if group.get("fix_lr") or (warming and not group.get("warms_up", True)) else now
         return now
 
@@ -85,8 +85,8 @@ class TrainingStep:
                 loss = self._loss(outputs) / parts
                 loss.backward()
             total += loss.detach()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return total, Outputs(*(value.detach() for value in outputs))
 
     def _loss(self, outputs: Outputs) -> torch.Tensor:

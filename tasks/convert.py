@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
 from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simsiam_eval.checkpoint import CheckpointReport
-    from simsiam_eval.encoder import Encoder
+    from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.encoders.encoder import Encoder
 
 TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
 
@@ -55,7 +55,7 @@ def convert(settings: ConvertSettings) -> Result:
         UsageError: the target has no such stem. DataError: no whole encoder is in the file, what was written is not what
             was read, or detectron2 computes something else from it.
     """
-    from simsiam_eval.checkpoint import load_encoder, weights_sha256
+    from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
 
     started = time.perf_counter()
     settings.try_outputs()
@@ -87,7 +87,7 @@ _Written = tuple[dict[str, str], float | None, list[str]]
 
 
 def _reference(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
-    from simsiam_eval.checkpoint import write_checkpoint
+    from simsiam_eval.encoders.checkpoint import write_checkpoint
 
     own = {name: value for name, value in (report.own or {}).items() if name in ("stem", "preprocessing")}
     write_checkpoint(
@@ -143,7 +143,7 @@ def _write_bare(settings: ConvertSettings, encoder: Encoder, as_safetensors: boo
     import safetensors.torch
     import torch
 
-    from simsiam_eval.atomic_file import atomic_write
+    from simsiam_eval.files.atomic import atomic_write
 
     state = {key: value.contiguous() for key, value in encoder.trunk.state_dict().items()}
     with atomic_write(settings.out) as file:
@@ -161,11 +161,11 @@ def _torchvision_note(report: CheckpointReport) -> str:
 def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> _Written:
     import torch
 
-    from simsiam_eval.atomic_file import atomic_write
-    from tasks.detection.backend import detector_spec
-    from tasks.detection.detectron2_backend import Detectron2Backend
-    from tasks.detection.detectron2_config import config_values, yaml_text
-    from tasks.detection.detectron2_names import detectron2_weights, largest_difference, refuse_difference
+    from simsiam_eval.files.atomic import atomic_write
+    from tasks.detection.backends.base import detector_spec
+    from tasks.detection.backends.detectron2.backend import Detectron2Backend
+    from tasks.detection.backends.detectron2.config import config_values, yaml_text
+    from tasks.detection.backends.detectron2.names import detectron2_weights, largest_difference, refuse_difference
     from tasks.detection.schedule import Schedule
 
     asked = DetectSettings(train=("-",), test="-", out=Path("-"), init=("random",), preset=settings.preset)
@@ -180,7 +180,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     missing = Detectron2Backend().available()
     difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]
     if missing is None:
-        from tasks.detection.detectron2_model import fresh_model
+        from tasks.detection.backends.detectron2.model import fresh_model
 
         difference = largest_difference(encoder, weights, fresh_model(report.arch, spec), spec.heads)
         refuse_difference(difference)
@@ -197,8 +197,8 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
 
 def _read_back(settings: ConvertSettings, encoder: Encoder) -> dict[str, Tensor]:
     """The weights in the written file, under torchvision's names."""
-    from simsiam_eval.checkpoint_file import read_checkpoint
-    from tasks.detection.detectron2_names import detectron2_keys
+    from simsiam_eval.encoders.checkpoint_file import read_checkpoint
+    from tasks.detection.backends.detectron2.names import detectron2_keys
 
     content: dict[str, Any] = read_checkpoint(settings.out)
     keys = encoder.trunk.state_dict()

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError
-from simsiam_eval.result import Result, Table, percent, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.wording import percent
 from tasks.extract import ExtractSettings, extract
 from tasks.knn import KnnSettings, knn
-from tasks.linear_eval import linear_eval
-from tasks.linear_settings import LinearEvalSettings
+from tasks.linear.linear_eval import linear_eval
+from tasks.linear.settings import LinearEvalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
     Raises:
         DataError: the folder holds something else, or a demo of other settings, or cannot be written.
     """
-    from simsiam_eval.progress import say
+    from simsiam_eval.runtime.progress import say
 
     started = time.perf_counter()
     out = settings.out
@@ -94,11 +95,11 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
 
 
 def write_pixel_features(paths: dict[str, Path]) -> None:
-    """Feature files of the digits' own 64 grey values, in [0, 1], where they are not yet: the line every encoder has to be
+    """Feature files of the digits' own 64 gray values, in [0, 1], where they are not yet: the line every encoder has to be
     seen beside."""
     import numpy as np
 
-    from simsiam_eval.feature_writer import write_features
+    from simsiam_eval.features.writer import write_features
     from simsiam_eval.sources import open_source
 
     for split, path in paths.items():

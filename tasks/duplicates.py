@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError
-from simsiam_eval.result import Result, Table, counted, provenance
-from simsiam_eval.settings import SHEET_ENDINGS, Settings, setting
+from simsiam_eval.vocabulary import SHEET_ENDINGS
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
-    from simsiam_eval.feature_file import Features
+    from simsiam_eval.features.file import Features
 
 _SHOWN, _SHEET_GROUPS, _SHEET_IMAGES = 10, 30, 10
 _FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
@@ -54,11 +56,11 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or the two are not of one encoder, or of the same images.
     """
-    from simsiam_eval.atomic_file import write_csv
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.duplicates import Groups, pairs_above
-    from simsiam_eval.feature_cache import described_features, refuse_mixture, same_rows
-    from simsiam_eval.feature_rows import open_features
+    from simsiam_eval.extraction.sets import described_features, refuse_mixture, same_rows
+    from simsiam_eval.features.rows import open_features
+    from simsiam_eval.files.atomic import write_csv
+    from simsiam_eval.neighbors.duplicates import Groups, pairs_above
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     settings.try_outputs()
@@ -134,8 +136,8 @@ def _metrics(
 
 def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list[list[dict[str, Any]]]) -> None:
     """A line per group, the most similar first; blue frames for FILE, orange ones for OTHER."""
-    from simsiam_eval.pictures import Cell, write_sheet
-    from simsiam_eval.source_images import SourceImages
+    from simsiam_eval.plots.contact_sheet import Cell, write_sheet
+    from simsiam_eval.plots.source_images import SourceImages
 
     specs = (settings.images, settings.other_images)
     images = [SourceImages(spec) if spec else SourceImages.of(one) for spec, one in zip(specs, sets, strict=False)]

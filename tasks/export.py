@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
 
 if TYPE_CHECKING:
-    from simsiam_eval.feature_file import FeatureBlock, FeatureReader
+    from simsiam_eval.features.file import FeatureBlock, FeatureReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ def export(settings: ExportSettings) -> Result:
         DataError: the feature file cannot be used, or the output is there already or cannot be written.
         UsageError: pyarrow is not installed.
     """
-    from simsiam_eval.atomic_file import cannot_write
-    from simsiam_eval.feature_file import FeatureReader
+    from simsiam_eval.features.file import FeatureReader
+    from simsiam_eval.files.atomic import cannot_write
 
     started = time.perf_counter()
     with FeatureReader(settings.file) as reader:
@@ -75,8 +75,8 @@ def _described(reader: FeatureReader) -> dict[str, Any]:
 
 def _write_parquet(reader: FeatureReader, out: Path) -> None:
     """Columns id, label, class_name (where classes have names), valid, error (why not), features and further ones."""
-    from simsiam_eval.atomic_file import atomic_write
-    from simsiam_eval.progress import progress
+    from simsiam_eval.files.atomic import atomic_write
+    from simsiam_eval.runtime.progress import progress
 
     try:
         import pyarrow as arrow
@@ -135,8 +135,8 @@ def _write_npy(reader: FeatureReader, out: Path) -> None:
     """features.npy, labels.npy, ids.npy, valid.npy, errors.json, attributes.json; layers/NAME.npy and views.npy."""
     import numpy as np
 
-    from simsiam_eval.atomic_file import atomic_folder
-    from simsiam_eval.progress import progress
+    from simsiam_eval.files.atomic import atomic_folder
+    from simsiam_eval.runtime.progress import progress
 
     rows, dtype = len(reader), reader.attributes["dtype"]
     steps = range(0, rows, reader.block_rows)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.feature_settings import FEATURE_ENDINGS, FeatureSettings
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import setting
+from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.vocabulary import FEATURE_ENDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,9 @@ def extract(settings: ExtractSettings) -> Result:
     Raises:
         DataError: the checkpoint, the images or the output cannot be used.
     """
-    from simsiam_eval.distributed import join_processes
-    from simsiam_eval.extraction import Extraction, write_extraction
-    from simsiam_eval.feature_cache import plan_extraction
+    from simsiam_eval.extraction.extraction import Extraction, write_extraction
+    from simsiam_eval.extraction.sets import plan_extraction
+    from simsiam_eval.runtime.processes import join_processes
 
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
@@ -74,7 +75,7 @@ def extract(settings: ExtractSettings) -> Result:
         if settings.engine == "ray":
             if processes.world > 1:
                 raise UsageError("Give --engine ray or torchrun, not both: Ray starts processes of its own.")
-            from simsiam_eval.ray_engine import ray_engine
+            from simsiam_eval.extraction.ray_engine import ray_engine
 
             engine = ray_engine(settings.ray_address, settings.ray_workers)
         begun = time.perf_counter()

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ def inspect(settings: InspectSettings) -> Result:
     Raises:
         DataError: no encoder can be taken from the file; the sentence says why.
     """
-    from simsiam_eval.checkpoint import inspect_checkpoint
-    from simsiam_eval.device import resolve_device
+    from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     resolve_device(settings.device)

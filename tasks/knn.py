@@ -1,4 +1,4 @@
-"""`knn`: the weighted k-nearest-neighbour classifier on frozen features (InstDisc, Wu et al. 2018)."""
+"""`knn`: the weighted k-nearest-neighbor classifier on frozen features (InstDisc, Wu et al. 2018)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_settings import EvaluationSettings
-from simsiam_eval.result import Result, Table, counted, percent, provenance
-from simsiam_eval.settings import setting
+from simsiam_eval.extraction.settings import EvaluationSettings
+from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from simsiam_eval.feature_file import Features
-    from simsiam_eval.indexes import NeighbourIndex
+    from simsiam_eval.features.file import Features
+    from simsiam_eval.neighbors.approximate import NeighborIndex
 
 Pair = tuple[int, float | None]  # k and T; no T where all votes are equal
 
@@ -39,7 +40,7 @@ class KnnSettings(EvaluationSettings):
         short="-k",
         at_least=1,
         once=True,
-        help="Neighbours that vote. Several: one search serves them all.",
+        help="Neighbors that vote. Several: one search serves them all.",
     )
     temperature: tuple[float, ...] = setting(
         by_preset=True,
@@ -47,7 +48,7 @@ class KnnSettings(EvaluationSettings):
         once=True,
         help="T of the vote's weight exp(similarity / T). Several: one row of the table each.",
     )
-    vote: str = setting("weighted", choices=("weighted", "majority"), help="weighted by T, or one neighbour one vote.")
+    vote: str = setting("weighted", choices=("weighted", "majority"), help="weighted by T, or one neighbor one vote.")
     metric: str = setting(
         "cosine", choices=("cosine", "l2"), help="Similarity: the cosine, or l2: minus half the squared distance."
     )
@@ -94,7 +95,7 @@ class KnnSettings(EvaluationSettings):
 
 
 def knn(settings: KnnSettings) -> Result:
-    """Run `knn`. With the same images as bank and queries, each is left out of its own neighbours.
+    """Run `knn`. With the same images as bank and queries, each is left out of its own neighbors.
 
     `top1` and `top5` of the record are those of the first k and T; those of the first T are under `by_k`, all under
     `grid`.
@@ -102,15 +103,15 @@ def knn(settings: KnnSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used.
     """
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.feature_cache import described_features, same_rows, train_and_test_features
+    from simsiam_eval.extraction.sets import described_features, same_rows, train_and_test_features
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     bank, queries = train_and_test_features(settings, on_disk=True)
     device = resolve_device(settings.device)
     leave_one_out = same_rows(bank, queries)
     if len(bank.labels) == leave_one_out:
-        raise DataError(f"{bank.path} has one labelled image: with itself left out it has no neighbour.")
+        raise DataError(f"{bank.path} has one labeled image: with itself left out it has no neighbor.")
     pairs, sweep = _pairs(settings, settings.k, settings.temperature), None
     if settings.sweep:
         sweep = _sweep(settings, bank, device)
@@ -161,14 +162,14 @@ def _classify(
     queries: Features | None,
     pairs: list[Pair],
     device: torch.device,
-    index: NeighbourIndex | None = None,
+    index: NeighborIndex | None = None,
 ) -> tuple[dict[Pair, NDArray[np.int64]], NDArray[np.float32]]:
     """For each k and T the (M,5) best classes of the queries, all from one search, and the similarity (M,) of the nearest
-    neighbour; None: the bank's own images."""
+    neighbor; None: the bank's own images."""
     import numpy as np
 
-    from simsiam_eval.neighbours import search_blocks
-    from simsiam_eval.votes import votes
+    from simsiam_eval.neighbors.exact import search_blocks
+    from simsiam_eval.neighbors.votes import votes
 
     ranked: dict[Pair, list[NDArray[np.int64]]] = {pair: [] for pair in pairs}
     most, nearest = max(k for k, _ in pairs), []
@@ -197,10 +198,10 @@ def _leakage(
     """What rests on near-duplicates of the first k and T's accuracy; None: nothing.
 
     Args:
-        nearest: (M,) similarity of the nearest neighbour, by the metric of the settings; None: only an index knows it.
+        nearest: (M,) similarity of the nearest neighbor, by the metric of the settings; None: only an index knows it.
     """
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.neighbors.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.runtime.device import resolve_device
 
     count = len(right)
     if nearest is None or settings.metric != "cosine":
@@ -212,10 +213,10 @@ def _leakage(
 
 def _index(
     settings: KnnSettings, bank: Features, queries: Features | None, k: int, device: torch.device
-) -> tuple[NeighbourIndex, dict[str, Any]]:
+) -> tuple[NeighborIndex, dict[str, Any]]:
     """The index of --index, from the cache where it was trained before, and how good it is."""
-    from simsiam_eval.index_quality import exact_sample, index_quality
-    from simsiam_eval.indexes import cached_index
+    from simsiam_eval.neighbors.approximate import cached_index
+    from simsiam_eval.neighbors.recall import exact_sample, index_quality
 
     assert settings.index is not None
     index = cached_index(bank.features, settings.index, settings.metric, settings.seed)
@@ -229,13 +230,13 @@ def _grid(
     ranked: dict[Pair, NDArray[np.int64]], labels: NDArray[np.int64], classes: int, available: int
 ) -> list[dict[str, Any]]:
     """Each k and T with its accuracies."""
-    from simsiam_eval.progress import say
-    from simsiam_eval.statistics import accuracy_metrics
+    from simsiam_eval.metrics.intervals import accuracy_metrics
+    from simsiam_eval.runtime.progress import say
 
     grid = []
     for (k, temperature), guesses in ranked.items():
         if k > available and temperature == next(iter(ranked))[1]:
-            say(f"k = {k}: the bank has only {available} neighbours, all of them vote.")
+            say(f"k = {k}: the bank has only {available} neighbors, all of them vote.")
         right = guesses == labels[:, None]
         one: dict[str, Any] = {"k": k, "temperature": temperature, "k_used": min(k, available)}
         one |= accuracy_metrics("top1", int(right[:, 0].sum()), len(right))
@@ -253,7 +254,7 @@ def _sweep(settings: KnnSettings, bank: Features, device: torch.device) -> dict[
     Raises:
         DataError: every class has one image only, so that none can be held out.
     """
-    from simsiam_eval.splits import hold_out
+    from simsiam_eval.features.splits import hold_out
 
     kept, held = hold_out(bank.labels, settings.held_out, settings.seed)
     smaller, asked = bank.subset(kept), bank.subset(held)
@@ -286,12 +287,12 @@ def _table(
     if quality is not None:
         notes.append(
             f"{'Exact' if quality['exact'] else 'Approximate'}: {quality['index']} finds {quality['recall']:.4f} of the "
-            f"{quality['k']} exact neighbours (sample: {quality['sample']} queries), at "
+            f"{quality['k']} exact neighbors (sample: {quality['sample']} queries), at "
             f"{quality['queries_per_second']:.0f} queries/s (exact: "
             f"{quality['exact_queries_per_second']:.0f}) and {quality['bytes_per_row']:.0f} bytes a row."
         )
     if leakage is not None:
-        from simsiam_eval.duplicates import leakage_warning
+        from simsiam_eval.neighbors.duplicates import leakage_warning
 
         notes.append(leakage_warning(leakage))
     return Table(

@@ -11,16 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_settings import FEATURE_ENDINGS
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.vocabulary import FEATURE_ENDINGS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from simsiam_eval.feature_file import FeatureReader
+    from simsiam_eval.features.file import FeatureReader
 
 # What the parts of one extraction have in common.
 _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
@@ -46,8 +46,8 @@ def merge(settings: MergeSettings) -> Result:
     Raises:
         DataError: the parts do not belong together, rows are missing or there twice, or the output cannot be written.
     """
-    from simsiam_eval.feature_file import FeatureReader, differences, read_attributes
-    from simsiam_eval.progress import say
+    from simsiam_eval.features.file import FeatureReader, differences, read_attributes
+    from simsiam_eval.runtime.progress import say
 
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def merge(settings: MergeSettings) -> Result:
         f"Features in {settings.out}",
         ("rows", "of the source", "parts", "unreadable", "written as"),
         [[str(rows), "all" if whole else f"{first} to {last - 1}", str(len(parts)), str(unreadable),
-          "virtual data sets" if settings.virtual else "data"]],
+          "virtual datasets" if settings.virtual else "data"]],
     )  # fmt: skip
     return Result(
         task="merge",
@@ -94,8 +94,8 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
     Raises:
         DataError: one is no part of a source, or they do not belong together, leave rows out or have rows twice.
     """
-    from simsiam_eval.feature_file import differences
-    from simsiam_eval.progress import say
+    from simsiam_eval.features.file import differences
+    from simsiam_eval.runtime.progress import say
 
     first = parts[0]
     if len(parts) == 1 and "rows" not in first.attributes["source"]:  # --rows 0:1000 of a source of 1000 is all of it
@@ -168,8 +168,8 @@ class _JoinedRows:
 
 def _write(parts: Sequence[FeatureReader], attributes: dict[str, Any], out: Path) -> int:
     """Copy the parts block by block; returns how many images could not be read."""
-    from simsiam_eval.feature_writer import FeatureWriter
-    from simsiam_eval.progress import progress
+    from simsiam_eval.features.writer import FeatureWriter
+    from simsiam_eval.runtime.progress import progress
 
     rows = _JoinedRows(parts)
     with FeatureWriter(out, rows, parts[0].columns, parts[0].attributes["dtype"], attributes) as writer:
@@ -187,11 +187,11 @@ def _write(parts: Sequence[FeatureReader], attributes: dict[str, Any], out: Path
 
 
 def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], out: Path) -> int:
-    """Data sets that point at those of the parts; `errors` is copied."""
+    """Datasets that point at those of the parts; `errors` is copied."""
     import h5py
 
-    from simsiam_eval.atomic_file import atomic_write
-    from simsiam_eval.feature_layout import add_errors, add_header
+    from simsiam_eval.features.layout import add_errors, add_header
+    from simsiam_eval.files.atomic import atomic_write
 
     errors = []
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], o
 def _point(file: Any, name: str, parts: Sequence[FeatureReader], out: Path) -> None:
     import h5py
 
-    from simsiam_eval.feature_file import in_hdf5
+    from simsiam_eval.features.file import in_hdf5
 
     sources = [part.file[name] for part in parts]
     kind = max((source.dtype for source in sources), key=lambda dtype: dtype.itemsize)  # ids: the longest

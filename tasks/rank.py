@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 
 if TYPE_CHECKING:
     import torch
 
-    from simsiam_eval.feature_file import Features
+    from simsiam_eval.features.file import Features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ def rank(settings: RankSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or holds one image only.
     """
-    from simsiam_eval.device import resolve_device
     from simsiam_eval.errors import DataError
-    from simsiam_eval.feature_cache import described_features
-    from simsiam_eval.feature_rows import open_features
+    from simsiam_eval.extraction.sets import described_features
+    from simsiam_eval.features.rows import open_features
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     device = resolve_device(settings.device)
@@ -65,10 +65,10 @@ def _measured(features: Features, settings: RankSettings, device: torch.device) 
     import numpy as np
     import torch
 
-    from simsiam_eval.spread import area_of, output_std, rankme_of, singular_values_of_rows, uniformity
-    from simsiam_eval.unit_length import unit_length
+    from simsiam_eval.features.unit_length import unit_length
+    from simsiam_eval.metrics.spread import area_of, output_std, rankme_of, singular_values_of_rows, uniformity
 
-    values, centred = singular_values_of_rows(features.features, device)
+    values, centered = singular_values_of_rows(features.features, device)
     count = len(features.ids)
     some = np.sort(np.random.default_rng(settings.seed).permutation(count)[: settings.sample])
     unit = unit_length(torch.from_numpy(features.features[some]).to(device))
@@ -77,7 +77,7 @@ def _measured(features: Features, settings: RankSettings, device: torch.device) 
         "images": count,
         "rankme": float(rankme_of(values)),
         "rank_limit": min(features.features.shape),
-        "explained_variance_auc": float(area_of(centred)),
+        "explained_variance_auc": float(area_of(centered)),
         "std": float(output_std(unit)),
         "uniformity": float(uniformity(unit)),
         "alignment": _alignment(features, some, device),
@@ -89,8 +89,8 @@ def _alignment(features: Features, some: Any, device: torch.device) -> float | N
     """Mean squared distance of two views of an image, of length one, over all pairs of views; None without views."""
     import torch
 
-    from simsiam_eval.feature_rows import FeatureRows
-    from simsiam_eval.unit_length import unit_length
+    from simsiam_eval.features.rows import FeatureRows
+    from simsiam_eval.features.unit_length import unit_length
 
     columns = features.attributes["columns"]
     if columns.get("views", (0,))[0] < 2:

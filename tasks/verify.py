@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from simsiam_eval.feature_checks import Check
-    from simsiam_eval.feature_file import FeatureReader
+    from simsiam_eval.features.checks import Check
+    from simsiam_eval.features.file import FeatureReader
     from simsiam_eval.sources import ImageSource
 
 # Least cosine and largest difference (as part of the row's largest value) of a row computed again. The order of additions
@@ -45,8 +45,8 @@ def verify(settings: VerifySettings) -> Result:
     Raises:
         DataError: there is no such file, or the checkpoint or the images cannot be used.
     """
-    from simsiam_eval.feature_checks import Check, check_ids, check_layout, check_rows
-    from simsiam_eval.feature_file import FeatureReader, part_of
+    from simsiam_eval.features.checks import Check, check_ids, check_layout, check_rows
+    from simsiam_eval.features.file import FeatureReader, part_of
 
     started, path = time.perf_counter(), settings.file
     if path.suffix == ".part":
@@ -73,8 +73,8 @@ def _unfinished(path: Path) -> Check:
     import h5py
     import numpy as np
 
-    from simsiam_eval.feature_checks import Check
-    from simsiam_eval.feature_file import UNREADABLE, part_of
+    from simsiam_eval.features.checks import Check
+    from simsiam_eval.features.file import UNREADABLE, part_of
 
     if not part_of(path).exists():
         raise DataError(f"There is no feature file {path} and no unfinished {part_of(path).name}.")
@@ -100,11 +100,11 @@ def _unfinished(path: Path) -> Check:
 
 def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Check]:
     """The file against the checkpoint, the images, and both."""
-    from simsiam_eval.feature_checks import Check
+    from simsiam_eval.features.checks import Check
 
     checks, source = [], None
     if settings.checkpoint is not None:
-        from simsiam_eval.checkpoint import inspect_checkpoint
+        from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
         ours, theirs = reader.attributes["encoder"].get("weights_sha256"), inspect_checkpoint(settings.checkpoint)
         same = ours == theirs.weights_sha256
@@ -123,7 +123,7 @@ def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Che
 
 def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Check:
     """Fingerprint, ids and labels."""
-    from simsiam_eval.feature_checks import Check
+    from simsiam_eval.features.checks import Check
 
     described, check = reader.attributes["source"], Check("images")
     first, last = described.get("rows", (0, len(source)))
@@ -156,7 +156,7 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
 
     import numpy as np
 
-    from simsiam_eval.feature_checks import Check
+    from simsiam_eval.features.checks import Check
 
     draws = np.random.default_rng(settings.seed).choice(
         len(reader), min(len(reader), 4 * settings.sample), replace=False
@@ -193,11 +193,11 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
 
 def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Any:
     """The extraction that made the file, with one image in a forward pass."""
-    from simsiam_eval.checkpoint import load_encoder
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.extraction import Extraction
-    from simsiam_eval.feature_settings import FeatureSettings
-    from simsiam_eval.preprocess import Preprocessing
+    from simsiam_eval.encoders.checkpoint import load_encoder
+    from simsiam_eval.extraction.extraction import Extraction
+    from simsiam_eval.extraction.settings import FeatureSettings
+    from simsiam_eval.images.preprocess import Preprocessing
+    from simsiam_eval.runtime.device import resolve_device
 
     assert settings.checkpoint is not None
     attributes, encoder = reader.attributes, reader.attributes["encoder"]

@@ -71,7 +71,7 @@ def checkpoint(road):
 FORKING = """
 import json, os, signal, sys, threading
 from importlib import import_module
-import cli, pretrain.loop, pretrain.step, pretrain.monitor, simsiam_eval.feature_cache
+import cli, pretrain.train, pretrain.step, pretrain.monitor, simsiam_eval.extraction.sets
 import torch
 torch.set_num_threads(1)
 def kill_after(seconds, method):

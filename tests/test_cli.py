@@ -74,8 +74,8 @@ def test_config_file_goes_below_options_and_above_the_preset(call, record, road,
     settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
     assert settings["k"] == [3]
     assert settings["temperature"] == [0.2]
-    config.write_text("neighbours = 3\n")
-    assert "neighbours" in call("knn", "--config", config).stderr
+    config.write_text("neighbors = 3\n")
+    assert "neighbors" in call("knn", "--config", config).stderr
 
 
 @pytest.mark.parametrize(

@@ -12,26 +12,26 @@ import torch
 from PIL import Image
 
 from pretrain.loader import Loader
-from pretrain.recipe import PretrainSettings
-from pretrain.run_state import random_state, set_random_state
-from simsiam_eval.blocks import Blocks, read_blocks
-from simsiam_eval.distributed import Processes
-from simsiam_eval.feature_file import read_features
-from simsiam_eval.neighbours import search
-from simsiam_eval.preprocess import Preprocessing
+from pretrain.run_folder import random_state, set_random_state
+from pretrain.settings import PretrainSettings
+from simsiam_eval.extraction.blocks import Blocks, read_blocks
+from simsiam_eval.features.file import read_features
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.neighbors.exact import search
+from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources import open_source
 
 GPU = torch.device("cuda")
 # By the preset's lr what rounding there is grows in three epochs to losses .14 apart on one CPU; by this one to .03.
 CALM = ("--epochs", 3, "--lr", 0.1)
-GREY_LEVELS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+GRAY_LEVELS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """96 JPEGs in three classes: blobs of a colour on noise, 40 to 60 px a side."""
+    """96 JPEGs in three classes: blobs of a color on noise, 40 to 60 px a side."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(96):
         height, width = rng.integers(40, 60, 2)
@@ -74,14 +74,14 @@ def test_batches(photos, preset, resident, compile):
     chosen = PretrainSettings(
         preset=preset, data="-", out="-", image_size=24, batch_size=32, workers=2, resident=resident, compile=compile
     )
-    makers = (Loader(source, chosen, Processes(device), GREY_LEVELS) for device in (torch.device("cpu"), GPU))
+    makers = (Loader(source, chosen, Processes(device), GRAY_LEVELS) for device in (torch.device("cpu"), GPU))
     expected, found = (list(maker.batches(1, 4)) for maker in makers)
     for theirs, ours in zip(expected, found, strict=True):
         for view, other in zip(theirs, ours, strict=True):
             assert other.device.type == GPU.type
             apart = (view - other.cpu()).abs()
             assert apart.max() <= 25
-            assert (apart > 0.5).float().mean() < 2e-2  # digits enlarged often lie half way between two grey levels
+            assert (apart > 0.5).float().mean() < 2e-2  # digits enlarged often lie half way between two gray levels
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_features(features, options, least):
 
 def test_blocks_are_pinned():
     """Else every copy waits for the device."""
-    blocks = Blocks(open_source("digits#test"), GREY_LEVELS, range(32), [0, 16], 16, 0, True, 0)
+    blocks = Blocks(open_source("digits#test"), GRAY_LEVELS, range(32), [0, 16], 16, 0, True, 0)
     assert all(block.pixels.is_pinned() for block in read_blocks(blocks, 1, GPU))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("k", [1, 20, 300])
-def test_neighbours(metric, k):
+def test_neighbors(metric, k):
     """More rows than a block of the GPU's holds."""
     rng = np.random.default_rng(0)
     bank, queries = (rng.normal(size=(rows, 24)).astype(np.float32) for rows in (70_000, 300))
@@ -238,4 +238,4 @@ def test_likeness(both, record, checkpoint, road, tmp_path):
     record(*extract, "--precision", "bf16", "--out", tmp_path / "bf16.h5")
     (expected,), (found,) = (one["features"] for one in both("compare", road / "test.h5", tmp_path / "bf16.h5"))
     assert found["cka"] == pytest.approx(expected["cka"], abs=1e-4)
-    assert found["neighbour_overlap"] == pytest.approx(expected["neighbour_overlap"], abs=0.01)
+    assert found["neighbor_overlap"] == pytest.approx(expected["neighbor_overlap"], abs=0.01)

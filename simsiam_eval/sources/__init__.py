@@ -7,10 +7,10 @@
     list:FILE.txt                                a text file of paths, perhaps with labels
     tar:train-{0000..0012}.tar#label=species     WebDataset shards; tar files of class folders; a folder of .tar files
     hdf5:FILE.h5#images=x,label=y                pixels or encoded images in an HDF5 file
-    parquet:PATH#split=train                     image bytes in Parquet files, such as Hugging Face data sets
+    parquet:PATH#split=train                     image bytes in Parquet files, such as Hugging Face datasets
     digits#train                                 scikit-learn's handwritten digits
 
-A plain path is recognised. `#test` is short for `#split=test`.
+A plain path is recognized. `#test` is short for `#split=test`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.progress import say
+from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ArraySource, ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
@@ -97,7 +97,7 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
     if kind not in KINDS or (not colon and kind != "digits"):
         if colon and not Path(body).exists() and kind.isalnum() and len(kind) > 1:
             raise UsageError(f"There is no image source {kind!r}; there are: {', '.join(KINDS)}.")
-        kind, rest = _recognise(Path(os.path.expanduser(body))), body
+        kind, rest = _recognize(Path(os.path.expanduser(body))), body
     options = _options(tail, kind, KINDS[kind].options)
     path = Path(os.path.expanduser(rest))
     if kind != "digits" and not path.exists() and not (KINDS[kind].pattern and is_pattern(rest)):
@@ -134,7 +134,7 @@ def _train_or_test(split: str | None, spec: str) -> str | None:
     return split
 
 
-def _recognise(path: Path) -> str:
+def _recognize(path: Path) -> str:
     name = path.name.lower()
     if not path.exists():
         if is_pattern(str(path)) and name.endswith((".tar", ".parquet")):

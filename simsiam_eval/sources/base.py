@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
+from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_text, state_of_file
 

@@ -17,7 +17,7 @@ from simsiam_eval.sources.base import ArraySource, ImageSource
 from simsiam_eval.sources.folder import open_folder
 
 _PIXELS = 3 * 32 * 32
-# data set: split -> its files in the python and in the binary version; then file and key of the class names.
+# dataset: split -> its files in the python and in the binary version; then file and key of the class names.
 _LAYOUT: dict[str, dict[str, Any]] = {
     "cifar10": {
         "train": ([f"data_batch_{n}" for n in range(1, 6)], [f"data_batch_{n}.bin" for n in range(1, 6)]),

@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's 1,797 handwritten digits (UCI optdigits, 8x8, 16 grey levels), on every machine."""
+"""`digits`: scikit-learn's 1,797 handwritten digits (UCI optdigits, 8x8, 16 gray levels), on every machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from simsiam_eval.sources.base import ArraySource
 
 TEST_SIZE = 600
-_SPLIT_SEED = 0  # the split is part of the data set, not of a run
+_SPLIT_SEED = 0  # the split is part of the dataset, not of a run
 
 
 def open_digits(spec: str, split: str | None = None) -> ArraySource:
@@ -20,7 +20,7 @@ def open_digits(spec: str, split: str | None = None) -> ArraySource:
     if split:
         parts = train_test_split(rows, test_size=TEST_SIZE, stratify=digits.target, random_state=_SPLIT_SEED)
         rows = np.sort(parts[0 if split == "train" else 1])
-    grey = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)
-    pixels = np.repeat(grey[:, :, :, None], 3, axis=3)
+    gray = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)
+    pixels = np.repeat(gray[:, :, :, None], 3, axis=3)
     ids = [f"digits/{row:04d}" for row in rows]
     return ArraySource(spec, pixels, digits.target[rows], [str(name) for name in digits.target_names], ids)

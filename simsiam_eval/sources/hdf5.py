@@ -1,4 +1,4 @@
-"""`hdf5:` images in a data set of an HDF5 file: pixels, or the bytes of image files."""
+"""`hdf5:` images in a dataset of an HDF5 file: pixels, or the bytes of image files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import DecodedImage, OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.folder import SPLITS
 from simsiam_eval.sources.labels import Labels
@@ -29,16 +29,16 @@ _CHUNK_CACHE = 256 << 20
 
 
 def open_hdf5(file: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> Hdf5Source:
-    """Rows in the data set's order; id = the data set's name and the row's number.
+    """Rows in the dataset's order; id = the dataset's name and the row's number.
 
     Args:
-        options: images: the data set of the images, (N,H,W,3), (N,H,W), (N,3,H,W) uint8, or (N,) of the bytes of image
+        options: images: the dataset of the images, (N,H,W,3), (N,H,W), (N,3,H,W) uint8, or (N,) of the bytes of image
             files (variable-length uint8, or opaque); label: that of the labels, (N,) integers or texts, or `none`; id:
             that of the ids, (N,) texts; split: the group in which they are. The common names are found.
         role: train or test, taken where there are such groups and the options name none.
 
     Raises:
-        DataError: no HDF5 file, a feature file, no such data set, the wrong type or shape, labels of another length.
+        DataError: no HDF5 file, a feature file, no such dataset, the wrong type or shape, labels of another length.
     """
     import h5py
 
@@ -61,7 +61,7 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], role: str | Non
 
 
 class Hdf5Source(ImageSource):
-    """Images of one data set; layout is "HWC", "HW", "CHW" or "bytes"."""
+    """Images of one dataset; layout is "HWC", "HW", "CHW" or "bytes"."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Hdf5Source(ImageSource):
 
 
 def _refuse_features(opened: h5py.File, file: Path) -> None:
-    from simsiam_eval.feature_file import FORMAT
+    from simsiam_eval.features.file import FORMAT
 
     if opened.attrs.get("format") == FORMAT:
         raise DataError(f"{file} holds features, not images: linear-eval and knn take it as it is (--train, --test).")
@@ -159,7 +159,7 @@ def _dataset(group: h5py.Group, asked: str | None, names: tuple[str, ...], optio
     there = _dataset_names(group)
     shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "") or "none"
     missing = repr(name) if asked else f"named {', '.join(names)}"
-    raise DataError(f"{file} has no data set {missing}; it has: {shown} (name one with #{option}=NAME).")
+    raise DataError(f"{file} has no dataset {missing}; it has: {shown} (name one with #{option}=NAME).")
 
 
 def _layout(images: h5py.Dataset, file: Path) -> str:

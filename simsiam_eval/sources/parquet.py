@@ -1,4 +1,4 @@
-"""`parquet:` image bytes in a column of Parquet files, as Hugging Face data sets are published."""
+"""`parquet:` image bytes in a column of Parquet files, as Hugging Face datasets are published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
@@ -60,7 +60,7 @@ def open_parquet(path: Path, spec: str, options: Mapping[str, str], role: str | 
 
 
 class ParquetSource(ImageSource):
-    """Images in columns of Parquet files; the row group of a row is read whole and kept for its neighbours."""
+    """Images in columns of Parquet files; the row group of a row is read whole and kept for its neighbors."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.files.cache import cache_folder
 
 _Value = TypeVar("_Value")
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -1,4 +1,4 @@
-"""Data sets cut into several files: patterns -> files, and the splits that their names tell."""
+"""Datasets cut into several files: patterns -> files, and the splits that their names tell."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _refuse_missing(files: list[Path]) -> None:
             if missing:
                 raise DataError(
                     f"{folder} lacks {name}-{missing[0]:0{len(total)}d}-of-{total}, "
-                    f"one of {len(missing)} missing files: get the rest of the data set."
+                    f"one of {len(missing)} missing files: get the rest of the dataset."
                 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess

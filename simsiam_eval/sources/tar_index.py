@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.progress import progress
+from simsiam_eval.runtime.progress import progress
 from simsiam_eval.sources.folder import EXTENSIONS, SPLITS, is_image
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
@@ -43,7 +43,7 @@ class _Images:
     shards: array[int] = field(default_factory=lambda: array("q"))
     offsets: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
-    labelled: bool = False  # whether a label member was met
+    labeled: bool = False  # whether a label member was met
     keys_met: set[str] = field(default_factory=set)  # of .json members, where the wanted one was not among them
 
 
@@ -83,12 +83,12 @@ def tar_index(
         raise DataError(f"{spec} holds no {what}.")
     rows = np.arange(len(found.names))
     names, classes = found.names, None
-    if label not in (None, "none") and not found.labelled:
+    if label not in (None, "none") and not found.labeled:
         if label in _TEXT_MEMBERS:
             raise DataError(f"{spec} has no .{label} members to take labels from.")
         there = ", ".join(sorted(found.keys_met)) or "there are no .json members"
         raise DataError(f"No .json member of {spec} has the key {label!r} (keys: {there}).")
-    if found.labelled or label == "none":
+    if found.labeled or label == "none":
         if folder or split:
             option = "folder" if folder else "split"
             raise DataError(f"{spec}: #{option} is for class folders, and the labels are taken from {label or 'cls'}.")
@@ -124,7 +124,7 @@ def _add_shard(found: _Images, number: int, shard: Path, label: str | None, imag
                 if value is not None:
                     texts[member.key] = value
     if texts:
-        found.labelled = True
+        found.labeled = True
         _refuse_two_images(images, shard)
     found.names.extend(member.name for member in images)
     found.labels.extend(texts.get(member.key, "") for member in images)

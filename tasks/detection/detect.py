@@ -11,14 +11,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, provenance
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.result import Result, provenance
 from tasks.detection.settings import DetectSettings
 
 if TYPE_CHECKING:
-    from simsiam_eval.distributed import Processes
-    from simsiam_eval.encoder import Encoder
-    from tasks.detection.backend import Backend
+    from simsiam_eval.encoders.encoder import Encoder
+    from simsiam_eval.runtime.processes import Processes
+    from tasks.detection.backends.base import Backend
 
 RANDOM = "random"
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
@@ -34,8 +34,8 @@ def detect(settings: DetectSettings) -> Result:
         DataError: images, annotations or the run folder cannot be used, the loss is not finite, or memory is short.
         Stopped: by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
-    from simsiam_eval.distributed import join_processes
-    from simsiam_eval.launch import under_torchrun
+    from simsiam_eval.runtime.launch import under_torchrun
+    from simsiam_eval.runtime.processes import join_processes
 
     started = time.perf_counter()
     under_torchrun(settings.num_gpus, settings.device)
@@ -47,15 +47,15 @@ class _Detection:
     """One command: data and backend are the same for all of its runs."""
 
     def __init__(self, settings: DetectSettings, processes: Processes) -> None:
-        from tasks.detection.backend import detector_spec
-        from tasks.detection.backends import choose_backend
-        from tasks.detection.checks import (
+        from tasks.detection.backends.base import detector_spec
+        from tasks.detection.backends.choose import choose_backend
+        from tasks.detection.data.checks import (
             check_test_set,
             check_training_set,
             count_training_images,
             refuse_unusable_images,
         )
-        from tasks.detection.opening import open_train_and_test
+        from tasks.detection.data.opening import open_train_and_test
         from tasks.detection.schedule import schedule_of
 
         self.settings, self.processes = settings, processes
@@ -83,7 +83,7 @@ class _Detection:
             self._say()
 
     def _say(self) -> None:
-        from simsiam_eval.progress import say
+        from simsiam_eval.runtime.progress import say
 
         say(self.schedule.sentence(self.processes.world))
         for sentence in [*self.said, *self.found_train.sentences("train"), *self.found_test.sentences("test")]:
@@ -109,8 +109,8 @@ class _Detection:
 
     def _run(self, label: str, checkpoint: Path | None, seed: int) -> dict[str, Any]:
         """One run: trained, evaluated and pictured, each where that has not been done before."""
-        from simsiam_eval.stopping import stop_requests
-        from tasks.detection.backend import Work
+        from simsiam_eval.runtime.signals import stop_requests
+        from tasks.detection.backends.base import Work
         from tasks.detection.run_folder import read_json
 
         folder = self.settings.out / f"{label}-{self.backend.name}-seed{seed}"
@@ -142,8 +142,8 @@ class _Detection:
     def _encoder(self, checkpoint: Path | None, seed: int) -> Encoder:
         import torch
 
-        from simsiam_eval.checkpoint import load_encoder
-        from simsiam_eval.encoder import Encoder, build_trunk
+        from simsiam_eval.encoders.checkpoint import load_encoder
+        from simsiam_eval.encoders.encoder import Encoder, build_trunk
 
         torch.manual_seed(seed)  # of the detector's new layers too, which the backend makes next
         if checkpoint is None:
@@ -151,9 +151,9 @@ class _Detection:
         return load_encoder(checkpoint)[0]
 
     def _evaluate(self, folder: Path, detections: Any, run: dict[str, Any]) -> dict[str, Any]:
-        from simsiam_eval.progress import say
-        from tasks.detection.coco_ap import result_file_entries
-        from tasks.detection.evaluation import evaluate
+        from simsiam_eval.runtime.progress import say
+        from tasks.detection.metrics.coco_ap import result_file_entries
+        from tasks.detection.metrics.evaluation import evaluate
         from tasks.detection.picture import write_picture
 
         found = evaluate(self.test, detections, self.settings.metric)
@@ -167,10 +167,10 @@ class _Detection:
         return run
 
     def _record(self, runs: dict[str, list[dict[str, Any]]], started: float) -> Result:
-        from tasks.detection.summary import summarised, table
+        from tasks.detection.summary import summarized, table
 
         settings, backend = self.settings, self.backend
-        by_init = {label: summarised(some) for label, some in runs.items()}
+        by_init = {label: summarized(some) for label, some in runs.items()}
         first = next(iter(runs))
         warnings = [f"{label}: {text}" for label, some in runs.items() for one in some for text in one["warnings"]]
         folder = settings.out / f"{first}-{backend.name}-seed{settings.seed}"
@@ -248,7 +248,7 @@ def starts(settings: DetectSettings) -> dict[str, Path | None]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    from simsiam_eval.checkpoint import inspect_checkpoint
+    from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
     report = inspect_checkpoint(path)
     kept = ("path", "family", "arch", "stem", "epoch", "weights_sha256")
@@ -256,7 +256,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, text: str) -> None:
-    from simsiam_eval.atomic_file import atomic_write
+    from simsiam_eval.files.atomic import atomic_write
 
     with atomic_write(path) as file:
         file.write(text.encode())

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from simsiam_eval.atomic_file import atomic_write
-from simsiam_eval.images import UnreadableImage, open_image
-from tasks.detection.batches import binary_mask
-from tasks.detection.dataset import DetectionSet
-from tasks.detection.predictions import Detections
+from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.images.decode import UnreadableImage, open_image
+from tasks.detection.backends.predictions import Detections
+from tasks.detection.data.batches import binary_mask
+from tasks.detection.data.dataset import DetectionSet
 
-_COLOURS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 170, 170), (240, 50, 230),
+_COLORS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 170, 170), (240, 50, 230),
             (128, 128, 0))  # fmt: skip
 _HEIGHT, _GAP, _TITLE, _COLUMNS = 300, 6, 16, 2
 _SHOWN_SCORE, _BEST = 0.5, 3
@@ -87,16 +87,16 @@ def _drawn(pixels: Image.Image, scale: float, objects: Iterable[Drawn]) -> Image
     for _, label, _, segmentation in objects:
         if segmentation is not None:
             mask = binary_mask(segmentation, pixels.height, pixels.width)
-            canvas.paste(_COLOURS[label % len(_COLOURS)], (0, 0), Image.fromarray(mask * 90))
+            canvas.paste(_COLORS[label % len(_COLORS)], (0, 0), Image.fromarray(mask * 90))
     canvas = canvas.resize((max(1, round(pixels.width * scale)), _HEIGHT), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(canvas)
     for corners, label, text, _ in objects:
         x1, y1, x2, y2 = (value * scale for value in corners)
-        colour = _COLOURS[label % len(_COLOURS)]
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
+        color = _COLORS[label % len(_COLORS)]
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=2)
         at = (min(max(x1 + 2, 0), canvas.width - 10), min(max(y1 - 12, 0), _HEIGHT - 12))
         pen.rectangle(pen.textbbox(at, text), fill="white")
-        pen.text(at, text, fill=colour)
+        pen.text(at, text, fill=color)
     return canvas
 
 

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from simsiam_eval.atomic_file import atomic_write, cannot_write
+from simsiam_eval.commands.settings import may_change, option_name
 from simsiam_eval.errors import DataError
-from simsiam_eval.file_lock import lock_and_keep, unlock_and_close
-from simsiam_eval.settings import may_change, option_name
+from simsiam_eval.files.atomic import atomic_write, cannot_write
+from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
 from tasks.detection.settings import DetectSettings
 
 # What may differ when a folder is gone on with: each start has a folder of its own below it.

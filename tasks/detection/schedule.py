@@ -12,7 +12,7 @@ WARMUP_FACTOR = 0.001  # of the learning rate, at the first step
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with momentum .9, weight decay 1e-4 (none for normalisation), linear warm-up, tenths at the steps."""
+    """SGD with momentum .9, weight decay 1e-4 (none for normalization), linear warm-up, tenths at the steps."""
 
     batch: int
     lr: float

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.architectures import ARCHITECTURES, STEMS
+from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.errors import UsageError
-from simsiam_eval.settings import Settings, setting
+from simsiam_eval.vocabulary import STEMS
 
 BACKENDS = ("detectron2", "torchvision")
 
@@ -93,7 +94,7 @@ class DetectSettings(Settings):
     heads: str = setting(
         by_preset=True, choices=("c4", "fpn"), help="c4: the fourth stage per region, BN after it; fpn: a pyramid."
     )
-    masks: bool = setting(by_preset=True, help="Mask R-CNN: segmentations are learnt and evaluated too (COCO).")
+    masks: bool = setting(by_preset=True, help="Mask R-CNN: segmentations are learned and evaluated too (COCO).")
     metric: str = setting(
         by_preset=True, choices=("voc07", "voc", "coco"), help="AP by VOC's 11 points, by VOC's area, or COCO's."
     )

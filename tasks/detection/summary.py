@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from simsiam_eval.result import Table
-from tasks.detection.backend import Backend
+from simsiam_eval.commands.record import Table
+from tasks.detection.backends.base import Backend
 from tasks.detection.settings import DetectSettings
 
 # arXiv 2011.10566, table 5, ResNet-50-C4 on detectron2: preset -> (who, (AP50, AP, AP75), the same of masks)
@@ -32,7 +32,7 @@ PUBLISHED: dict[str, tuple[tuple[str, Triple, Triple | None], ...]] = {
 _NUMBERS = ("ap50", "ap", "ap75")
 
 
-def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarized(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation (None of one run) and values of each number over the runs of one start."""
     names = [name for name in runs[0]["metrics"] if name.startswith(("ap", "mask_ap"))]
     found: dict[str, Any] = {}

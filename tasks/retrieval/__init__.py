@@ -1,0 +1,1 @@
+"""`retrieval eval`, `build` and `search`. May import simsiam_eval."""

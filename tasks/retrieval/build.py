@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_settings import INDEX_ENDING, EncoderSettings
-from simsiam_eval.result import Result, Table, provenance
-from simsiam_eval.settings import setting
+from simsiam_eval.extraction.settings import EncoderSettings
+from simsiam_eval.vocabulary import INDEX_ENDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class RetrievalBuildSettings(EncoderSettings):
     )
     metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that the index ranks by.")
     k: int = setting(
-        10, short="-k", at_least=1, help="Neighbours of the recall that is reported, and said by searches of as many."
+        10, short="-k", at_least=1, help="Neighbors of the recall that is reported, and said by searches of as many."
     )
     index_parameters: str | None = setting(
         None, help="FAISS's search parameters for that report and for `retrieval search`, such as nprobe=32."
@@ -39,7 +40,7 @@ class RetrievalBuildSettings(EncoderSettings):
     recall_sample: int = setting(1000, at_least=1, help="Rows on which the index is held against exact search.")
 
     def outputs(self) -> list[tuple[str, Path]]:
-        from simsiam_eval.index_file import rows_file
+        from simsiam_eval.neighbors.index_file import rows_file
 
         return [*super().outputs(), ("--out", rows_file(self.out))]
 
@@ -50,11 +51,11 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used, or the index not be made or written.
     """
-    from simsiam_eval.device import resolve_device
-    from simsiam_eval.feature_cache import described_features, features_of
-    from simsiam_eval.index_file import Measured, rows_file, write_index_file
-    from simsiam_eval.index_quality import exact_sample, index_quality
-    from simsiam_eval.indexes import build_index
+    from simsiam_eval.extraction.sets import described_features, features_of
+    from simsiam_eval.neighbors.approximate import build_index
+    from simsiam_eval.neighbors.index_file import Measured, rows_file, write_index_file
+    from simsiam_eval.neighbors.recall import exact_sample, index_quality
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     settings.try_outputs()

@@ -7,19 +7,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.feature_settings import EncoderSettings, is_feature_file, leakage_setting
-from simsiam_eval.result import Result, Table, counted, percent, provenance
-from simsiam_eval.settings import option_name, setting
+from simsiam_eval.extraction.settings import EncoderSettings, is_feature_file, leakage_setting
+from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from simsiam_eval.feature_file import Features
-    from simsiam_eval.indexes import NeighbourIndex
-    from simsiam_eval.ranking import QueryScores
+    from simsiam_eval.features.file import Features
+    from simsiam_eval.neighbors.approximate import NeighborIndex
+    from simsiam_eval.neighbors.ranking import QueryScores
 
 _TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
 # Settings of an extraction that images take from the feature file that they are compared with.
@@ -75,10 +76,10 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used, or no query has anything to find.
     """
-    from simsiam_eval.device import resolve_device
     from simsiam_eval.errors import DataError
-    from simsiam_eval.feature_cache import described_features, same_rows
-    from simsiam_eval.ranking import score_queries
+    from simsiam_eval.extraction.sets import described_features, same_rows
+    from simsiam_eval.neighbors.ranking import score_queries
+    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     settings.try_outputs()
@@ -129,11 +130,11 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
 
 
 def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
-    """Gallery and queries, labelled images only, the labels in the gallery's numbering."""
-    from simsiam_eval.feature_cache import features_of, in_numbering_of, labelled, refuse_mixture
+    """Gallery and queries, labeled images only, the labels in the gallery's numbering."""
+    from simsiam_eval.extraction.sets import features_of, in_numbering_of, labeled, refuse_mixture
 
     def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
-        return labelled(features_of(spec, role, settings, option=option, like=like), f"{option} {spec}")
+        return labeled(features_of(spec, role, settings, option=option, like=like), f"{option} {spec}")
 
     found = (settings.gallery, "train", "--gallery")
     if settings.queries is None:
@@ -154,7 +155,7 @@ def _leakage(
     settings: RetrievalEvalSettings, gallery: Features, queries: Features, scores: QueryScores, device: torch.device
 ) -> dict[str, Any] | None:
     """What of recall@1 rests on queries that have a near-duplicate in the gallery."""
-    from simsiam_eval.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.neighbors.duplicates import leakage_metrics, nearest_similarities
 
     asked = queries.subset(scores.queries).features
     rows, nearest = nearest_similarities(gallery.features, asked, settings.seed, device)
@@ -170,7 +171,7 @@ def _drawn(count: int, settings: RetrievalEvalSettings) -> NDArray[np.int64]:
 
 
 def _metrics(scores: QueryScores, ks: tuple[int, ...], available: int) -> dict[str, Any]:
-    from simsiam_eval.statistics import accuracy_metrics, mean_metrics
+    from simsiam_eval.metrics.intervals import accuracy_metrics, mean_metrics
 
     found: dict[str, Any] = {}
     for place, k in enumerate(ks):
@@ -191,7 +192,7 @@ def _by_class(
 ) -> dict[str, dict[str, Any]]:
     import numpy as np
 
-    from simsiam_eval.confusion import distinct_names
+    from simsiam_eval.metrics.confusion import distinct_names
 
     labels, names = queries.labels[scores.queries], distinct_names(gallery.class_names or ())
     found = {}
@@ -211,9 +212,9 @@ def _by_class(
 def _indexes(
     settings: RetrievalEvalSettings, gallery: Features, queries: Features | None, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Every index at several of its search parameters: recall of the exact neighbours, speed and size."""
-    from simsiam_eval.index_quality import exact_sample, index_quality
-    from simsiam_eval.indexes import cached_index
+    """Every index at several of its search parameters: recall of the exact neighbors, speed and size."""
+    from simsiam_eval.neighbors.approximate import cached_index
+    from simsiam_eval.neighbors.recall import exact_sample, index_quality
 
     if not settings.index:
         return []
@@ -228,7 +229,7 @@ def _indexes(
     return found
 
 
-def _parameters(index: NeighbourIndex, k: int) -> list[str | None]:
+def _parameters(index: NeighborIndex, k: int) -> list[str | None]:
     for name, values in _PROBES.items():
         tried = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
         if not tried:
@@ -242,7 +243,7 @@ def _parameters(index: NeighbourIndex, k: int) -> list[str | None]:
 
 
 def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> None:
-    from simsiam_eval.pictures import write_chart
+    from simsiam_eval.plots.contact_sheet import write_chart
 
     lines: dict[str, list[tuple[float, float]]] = {}
     for one in indexes:
@@ -251,7 +252,7 @@ def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> No
     assert settings.out is not None
     k = max(settings.k)
     write_chart(
-        settings.out, f"Approximate search, {k} neighbours", f"recall@{k} of the exact neighbours", "queries/s", lines
+        settings.out, f"Approximate search, {k} neighbors", f"recall@{k} of the exact neighbors", "queries/s", lines
     )
 
 
@@ -282,13 +283,13 @@ def _table(
     if len(by_class) > 1:
         notes.append("Lowest mAP: " + ", ".join(f"{name} {percent(one['map'])}" for name, one in worst) + ".")
     if leakage is not None:
-        from simsiam_eval.duplicates import leakage_warning
+        from simsiam_eval.neighbors.duplicates import leakage_warning
 
         notes.append(leakage_warning(leakage, "recall@1", ("queries", "gallery image")))
     for one in indexes:
         notes.append(
             f"{one['index']}{' ' + one['parameters'] if one['parameters'] else ''}: finds {one['recall']:.4f} of the "
-            f"{one['k']} exact neighbours, {one['queries_per_second']:.0f} queries/s (exact: "
+            f"{one['k']} exact neighbors, {one['queries_per_second']:.0f} queries/s (exact: "
             f"{one['exact_queries_per_second']:.0f}), {one['bytes_per_row']:.0f} bytes a row."
         )
     return Table(

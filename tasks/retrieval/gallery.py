@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.device import resolve_device
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_cache import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
-from simsiam_eval.feature_file import Features
-from simsiam_eval.feature_rows import open_features
-from simsiam_eval.feature_settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
-from simsiam_eval.index_file import Measured, read_index_file
-from simsiam_eval.indexes import NeighbourIndex
-from simsiam_eval.neighbours import METRICS, search
-from simsiam_eval.progress import say
-from simsiam_eval.source_images import SourceImages, shown
+from simsiam_eval.extraction.sets import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
+from simsiam_eval.extraction.settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
+from simsiam_eval.features.file import Features
+from simsiam_eval.features.rows import open_features
+from simsiam_eval.neighbors.approximate import NeighborIndex
+from simsiam_eval.neighbors.exact import search
+from simsiam_eval.neighbors.index_file import Measured, read_index_file
+from simsiam_eval.plots.source_images import SourceImages, shown
+from simsiam_eval.runtime.device import resolve_device
+from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.vocabulary import METRICS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,7 @@ class Gallery:
     """Images that can be found: what they are, and the index with its recall, where there is one."""
 
     features: Features
-    index: NeighbourIndex | None = None
+    index: NeighborIndex | None = None
     measured: Measured | None = None
 
     @property
@@ -42,7 +43,7 @@ class Gallery:
     def search(
         self, queries: Queries, k: int, metric: str | None, device: str
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """As neighbours.search; an index has the metric that it was built with."""
+        """As neighbors.search; an index has the metric that it was built with."""
         if self.index is not None:
             return self.index.search(queries.features, k, np.arange(len(queries.ids)) if queries.own else None)
         asked = None if queries.own else queries.features
@@ -108,8 +109,8 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
 
 
 def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: str) -> Queries:
-    from simsiam_eval.checkpoint import load_encoder
-    from simsiam_eval.extraction import Extraction
+    from simsiam_eval.encoders.checkpoint import load_encoder
+    from simsiam_eval.extraction.extraction import Extraction
 
     made: dict[str, Any] = gallery.attributes["encoder"]
     encoder, report = load_encoder(checkpoint, made.get("layer", "pool"), made.get("pooling", "avg"))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.feature_settings import EncoderSettings, is_index_file
-from simsiam_eval.result import Result, Table, counted, provenance
-from simsiam_eval.settings import SHEET_ENDINGS, setting
+from simsiam_eval.extraction.settings import EncoderSettings, is_index_file
+from simsiam_eval.vocabulary import SHEET_ENDINGS
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +74,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     Raises:
         UsageError, DataError: the gallery or the queries cannot be used, or the output not be written.
     """
-    from simsiam_eval.atomic_file import write_csv
+    from simsiam_eval.files.atomic import write_csv
     from tasks.retrieval.gallery import open_gallery, open_queries
 
     started = time.perf_counter()
@@ -84,7 +86,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     similarities, rows = gallery.search(queries, settings.k, settings.metric, settings.device)
     seconds = time.perf_counter() - begun
     found: list[dict[str, Any]] = [
-        {"query": name, "neighbours": _neighbours(gallery, similarities[place], rows[place])}
+        {"query": name, "neighbors": _neighbors(gallery, similarities[place], rows[place])}
         for place, name in enumerate(queries.ids)
     ]
     files = {}
@@ -95,14 +97,14 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
         lines = (
             (one["query"], rank, near["id"], f"{near['similarity']:.6f}")
             for one in found
-            for rank, near in enumerate(one["neighbours"], 1)
+            for rank, near in enumerate(one["neighbors"], 1)
         )
         write_csv(settings.table, ("query", "rank", "id", "similarity"), lines)
         files["table"] = str(settings.table)
     metric = gallery.index.metric if gallery.index is not None else settings.metric or "cosine"
     metrics: dict[str, Any] = {"queries": len(found), "metric": metric, "exact": gallery.exact}
     metrics |= _index_metrics(gallery, parameters, settings.k)
-    metrics["fewer"] = sum(len(one["neighbours"]) < similarities.shape[1] for one in found)
+    metrics["fewer"] = sum(len(one["neighbors"]) < similarities.shape[1] for one in found)
     return Result(
         task="retrieval search",
         settings=settings.to_dict(),
@@ -118,7 +120,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     )
 
 
-def _neighbours(gallery: Gallery, similarities: NDArray[np.float32], rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _neighbors(gallery: Gallery, similarities: NDArray[np.float32], rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     return [
         {"id": str(gallery.features.ids[row]), "similarity": float(similarity)}
         for similarity, row in zip(similarities, rows, strict=True)
@@ -145,8 +147,8 @@ def _write_sheet(
     rows: NDArray[np.int64],
 ) -> None:
     """A line per query: the query, then what it found, framed green or red where both have a label."""
-    from simsiam_eval.pictures import Cell, write_sheet
-    from simsiam_eval.source_images import SourceImages
+    from simsiam_eval.plots.contact_sheet import Cell, write_sheet
+    from simsiam_eval.plots.source_images import SourceImages
 
     labels, names = gallery.features.labels, gallery.features.class_names
     theirs, mine = _names(labels, names), _names(queries.labels, queries.class_names)
@@ -204,7 +206,7 @@ def _mark(gallery: Gallery, metrics: dict[str, Any]) -> str:
 def _table(found: list[dict[str, Any]], gallery: int, mark: str, own: bool, fewer: int) -> Table:
     rows, notes = [], []
     for one in found[:_SHOWN]:
-        near = "  ".join(f"{two['id']} {two['similarity']:.3f}" for two in one["neighbours"])
+        near = "  ".join(f"{two['id']} {two['similarity']:.3f}" for two in one["neighbors"])
         rows.append([one["query"], near])
     if (more := len(found) - _SHOWN) > 0:
         notes.append(f"and {counted(more, 'query')} more")

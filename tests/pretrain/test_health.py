@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.health import Doctor, Health, measure
-from simsiam_eval.spread import effective_rank, explained_variance_auc, output_std
+from simsiam_eval.metrics.spread import effective_rank, explained_variance_auc, output_std
 
 WELL = Health(
     output_std=0.99,
@@ -263,7 +263,7 @@ def train(stop_gradient=True, predictor=True, last_norm=True, weight_decay=1e-3,
     projector = nn.Sequential(*mlp(128, 128), nn.Linear(128, 64), *[nn.BatchNorm1d(64, affine=False)] * last_norm)
     head = nn.Sequential(*mlp(64, 16), nn.Linear(16, 64)) if predictor else nn.Identity()
     parameters = nn.ModuleList([encoder, projector, head]).parameters()
-    optimiser = torch.optim.SGD(parameters, 0.5, momentum=0.9, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(parameters, 0.5, momentum=0.9, weight_decay=weight_decay)
     found = []
     for step in range(steps):
         batch = images[torch.randint(len(images), (batch_size,), generator=noise)]
@@ -272,9 +272,9 @@ def train(stop_gradient=True, predictor=True, last_norm=True, weight_decay=1e-3,
         targets = (z2.detach(), z1.detach()) if stop_gradient else (z2, z1)
         pairs = zip((head(z1), head(z2)), targets, strict=True)
         loss = sum(-0.5 * functional.cosine_similarity(p, target).mean() for p, target in pairs)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if step % 10 == 9:
             found.append(measure(features[0], z1, z2))
     return found

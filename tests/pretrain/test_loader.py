@@ -7,16 +7,16 @@ import torch
 from PIL import Image
 
 from pretrain.loader import Loader, Schedule, resident_pixels
-from pretrain.recipe import PretrainSettings
-from simsiam_eval.distributed import Processes
+from pretrain.settings import PretrainSettings
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_settings import DECODINGS
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources import ArraySource, PathSource
+from simsiam_eval.vocabulary import DECODINGS
 
 CPU = torch.device("cpu")
-UNCHANGED = {"crop_area": 1.0, "jitter": 0.0, "greyscale": 0.0, "flip": 0.0}
-GREY_LEVELS = Preprocessing(8, 8, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+UNCHANGED = {"crop_area": 1.0, "jitter": 0.0, "grayscale": 0.0, "flip": 0.0}
+GRAY_LEVELS = Preprocessing(8, 8, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 
 def settings(**values):
@@ -25,7 +25,7 @@ def settings(**values):
     )
 
 
-def loader(source, processes=None, preprocessing=GREY_LEVELS, **values):
+def loader(source, processes=None, preprocessing=GRAY_LEVELS, **values):
     return Loader(source, settings(**values), processes or Processes(CPU), preprocessing)
 
 
@@ -42,7 +42,7 @@ def source():
 
 @pytest.fixture
 def numbered():
-    """Row r is a plain square of grey level r."""
+    """Row r is a plain square of gray level r."""
     pixels = np.arange(11, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
     return ArraySource("numbered", pixels, np.full(11, -1), None, [str(row) for row in range(11)])
 
@@ -104,7 +104,7 @@ def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkey
         "image_size": 32,
         "resident": False,
         "jitter": 0.0,
-        "greyscale": 0.0,
+        "grayscale": 0.0,
     }
     whole, scaled = (epoch(loader(PathSource(paths), blur=0.0, decode=decode, **options), 0)[0] for decode in DECODINGS)
     assert decoded[:4] == [1] * 4
@@ -112,7 +112,7 @@ def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkey
     assert set(decoded[4:]) <= {2, 4}  # crops of 179 to 400 pixels a side, for views of 32
     for a, b in zip(whole, scaled, strict=True):
         assert not torch.equal(a, b)
-        assert (a - b).abs().mean() < 1.5  # grey levels
+        assert (a - b).abs().mean() < 1.5  # gray levels
 
 
 def test_only_decoding_is_waited_for(files):
@@ -150,10 +150,10 @@ def test_every_epoch_has_another_order_and_drops_the_incomplete_batch(numbered):
     assert set().union(*orders) == set(range(11))  # and none is always the one dropped
 
 
-def test_views_are_normalised_as_the_encoder_will_be(numbered):
+def test_views_are_normalized_as_the_encoder_will_be(numbered):
     preprocessing = Preprocessing(8, 8)
     (batch,) = loader(numbered, preprocessing=preprocessing, batch_size=11, **UNCHANGED).batches(0, 1)
-    plain = preprocessing.normalise(torch.arange(11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+    plain = preprocessing.normalize(torch.arange(11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
     order = Schedule(11, settings(batch_size=11), Processes(CPU)).rows(0, 0)
     torch.testing.assert_close(batch.view1, plain[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
 

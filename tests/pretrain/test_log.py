@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pretrain.log import RunLog
-from pretrain.recipe import PretrainSettings
+from pretrain.settings import PretrainSettings
 from simsiam_eval.errors import UsageError
 
 

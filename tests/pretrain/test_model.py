@@ -8,9 +8,9 @@ import torch
 import torchvision
 
 from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
-from pretrain.recipe import PretrainSettings
+from pretrain.settings import PretrainSettings
 from pretrain.step import TrainingStep
-from simsiam_eval.distributed import Processes
+from simsiam_eval.runtime.processes import Processes
 
 EPS = 1e-5  # of BN
 
@@ -125,7 +125,7 @@ class NumpyNet:
                 tape.append(x)
                 x = x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0.0)
             elif kind == "norm":
-                deviation = np.sqrt(x.var(axis=0) + EPS)  # the biased variance normalises
+                deviation = np.sqrt(x.var(axis=0) + EPS)  # the biased variance normalizes
                 unit = (x - x.mean(axis=0)) / deviation
                 tape.append((unit, deviation))
                 x = unit * self.w.get(f"{name}.weight", 1.0) + self.w.get(f"{name}.bias", 0.0)
@@ -187,7 +187,7 @@ def numpy_run(w, batches, stop_gradient, fix_pred_lr):
 @pytest.mark.parametrize("stop_gradient", [True, False])
 def test_ten_steps_agree_with_numpy(small, stop_gradient, fix_pred_lr):
     model = copy.deepcopy(small).double().train()
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameter_groups(model, "constant" if fix_pred_lr else "cosine"), LRS[0], momentum=MOMENTUM, weight_decay=DECAY
     )
     modules = {"fc": model.encoder.fc, "pred": model.predictor}
@@ -201,13 +201,13 @@ def test_ten_steps_agree_with_numpy(small, stop_gradient, fix_pred_lr):
     ours, start = [], weights()
     batches = list(np.random.default_rng(6).normal(size=(10, 2, 9, 512)))
     for lr, (x1, x2) in zip(LRS, batches, strict=True):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = LRS[0] if group.get("fix_lr") else lr
         z1, z2 = model.encoder.fc(torch.tensor(x1)), model.encoder.fc(torch.tensor(x2))
         loss = simsiam_loss(Outputs(model.predictor(z1), model.predictor(z2), z1, z2, x1), stop_gradient)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         ours.append(loss.item())
     expected = {name: value.copy() for name, value in start.items()}
     losses = numpy_run(expected, batches, stop_gradient, fix_pred_lr)
@@ -237,7 +237,7 @@ def test_the_predictor_has_no_warm_up(predictor, expected):
     own = {id(one) for one in step.model.predictor.parameters()}
     for epoch in range(4):
         encoder = step.set_lr(epoch)
-        rates = {id(one): group["lr"] for group in step.optimiser.param_groups for one in group["params"]}
+        rates = {id(one): group["lr"] for group in step.optimizer.param_groups for one in group["params"]}
         assert {rate for one, rate in rates.items() if one not in own} == {encoder}
         lrs.append((encoder, *{rate for one, rate in rates.items() if one in own}))
     assert lrs == [pytest.approx(pair) for pair in zip([0.5, 1, 1, 0.5], expected, strict=True)]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images import UnreadableImage
+from simsiam_eval.images.decode import UnreadableImage
 from simsiam_eval.sources import open_source
 
 
@@ -28,7 +28,7 @@ def classes(tmp_path):
     return root
 
 
-def test_folder_is_sorted_and_labelled(classes):
+def test_folder_is_sorted_and_labeled(classes):
     source = open_source(f"folder:{classes}")
     assert [source.id(row) for row in range(3)] == ["cat/a.png", "cat/deep/c.PNG", "dog/b.png"]
     assert source.labels.tolist() == [0, 0, 1]
@@ -190,7 +190,7 @@ def test_digits_split_covers_all_once():
     assert parts[0].image(0).pixels().shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("spec", ["nowhere:x", "digits#colour=red", "digits#val", "digits:x"])
+@pytest.mark.parametrize("spec", ["nowhere:x", "digits#color=red", "digits#val", "digits:x"])
 def test_specs_that_are_refused(spec):
     with pytest.raises(UsageError):
         open_source(spec)
@@ -297,7 +297,7 @@ def test_a_system_that_cannot_read_is_no_images_fault(tmp_path, monkeypatch):
     def gone(path, flags):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr("simsiam_eval.images._without_waiting", gone)
+    monkeypatch.setattr("simsiam_eval.images.decode._without_waiting", gone)
     for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
         with pytest.raises(DataError, match="cannot be read now"):
             read(open_source(str(tmp_path)))

@@ -5,8 +5,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from simsiam_eval.checkpoint import inspect_checkpoint, weights_sha256
-from simsiam_eval.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, weights_sha256
+from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
 from tasks.convert import ConvertSettings, convert
 
@@ -52,7 +52,7 @@ def test_reference_and_back(simsiam, checkpoint, tmp_path):
 
 @pytest.mark.parametrize(("preset", "heads"), [("voc0712", "c4"), ("coco-1x-fpn", "fpn")])
 def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, heads):
-    from tasks.detection.detectron2_backend import Detectron2Backend
+    from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
     monkeypatch.setattr(Detectron2Backend, "available", lambda _: "it is not here.")
     result = convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "d.pth", preset=preset))

@@ -24,7 +24,7 @@ def test_every_line_has_both_accuracies_with_their_intervals(demo):
             low, high = line[f"{name}_interval"]
             assert 0 <= low < line[name] < high <= 1
         assert line["images"] == 600
-    assert metrics["raw_pixels"]["knn_top1"] > 0.95  # scikit-learn's digits are easy for a nearest neighbour
+    assert metrics["raw_pixels"]["knn_top1"] > 0.95  # scikit-learn's digits are easy for a nearest neighbor
     assert metrics["untrained"]["output_std"] is None
 
 

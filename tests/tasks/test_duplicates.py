@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from simsiam_eval.feature_writer import write_features
+from simsiam_eval.features.writer import write_features
 
 
 def write(path, features, labels, arch="made"):

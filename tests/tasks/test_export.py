@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_file import FeatureReader
-from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.features.file import FeatureReader
+from simsiam_eval.features.writer import FeatureWriter
 from tasks.export import ExportSettings, export
 
 ROOT = Path(__file__).parents[2]

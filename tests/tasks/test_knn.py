@@ -5,10 +5,10 @@ import h5py
 import numpy as np
 import pytest
 
-from simsiam_eval import neighbours
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.feature_file import read_features
-from simsiam_eval.feature_writer import write_features
+from simsiam_eval.features.file import read_features
+from simsiam_eval.features.writer import write_features
+from simsiam_eval.neighbors import exact as neighbors
 from tasks.knn import KnnSettings, knn
 
 
@@ -23,10 +23,10 @@ def write(path, features, labels, arch="made", class_names=None):
 def sets(tmp_path):
     """Seven classes around seven directions, some of them near each other."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(7, 5))
+    centers = rng.normal(size=(7, 5))
     drawn = {name: rng.integers(0, 7, rows) for name, rows in (("train", 90), ("test", 60))}
     return {
-        name: write(tmp_path / f"{name}.h5", centres[labels] + rng.normal(0, 0.7, (len(labels), 5)), labels)
+        name: write(tmp_path / f"{name}.h5", centers[labels] + rng.normal(0, 0.7, (len(labels), 5)), labels)
         for name, labels in drawn.items()
     }
 
@@ -48,13 +48,13 @@ def test_accuracy_is_that_of_a_vote_written_out(sets):
     assert metrics["top1_interval"][0] < metrics["top1"] < metrics["top1_interval"][1]
 
 
-def test_more_neighbours_than_there_are(sets, capsys):
+def test_more_neighbors_than_there_are(sets, capsys):
     by_k = knn(KnnSettings(**sets, k=(20, 5000))).metrics["by_k"]
     assert [by_k[k]["k_used"] for k in ("20", "5000")] == [20, 90]
     assert "k = 5000" in capsys.readouterr().err
 
 
-def test_each_image_is_left_out_of_its_own_neighbours(sets):
+def test_each_image_is_left_out_of_its_own_neighbors(sets):
     found = knn(KnnSettings(train=sets["test"], test=sets["test"], k=(1, 5000)))
     assert found.provenance["leave_one_out"]
     assert found.metrics["top1"] < 1
@@ -70,8 +70,8 @@ def test_top5_of_five_classes_says_nothing_and_is_left_out(tmp_path):
 
 def test_one_search_serves_every_k_and_temperature(sets, monkeypatch):
     searched = []
-    search_blocks = neighbours.search_blocks
-    monkeypatch.setattr(neighbours, "search_blocks", lambda *given: searched.append(1) or search_blocks(*given))
+    search_blocks = neighbors.search_blocks
+    monkeypatch.setattr(neighbors, "search_blocks", lambda *given: searched.append(1) or search_blocks(*given))
     grid = knn(KnnSettings(**sets, k=(3, 11), temperature=(0.07, 0.5))).metrics["grid"]
     assert searched == [1]
     assert [(one["k"], one["temperature"]) for one in grid] == [(3, 0.07), (11, 0.07), (3, 0.5), (11, 0.5)]
@@ -92,7 +92,7 @@ def test_majority_by_distance_is_scikit_learns(sets):
 
 def test_sets_larger_than_memory_give_the_same(sets, monkeypatch):
     whole = knn(KnnSettings(**sets, k=(1, 30))).metrics["grid"]
-    monkeypatch.setattr(neighbours, "_CHUNK", 1)  # 128 rows of the bank, one query
+    monkeypatch.setattr(neighbors, "_CHUNK", 1)  # 128 rows of the bank, one query
     assert knn(KnnSettings(**sets, k=(1, 30))).metrics["grid"] == whole
 
 
@@ -135,9 +135,9 @@ def test_a_setting_that_changes_nothing_is_refused(sets):
             KnnSettings(**sets, **given)
 
 
-def test_one_image_without_a_neighbour_is_refused(tmp_path):
+def test_one_image_without_a_neighbor_is_refused(tmp_path):
     one = write(tmp_path / "a.h5", np.ones((1, 4)), [0])
-    with pytest.raises(DataError, match="no neighbour"):
+    with pytest.raises(DataError, match="no neighbor"):
         knn(KnnSettings(train=one, test=one))
 
 
@@ -197,7 +197,7 @@ def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
     assert few.metrics["index"]["parameters"] == "nprobe=1"
     with pytest.raises(UsageError, match="nprobe=4 needs --index"):
         KnnSettings(**sets, index_parameters="nprobe=4")
-    assert "of the 80 exact neighbours" in few.table.notes[-1]
+    assert "of the 80 exact neighbors" in few.table.notes[-1]
 
 
 def test_the_layer_that_was_asked_for_is_read(tmp_path, sets):

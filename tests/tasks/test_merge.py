@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from simsiam_eval.feature_file import read_attributes, read_features
-from simsiam_eval.feature_writer import FeatureWriter
+from simsiam_eval.features.file import read_attributes, read_features
+from simsiam_eval.features.writer import FeatureWriter
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("0.h5", "12.h5", "28.h5")
@@ -38,7 +38,7 @@ def test_the_parts_of_a_source_are_the_whole_byte_for_byte(record, parts, tmp_pa
     assert read_attributes(tmp_path / "all.h5")["source"] == read_attributes(parts / "whole.h5")["source"]
 
 
-def test_neighbouring_parts_are_a_larger_part(record, parts, tmp_path):
+def test_neighboring_parts_are_a_larger_part(record, parts, tmp_path):
     record("merge", parts / "12.h5", parts / "28.h5", "--out", tmp_path / "end.h5")
     assert read_attributes(tmp_path / "end.h5")["source"]["rows"] == [12, 40]
     record("merge", parts / "0.h5", tmp_path / "end.h5", "--out", tmp_path / "all.h5")
@@ -57,8 +57,8 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tm
     elsewhere = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
     assert "points at other parts" in call("merge", *elsewhere, "--out", path, "--virtual").stderr
     assert "already as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
-    neighbours = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
-    assert neighbours[0]["metrics"] == neighbours[1]["metrics"]
+    neighbors = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
+    assert neighbors[0]["metrics"] == neighbors[1]["metrics"]
     moved = copied.rename(copied.with_name("moved"))
     assert content(moved / "v.h5") == content(parts / "whole.h5")
     (moved / "12.h5").unlink()  # HDF5 itself would read zeros
@@ -174,7 +174,7 @@ def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
     record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
     record("merge", *(copied / name for name in NAMES), "--out", copied / "w.h5", "--virtual")
     code = (
-        "import sys, resource, torch, simsiam_eval.feature_file as module\n"
+        "import sys, resource, torch, simsiam_eval.features.file as module\n"
         "module._OTHER_FILES = 40\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (42, 4096))\n"
         "readers = [module.FeatureReader(module.Path(name)) for name in sys.argv[1:]]\n"

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from simsiam_eval.feature_writer import write_features
-from simsiam_eval.spread import effective_rank, explained_variance_auc
+from simsiam_eval.features.writer import write_features
+from simsiam_eval.metrics.spread import effective_rank, explained_variance_auc
 
 
 def write(path, features):

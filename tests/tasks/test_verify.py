@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from simsiam_eval import feature_checks
-from simsiam_eval.feature_file import FeatureReader
-from simsiam_eval.feature_writer import FeatureWriter, write_features
+from simsiam_eval.features import checks as feature_checks
+from simsiam_eval.features.file import FeatureReader
+from simsiam_eval.features.writer import FeatureWriter, write_features
 
 
 @pytest.fixture
@@ -108,14 +108,14 @@ def attribute(name, value):
         (write("labels", 3, 2), "1 rows have a label below -1 or above 1; the first is row 3"),
         (write("labels", 3, -2), "label below -1"),
         (write("ids", 7, b"another"), "have another id in `errors`; the first is row 7"),
-        (replaced("labels"), "The data set labels is missing"),
+        (replaced("labels"), "The dataset labels is missing"),
         (replaced("errors"), "damaged"),
-        (replaced("ids", data=np.arange(40)), "The data set ids is (40,) int64, not (40,) UTF-8 text"),
-        (replaced("valid", data=np.ones(39, bool)), "The data set valid is (39,) bool"),
-        (replaced("labels", data=np.zeros(40, np.int32)), "The data set labels is (40,) int32"),
-        (replaced("features", data=np.zeros((40, 2))), "The data set features is (40, 2) float64"),
-        (replaced("layers/layer2", data=np.zeros((3, 2), np.float32)), "The data set layers/layer2 is (3, 2)"),
-        (replaced("errors", data=np.zeros(1)), "The data set errors is (1,) float64"),
+        (replaced("ids", data=np.arange(40)), "The dataset ids is (40,) int64, not (40,) UTF-8 text"),
+        (replaced("valid", data=np.ones(39, bool)), "The dataset valid is (39,) bool"),
+        (replaced("labels", data=np.zeros(40, np.int32)), "The dataset labels is (40,) int32"),
+        (replaced("features", data=np.zeros((40, 2))), "The dataset features is (40, 2) float64"),
+        (replaced("layers/layer2", data=np.zeros((3, 2), np.float32)), "The dataset layers/layer2 is (3, 2)"),
+        (replaced("errors", data=np.zeros(1)), "The dataset errors is (1,) float64"),
         (lambda content: content.create_dataset("views", data=np.ones((40, 2, 3), np.float32)), "attribute views"),
         (attribute("complete", False), "is not complete"),
         (attribute("format", "other"), "not a feature file"),

@@ -11,13 +11,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_file import FORMAT
-from simsiam_eval.images import UnreadableImage
+from simsiam_eval.features.file import FORMAT
+from simsiam_eval.images.decode import UnreadableImage
 from simsiam_eval.sources import open_source
 
 RNG = np.random.default_rng(0)
-COLOUR = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (5, 6, 7), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (5, 6, 7), dtype=np.uint8)
 
 
 def write(path, **datasets):
@@ -39,11 +39,11 @@ def encoded(images):
 @pytest.mark.parametrize(
     ("stored", "shown"),
     [
-        (COLOUR, COLOUR),
-        (COLOUR.transpose(0, 3, 1, 2), COLOUR),
-        (GREY, GREY[..., None].repeat(3, 3)),
-        (GREY[:, None], GREY[..., None].repeat(3, 3)),
-        (GREY[..., None], GREY[..., None].repeat(3, 3)),
+        (COLOR, COLOR),
+        (COLOR.transpose(0, 3, 1, 2), COLOR),
+        (GRAY, GRAY[..., None].repeat(3, 3)),
+        (GRAY[:, None], GRAY[..., None].repeat(3, 3)),
+        (GRAY[..., None], GRAY[..., None].repeat(3, 3)),
     ],
 )
 def test_layouts_of_pixels(tmp_path, stored, shown):
@@ -57,21 +57,21 @@ def test_layouts_of_pixels(tmp_path, stored, shown):
 def test_bytes_of_image_files(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         variable = file.create_dataset("x", (6,), h5py.vlen_dtype(np.uint8))
-        for row, content in enumerate(encoded(COLOUR)):
+        for row, content in enumerate(encoded(COLOR)):
             variable[row] = content
         fixed = file.create_dataset("group/fixed", (5,), np.dtype("V2000"))
-        for row, content in enumerate(encoded(COLOUR)):
+        for row, content in enumerate(encoded(COLOR)):
             fixed[row] = np.void(content.tobytes().ljust(2000, b"\0"))
     for spec in ("a.hdf5", "a.hdf5#images=group/fixed"):
         source = open_source(f"hdf5:{tmp_path}/{spec}")
-        assert np.array_equal(np.asarray(source.image(4)), COLOUR[4])
+        assert np.array_equal(np.asarray(source.image(4)), COLOR[4])
     with pytest.raises(UnreadableImage, match="empty"):
         open_source(f"hdf5:{tmp_path}/a.hdf5").image(5)
 
 
 def test_labels_ids_and_splits(tmp_path):
     path = write(
-        tmp_path / "a.h5", train__x=COLOUR, train__y=["b", "a", "", "b", "b"], test__x=COLOUR[:2],
+        tmp_path / "a.h5", train__x=COLOR, train__y=["b", "a", "", "b", "b"], test__x=COLOR[:2],
         test__y=np.array([[1], [-1]]), train__names=[f"image {row}" for row in range(5)],
     )  # fmt: skip
     source = open_source(f"hdf5:{path}#train,id=names")
@@ -86,8 +86,8 @@ def test_labels_ids_and_splits(tmp_path):
 
 
 def test_the_fingerprint_follows_what_is_chosen(tmp_path):
-    path = write(tmp_path / "a.h5", images=COLOUR, labels=np.arange(5), other=np.zeros(5, int), grey=GREY)
-    found = [open_source(f"{path}{tail}").fingerprint() for tail in ("", "#label=other", "#label=none", "#images=grey")]
+    path = write(tmp_path / "a.h5", images=COLOR, labels=np.arange(5), other=np.zeros(5, int), gray=GRAY)
+    found = [open_source(f"{path}{tail}").fingerprint() for tail in ("", "#label=other", "#label=none", "#images=gray")]
     assert len(set(found)) == 4
     os.rename(path, tmp_path / "b.h5")
     assert open_source(f"{tmp_path}/b.h5").fingerprint() == found[0]
@@ -106,17 +106,17 @@ class Rows:
 
 def test_workers_open_their_own_file(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("data", data=COLOUR, chunks=(2, 6, 7, 3), compression="gzip")
+        file.create_dataset("data", data=COLOR, chunks=(2, 6, 7, 3), compression="gzip")
     source = open_source(str(tmp_path / "a.h5"))
     source.image(0)
     found = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
-    assert np.array_equal(np.stack(found), COLOUR)
-    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(source)).image(1)), COLOUR[1])
+    assert np.array_equal(np.stack(found), COLOR)
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(source)).image(1)), COLOR[1])
 
 
 def test_a_damaged_chunk_is_an_unreadable_image(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        data = file.create_dataset("data", data=COLOUR, chunks=(1, 6, 7, 3), compression="gzip")
+        data = file.create_dataset("data", data=COLOR, chunks=(1, 6, 7, 3), compression="gzip")
         at = data.id.get_chunk_info(3).byte_offset
     with open(tmp_path / "a.h5", "r+b") as file:
         file.seek(at)
@@ -124,27 +124,27 @@ def test_a_damaged_chunk_is_an_unreadable_image(tmp_path):
     source = open_source(str(tmp_path / "a.h5"))
     with pytest.raises(UnreadableImage, match="cannot be read"):
         source.image(3)
-    assert np.array_equal(np.asarray(source.image(2)), COLOUR[2])
+    assert np.array_equal(np.asarray(source.image(2)), COLOR[2])
     assert source.fingerprint()
 
 
 @pytest.mark.parametrize(
     ("datasets", "options", "says"),
     [
-        ({"pictures": COLOUR}, "", "no data set named images.*pictures.*#images="),
-        ({"images": COLOUR}, "#images=x", "no data set 'x'; it has: images"),
-        ({"images": COLOUR}, "#label=x", "no data set 'x'.*#label="),
-        ({"images": COLOUR}, "#split=train", "no splits"),
-        ({"images": COLOUR.astype(np.float32)}, "", "float32, not uint8"),
-        ({"images": COLOUR[0, 0]}, "", r"shape \(7, 3\)"),
+        ({"pictures": COLOR}, "", "no dataset named images.*pictures.*#images="),
+        ({"images": COLOR}, "#images=x", "no dataset 'x'; it has: images"),
+        ({"images": COLOR}, "#label=x", "no dataset 'x'.*#label="),
+        ({"images": COLOR}, "#split=train", "no splits"),
+        ({"images": COLOR.astype(np.float32)}, "", "float32, not uint8"),
+        ({"images": COLOR[0, 0]}, "", r"shape \(7, 3\)"),
         ({"images": np.zeros((2, 5, 5, 4), np.uint8)}, "", "shape"),
         ({"images": ["a", "b"]}, "", "texts.*variable-length uint8"),
-        ({"images": COLOUR[:0]}, "", "no rows"),
-        ({"images": COLOUR, "labels": np.arange(4)}, "", r"shape \(4,\) for 5 images"),
-        ({"images": COLOUR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\) for 5"),
-        ({"images": COLOUR, "labels": np.zeros(5)}, "", "float64: labels are"),
-        ({"images": COLOUR, "labels": np.arange(5) - 3}, "", "label -3"),
-        ({"images": COLOUR, "names": ["a"]}, "#id=names", "5 texts are needed"),
+        ({"images": COLOR[:0]}, "", "no rows"),
+        ({"images": COLOR, "labels": np.arange(4)}, "", r"shape \(4,\) for 5 images"),
+        ({"images": COLOR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\) for 5"),
+        ({"images": COLOR, "labels": np.zeros(5)}, "", "float64: labels are"),
+        ({"images": COLOR, "labels": np.arange(5) - 3}, "", "label -3"),
+        ({"images": COLOR, "names": ["a"]}, "#id=names", "5 texts are needed"),
     ],
 )
 def test_files_that_are_refused(tmp_path, datasets, options, says):
@@ -159,7 +159,7 @@ def test_what_is_no_image_file_is_refused(tmp_path):
         open_source(str(tmp_path / "a.h5"))
     with h5py.File(tmp_path / "features.h5", "w") as file:
         file.attrs["format"] = FORMAT
-        file["data"] = COLOUR
+        file["data"] = COLOR
     with pytest.raises(DataError, match="holds features, not images"):
         open_source(f"hdf5:{tmp_path}/features.h5")
     with pytest.raises(DataError, match="is a folder"):

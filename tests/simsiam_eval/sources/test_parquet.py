@@ -14,10 +14,10 @@ from PIL import Image
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
-from simsiam_eval.blocks import Blocks, map_blocks
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import UnreadableImage
-from simsiam_eval.preprocess import Preprocessing
+from simsiam_eval.extraction.blocks import Blocks, map_blocks
+from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources import open_source
 from simsiam_eval.sources.parquet import ParquetSource
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simsiam_eval.cache_folder import cache_folder
+from simsiam_eval.files.cache import cache_folder
 from simsiam_eval.sources.remembered import files_key, remembered_arrays, remembered_text
 
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 CLASSES = ("disc", "square", "triangle")
-COLOURS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
+COLORS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
 
 
 def pytest_collection_modifyitems(items):
-    from tasks.detection.detectron2_backend import Detectron2Backend
+    from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
     missing = Detectron2Backend().available()
     if missing:
@@ -34,14 +34,14 @@ def draw(rng, side, smallest=36, largest=80):
             continue
         kind = int(rng.integers(0, 3))
         if kind == 0:
-            pen.ellipse((x, y, x + size - 1, y + size - 1), fill=COLOURS[kind])
+            pen.ellipse((x, y, x + size - 1, y + size - 1), fill=COLORS[kind])
             angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
             outline = [v for a in angles for v in (x + size / 2 * (1 + np.cos(a)), y + size / 2 * (1 + np.sin(a)))]
         elif kind == 1:
-            pen.rectangle((x, y, x + size - 1, y + size - 1), fill=COLOURS[kind])
+            pen.rectangle((x, y, x + size - 1, y + size - 1), fill=COLORS[kind])
             outline = [x, y, x + size, y, x + size, y + size, x, y + size]
         else:
-            pen.polygon(((x, y + size - 1), (x + size - 1, y + size - 1), (x + size // 2, y)), fill=COLOURS[kind])
+            pen.polygon(((x, y + size - 1), (x + size - 1, y + size - 1), (x + size // 2, y)), fill=COLORS[kind])
             outline = [x, y + size, x + size, y + size, x + size / 2, y]
         objects.append((kind, x, y, size, size, [float(value) for value in outline]))
     return image, objects

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from simsiam_eval.errors import DataError, Stopped, UsageError
+from tasks.detection.backends.torchvision.training import Training
 from tasks.detection.detect import detect, starts
 from tasks.detection.settings import DetectSettings
-from tasks.detection.torchvision_training import Training
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -147,7 +147,7 @@ def test_images_a_second_do_not_count_start_up_and_bn_statistics(tiny, monkeypat
 
         return timed
 
-    monkeypatch.setattr("tasks.detection.backend.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("tasks.detection.backends.base.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Training, "_step", after(0.5, step))
     monkeypatch.setattr(Training, "_losses", after(0.5, losses))
     monkeypatch.setattr(Training, "_batches", after(100, batches))
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
 
 
 def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, monkeypatch):
-    from tasks.detection.backend import Work
+    from tasks.detection.backends.base import Work
 
     tiny |= {"iterations": 22}
     detect(DetectSettings(**tiny))
@@ -345,7 +345,7 @@ def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
         detect(DetectSettings(**tiny | {"arch": "resnet34"}))
-    from tasks.detection.torchvision_backend import TorchvisionBackend
+    from tasks.detection.backends.torchvision.backend import TorchvisionBackend
 
     with monkeypatch.context() as patch:
         patch.setattr(TorchvisionBackend, "name", "detectron2")  # what auto may choose another time

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from simsiam_eval.errors import DataError, Stopped, UsageError
-from tasks.detection.backend import Work, detector_spec
-from tasks.detection.backends import choose_backend
+from tasks.detection.backends.base import Work, detector_spec
+from tasks.detection.backends.choose import choose_backend
+from tasks.detection.backends.detectron2.backend import Detectron2Backend, _commit
+from tasks.detection.backends.detectron2.config import config_values
 from tasks.detection.detect import detect
-from tasks.detection.detectron2_backend import Detectron2Backend, _commit
-from tasks.detection.detectron2_config import config_values
 from tasks.detection.schedule import schedule_of
 from tasks.detection.settings import DetectSettings
 
@@ -197,7 +197,9 @@ def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
 
 @pytest.mark.detectron2
 def test_an_image_that_can_be_read_is_decoded_by_detectron2_alone(tiny, monkeypatch):
-    monkeypatch.setattr("tasks.detection.detectron2_images.read_pixels", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "tasks.detection.backends.detectron2.images.read_pixels", lambda _: pytest.fail("decoded again")
+    )
     assert detect(DetectSettings(**tiny | {"iterations": 1})).metrics["images"] == 4
 
 
@@ -227,7 +229,7 @@ def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
         DataError, match=r"not finite by step \d: give a smaller --lr and another --out .* the beginning"
     ):
         detect(DetectSettings(**tiny | {"lr": 1e30, "warmup": 0, "iterations": 30, "out": tiny["out"] / "a"}))
-    from tasks.detection.detectron2_training import _Trainer
+    from tasks.detection.backends.detectron2.training import _Trainer
 
     def short_of_memory(self):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -241,7 +243,7 @@ def test_a_loss_that_is_not_finite_and_memory_that_is_short(tiny, monkeypatch):
 def test_a_checkpoint_of_what_is_not_finite_is_never_written(tiny, monkeypatch):
     import torch
 
-    from tasks.detection.detectron2_training import _Trainer
+    from tasks.detection.backends.detectron2.training import _Trainer
 
     step = _Trainer.run_step
 
@@ -274,7 +276,7 @@ def test_a_full_disk_is_no_unreadable_image(tiny, monkeypatch):
 
 @pytest.mark.detectron2
 def test_a_stop_is_a_checkpoint_at_that_step(tiny, monkeypatch):
-    from tasks.detection.detectron2_training import _Trainer
+    from tasks.detection.backends.detectron2.training import _Trainer
 
     tiny["iterations"] = 25
     step = _Trainer.run_step
@@ -308,8 +310,8 @@ def test_detectron2s_own_tools_take_the_converted_files(tmp_path, preset):
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
-    import tasks.detection.detectron2_heads  # noqa: F401 - as docs/detection.md says
-    from simsiam_eval.encoder import build_trunk
+    import tasks.detection.backends.detectron2.heads  # noqa: F401 - as docs/detection.md says
+    from simsiam_eval.encoders.encoder import build_trunk
     from tasks.convert import ConvertSettings, convert
 
     trunk = build_trunk("resnet18")

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from tasks.detection.opening import open_detection_set
+from tasks.detection.backends.predictions import Detections
+from tasks.detection.data.opening import open_detection_set
 from tasks.detection.picture import _shown, write_picture
-from tasks.detection.predictions import Detections
 
 
 def test_ground_truth_is_left_and_detections_are_right(few_coco, tmp_path):

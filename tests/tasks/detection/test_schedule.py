@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.detection.backend import StepClock, detector_spec
+from tasks.detection.backends.base import StepClock, detector_spec
 from tasks.detection.schedule import schedule_of
 from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
 
@@ -37,7 +37,7 @@ def test_the_linear_rule():
 
 def test_images_a_second_are_of_the_steps_alone(monkeypatch):
     times, clock = iter([100.0, 100.5, 101.0, 101.5]), StepClock()
-    monkeypatch.setattr("tasks.detection.backend.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr("tasks.detection.backends.base.time", SimpleNamespace(perf_counter=lambda: next(times)))
     assert clock.rate is None
     clock.tick()
     assert clock.rate is None

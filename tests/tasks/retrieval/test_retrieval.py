@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.feature_writer import write_features
+from simsiam_eval.features.writer import write_features
 from simsiam_eval.sources import open_source
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
 
@@ -79,7 +79,7 @@ def test_another_encoder_is_refused(tmp_path):
         retrieval_eval(RetrievalEvalSettings(gallery=ours, queries=theirs))
 
 
-def test_recall_at_1_is_the_accuracy_of_one_neighbour(record, road):
+def test_recall_at_1_is_the_accuracy_of_one_neighbor(record, road):
     found = record("retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5", "-k", 1)
     near = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 1)
     assert found["metrics"]["recall_at_1"] == near["metrics"]["top1"] > 0.5
@@ -109,10 +109,10 @@ def test_search_of_a_folder_finds_the_images_themselves(record, road, checkpoint
     digits = open_source("digits#test")
     assert found["metrics"]["queries"] == 10  # without the torn one
     for one in found["metrics"]["found"]:
-        first = one["neighbours"][0]
+        first = one["neighbors"][0]
         assert first["id"] == digits.id(int(one["query"].split(".")[0]))
         assert first["similarity"] > 0.9999
-        assert len(one["neighbours"]) == 3
+        assert len(one["neighbors"]) == 3
     assert (tmp_path / f"sheet.{suffix}").stat().st_size > 5000
     rows = list(csv.reader((tmp_path / "found.csv").open()))
     assert len(rows) == 1 + 30
@@ -127,7 +127,7 @@ def test_build_then_search_of_one_image(record, call, road, checkpoint, photos, 
     search = ["retrieval", "search", photos / "3.png", "--gallery", index, "--checkpoint", checkpoint]
     exact = record(*search[:4], road / "train.h5", *search[5:])["metrics"]["found"]
     found = record(*search, "--index-parameters", "nprobe=8")["metrics"]
-    near, far = ([two["id"] for two in one[0]["neighbours"]] for one in (found["found"], exact))
+    near, far = ([two["id"] for two in one[0]["neighbors"]] for one in (found["found"], exact))
     assert near == far  # all eight lists were looked at
     assert not found["exact"]
     assert "approximate" in call(*search).stdout
@@ -196,9 +196,9 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
     other = call(*search, "--index-parameters", "nprobe=3").stdout
     assert "nprobe=3: recall unknown, measured with -k 10 and nprobe=2" in " ".join(other.split())
     assert record(*search, "--index-parameters", "nprobe=3")["metrics"]["recall"] is None
-    assert record(*search, "-k", 3)["metrics"]["recall"] is None  # of three neighbours it is another
+    assert record(*search, "-k", 3)["metrics"]["recall"] is None  # of three neighbors it is another
     wide, said = record(*search, "-k", 60)["metrics"], call(*search, "-k", 60).stdout
-    assert wide["fewer"] == sum(len(one["neighbours"]) < 60 for one in wide["found"]) > 0 == found["fewer"]
+    assert wide["fewer"] == sum(len(one["neighbors"]) < 60 for one in wide["found"]) > 0 == found["fewer"]
     assert f"found fewer images than -k asks for: of {wide['fewer']} quer" in " ".join(said.split())
     with h5py.File(f"{index}.h5", "r+") as file:
         del file.attrs["parameters"]
@@ -249,7 +249,7 @@ def test_a_layer_is_that_of_queries_too(record, checkpoint, tmp_path):
     search = ["retrieval", "search", tmp_path / "test.h5", "-k", 3, "--gallery"]
     by_index, by_features = record(*search, index), record(*search, tmp_path / "train.h5", "--layer", "layer2")
     assert by_index["provenance"]["encoder"]["layer"] == by_features["provenance"]["encoder"]["layer"] == "layer2"
-    near, far = ([one["neighbours"][0]["id"] for one in found["metrics"]["found"]] for found in (by_index, by_features))
+    near, far = ([one["neighbors"][0]["id"] for one in found["metrics"]["found"]] for found in (by_index, by_features))
     assert near == far
     evaluate = ["retrieval", "eval", "--gallery", tmp_path / "train.h5", "--layer", "layer2", "--queries"]
     by_images = record(*evaluate, "digits#test", "--checkpoint", checkpoint)["metrics"]
@@ -262,9 +262,7 @@ def test_a_set_in_itself_finds_others_only(call, record, road, tmp_path):
     for gallery in (features, index):
         found = record("retrieval", "search", features, "--gallery", gallery, "-k", 2)
         assert found["provenance"]["leave_one_out"]
-        assert not [
-            one for one in found["metrics"]["found"] if one["query"] in [two["id"] for two in one["neighbours"]]
-        ]
+        assert not [one for one in found["metrics"]["found"] if one["query"] in [two["id"] for two in one["neighbors"]]]
     said = call("retrieval", "search", features, "--gallery", features)
     assert "leave-one-out" in said.stdout
     assert not record("retrieval", "search", road / "train.h5", "--gallery", features)["provenance"]["leave_one_out"]

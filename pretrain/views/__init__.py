@@ -1,0 +1,1 @@
+"""The two augmented views of every image. May import simsiam_eval."""

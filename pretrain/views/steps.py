@@ -1,0 +1,121 @@
+"""The steps of a view on n images at once, each with its own numbers; x is float32 in gray levels.
+
+Plain torch on any device; nothing depends on a value, so that each step compiles in one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gray(x: Tensor) -> Tensor:
+    """(n,3,P) -> (n,P): ITU-R 601 in Pillow's 16-bit fixed point, exact in float32 for whole gray levels."""
+    level = x[:, 0] * (19595 / 65536)
+    return level.add_(x[:, 1], alpha=38470 / 65536).add_(x[:, 2], alpha=7471 / 65536).add_(0.5).floor_()
+
+
+def blend_(x: Tensor, factor: Tensor, own: Tensor | None, mean: Tensor | None) -> None:
+    """Brightness, contrast or saturation, by image: the blend of `factor` parts of the image with black, with `mean`
+    parts of its mean gray or with `own` parts of each pixel's own gray, in place.
+
+    Args:
+        x: (n,3,P).
+        factor, own, mean: (n,1,1); 1, 0, 0 leaves an image as it is. None where all are 0.
+    """
+    if own is None and mean is None:
+        x.mul_(factor)
+    else:
+        level = gray(x)[:, None]
+        # Pillow cuts off the fraction: a blend of equals must not lie just below them.
+        other = 1e-4 if mean is None else level.mean(dim=2, keepdim=True).add_(0.5).floor_().mul_(mean).add_(1e-4)
+        if own is None:
+            x.mul_(factor).add_(other)
+        else:
+            torch.addcmul(level.mul_(own).add_(other), x, factor, out=x)
+    x.clamp_(0, 255).floor_()
+
+
+def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """(n,3,P) -> (n,3,P), the hue turned by `shift` (n,1): whole 1/256 turns in [0,256), by way of Pillow's 8-bit HSV.
+
+    Without conditions, which cost four arithmetic steps each on a CPU: with v the largest and c the range of r, g and b,
+    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. A GPU's compiled division
+    may fall short of a whole quotient, which is then cut off: so .0005 is added to the hue, which is whole or at least
+    1/510 from it, and .1/v to the saturation, whole or at least 1/v from it.
+    """
+    red, green, blue = x.unbind(1)
+    value = torch.maximum(green, blue).maximum(red)
+    chroma = torch.minimum(green, blue).minimum(red).neg_().add_(value)
+    hue = torch.add(green, blue).sub_(red).sub_(value).sub_(chroma).div_(chroma.clamp(min=1))
+    hue.mul_(torch.sub(green, blue).mul_(85).add_(42.5).clamp_(-42.5, 42.5)).add_(127.5005).floor_()
+    hue.add_(shift)
+    hue.sub_(torch.sub(hue, 255).clamp_(0, 1), alpha=256)
+    # value x saturation, which would be the chroma but for the saturation's 8 bits
+    depth = chroma.mul_(255).add_(0.1).div_(value.clamp(min=1)).floor_().mul_(value).mul_(1 / 255)
+    hue.mul_(6 / 255)
+    # How far each channel is below the value, as a share of the depth: min(2, max(1, |hue - its place|)) - 1 for green
+    # and blue, the rest for red. With a half, to round.
+    highest = value.add_(0.5).add_(depth)
+    green = torch.addcmul(highest, (hue - 2).abs_().clamp_(1, 2), depth, value=-1)
+    blue = torch.addcmul(highest, (hue - 4).abs_().clamp_(1, 2), depth, value=-1)
+    red = torch.addcmul(highest.sub_(depth, alpha=3), hue.sub_(3).abs_().clamp_(1, 2), depth)
+    return torch.stack([red, green, blue], dim=1).floor_()
+
+
+def warp(x: Tensor, matrices: Tensor) -> Tensor:
+    """(n,3,S,S) images by the inverse affine map (n,2,3) from view to image, in pixels: bilinear, 0 outside."""
+    size = x.shape[-1]
+    centers = torch.arange(size, device=x.device) + 0.5
+    a, b, c = matrices[:, None, None].unbind(-1)  # each (n,1,1,2): x and y
+    places = a * centers[:, None] + (b * centers[:, None, None] + c)
+    inside = ((places >= 0) & (places < size)).all(dim=-1)
+    warped = F.grid_sample(x, places * (2 / size) - 1, mode="bilinear", padding_mode="border", align_corners=False)
+    # Pillow cuts off the fraction too, of a double: a value that is whole there may lie just below in float32.
+    return warped.add_(1e-3).floor_().mul_(inside[:, None])
+
+
+_REACH = 6  # pixels to each side that a blur of the largest radius reads: three boxes of two
+_BLOCK = 32  # rows blurred by one matrix
+
+
+def blur(x: Tensor, taps: Tensor) -> Tensor:
+    """Pillow's Gaussian blur of (n,3,S,S): three box blurs each way, the edge pixel repeated, as matrices.
+
+    Three boxes touch only `_REACH` neighbors, so lines are made in blocks, each from a window of its surroundings; a
+    window's matrix is exact at its edges where these are the image's, and the block stays clear of those that are not.
+
+    Args:
+        taps: (n,5), the weights of one box blur.
+    """
+    size = x.shape[-1]
+    window = min(size, _BLOCK + 2 * _REACH)
+    box = (taps @ _shifts(window, x.device)).view(-1, window, window)
+    matrix = box @ box @ box
+    down, out = torch.empty_like(x), torch.empty_like(x)
+    lines, blurred = (image.view(len(x), -1, size) for image in (down, out))
+    for start, stop, first in _blocks(size, window):
+        rows = matrix[:, None, start - first : stop - first]
+        torch.matmul(rows, x[:, :, first : first + window], out=down[:, :, start:stop])
+    for start, stop, first in _blocks(size, window):
+        rows = matrix[:, start - first : stop - first].mT
+        torch.bmm(lines[..., first : first + window], rows, out=blurred[..., start:stop])
+    return out
+
+
+@cache
+def _shifts(size: int, device: torch.device) -> Tensor:
+    """(5,size*size): the matrices that move a line by -2 to 2 pixels and repeat its edge pixel."""
+    source = (torch.arange(size) + torch.arange(-2, 3)[:, None]).clamp_(0, size - 1)
+    return F.one_hot(source, size).float().view(5, -1).to(device)
+
+
+def _blocks(size: int, window: int) -> Iterator[tuple[int, int, int]]:
+    """Block [start, stop) of a line and the first pixel of its window."""
+    step = size if window == size else _BLOCK
+    for start in range(0, size, step):
+        yield start, min(start + step, size), min(max(start - _REACH, 0), size - window)

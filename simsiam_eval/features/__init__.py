@@ -1,0 +1,1 @@
+"""Feature files: layout, reading, writing, checking. May import encoders, sources and everything below."""

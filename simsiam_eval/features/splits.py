@@ -1,0 +1,87 @@
+"""Rows of a labeled set: a part held out of it, a fraction or some shots of it, always class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsiam_eval.errors import DataError
+
+Rows = NDArray[np.int64]
+
+
+def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Rows, Rows]:
+    """Split rows at random, every class in its proportion: (kept, held out), both sorted.
+
+    Of n images of a class, round(share * n) are held out, at least 1 and at most n - 1: a class of one image is kept.
+
+    Args:
+        labels: (N,) class numbers.
+        share: in (0, 1).
+
+    Raises:
+        DataError: every class has one image only.
+
+    >>> [rows.tolist() for rows in hold_out(np.array([0, 0, 0, 1, 1, 2]), 0.4, seed=0)]
+    [[0, 1, 3, 5], [2, 4]]
+    """
+    rng = np.random.default_rng(seed)
+    kept, held = [], []
+    for rows in _by_class(labels).values():
+        count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        mixed = rng.permutation(rows)
+        held.append(mixed[:count])
+        kept.append(mixed[count:])
+    if not any(map(len, held)):
+        raise DataError("No class has two training images: none can be held out to choose by.")
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def fraction_of(labels: NDArray[np.int64], fraction: float, seed: int, names: Sequence[str] | None = None) -> Rows:
+    """A random `fraction` of the rows, round(fraction * n) of a class of n, sorted.
+
+    Raises:
+        DataError: that is none of a class.
+    """
+    counts = {label: round(fraction * len(rows)) for label, rows in _by_class(labels).items()}
+    for label, count in counts.items():
+        if count < 1:
+            there = int((labels == label).sum())
+            raise DataError(
+                f"A fraction of {fraction:g} leaves no image of class {_name(label, names)}, which has {there}: give a "
+                "larger --fraction, or --shots."
+            )
+    return _drawn(labels, counts, seed)
+
+
+def shots_of(labels: NDArray[np.int64], shots: int, seed: int, names: Sequence[str] | None = None) -> Rows:
+    """`shots` random rows of every class, sorted.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    for label, rows in _by_class(labels).items():
+        if len(rows) < shots:
+            raise DataError(
+                f"--shots {shots} are more than the {len(rows)} training images of class {_name(label, names)}."
+            )
+    return _drawn(labels, dict.fromkeys(_by_class(labels), shots), seed)
+
+
+def _drawn(labels: NDArray[np.int64], counts: dict[int, int], seed: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return np.sort(
+        np.concatenate([rng.permutation(rows)[: counts[label]] for label, rows in _by_class(labels).items()])
+    )
+
+
+def _by_class(labels: NDArray[np.int64]) -> dict[int, Rows]:
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _name(label: int, names: Sequence[str] | None) -> str:
+    return names[label] if names is not None and label < len(names) else str(label)

@@ -1,0 +1,1 @@
+"""Numbers about results: intervals, confusion, spread, similarity. May import extraction and everything below."""

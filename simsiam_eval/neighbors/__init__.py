@@ -1,0 +1,1 @@
+"""Nearest neighbors: search, votes, ranks, near-duplicates. May import extraction and everything below."""

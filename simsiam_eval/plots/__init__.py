@@ -1,0 +1,1 @@
+"""Charts and contact sheets. May import extraction and everything below."""

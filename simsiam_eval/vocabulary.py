@@ -1,0 +1,12 @@
+"""Names that options, files and records share. Needs no torch."""
+
+PRECISIONS = ("float32", "bf16")
+STEMS = ("imagenet", "cifar")
+LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
+POOLINGS = ("avg", "max")
+DECODINGS = ("full", "scaled")
+METRICS = ("cosine", "l2")
+SCALINGS = ("none", "l2", "standard")
+FEATURE_ENDINGS = (".h5", ".hdf5")
+INDEX_ENDING = ".index"
+SHEET_ENDINGS = (".png", ".html")

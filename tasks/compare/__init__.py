@@ -1,0 +1,1 @@
+"""`compare`: encoders on the same images. May import simsiam_eval."""

@@ -1,0 +1,1 @@
+"""The detectron2 backend: the reference protocol. May import the interface and the data of detection."""

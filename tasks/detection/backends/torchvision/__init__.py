@@ -1,0 +1,1 @@
+"""The torchvision backend. May import the interface and the data of detection."""

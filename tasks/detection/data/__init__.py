@@ -1,0 +1,1 @@
+"""Detection datasets, their checks and training batches. May import simsiam_eval."""

@@ -1,0 +1,1 @@
+"""Average precision of detections, by the rules of COCO and PASCAL VOC. May import the data of detection."""

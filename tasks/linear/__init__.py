@@ -1,0 +1,1 @@
+"""`linear-eval` and `predict`. May import simsiam_eval."""

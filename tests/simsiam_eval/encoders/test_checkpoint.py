@@ -1,0 +1,338 @@
+import argparse
+import io
+import json
+import os
+import pathlib
+import pickle
+import zipfile
+from unittest import mock
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from simsiam_eval.encoders.checkpoint import (
+    inspect_checkpoint,
+    load_encoder,
+    read_checkpoint,
+    weights_sha256,
+    write_checkpoint,
+)
+from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.errors import DataError, UsageError
+
+FAMILY_PREFIX = {
+    "simsiam": "module.encoder.",
+    "torchvision": "",
+    "moco": "module.encoder_q.",
+    "moco-v3": "module.base_encoder.",
+    "dino": "module.backbone.",
+}
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    torch.manual_seed(0)
+    trunk = build_trunk("resnet18", "cifar")
+    for module in trunk.modules():  # statistics unlike a fresh model's, so that losing one would show
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.num_batches_tracked.fill_(7)
+    return trunk.eval()
+
+
+@pytest.fixture
+def state(trunk):
+    return trunk.state_dict()
+
+
+def prefixed(state, prefix):
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def saved(tmp_path, content, **options):
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(content, path, **options)
+    return path
+
+
+def refused(path, *says):
+    """The sentence that `inspect_checkpoint` refuses `path` with; it names the file and says all of `says`."""
+    with pytest.raises(DataError) as caught:
+        inspect_checkpoint(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("family", FAMILY_PREFIX)
+def test_load_gives_the_trunks_features_and_hash(tmp_path, trunk, state, family, legacy):
+    path = saved(
+        tmp_path,
+        {"state_dict": prefixed(state, FAMILY_PREFIX[family]), "epoch": 5},
+        _use_new_zipfile_serialization=not legacy,
+    )
+    encoder, report = load_encoder(path)
+    assert (report.family, report.container, report.arch, report.stem) == (family, "state_dict", "resnet18", "cifar")
+    assert (report.epoch, report.feature_width, report.own) == (5, 512, None)
+    assert report.weights_sha256 == weights_sha256(state) == weights_sha256(encoder.trunk.state_dict())
+    assert not encoder.training
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(encoder(images), trunk(images))
+    loaded = encoder.trunk.state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert inspect_checkpoint(path) == report
+
+
+def test_safetensors(tmp_path, state):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(state, path)
+    report = inspect_checkpoint(path)
+    assert (report.family, report.container, report.weights_sha256) == ("torchvision", "bare", weights_sha256(state))
+    path.write_bytes(path.read_bytes()[:100_000])
+    refused(path, "damaged safetensors")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_dino_teacher_is_preferred_and_a_namespace_is_read(tmp_path, state, legacy):
+    student = prefixed({key: tensor + 1 for key, tensor in state.items()}, "module.backbone.")
+    teacher = prefixed(state, "backbone.") | {"head.mlp.0.weight": torch.zeros(3, 512)}
+    content = {"student": student, "teacher": teacher, "args": argparse.Namespace(arch="resnet18"), "epoch": 1}
+    report = inspect_checkpoint(saved(tmp_path, content, _use_new_zipfile_serialization=not legacy))
+    assert (report.family, report.container) == ("dino", "teacher")
+    assert report.weights_sha256 == weights_sha256(state)
+    assert "preferred" in report.left["student"]
+    assert "head.mlp.0.weight" in report.left
+
+
+def test_loading_leaves_the_random_state(tmp_path, state):
+    path = saved(tmp_path, state)
+    before = torch.random.get_rng_state()
+    load_encoder(path)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_half_precision_is_loaded_as_float32_and_missing_batch_counts_are_zero(tmp_path, state):
+    half = {key: tensor.half() for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    encoder, _ = load_encoder(saved(tmp_path, half))
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in encoder.parameters())
+    assert encoder.trunk.bn1.num_batches_tracked == 0
+    assert not any(tensor.is_meta for tensor in encoder.state_dict().values())
+
+
+def test_layer_and_pooling(tmp_path, state):
+    path = saved(tmp_path, state)
+    encoder, _ = load_encoder(path, layer="layer2", pooling="max")
+    assert encoder(torch.zeros(1, 3, 8, 8)).shape == (1, 128)
+    with pytest.raises(UsageError, match="layer1"):
+        load_encoder(path, layer="head")
+
+
+def test_hash_depends_on_weights_alone(state):
+    expected = weights_sha256(state)
+    same = dict(reversed(state.items())) | {"fc.weight": torch.zeros(2), "bn1.num_batches_tracked": torch.tensor(9)}
+    same["conv1.weight"] = state["conv1.weight"].double().to(memory_format=torch.channels_last)
+    assert weights_sha256(same) == expected
+    changed = state["layer4.1.bn2.running_var"].clone()
+    changed[-1] += 1e-6
+    assert weights_sha256({**state, "layer4.1.bn2.running_var": changed}) != expected
+
+
+class TestWrite:
+    @pytest.fixture
+    def arguments(self, state):
+        model = prefixed(state, "module.encoder.") | {
+            "module.encoder.fc.0.weight": torch.zeros(2048, 512),
+            "module.encoder.fc.3.weight": torch.zeros(2048, 2048),
+            "module.predictor.0.weight": torch.zeros(512, 2048),
+            "module.predictor.3.weight": torch.zeros(2048, 512),
+        }
+        return {
+            "epoch": 3,
+            "arch": "resnet18",
+            "state_dict": model,
+            "own": {"recipe": {"lr": 0.05}, "seed": (1, None)},
+            "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1).state_dict(),
+        }
+
+    def test_is_read_back(self, tmp_path, state, arguments):
+        path = tmp_path / "checkpoint_0002.pth.tar"
+        write_checkpoint(path, **arguments)
+        content = torch.load(path, weights_only=True)
+        assert list(content) == ["epoch", "arch", "state_dict", "optimizer", "simsiam_eval"]
+        assert list(content["state_dict"]) == list(arguments["state_dict"])
+        assert content["optimizer"] == arguments["optimizer"]
+        report = inspect_checkpoint(path)
+        assert (report.family, report.epoch, report.own) == ("simsiam", 3, arguments["own"])
+        assert (report.projector, report.predictor) == ([512, 2048, 2048], [2048, 512, 2048])
+        assert report.weights_sha256 == weights_sha256(state)
+        assert os.listdir(tmp_path) == [path.name]
+
+    def test_report_is_json(self, tmp_path, arguments):
+        path = tmp_path / "checkpoint.pth.tar"
+        write_checkpoint(path, **arguments | {"own": {"random": torch.zeros(3), "seeds": (1, 2)}})
+        record = json.loads(json.dumps(inspect_checkpoint(path).to_dict()))
+        assert record["path"] == str(path)
+        assert record["own"] == {"random": "tensor [3] torch.float32", "seeds": [1, 2]}
+
+    def test_refuses_other_keys(self, tmp_path, arguments, state):
+        with pytest.raises(ValueError, match=r"conv1\.weight"):
+            write_checkpoint(tmp_path / "a", **arguments | {"state_dict": state})
+
+    def test_refuses_what_could_not_be_read_back(self, tmp_path, arguments):
+        with pytest.raises(TypeError, match="athlib"):
+            write_checkpoint(tmp_path / "a", **arguments | {"own": {"path": pathlib.Path("x")}})
+        assert os.listdir(tmp_path) == []
+
+    def test_missing_folder(self, tmp_path, arguments):
+        with pytest.raises(DataError, match="cannot be written"):
+            write_checkpoint(tmp_path / "none" / "a", **arguments)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+class TestWrongFiles:
+    def test_missing(self, tmp_path):
+        refused(tmp_path / "none.pth", "does not exist")
+
+    def test_folder(self, tmp_path):
+        refused(tmp_path, "is a folder")
+
+    def test_empty(self, tmp_path):
+        (tmp_path / "a.pth").touch()
+        refused(tmp_path / "a.pth", "empty file")
+
+    @pytest.mark.parametrize("legacy", [False, True])
+    @pytest.mark.parametrize("kept", [0.00001, 0.5, 0.999])
+    def test_truncated(self, tmp_path, state, legacy, kept):
+        path = saved(tmp_path, state, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * kept)])
+        refused(path, "truncated or damaged")
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (b"conv1.weight, 64, 3\n" * 50, "text"),
+            (b"hi", "text"),
+            (b"cos\nsystem\n(S'echo executed'\ntR.", "not a checkpoint"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(100), "an image"),
+            (b"\xff\xd8\xff\xe0" + bytes(100), "an image"),
+            (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+            (bytes(range(1, 200)), "unknown format"),
+            (b"\x80\x04nonsense", "damaged pickle"),
+        ],
+    )
+    def test_no_checkpoint(self, tmp_path, content, says):
+        path = tmp_path / "a.pth"
+        path.write_bytes(content)
+        refused(path, "not a checkpoint", says)
+
+    def test_other_zip(self, tmp_path):
+        np.savez(tmp_path / "a.npz", weight=np.zeros(3))
+        refused(tmp_path / "a.npz", "zip archive of weight.npy")
+
+    def test_torchscript(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            for name in ("data.pkl", "constants.pkl", "version"):
+                archive.writestr(f"a/{name}", b"")
+        refused(tmp_path / "a.pt", "TorchScript")
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda content, file: torch.save(content, file),
+            lambda content, file: torch.save(content, file, _use_new_zipfile_serialization=False),
+            lambda content, file: pickle.dump(content, file),
+            lambda content, file: pickle.dump(content, file, protocol=2),
+        ],
+    )
+    def test_nothing_is_executed(self, tmp_path, monkeypatch, state, write):
+        monkeypatch.chdir(tmp_path)
+        with open("evil.pth", "wb") as file:
+            write({"state_dict": {"conv1.weight": 1}, "epoch": Evil()}, file)
+        refused(tmp_path / "evil.pth", "would execute code", "posix.mkdir", "nothing was executed", "state_dict()")
+        assert os.listdir() == ["evil.pth"]
+
+    def test_whole_model(self, tmp_path, trunk):
+        refused(saved(tmp_path, trunk), "would execute code", "torchvision.models.resnet.ResNet")
+
+    def test_plain_pickle(self, tmp_path):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"weight": 1}))
+        refused(tmp_path / "a.pkl", "a Python pickle, not a torch checkpoint")
+
+    def test_weights_only_is_always_asked_for(self, tmp_path, state):
+        path = saved(tmp_path, state)
+        with mock.patch("torch.load", wraps=torch.load) as load:
+            read_checkpoint(path)
+        assert load.call_args.kwargs["weights_only"] is True
+
+    @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], 5])
+    def test_no_dictionary(self, tmp_path, content):
+        refused(saved(tmp_path, content), f"holds a {type(content).__name__}")
+
+    def test_optimizer_only(self, tmp_path):
+        refused(saved(tmp_path, {"optimizer": {"state": {}, "param_groups": []}}), "optimizer's state and no weights")
+
+    def test_empty_state_dict(self, tmp_path):
+        refused(saved(tmp_path, {"state_dict": {}}), "empty")
+
+    def test_half_of_the_layers(self, tmp_path, state):
+        half = {key: tensor for key, tensor in state.items() if not key.startswith(("layer3.", "layer4."))}
+        message = refused(
+            saved(tmp_path, prefixed(half, "module.encoder.")), "encoder.layer3.0.conv1.weight", "missing"
+        )
+        assert len(message) < 600
+
+    def test_wrong_prefix(self, tmp_path, state):
+        refused(saved(tmp_path, prefixed(state, "net.body.")), "net.body.", "simsiam", "moco-v3", "dino")
+
+    def test_wrong_shape(self, tmp_path, state):
+        path = saved(tmp_path, state | {"layer3.0.conv1.weight": torch.zeros(256, 128, 1, 1)})
+        refused(path, "layer3.0.conv1.weight is (256, 128, 1, 1), not (256, 128, 3, 3)")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+    def test_not_finite(self, tmp_path, state, value):
+        damaged = prefixed(state, "module.encoder.")
+        damaged["module.encoder.layer2.1.bn1.weight"] = torch.full((128,), value)
+        refused(saved(tmp_path, damaged), "NaN or infinite", "module.encoder.layer2.1.bn1.weight")
+
+    def test_quantized(self, tmp_path, state):
+        path = saved(tmp_path, state | {"conv1.weight": torch.zeros(64, 3, 3, 3, dtype=torch.int8)})
+        refused(path, "conv1.weight as torch.int8")
+
+    def test_values_that_were_never_there(self, tmp_path, state):
+        path = saved(tmp_path, state | {"conv1.weight": state["conv1.weight"].to("meta")})
+        refused(path, "conv1.weight without its values")
+
+    def test_negative_variance(self, tmp_path, state):
+        path = saved(tmp_path, state | {"bn1.running_var": torch.full((64,), -1.0)})
+        refused(path, "negative variances", "bn1.running_var")
+
+    def test_weights_one_level_too_deep(self, tmp_path, state):
+        refused(saved(tmp_path, {"state_dict": {"state_dict": state}}), "no weights in state_dict, only state_dict")
+
+    def test_a_value_that_is_no_tensor(self, tmp_path, state):
+        refused(saved(tmp_path, state | {"conv1.weight": "none"}), "conv1.weight", "missing")
+        assert inspect_checkpoint(saved(tmp_path, state | {"version": 3})).left == {"version": "not a tensor"}
+
+    def test_any_damaged_byte_gives_one_sentence(self, tmp_path):
+        buffer = io.BytesIO()
+        torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, buffer)
+        whole = buffer.getvalue()
+        for position in range(0, len(whole), 7):
+            damaged = bytearray(whole)
+            damaged[position] ^= 0xFF
+            (tmp_path / "a.pth").write_bytes(damaged)
+            with pytest.raises(DataError):
+                inspect_checkpoint(tmp_path / "a.pth")

@@ -1,0 +1,147 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsiam_eval.errors import BeingWritten, DataError, UsageError
+from simsiam_eval.extraction import extraction
+from simsiam_eval.extraction.sets import same_rows, train_and_test_features
+from simsiam_eval.extraction.settings import EvaluationSettings, is_feature_file
+from simsiam_eval.features.writer import write_features
+from simsiam_eval.files.cache import cache_folder
+
+
+def write(path, labels, names=("cat", "dog"), rows=None, width=3, arch="resnet18"):
+    rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
+    features = np.random.default_rng(0).normal(size=(20, width)).astype(np.float32)[rows]
+    source = {"spec": "made", "fingerprint": f"{rows.tolist()}", "class_names": names and list(names)}
+    ids = [f"image {row}" for row in rows]
+    write_features(path, features, np.asarray(labels), ids, encoder={"arch": arch}, source=source)
+    return str(path)
+
+
+def read(train, test, **values):
+    return train_and_test_features(EvaluationSettings(train=train, test=test, **values))
+
+
+def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
+    train = write(tmp_path / "train.h5", [0, 1, 2], ("cat", "dog", "fox"))
+    test = write(tmp_path / "test.h5", [0, 1, 1], ("dog", "fox"))
+    assert read(train, test)[1].labels.tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (dict(labels=[0, 1]), dict(labels=[0, 1], names=("cat", "emu")), "emu"),
+        (dict(labels=[0, 0]), dict(labels=[0, 1]), "dog"),
+        (dict(labels=[0, 1], names=None), dict(labels=[2, 1], names=None), "2"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], arch="resnet50"), "arch"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], width=4), "features a row"),
+        (dict(labels=[-1, -1]), dict(labels=[0, 1]), "no labels"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only numbers them"),
+    ],
+)
+def test_sets_that_do_not_go_together_are_refused(tmp_path, train, test, says):
+    with pytest.raises(DataError, match=says):
+        read(write(tmp_path / "train.h5", **train), write(tmp_path / "test.h5", **test))
+
+
+def test_rows_without_a_label_are_left_out_and_said(tmp_path, capsys):
+    train = write(tmp_path / "train.h5", [0, -1, 1, 0])
+    found, _ = read(train, train)
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.ids.tolist() == ["image 0", "image 2", "image 3"]
+    assert "1 images without a label" in capsys.readouterr().err
+
+
+def test_same_rows_are_the_same_images_in_the_same_order(tmp_path):
+    one = write(tmp_path / "one.h5", [0, 1, 0])
+    copy = write(tmp_path / "copy.h5", [0, 1, 0])
+    other = write(tmp_path / "other.h5", [0, 1, 0], rows=[0, 2, 1])
+    assert same_rows(*read(one, one))
+    assert same_rows(*read(one, copy))
+    assert not same_rows(*read(one, other))
+
+
+def test_images_need_a_checkpoint():
+    assert is_feature_file("a.h5")
+    assert is_feature_file("b/a.HDF5")
+    assert not is_feature_file("hdf5:a.h5")
+    with pytest.raises(UsageError, match="--checkpoint"):
+        read("digits", "digits")
+
+
+def test_a_feature_file_of_another_encoder_than_the_checkpoint(call, road, record, small, tmp_path):
+    other = record("pretrain", *small, "--epochs", 0, "--seed", 6, "--out", tmp_path / "run")["files"]["checkpoint"]
+    refused = call("knn", "--train", road / "train.h5", "--test", road / "test.h5", "--checkpoint", other)
+    assert refused.exit_code == 1
+    assert "another encoder" in refused.stderr
+
+
+def test_images_with_a_checkpoint_give_what_the_files_give(call, record, road, checkpoint):
+    files = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 20)["metrics"]
+    images = record("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
+    assert images["metrics"] == files
+    again = call("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
+    assert "from the cache" in again.stderr
+
+
+def test_features_of_two_encoders_are_not_mixed(call, record, road, small, tmp_path):
+    other = record("pretrain", *small, "--epochs", 0, "--seed", 5, "--out", tmp_path / "run")["files"]["checkpoint"]
+    record("extract", "--checkpoint", other, "--data", "digits#test", "--out", tmp_path / "test.h5")
+    refused = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
+    assert refused.exit_code == 1
+    assert "weights_sha256" in refused.output
+
+
+def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint, tmp_path):
+    scaled = tmp_path / "scaled.h5"
+    made = record("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled)
+    assert made["provenance"]["preprocessing"]["decode"] == "scaled"
+    refused = call("knn", "--train", road / "train.h5", "--test", scaled)
+    assert refused.exit_code == 1
+    assert "preprocessing.decode" in refused.output
+
+
+def test_what_another_process_is_extracting_is_waited_for(call, checkpoint, photos_of_digits, monkeypatch):
+    real, refused = extraction.write_extraction, iter([True, True])
+
+    def busy(*arguments):
+        if next(refused, False):
+            raise BeingWritten("Another process is writing it.")
+        return real(*arguments)
+
+    monkeypatch.setattr(extraction, "write_extraction", busy)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
+    found = call("knn", *sets, "-k", 1)
+    assert found.exit_code == 0, found.output
+    assert found.stderr.count("another process is extracting them") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(call, checkpoint, photos_of_digits, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path / "file"))
+    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
+    refused = call("knn", *sets, "-k", 1)
+    assert refused.exit_code == 1
+    assert "The cache" in refused.stderr and "$SIMSIAM_EVAL_CACHE" in refused.stderr
+
+
+def test_the_cache_of_a_user_without_a_home(monkeypatch):
+    for name in ("SIMSIAM_EVAL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert cache_folder().name == f"simsiam-eval-{os.getuid()}"
+
+
+@pytest.fixture
+def photos_of_digits(tmp_path):
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.full((9, 9, 3), 40 * number + ord(label), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / label / f"{number}.png")
+    return tmp_path / "set"

@@ -1,0 +1,72 @@
+"""The feature file as it is read: what is refused, and why."""
+
+import h5py
+import numpy as np
+import pytest
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.features.file import read_attributes, read_features
+from simsiam_eval.features.writer import write_features
+
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+IDS, LABELS = ["a", "ü/b", "c", "d"], np.array([0, 1, -1, 1])
+
+
+def test_files_that_are_refused(tmp_path):
+    path = tmp_path / "f.h5"
+    with pytest.raises(DataError, match="no feature file"):
+        read_attributes(path)
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match="not an HDF5"):
+        read_attributes(path)
+    path.unlink()
+    with h5py.File(path, "w"):
+        pass
+    with pytest.raises(DataError, match="not a feature file"):
+        read_attributes(path)
+    with pytest.raises(DataError, match="there already"):
+        write_features(path, ROWS, LABELS, IDS, encoder={}, source={})
+    path.unlink()
+    write_features(path, ROWS, LABELS, IDS, encoder={}, source={})
+    with h5py.File(path, "r+") as file:
+        file["features"][1, 1] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        read_features(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(DataError, match="99"):
+        read_attributes(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", None), ("precision", [1.0, 2.0]), ("source", "null"), ("encoder", '"resnet"'), ("views", "[3]"),
+     ("source", '{"class_names": ["a", 1]}'), ("source", '{"class_names": "a"}'),
+     ("source", '{"rows": null}'), ("source", '{"rows": "0:3"}'), ("source", '{"rows": [5, 8], "rows_of": 6}')],
+)  # fmt: skip
+def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_path, name, value):
+    path = tmp_path / "f.h5"
+    rows = np.eye(3, dtype=np.float32)
+    write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": None})
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    with pytest.raises(DataError, match="is damaged"):
+        read_features(path)
+    for command in (["knn", "--train", path, "--test", path], ["merge", path, "--out", tmp_path / "o.h5"],
+                    ["export", path, "--to", "npy", "--out", tmp_path / "o"], ["verify", path]):  # fmt: skip
+        said = call(*command)
+        assert said.exit_code == 1
+        assert "is damaged" in said.stderr
+
+
+def test_a_label_beyond_the_class_names_is_one_sentence(call, tmp_path):
+    path = tmp_path / "f.h5"
+    rows = np.eye(3, dtype=np.float32)
+    write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": ["cat", "dog"]})
+    with pytest.raises(DataError, match="row 2 has the label 2, and there are 2 class names"):
+        read_features(path)
+    for command in ("linear-eval", "knn"):
+        said = call(command, "--train", path, "--test", path)
+        assert said.exit_code == 1 and "row 2 has the label 2" in said.stderr

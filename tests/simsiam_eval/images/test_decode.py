@@ -1,0 +1,209 @@
+"""Every stored form of an image becomes the RGB image a viewer shows, however it is decoded; damage has a reason."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from simsiam_eval.images import decode as images
+from simsiam_eval.images.decode import UnreadableImage, image_size, open_image
+
+RED_GREEN = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
+
+
+def stored(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(data):
+    image = open_image(data)
+    pixels = image.pixels()
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (image.height, image.width, 3)
+    assert np.array_equal(np.asarray(image), pixels)
+    return pixels
+
+
+def noise(height=23, width=34):
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+JPEGS = {
+    "4:2:0": stored(noise(), "JPEG", quality=90),
+    "4:4:4": stored(noise(), "JPEG", subsampling=0),
+    "progressive": stored(noise(), "JPEG", progressive=True),
+    "stored as RGB": stored(noise(), "JPEG", keep_rgb=True),
+    "gray": stored(noise().convert("L"), "JPEG"),
+    "CMYK": stored(noise().convert("CMYK"), "JPEG"),
+    "several pictures": stored(noise(), "MPO", save_all=True, append_images=[noise(10, 10)]),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_colors_are_kept(mode):
+    assert np.array_equal(decoded(stored(Image.fromarray(RED_GREEN).convert(mode))), RED_GREEN)
+
+
+def test_cmyk():
+    found = decoded(stored(Image.fromarray(RED_GREEN).resize((16, 16), 0).convert("CMYK"), "TIFF"))
+    assert np.abs(found[0, 0].astype(int) - RED_GREEN[0, 0]).max() <= 1
+
+
+def test_gray_has_three_equal_channels():
+    found = decoded(stored(Image.fromarray(np.array([[7, 200]], dtype=np.uint8))))
+    assert found.tolist() == [[[7] * 3, [200] * 3]]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    found = decoded(stored(Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))))
+    assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_transparent_lies_on_white():
+    found = decoded(stored(Image.new("RGBA", (2, 1), (0, 0, 0, 0))))
+    assert found.tolist() == [[[255, 255, 255]] * 2]
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert np.array_equal(decoded(stored(Image.fromarray(RED_GREEN), exif=exif)), RED_GREEN[:, ::-1])
+
+
+@pytest.mark.parametrize("form", JPEGS)
+def test_jpegs_are_as_pillow_shows_them(form):
+    with Image.open(io.BytesIO(JPEGS[form])) as image:
+        expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(decoded(JPEGS[form]) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("form", JPEGS)
+@pytest.mark.parametrize(("most", "factor"), [(0.3, 1), (1.99, 1), (2, 2), (7.9, 4), (100, 8)])
+def test_a_reduced_jpeg_is_the_mean_of_its_blocks(form, most, factor):
+    image = open_image(JPEGS[form])
+    pixels, was = image.reduced(most)
+    assert was == factor
+    whole = image.pixels().astype(float)
+    high, wide = image.height // factor, image.width // factor
+    assert pixels.shape == (-(-image.height // factor), -(-image.width // factor), 3)
+    blocks = whole[: high * factor, : wide * factor].reshape(high, factor, wide, factor, 3).mean(axis=(1, 3))
+    assert np.abs(pixels[:high, :wide] - blocks).mean() < 4  # gray levels; the colors of 4:2:0 lie between the pixels
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP", "TIFF"])
+def test_only_jpegs_are_reduced(kind):
+    pixels, factor = open_image(stored(noise(), kind)).reduced(8)
+    assert factor == 1
+    assert pixels.shape == (23, 34, 3)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("most", [1, 2])
+def test_size_is_known_before_decoding_whatever_the_orientation(orientation, most):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = stored(noise(), "JPEG", exif=exif)
+    image = open_image(file)
+    pixels, factor = image.reduced(most)
+    assert factor == most
+    assert pixels.shape == (-(-image.height // most), -(-image.width // most), 3)
+    if most == 1:
+        assert np.array_equal(pixels, ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
+
+
+def test_without_simplejpeg_pillow_gives_the_same(monkeypatch):
+    fast = {form: decoded(file) for form, file in JPEGS.items()}
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert all(np.abs(fast[form] - decoded(file).astype(int)).max() <= 1 for form, file in JPEGS.items())
+
+
+@pytest.mark.parametrize("form", JPEGS)
+def test_a_cut_jpeg_is_unreadable_wherever_it_ends(form):
+    length = JPEGS[form].index(b"\xff\xd9")  # of the first picture
+    for end in [*range(0, length, 61), length]:
+        with pytest.raises(UnreadableImage):
+            open_image(JPEGS[form][:end]).pixels()
+        with pytest.raises(UnreadableImage):
+            open_image(JPEGS[form][:end]).reduced(2)
+
+
+def test_a_damaged_jpeg_is_to_us_what_it_is_to_pillow(monkeypatch):
+    def read(file):
+        try:
+            return open_image(file).pixels()
+        except UnreadableImage as error:
+            return str(error)
+
+    rng = np.random.default_rng(0)
+    damaged = []
+    for _ in range(300):
+        file = bytearray(JPEGS["4:2:0"])
+        file[rng.integers(len(file))] = rng.integers(256)
+        damaged.append(bytes(file))
+    found = [read(file) for file in damaged]
+    assert {type(one) for one in found} == {str, np.ndarray}
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert all(np.array_equal(ours, read(file)) for ours, file in zip(found, damaged, strict=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"text"])
+def test_what_is_no_image_is_unreadable(content):
+    with pytest.raises(UnreadableImage, match="not an image"):
+        open_image(content)
+
+
+def test_missing_file_and_bomb(tmp_path, monkeypatch):
+    with pytest.raises(UnreadableImage, match="no such file"):
+        open_image(tmp_path / "none.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        open_image(stored(Image.new("RGB", (3, 1))))  # more than twice the limit, as Pillow has it
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[0, 128, 255]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[0, 128, 255]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
+    ],
+)
+def test_white_of_floats_and_wide_numbers_is_told_from_the_largest(values, shown):
+    found = decoded(stored(Image.fromarray(values), "TIFF"))
+    assert found[0, :, 0].tolist() == shown
+
+
+def test_a_gray_value_that_is_marked_as_clear_lies_on_white():
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(file, "PNG", transparency=0)
+    assert decoded(file.getvalue())[0, :, 0].tolist() == [255, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_in_the_header_is_the_size_of_the_image(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise().save(tmp_path / "a", kind, exif=exif)
+    opened = open_image(tmp_path / "a")
+    assert image_size(tmp_path / "a") == (opened.width, opened.height)
+    whole = (tmp_path / "a").read_bytes()
+    if kind == "JPEG":  # the header alone is enough
+        (tmp_path / "a").write_bytes(whole[:-20])
+        assert image_size(tmp_path / "a") == (opened.width, opened.height)
+
+
+def test_a_file_without_a_size(tmp_path):
+    for content, says in ((None, "no such file"), (b"", "not an image"), (b"none", "not an image")):
+        if content is not None:
+            (tmp_path / "a").write_bytes(content)
+        with pytest.raises(UnreadableImage, match=says):
+            image_size(tmp_path / "a")
+    with pytest.raises(UnreadableImage, match=r"not a regular file|is a directory"):
+        image_size(tmp_path)

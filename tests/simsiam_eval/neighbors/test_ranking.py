@@ -1,0 +1,94 @@
+"""Every metric against brute force: a sorted list and loops; scikit-learn's average precision as second opinion."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from simsiam_eval.neighbors import exact as neighbors
+from simsiam_eval.neighbors.exact import similarity_blocks
+from simsiam_eval.neighbors.ranking import score_queries
+
+
+def brute_force(similarities, names, name, own, ks):
+    """(average precision, R-precision, 1 / first rank, hits) of one query, None where nothing is relevant."""
+    ranked = sorted((-value, names[at] == name) for at, value in enumerate(similarities.tolist()) if at != own)
+    right = [found for _, found in ranked]  # of equals the wrong ones first
+    relevant = sum(right)
+    if not relevant:
+        return None
+    precisions = [sum(right[: at + 1]) / (at + 1) for at in range(len(right)) if right[at]]
+    return (
+        sum(precisions) / relevant,
+        sum(right[:relevant]) / relevant,
+        1 / (right.index(True) + 1),
+        [sum(right[:k]) for k in ks],
+    )
+
+
+def brute_force_similarities(bank, queries, metric):
+    if metric == "l2":
+        return -((queries[:, None].astype(float) - bank[None]) ** 2).sum(2) / 2
+    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(bank, axis=1)
+    return queries.astype(float) @ bank.T / np.where(lengths > 0, lengths, 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.sampled_from(["cosine", "l2"]), st.booleans())
+def test_any_ranking_is_brute_force(data, metric, own):
+    width = data.draw(st.integers(1, 3))
+    row = st.lists(st.integers(-2, 2), min_size=width, max_size=width)
+    bank = np.array(data.draw(st.lists(row, min_size=1, max_size=15)), dtype=np.float32)
+    queries = bank if own else np.array(data.draw(st.lists(row, min_size=1, max_size=6)), dtype=np.float32)
+    label = st.integers(0, 3)
+    names = np.array(data.draw(st.lists(label, min_size=len(bank), max_size=len(bank))))
+    asked = names if own else np.array(data.draw(st.lists(label, min_size=len(queries), max_size=len(queries))))
+    ks = (1, 3, 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "_CHUNK", data.draw(st.sampled_from([1, 64, 1 << 20])))
+        scores = score_queries(bank, names, queries, asked, ks, metric, own=own)
+        every = np.arange(len(queries))
+        blocks = similarity_blocks(bank, queries, every, own, metric)
+        similarities = np.concatenate([block for _, block in blocks])
+    there = brute_force_similarities(bank, queries, metric)
+    if own:
+        np.fill_diagonal(there, -np.inf)
+    np.testing.assert_allclose(similarities, there, atol=1e-5)
+    # From the similarities as they were computed: rounding decides which of them are equal.
+    expected = {
+        at: brute_force(similarities[at], names, asked[at], at if own else None, ks) for at in range(len(queries))
+    }
+    assert scores.queries.tolist() == [at for at, found in expected.items() if found is not None]
+    for place, at in enumerate(scores.queries.tolist()):
+        precision, r_precision, reciprocal, hits = expected[at]
+        assert scores.average_precision[place] == pytest.approx(precision)
+        assert scores.r_precision[place] == pytest.approx(r_precision)
+        assert scores.reciprocal_rank[place] == pytest.approx(reciprocal)
+        assert scores.hits[place].tolist() == hits
+
+
+def test_average_precision_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(size=(200, 6)), rng.normal(size=(20, 6))
+    names, asked = rng.integers(0, 5, 200), rng.integers(0, 5, 20)
+    scores = score_queries(bank, names, queries, asked, (1,), "l2")
+    for at in range(20):
+        distance = np.linalg.norm(bank - queries[at], axis=1)
+        assert scores.average_precision[at] == pytest.approx(average_precision_score(names == asked[at], -distance))
+
+
+def test_features_that_are_all_the_same_find_nothing():
+    names = np.array([0, 0, 1, 1, 1, 1])
+    scores = score_queries(np.ones((6, 2)), names, np.ones((6, 2)), names, (1,), own=True)
+    assert scores.hits[:, 0].tolist() == [0] * 6
+    assert scores.reciprocal_rank[0] == 1 / 5
+
+
+def test_some_queries_only():
+    rng = np.random.default_rng(1)
+    bank, names = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
+    every = score_queries(bank, names, bank, names, (1, 5), own=True)
+    some = score_queries(bank, names, bank, names, (1, 5), asked=np.array([3, 17]), own=True)
+    np.testing.assert_allclose(some.average_precision, every.average_precision[[3, 17]])
+    assert some.queries.tolist() == [3, 17]
