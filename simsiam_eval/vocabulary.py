@@ -10,3 +10,4 @@ SCALINGS = ("none", "l2", "standard")
 FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")
+CHART_ENDINGS = (".png", ".svg", ".pdf")

@@ -16,9 +16,9 @@ from simsiam_eval.files.atomic import atomic_write, cannot_write, refuse_unwrita
 from simsiam_eval.linear.head_file import SavedHead, write_head
 from simsiam_eval.linear.heads import among_top
 from simsiam_eval.linear.probing import Fitted, Probe, ProbeData, judge
-from simsiam_eval.metrics.confusion import confusion_matrix, draw_confusion, per_class_accuracy
+from simsiam_eval.metrics.confusion import confusion_matrix, per_class_accuracy
 from simsiam_eval.metrics.intervals import accuracy_metrics, bootstrap_intervals, class_mean_metrics
-from simsiam_eval.plots.charts import draw_curves
+from simsiam_eval.plots.charts import draw_confusion, draw_curves
 from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EncoderSettings, is_feature_file, leakage_setting
+from simsiam_eval.vocabulary import CHART_ENDINGS
 from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class RetrievalEvalSettings(EncoderSettings):
     )
     recall_sample: int = setting(1000, at_least=1, help="Queries on which those indexes are measured.")
     out: Path | None = setting(
-        None, output=True, endings=(".png",), help="PNG of recall against speed over the index types (with --index)."
+        None,
+        output=True,
+        endings=CHART_ENDINGS,
+        help="Chart of recall against speed by index type (.png, .svg or .pdf; with --index).",
     )
 
     def check(self) -> None:
@@ -243,7 +247,7 @@ def _parameters(index: NeighborIndex, k: int) -> list[str | None]:
 
 
 def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> None:
-    from simsiam_eval.plots.contact_sheet import write_chart
+    from simsiam_eval.plots.charts import draw_lines
 
     lines: dict[str, list[tuple[float, float]]] = {}
     for one in indexes:
@@ -251,7 +255,7 @@ def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> No
     lines["exact"] = [(1.0, indexes[0]["exact_queries_per_second"])]
     assert settings.out is not None
     k = max(settings.k)
-    write_chart(
+    draw_lines(
         settings.out, f"Approximate search, {k} neighbors", f"recall@{k} of the exact neighbors", "queries/s", lines
     )
 
