@@ -4,49 +4,10 @@ import dataclasses
 import inspect
 from pathlib import Path
 
-from pretrain.settings import PretrainSettings
 from simsiam_eval.commands.options import declared_in, default_text
 from simsiam_eval.commands.settings import Settings, field_types, spelling
+from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.extraction.settings import FeatureSettings
-from tasks.compare.compare import CompareSettings
-from tasks.convert import ConvertSettings
-from tasks.demo import DemoSettings
-from tasks.detection.settings import DetectSettings
-from tasks.duplicates import DuplicatesSettings
-from tasks.export import ExportSettings
-from tasks.extract import ExtractSettings
-from tasks.inspect import InspectSettings
-from tasks.knn import KnnSettings
-from tasks.linear.predict import PredictSettings
-from tasks.linear.settings import LinearEvalSettings
-from tasks.merge import MergeSettings
-from tasks.rank import RankSettings
-from tasks.retrieval.build import RetrievalBuildSettings
-from tasks.retrieval.evaluate import RetrievalEvalSettings
-from tasks.retrieval.search import RetrievalSearchSettings
-from tasks.verify import VerifySettings
-
-COMMANDS: dict[str, type[Settings]] = {
-    "demo": DemoSettings,
-    "pretrain": PretrainSettings,
-    "inspect": InspectSettings,
-    "convert": ConvertSettings,
-    "extract": ExtractSettings,
-    "verify": VerifySettings,
-    "merge": MergeSettings,
-    "export": ExportSettings,
-    "linear-eval": LinearEvalSettings,
-    "predict": PredictSettings,
-    "knn": KnnSettings,
-    "retrieval eval": RetrievalEvalSettings,
-    "retrieval build": RetrievalBuildSettings,
-    "retrieval search": RetrievalSearchSettings,
-    "duplicates": DuplicatesSettings,
-    "compare": CompareSettings,
-    "rank": RankSettings,
-    "detect": DetectSettings,
-}
-
 
 HEAD = """# Settings
 
@@ -83,7 +44,8 @@ def page() -> str:
     parts = [HEAD]
     for shared, title in SHARED.items():
         parts.append(f"## {title}\n\n{_table(shared, shared)}")
-    for name, settings_class in COMMANDS.items():
+    for name, command in COMMANDS.items():
+        settings_class = command.settings_class()
         text = inspect.cleandoc(settings_class.__doc__ or "")
         if issubclass(settings_class, FeatureSettings):
             text += "\n\nAlso [those of an extraction](#of-an-extraction)."

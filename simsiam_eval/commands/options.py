@@ -18,6 +18,7 @@ import click
 
 from simsiam_eval.commands.record import Result, Table
 from simsiam_eval.commands.settings import Settings, field_types, option_name, spelling
+from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import Stopped, UsageError, UserError
 from simsiam_eval.runtime.launch import torchrun_group
 from simsiam_eval.runtime.progress import say
@@ -73,11 +74,6 @@ def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> c
 def declared_in(name: str, settings_class: type[Settings]) -> int:
     """How many classes up a setting is declared: a command's own come first in its help, and what many share last."""
     return next(place for place, one in enumerate(settings_class.__mro__) if name in inspect.get_annotations(one))
-
-
-def group(name: str, text: str, *commands: click.Command) -> click.Group:
-    """Commands under one name."""
-    return click.Group(name, commands={one.name: one for one in commands if one.name}, help=text)
 
 
 def required(settings_class: type[Settings]) -> list[str]:
@@ -183,13 +179,8 @@ def _config_values(path: Path | None, command_name: str, settings_class: type[Se
 
 
 def _is_command(name: str, group: list[str]) -> bool:
-    """Whether a table of a config file, at the top or of a group, may be a command's."""
-    here: click.Command | None = click.get_current_context().find_root().command
-    if not isinstance(here, click.Group):  # a command by itself does not know the others
-        return not group
-    for word in group:
-        here = here.commands.get(word) if isinstance(here, click.Group) else None
-    return isinstance(here, click.Group) and name in here.commands
+    """Whether a table `name` of a config file, at the top or in the table of a group, is a command's or a group's."""
+    return any(known.split()[: len(group) + 1] == [*group, name] for known in COMMANDS)
 
 
 def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:

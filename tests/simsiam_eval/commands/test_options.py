@@ -114,7 +114,7 @@ def test_a_config_that_contradicts_itself(config, text, says):
     assert (refused.exit_code, says in refused.stderr) == (2, True), refused.output
 
 
-@pytest.mark.parametrize("text", ["heat = 5\nbake-time = 7\n", "[bake]\nheat = 5\nbake_time = 7\n[other]\nx = 1\n"])
+@pytest.mark.parametrize("text", ["heat = 5\nbake-time = 7\n", "[bake]\nheat = 5\nbake_time = 7\n[knn]\nx = 1\n"])
 def test_config_is_read_from_the_top_level_or_the_commands_table(config, text):
     found = settings_of("rye", "--config", config(text))
     assert (found["heat"], found["bake_time"]) == (5.0, 7)

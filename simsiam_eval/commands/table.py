@@ -1,0 +1,233 @@
+"""The table of commands: name, section of `--help`, summary, settings class and function of each, once.
+
+The command line, the config file, docs/settings.md and the functions of `import simsiam_eval` all read it. Classes and
+functions are named as strings and imported when they are needed, so that `--help` imports no command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsiam_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simsiam_eval.commands.record import Result
+    from simsiam_eval.commands.settings import Settings
+
+_HOME = Path(__file__).resolve().parents[2]  # the folder that holds simsiam_eval, pretrain, tasks and cli.py
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: as typed; of two words the first is the name of its group.
+        section: heading in the program's `--help`.
+        summary: one line for the program's `--help`.
+        settings: its settings class, as "module:name".
+        function: what runs it, settings -> Result, as "module:name".
+        uses: other commands that `function` takes as keyword arguments, each a callable with keywords.
+    """
+
+    name: str
+    section: str
+    summary: str
+    settings: str
+    function: str
+    uses: tuple[str, ...] = ()
+
+    @property
+    def python_name(self) -> str:
+        """Its name as a Python function: `retrieval_eval`."""
+        return self.name.replace("-", "_").replace(" ", "_")
+
+    def settings_class(self) -> type[Settings]:
+        """The settings class, imported now; needs no torch."""
+        settings_class: type[Settings] = load(self.settings)
+        return settings_class
+
+    def run(self, settings: Settings) -> Result:
+        """Run the command with its settings."""
+        run: Callable[..., Result] = load(self.function)
+        return run(settings, **{COMMANDS[name].python_name: partial(COMMANDS[name]) for name in self.uses})
+
+    def __call__(self, **values: Any) -> Result:
+        """Run the command with the fields of its settings as keywords."""
+        return self.run(self.settings_class()(**values))
+
+
+_TABLE = (
+    Command(
+        "demo",
+        "First steps",
+        "The full pipeline on handwritten digits, in a few minutes, without a GPU.",
+        "tasks.demo:DemoSettings",
+        "tasks.demo:demo",
+        uses=("pretrain",),
+    ),
+    Command(
+        "pretrain",
+        "Encoders",
+        "Pretrain an encoder with SimSiam.",
+        "pretrain.settings:PretrainSettings",
+        "pretrain.train:pretrain",
+    ),
+    Command(
+        "inspect",
+        "Encoders",
+        "Show what a checkpoint contains.",
+        "tasks.inspect:InspectSettings",
+        "tasks.inspect:inspect",
+    ),
+    Command(
+        "convert",
+        "Encoders",
+        "Write the encoder of a checkpoint in another library's format.",
+        "tasks.convert:ConvertSettings",
+        "tasks.convert:convert",
+    ),
+    Command(
+        "extract",
+        "Features",
+        "Write the features of images to a feature file.",
+        "tasks.extract:ExtractSettings",
+        "tasks.extract:extract",
+    ),
+    Command(
+        "verify",
+        "Features",
+        "Check a feature file, and compare it with its encoder and images.",
+        "tasks.verify:VerifySettings",
+        "tasks.verify:verify",
+    ),
+    Command(
+        "merge",
+        "Features",
+        "Join the parts of an extraction into one feature file.",
+        "tasks.merge:MergeSettings",
+        "tasks.merge:merge",
+    ),
+    Command(
+        "export",
+        "Features",
+        "Write a feature file as Parquet or NumPy.",
+        "tasks.export:ExportSettings",
+        "tasks.export:export",
+    ),
+    Command(
+        "linear-eval",
+        "Classification",
+        "Train and test a linear classifier on frozen features.",
+        "tasks.linear.settings:LinearEvalSettings",
+        "tasks.linear.linear_eval:linear_eval",
+    ),
+    Command(
+        "predict",
+        "Classification",
+        "Classify images with a head saved by linear-eval.",
+        "tasks.linear.predict:PredictSettings",
+        "tasks.linear.predict:predict",
+    ),
+    Command(
+        "knn",
+        "Classification",
+        "kNN accuracy, for several k and temperatures at once.",
+        "tasks.knn:KnnSettings",
+        "tasks.knn:knn",
+    ),
+    Command(
+        "retrieval eval",
+        "Search",
+        "Measure retrieval: recall@k, precision@k, mAP and others.",
+        "tasks.retrieval.evaluate:RetrievalEvalSettings",
+        "tasks.retrieval.evaluate:retrieval_eval",
+    ),
+    Command(
+        "retrieval build",
+        "Search",
+        "Build an index of a gallery.",
+        "tasks.retrieval.build:RetrievalBuildSettings",
+        "tasks.retrieval.build:retrieval_build",
+    ),
+    Command(
+        "retrieval search",
+        "Search",
+        "Find the most similar images of a gallery.",
+        "tasks.retrieval.search:RetrievalSearchSettings",
+        "tasks.retrieval.search:retrieval_search",
+    ),
+    Command(
+        "duplicates",
+        "Search",
+        "Find near-duplicates in one set, or between training and test images.",
+        "tasks.duplicates:DuplicatesSettings",
+        "tasks.duplicates:duplicates",
+    ),
+    Command(
+        "compare",
+        "Comparison",
+        "Compare encoders image by image on the same images.",
+        "tasks.compare.compare:CompareSettings",
+        "tasks.compare.compare:compare",
+    ),
+    Command(
+        "rank",
+        "Comparison",
+        "Measure the quality of features without labels.",
+        "tasks.rank:RankSettings",
+        "tasks.rank:rank",
+    ),
+    Command(
+        "detect",
+        "Detection",
+        "Fine-tune and evaluate an object detector that starts from the encoder.",
+        "tasks.detection.settings:DetectSettings",
+        "tasks.detection.detect:detect",
+    ),
+)
+# By name, in the order of the full pipeline, which is that of `--help` and of the docs.
+COMMANDS = {command.name: command for command in _TABLE}
+# Summaries of the groups, the first words of names of two words.
+GROUPS = {"retrieval": "Find images by their features: evaluate, build an index, search."}
+
+
+def load(target: str) -> Any:
+    """The object "module:name" of this project, whatever modules of the same name lie in the working folder.
+
+    Raises:
+        UsageError: the running program has already imported another module of that name.
+    """
+    module_name, _, attribute = target.partition(":")
+    _import_from_home(module_name.partition(".")[0])
+    return getattr(importlib.import_module(module_name), attribute)
+
+
+def _import_from_home(name: str) -> None:
+    """Import the module `name` next to simsiam_eval: a user's own `tasks.py` may come first on sys.path."""
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(_HOME)])
+    assert spec is not None and spec.origin is not None and spec.loader is not None, name
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        origin = getattr(loaded, "__file__", None)
+        if origin is None or not Path(origin).resolve().samefile(spec.origin):
+            raise UsageError(
+                f"simsiam-eval needs its own module {name!r}, but another one is imported ({origin}): rename that one."
+            )
+        return
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
