@@ -118,7 +118,7 @@ def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
             if isinstance(image, JpegImageFile):
                 return _Jpeg(data, image)
             image.load()
-            return DecodedImage(np.array(_to_rgb(ImageOps.exif_transpose(image))))
+            return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -183,7 +183,7 @@ def _pillow_pixels(file: bytes, factor: int) -> NDArray[np.uint8]:
         if factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))
         image.load()
-        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def _reasons() -> Iterator[None]:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
         gray = Image.fromarray(np.clip(values / _full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
