@@ -20,7 +20,8 @@ from torchvision.transforms import functional as transforms
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.images.decode import preprocess
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 
 COSINE, AGREEMENT = 0.999, 0.995
 WAYS = ("Pillow", "full", "scaled, margin 2", "scaled, margin 1")

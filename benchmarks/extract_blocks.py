@@ -21,7 +21,7 @@ from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.sources import ArraySource
+from simsiam_eval.sources.base import ArraySource
 from simsiam_eval.vocabulary import PRECISIONS
 
 CASES = (("resnet50", "imagenet", 224, 64), ("resnet18", "cifar", 32, 256))  # and how many images

@@ -52,7 +52,8 @@ from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 
 CPU, BLOCK = torch.device("cpu"), 8  # images, as extraction chooses
 PREPROCESSING = Preprocessing()

@@ -35,7 +35,7 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.heads import HeadStack
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import PathSource
+from simsiam_eval.sources.base import PathSource
 
 Runs = dict[str, Callable[[], object]]
 

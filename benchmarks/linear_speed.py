@@ -38,7 +38,7 @@ from simsiam_eval.linear.end_to_end import ViewExtraction
 from simsiam_eval.linear.heads import HeadRecipe, HeadStack
 from simsiam_eval.linear.lars import LARS
 from simsiam_eval.runtime import matmul
-from simsiam_eval.sources import ArraySource
+from simsiam_eval.sources.base import ArraySource
 
 EPOCHS = 90
 RECIPE = HeadRecipe(epochs=EPOCHS, batch_size=4096, lr=0.1)

@@ -36,7 +36,7 @@ from pretrain.step import TrainingStep
 from pretrain.train import test_preprocessing
 from simsiam_eval.encoders.architectures import feature_width
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import PathSource
+from simsiam_eval.sources.base import PathSource
 
 # name: (preset, changes for this benchmark, side of the JPEG files)
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {

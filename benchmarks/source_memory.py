@@ -38,7 +38,7 @@ def private():
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 base = peak()
 started = time.perf_counter()
 source = open_source(sys.argv[1])

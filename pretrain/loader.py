@@ -23,7 +23,7 @@ from simsiam_eval.images.preprocess import MARGIN, Preprocessing
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.runtime.signals import ignore_stop_signals
-from simsiam_eval.sources import ArraySource, ImageSource
+from simsiam_eval.sources.base import ArraySource, ImageSource
 
 PREFETCHED = 2  # batches of a worker that wait: of 256 views of 224 px one is 154 MB
 _RESIDENT_BYTES = 1 << 30

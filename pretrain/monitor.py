@@ -15,7 +15,8 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.exact import search_blocks
 from simsiam_eval.neighbors.votes import weighted_vote
 from simsiam_eval.runtime.signals import StopRequest
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 
 
 class KnnMonitor:

@@ -23,7 +23,7 @@ from simsiam_eval.files.atomic import atomic_write, cannot_write
 from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import ImageSource
+from simsiam_eval.sources.base import ImageSource
 
 LAST, BEST_KNN = "checkpoint_last.pth.tar", "checkpoint_best_knn.pth.tar"
 

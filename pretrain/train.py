@@ -26,7 +26,8 @@ from simsiam_eval.runtime.compiler import refuse_without_compiler
 from simsiam_eval.runtime.processes import Processes, join_processes
 from simsiam_eval.runtime.progress import Advance, progress, say
 from simsiam_eval.runtime.signals import StopRequest, stop_requests
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 
 _TICK = 1.0  # seconds between two looks at the running sums, which wait for the device
 _COLLAPSED = 1  # as a reason to stop; the others are exit statuses, which are larger

@@ -100,7 +100,7 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
     import numpy as np
 
     from simsiam_eval.features.writer import write_features
-    from simsiam_eval.sources import open_source
+    from simsiam_eval.sources.opening import open_source
 
     for split, path in paths.items():
         if path.exists():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from simsiam_eval.features.checks import Check
     from simsiam_eval.features.file import FeatureReader
-    from simsiam_eval.sources import ImageSource
+    from simsiam_eval.sources.base import ImageSource
 
 # Least cosine and largest difference (as part of the row's largest value) of a row computed again. The order of additions
 # differs with the number of images in a forward pass, with the machine and with torch.compile; see docs/feature-file.md.
@@ -112,7 +112,7 @@ def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Che
                                  f"{theirs.weights_sha256}."]  # fmt: skip
         checks.append(Check("encoder", f"sha256 {theirs.weights_sha256[:16]}..., the same" if same else "", wrong))
     if settings.data is not None:
-        from simsiam_eval.sources import open_source
+        from simsiam_eval.sources.opening import open_source
 
         source = open_source(settings.data)
         checks.append(_check_images(reader, source, settings.data))

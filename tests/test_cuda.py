@@ -19,7 +19,7 @@ from simsiam_eval.features.file import read_features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 GPU = torch.device("cuda")
 # By the preset's lr what rounding there is grows in three epochs to losses .14 apart on one CPU; by this one to .03.

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.files.atomic import refuse_unwritable
+from simsiam_eval.sources.spec import path_of
 from simsiam_eval.vocabulary import PRECISIONS
 
 _LARGEST_WHOLE = 10**12  # rows of a source may be billions; libraries count in 64 bits
@@ -203,14 +204,12 @@ class Settings:
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-def _same_file(one: Path, other: str | Path) -> bool:
-    if isinstance(other, str):  # a path, or an image source: kind:PATH#options
-        texts = {other, os.path.expanduser(other.partition(":")[2])}
-        paths = texts | {text.rpartition("#")[0] for text in texts}
-        return any(one.exists() and os.path.exists(path) and one.samefile(path) for path in paths)
-    if one.exists() and other.exists():
-        return one.samefile(other)
-    return os.path.abspath(one) == os.path.abspath(other)
+def _same_file(output: Path, given: str | Path) -> bool:
+    """Whether an output would replace a file that is read; a text may be a path or an image source."""
+    path = path_of(given) if isinstance(given, str) else given
+    if output.exists() and path.exists():
+        return output.samefile(path)
+    return isinstance(given, Path) and os.path.abspath(output) == os.path.abspath(given)
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import say
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 if TYPE_CHECKING:  # what extracts brings torchvision along, whose import takes 2 s: not for feature files
     from simsiam_eval.encoders.checkpoint import CheckpointReport

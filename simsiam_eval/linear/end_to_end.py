@@ -18,7 +18,7 @@ from simsiam_eval.extraction.inference import PendingFeatures
 from simsiam_eval.extraction.settings import EvaluationSettings, FeatureSettings
 from simsiam_eval.features.file import Features
 from simsiam_eval.images.preprocess import preprocessing_for
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from simsiam_eval.errors import UserError
 from simsiam_eval.images.decode import UnreadableImage
 from simsiam_eval.runtime.progress import say
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 
 _READ_AGAIN = 20_000  # images; a fingerprint is remembered where it has been made before
 

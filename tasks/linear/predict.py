@@ -20,7 +20,7 @@ from simsiam_eval.wording import counted, percent
 if TYPE_CHECKING:
     from simsiam_eval.extraction.extraction import Extraction
     from simsiam_eval.linear.head_file import SavedHead
-    from simsiam_eval.sources import ImageSource
+    from simsiam_eval.sources.base import ImageSource
 
 _SHOWN = 10
 
@@ -108,7 +108,7 @@ def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
     from simsiam_eval.extraction.settings import FeatureSettings
     from simsiam_eval.images.preprocess import Preprocessing
     from simsiam_eval.runtime.device import resolve_device
-    from simsiam_eval.sources import open_source
+    from simsiam_eval.sources.opening import open_source
 
     trained_on = saved.encoder.get("weights_sha256")
     if trained_on is None or saved.preprocessing is None:

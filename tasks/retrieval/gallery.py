@@ -21,7 +21,8 @@ from simsiam_eval.neighbors.index_file import Measured, read_index_file
 from simsiam_eval.plots.source_images import SourceImages, shown
 from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.runtime.progress import say
-from simsiam_eval.sources import ImageSource, open_source
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
 from simsiam_eval.vocabulary import METRICS
 
 if TYPE_CHECKING:

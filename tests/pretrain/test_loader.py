@@ -11,7 +11,7 @@ from pretrain.settings import PretrainSettings
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import ArraySource, PathSource
+from simsiam_eval.sources.base import ArraySource, PathSource
 from simsiam_eval.vocabulary import DECODINGS
 
 CPU = torch.device("cpu")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from simsiam_eval.encoders.families import some
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 from tasks.detection.data.dataset import Annotation, DetectionSet, LabeledImage
 
 _LARGEST = 1e12  # of coordinates and areas
 
 
-def open_coco(path: Path, tail: str, spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
+def open_coco(path: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
     """The images of one annotation file, in its order; classes in the order of their ids.
 
     Raises:
-        UsageError: an option that there is not. DataError: the file is missing or of the wrong form.
+        DataError: the file is missing or of the wrong form.
     """
-    file, folder = _files(path, tail, spec, role)
+    file, folder = _files(path, options, spec, role)
     content = _read(file)
     names = {one["id"]: one["name"] for one in sorted(content["categories"], key=lambda one: one["id"])}
     if len(set(names.values())) < len(names):
@@ -102,16 +103,11 @@ def _is_mask(encoded: dict[str, Any]) -> bool:
         return False
 
 
-def _files(path: Path, tail: str, spec: str, role: str) -> tuple[Path, Path]:
+def _files(path: Path, options: Mapping[str, str], spec: str, role: str) -> tuple[Path, Path]:
     """The annotation file and the folder of the images."""
-    key, equals, value = tail.partition("=")
     if path.is_file():
-        if tail and (key != "images" or not equals):
-            raise UsageError(f"{spec}: after a file there can only be #images=FOLDER.")
-        return path, Path(value).expanduser() if value else path.parent
-    split = value if key == "split" and equals else tail
-    if equals and key != "split":
-        raise UsageError(f"{spec}: after a folder there can only be #SPLIT, such as #train2017.")
+        return path, Path(options["images"]).expanduser() if "images" in options else path.parent
+    split = options.get("split")
     if not split:
         found = sorted((path / "annotations").glob(f"instances_{ {'train': 'train', 'test': 'val'}[role] }*.json"))
         if len(found) != 1:

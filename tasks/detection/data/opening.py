@@ -9,13 +9,17 @@ A plain path is recognized. A split that is not named is the usual one of traini
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.sources.spec import parse_spec
 from tasks.detection.data.coco import open_coco
 from tasks.detection.data.dataset import DetectionSet
 from tasks.detection.data.voc import open_voc
+
+OPENERS = {"voc": open_voc, "coco": open_coco}
 
 
 def open_train_and_test(
@@ -85,30 +89,16 @@ def open_detection_set(spec: str, role: str, classes: tuple[str, ...] = ()) -> D
     `classes` drops the boxes of all other classes.
 
     Raises:
-        UsageError: an unknown kind. DataError: a file is missing or of the wrong form, or an image is missing.
+        UsageError: an unknown kind or option. DataError: a file is missing or of the wrong form, or an image is missing.
     """
-    kind, colon, rest = spec.partition(":")
-    if kind not in ("voc", "coco") or not colon:
-        if colon and not _cut(spec)[0].exists() and kind.isalnum() and len(kind) > 1:
-            raise UsageError(f"There is no detection set of kind {kind!r}; there are: voc, coco.")
-        kind, rest = "", spec
-    path, tail = _cut(rest)
-    if not path.exists():
-        raise DataError(f"There is no {path} (detection set {spec}).")
-    opened = {"voc": open_voc, "coco": open_coco}[kind or _recognize(path)](path, tail, spec, role, classes)
-    _refuse_missing_images(opened)
-    return opened
-
-
-def _cut(text: str) -> tuple[Path, str]:
-    """The path, and what follows its #: the longest that there is, as a folder may have a # in its name."""
-    places = [place for place, letter in enumerate(text) if letter == "#"]
-    for place in (len(text), *reversed(places)):
-        path = Path(text[:place]).expanduser()
-        if path.exists():
-            return path, text[place + 1 :]
-    before, _, after = text.partition("#")
-    return Path(before).expanduser(), after
+    parsed = parse_spec(spec, OPENERS, "detection dataset")
+    if not parsed.path.exists():
+        raise DataError(f"{parsed.path} does not exist (detection dataset {spec}).")
+    parsed = replace(parsed, kind=parsed.kind or _recognize(parsed.path))
+    options = parsed.options(("images",) if parsed.path.is_file() else ("split",))
+    dataset = OPENERS[parsed.kind](parsed.path, options, spec, role, classes)
+    _refuse_missing_images(dataset)
+    return dataset
 
 
 def _recognize(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,13 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
 Named = list[tuple[str, Annotation]]
 
 
-def open_voc(folder: Path, tail: str, spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
+def open_voc(folder: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
     """The images of one list of a VOC folder; classes in alphabetical order, difficult objects marked.
 
     Raises:
         DataError: a list or an annotation file is missing or of the wrong form.
     """
-    names = _listed(folder, tail.removeprefix("split="), role, spec)
+    names = _listed(folder, options.get("split", ""), role, spec)
     read = [_read_xml(folder / "Annotations" / f"{name}.xml", spec) for name in names]
     found = sorted({name for _, _, objects in read for name, _ in objects})
     known = classes or tuple(found)

@@ -10,7 +10,7 @@ import torch
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Blocks, map_blocks
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.sources import ArraySource
+from simsiam_eval.sources.base import ArraySource
 
 SMALL = Preprocessing(resize=8, crop=8)
 

@@ -25,7 +25,7 @@ from simsiam_eval.features.file import read_features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.compiler import refuse_without_compiler
 from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources import ArraySource, PathSource
+from simsiam_eval.sources.base import ArraySource, PathSource
 
 ROOT = Path(__file__).parents[3]
 

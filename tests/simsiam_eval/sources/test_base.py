@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simsiam_eval.sources import ArraySource, PathSource
+from simsiam_eval.sources.base import ArraySource, PathSource
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9000])

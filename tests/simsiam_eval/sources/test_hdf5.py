@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import FORMAT
 from simsiam_eval.images.decode import UnreadableImage
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import UnreadableImage
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import UnreadableImage
-from simsiam_eval.sources import open_source, tar_index
+from simsiam_eval.sources import tar_index
+from simsiam_eval.sources.opening import open_source
 
 
 def png(value):

@@ -413,5 +413,5 @@ def test_a_mistake_is_one_sentence(call, few_voc, tmp_path):
     refused = call(*given)
     assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1
-    assert "There is no" in refused.stderr
+    assert "does not exist" in refused.stderr
     assert call(*given[:5], "--out", tmp_path / "o").exit_code == 2

@@ -9,7 +9,7 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.writer import write_features
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 from tasks.retrieval.evaluate import RetrievalEvalSettings, retrieval_eval
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.decode import UnreadableImage
-from simsiam_eval.sources import open_source
+from simsiam_eval.sources.opening import open_source
 
 
 def picture(path, value):
@@ -200,10 +200,10 @@ def test_specs_that_are_refused(spec):
     ("spec", "says"),
     [
         ("folder:{}/dog/b.png", "is not a folder"),
-        ("list:{}/dog", "is a folder, and the image source list is a file"),
-        ("image:{}/dog", "is a folder, and the image source image is a file"),
-        ("{}/bad.parq", "is no image source"),
-        ("{}/none.txt", "There is no .*none.txt; image sources are"),
+        ("list:{}/dog", "is a folder; list: expects a file"),
+        ("image:{}/dog", "is a folder; image: expects a file"),
+        ("{}/bad.parq", "is not a supported image source; expected a folder"),
+        ("{}/none.txt", "none.txt does not exist; expected a folder, .*tar:"),
         ("{}/none-{{0..1}}.tar", r"no .*none-0.tar \(2 of 2"),
         ("manifest:{}/dog/b.png", "A manifest is a .csv"),
         ("manifest:{}/bad.parquet", "is not a Parquet file"),
@@ -253,7 +253,7 @@ def test_a_fingerprint_without_all_contents_is_not_remembered(tmp_path, monkeypa
 
 def test_specs_that_name_nothing_and_paths_with_a_number_sign(tmp_path):
     for spec in ("", "folder:", "tar:", "#train"):
-        with pytest.raises(UsageError, match="names no images"):
+        with pytest.raises(UsageError, match="has no path"):
             open_source(spec)
     (tmp_path / "h#sh").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "h#sh" / "0.png")
@@ -308,7 +308,7 @@ def test_the_word_digits_beside_a_folder_of_that_name(tmp_path, monkeypatch, cap
     Image.new("RGB", (4, 4)).save(tmp_path / "digits" / "a" / "x.png")
     monkeypatch.chdir(tmp_path)
     assert len(open_source("digits")) == 1797
-    assert "give ./digits" in capsys.readouterr().err
+    assert "write ./digits" in capsys.readouterr().err
     assert len(open_source("./digits")) == 1
     assert capsys.readouterr().err == ""
 
