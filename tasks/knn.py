@@ -104,6 +104,7 @@ def knn(settings: KnnSettings) -> Result:
         UsageError, DataError: the features cannot be used.
     """
     from simsiam_eval.extraction.sets import described_features, same_rows, train_and_test_features
+    from simsiam_eval.neighbors.classify import classify
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
@@ -112,14 +113,24 @@ def knn(settings: KnnSettings) -> Result:
     leave_one_out = same_rows(bank, queries)
     if len(bank.labels) == leave_one_out:
         raise DataError(f"{bank.path} has one labeled image: with itself left out it has no neighbor.")
-    pairs, sweep = _pairs(settings, settings.k, settings.temperature), None
+    ks, temperatures, sweep = settings.k, _temperatures(settings.vote, settings.temperature), None
     if settings.sweep:
         sweep = _sweep(settings, bank, device)
-        pairs = [(sweep["k"], sweep["temperature"])]
+        ks, temperatures = (sweep["k"],), (sweep["temperature"],)
     asked, index, quality = None if leave_one_out else queries, None, None
     if settings.index:
-        index, quality = _index(settings, bank, asked, max(k for k, _ in pairs), device)
-    ranked, nearest = _classify(settings, bank, asked, pairs, device, index)
+        index, quality = _index(settings, bank, asked, max(ks), device)
+    predicted = classify(
+        bank.features,
+        bank.labels,
+        None if leave_one_out else queries.features,
+        ks,
+        temperatures,
+        settings.metric,
+        device,
+        index=index,
+    )
+    ranked, nearest = predicted.ranked, predicted.nearest
     grid = _grid(ranked, queries.labels, len(set(bank.labels.tolist())), len(bank.labels) - leave_one_out)
     first = {name: value for name, value in grid[0].items() if name != "k_used"}
     leakage = _leakage(
@@ -150,42 +161,8 @@ def knn(settings: KnnSettings) -> Result:
     )  # fmt: skip
 
 
-def _pairs(settings: KnnSettings, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> list[Pair]:
-    if settings.vote == "majority":
-        return [(k, None) for k in ks]
-    return [(k, temperature) for temperature in temperatures for k in ks]
-
-
-def _classify(
-    settings: KnnSettings,
-    bank: Features,
-    queries: Features | None,
-    pairs: list[Pair],
-    device: torch.device,
-    index: NeighborIndex | None = None,
-) -> tuple[dict[Pair, NDArray[np.int64]], NDArray[np.float32]]:
-    """For each k and T the (M,5) best classes of the queries, all from one search, and the similarity (M,) of the nearest
-    neighbor; None: the bank's own images."""
-    import numpy as np
-
-    from simsiam_eval.neighbors.exact import search_blocks
-    from simsiam_eval.neighbors.votes import votes
-
-    ranked: dict[Pair, list[NDArray[np.int64]]] = {pair: [] for pair in pairs}
-    most, nearest = max(k for k, _ in pairs), []
-    asked = None if queries is None else queries.features
-    if index is None:
-        found = search_blocks(bank.features, asked, most, settings.metric, device)
-    else:
-        found = index.search_blocks(asked if asked is not None else bank.features, most, asked is None)
-    for _, similarities, rows in found:
-        nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
-        labels = np.where(rows < 0, -1, bank.labels[rows])  # an approximate search may find fewer
-        for temperature in dict.fromkeys(t for _, t in pairs):
-            own = [k for k, t in pairs if t == temperature]
-            for k, guesses in votes(similarities, labels, own, temperature).items():
-                ranked[k, temperature].append(guesses)
-    return {pair: np.concatenate(blocks) for pair, blocks in ranked.items()}, np.concatenate(nearest)
+def _temperatures(vote: str, temperatures: tuple[float, ...]) -> tuple[float | None, ...]:
+    return temperatures if vote == "weighted" else (None,)
 
 
 def _leakage(
@@ -255,11 +232,14 @@ def _sweep(settings: KnnSettings, bank: Features, device: torch.device) -> dict[
         DataError: every class has one image only, so that none can be held out.
     """
     from simsiam_eval.features.splits import hold_out
+    from simsiam_eval.neighbors.classify import classify
 
     kept, held = hold_out(bank.labels, settings.held_out, settings.seed)
     smaller, asked = bank.subset(kept), bank.subset(held)
-    pairs = _pairs(settings, settings.sweep_k, settings.sweep_temperature)
-    ranked, _ = _classify(settings, smaller, asked, pairs, device)
+    temperatures = _temperatures(settings.vote, settings.sweep_temperature)
+    ranked = classify(
+        smaller.features, smaller.labels, asked.features, settings.sweep_k, temperatures, settings.metric, device
+    ).ranked
     tried: list[dict[str, Any]] = [
         {"k": k, "temperature": t, "held_out_top1": float((guesses[:, 0] == asked.labels).mean())}
         for (k, t), guesses in ranked.items()

@@ -66,7 +66,7 @@ def _measured(features: Features, settings: RankSettings, device: torch.device) 
     import torch
 
     from simsiam_eval.features.unit_length import unit_length
-    from simsiam_eval.metrics.spread import area_of, output_std, rankme_of, singular_values_of_rows, uniformity
+    from simsiam_eval.metrics.spread import area_of, collapse_std, rankme_of, singular_values_of_rows, uniformity
 
     values, centered = singular_values_of_rows(features.features, device)
     count = len(features.ids)
@@ -78,7 +78,7 @@ def _measured(features: Features, settings: RankSettings, device: torch.device) 
         "rankme": float(rankme_of(values)),
         "rank_limit": min(features.features.shape),
         "explained_variance_auc": float(area_of(centered)),
-        "std": float(output_std(unit)),
+        "std": collapse_std(unit),
         "uniformity": float(uniformity(unit)),
         "alignment": _alignment(features, some, device),
         "sample": len(some),

@@ -1,4 +1,4 @@
-"""How alike two encoders see the same images: linear CKA, and how many of an image's neighbors they share."""
+"""Similarity of two encoders on the same images: linear CKA, and the share of common neighbors."""
 
 from __future__ import annotations
 
@@ -8,28 +8,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.features.arrays import as_rows
+
 _BLOCK = 8192  # rows read at once
 
 
 @torch.no_grad()
-def linear_cka(one: Any, two: Any, device: torch.device | None = None) -> float:
-    """Linear CKA of features (N,D) and (N,E) of the same images, read in blocks (Kornblith et al. 2019, Eq. 3).
+def cka(a: Any, b: Any, device: torch.device | None = None) -> float:
+    """Linear CKA of features (N,D) and (N,E) of the same images, in the same order (Kornblith et al. 2019, Eq. 3).
 
-    1 for features that are the same up to rotation, scale and shift; biased upwards where N is not far above D and E.
-    NaN where one of the two does not vary.
+    1 for features that are the same up to rotation, scale and shift. Biased upwards unless N is well above D and E.
+
+    Args:
+        a, b: arrays, tensors or FeatureRows, which are read in blocks.
+        device: where products are computed; default: the CPU.
+
+    Returns:
+        a value in [0, 1]; NaN where one of the two is constant.
+
+    Raises:
+        ValueError: not the same number of rows.
+
+    >>> a = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [3.0, 0.5]])
+    >>> round(cka(a, 2 * a[:, ::-1] + 7), 6)
+    1.0
     """
-    means = [_mean(rows, device) for rows in (one, two)]
-    sides = (one.shape[1], two.shape[1])
+    a, b = as_rows(a), as_rows(b)
+    if len(a) != len(b):
+        raise ValueError(f"features of the same images are needed, got {len(a)} and {len(b)} rows")
+    means = [_mean(rows, device) for rows in (a, b)]
+    sides = (a.shape[1], b.shape[1])
     products = [
         torch.zeros(shape, dtype=torch.float64, device=device)
         for shape in ((sides[0], sides[1]), (sides[0], sides[0]), (sides[1], sides[1]))
     ]
-    for start in range(0, len(one), _BLOCK):
-        x, y = (_block(rows, start, device) - mean for rows, mean in zip((one, two), means, strict=True))
+    for start in range(0, len(a), _BLOCK):
+        x, y = (_block(rows, start, device) - mean for rows, mean in zip((a, b), means, strict=True))
         for product, (left, right) in zip(products, ((x, y), (x, x), (y, y)), strict=True):
             product += left.T @ right
-    cross, own_one, own_two = (float(product.square().sum()) for product in products)
-    scale = (own_one * own_two) ** 0.5
+    cross, self_a, self_b = (float(product.square().sum()) for product in products)
+    scale = (self_a * self_b) ** 0.5
     return cross / scale if scale > 0 else float("nan")
 
 
@@ -44,10 +62,10 @@ def _mean(rows: Any, device: torch.device | None) -> torch.Tensor:
     return total / len(rows)
 
 
-def neighbor_overlap(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
-    """Mean share of an image's neighbors (N,K) by the one encoder that are neighbors (N,K) by the other too."""
-    if one.size == 0:
+def neighbor_overlap(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """Mean share of an image's neighbors (N,K) in one encoder's features that are also neighbors (N,K) in the other's."""
+    if a.size == 0:
         return float("nan")
-    width = int(max(one.max(), two.max())) + 1
-    first = np.arange(len(one))[:, None] * width
-    return float(np.isin((one + first).ravel(), (two + first).ravel(), assume_unique=True).mean())
+    width = int(max(a.max(), b.max())) + 1
+    offsets = np.arange(len(a))[:, None] * width  # makes the pairs (image, neighbor) distinct numbers
+    return float(np.isin((a + offsets).ravel(), (b + offsets).ravel(), assume_unique=True).mean())

@@ -8,8 +8,33 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from simsiam_eval.features.arrays import as_rows
+
 _NOISE = 1e-12  # eigenvalues below this share of the trace are rounding: singular values below float32's own 1e-6
 _BLOCK = 8192  # rows read at once
+
+
+def rankme(features: Any, device: torch.device | None = None) -> float:
+    """RankMe (Garrido et al., arXiv 2210.02885) of features (N,D): array, tensor or FeatureRows, read in blocks.
+
+    The exponential of the entropy of the singular values divided by their sum: from 1 (one direction) to min(N, D) (all
+    directions have the same weight).
+
+    >>> round(rankme(np.eye(3, 8)), 6)
+    3.0
+    """
+    return float(rankme_of(singular_values_of_rows(features, device)[0]))
+
+
+def collapse_std(z: Any) -> float:
+    """Std of the L2-normalized rows of z (B,d), array or tensor: mean over channels, times sqrt(d).
+
+    About 1 for outputs spread over the whole sphere, 0 when all are the same (SimSiam, Fig. 2, there without sqrt(d)).
+
+    >>> collapse_std(np.ones((4, 8)))
+    0.0
+    """
+    return float(output_std(z if isinstance(z, torch.Tensor) else torch.from_numpy(np.array(as_rows(z), np.float32))))
 
 
 @torch.no_grad()
@@ -78,6 +103,7 @@ def _roots(gram: torch.Tensor, centered: torch.Tensor, rows: int, width: int) ->
 @torch.no_grad()
 def singular_values_of_rows(rows: Any, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """As `singular_values`, of rows (N,D) that are read in blocks: an array or FeatureRows."""
+    rows = as_rows(rows)
     count, width = rows.shape
     if count <= width:
         return singular_values(torch.from_numpy(np.asarray(rows, dtype=np.float32)).to(device or "cpu"))

@@ -96,24 +96,23 @@ def search_blocks(
 
 def similarity_blocks(
     bank: NDArray[np.floating],
-    queries: NDArray[np.floating],
-    asked: NDArray[np.int64],
-    own: bool,
+    queries: NDArray[np.floating] | None,
+    query_rows: NDArray[np.int64],
     metric: str = "cosine",
     device: torch.device | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """All similarities (m,N) float32 of some queries at a time, for what needs the whole ranking.
 
     Args:
-        asked: (M,) rows of `queries`; the slices are of these.
-        own: the queries are the bank's rows; the similarity of a row with itself is then -inf.
+        queries: None: the bank's own rows; the similarity of a row with itself is then -inf.
+        query_rows: (M,) which of the queries; the slices are of these.
     """
     device = device or torch.device("cpu")
     prepare = _Preparation(bank, metric, device)
     step = max(1, 2 * _CHUNK // (4 * len(bank)))
-    for start in range(0, len(asked), step):
-        some = asked[start : start + step]
-        block = prepare.rows(queries[some])
+    for start in range(0, len(query_rows), step):
+        some = query_rows[start : start + step]
+        block = prepare.rows((bank if queries is None else queries)[some])
         similarities = torch.empty((len(block), len(bank)), dtype=torch.float32, device=device)
         for first, rows, less in prepare.bank_chunks(bank):
             products = torch.mm(block, rows.T, out=similarities[:, first : first + len(rows)])
@@ -121,7 +120,7 @@ def similarity_blocks(
                 products -= less
         if metric == "l2":
             similarities = similarities.sub_(prepare.half_squares(block)[:, None]).clamp_(max=0)
-        if own:
+        if queries is None:
             similarities[torch.arange(len(some), device=device), torch.from_numpy(some).to(device)] = -torch.inf
         yield slice(start, start + len(some)), similarities.cpu().numpy()
 

@@ -1,94 +1,161 @@
-"""How well a ranking of the gallery by similarity puts the images of the query's class first."""
+"""Retrieval metrics: how near the top of a ranking by similarity the gallery images of the query's class are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.features.arrays import as_labels, as_rows
+from simsiam_eval.metrics.intervals import accuracy_metrics, mean_metrics
 from simsiam_eval.neighbors.exact import similarity_blocks
+
+Metrics = dict[str, float | list[float]]
 
 
 @dataclass(frozen=True)
 class QueryScores:
-    """One value per query that has anything to find.
+    """One value per query that has a relevant image in the gallery.
 
     Attributes:
-        queries: (M,) which of the queries asked.
-        average_precision: (M,) the mean, over the relevant images, of the precision down to each.
-        r_precision: (M,) the precision among the first R, R being the number of relevant images.
-        reciprocal_rank: (M,) 1 / the rank of the first relevant image.
+        ks: the k of `hits`.
+        queries: (M,) rows of the queries.
+        average_precision: (M,) mean over the relevant images of the precision down to each.
+        r_precision: (M,) precision among the first R, the number of relevant images.
+        reciprocal_rank: (M,) 1 / rank of the first relevant image.
         hits: (M, len(ks)) relevant images among the first k.
+        ranked: number of images that each query ranks.
     """
 
+    ks: tuple[int, ...]
     queries: NDArray[np.int64]
     average_precision: NDArray[np.float64]
     r_precision: NDArray[np.float64]
     reciprocal_rank: NDArray[np.float64]
     hits: NDArray[np.int64]
+    ranked: int
+
+    def metrics(self) -> Metrics:
+        """Means over the queries: recall_at_K, precision_at_K, map, r_precision and mrr, each with its `_interval`."""
+        metrics: Metrics = {}
+        for column, k in enumerate(self.ks):
+            hits = self.hits[:, column]
+            metrics |= accuracy_metrics(f"recall_at_{k}", int((hits > 0).sum()), len(hits))
+            metrics |= mean_metrics(f"precision_at_{k}", hits / min(k, self.ranked))
+        metrics |= mean_metrics("map", self.average_precision)
+        metrics |= mean_metrics("r_precision", self.r_precision)
+        return metrics | mean_metrics("mrr", self.reciprocal_rank)
 
 
-def relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ranks, from 1, that the rows `relevant` (R,) have among the similarities (N,), rising.
+def retrieval_metrics(
+    gallery: Any,
+    gallery_labels: Any,
+    queries: Any | None = None,
+    query_labels: Any | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    metric: str = "cosine",
+    device: torch.device | None = None,
+) -> Metrics:
+    """Rank the whole gallery for every query; images with the query's label are relevant.
 
-    Of equal similarities the wrong images come first: an encoder for which all images are the same gets no credit.
+    Args:
+        gallery: (N,D) features: array, tensor or FeatureRows.
+        gallery_labels: (N,) integer labels.
+        queries: (M,D) as the gallery; None: the gallery's own rows, each left out of its own ranking.
+        query_labels: (M,) integer labels in the same numbering.
+        ks: the K of recall@K and precision@K.
+        metric: "cosine" or "l2".
+        device: where similarities are computed; default: the CPU.
 
-    >>> relevant_ranks(np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32), np.array([0, 2])).tolist()
-    [1, 3]
+    Returns:
+        means over the queries that have a relevant image, with 95 % intervals: `recall_at_K` (one of the first K is
+        relevant), `precision_at_K`, `map`, `r_precision`, `mrr` and `..._interval`.
+
+    Raises:
+        ValueError: no query has a relevant image, or shapes do not fit.
+        DataError: a feature is not finite.
+
+    >>> metrics = retrieval_metrics(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), [4, 4, 7], ks=(1,))
+    >>> metrics["recall_at_1"], metrics["map"]
+    (1.0, 1.0)
     """
-    found = np.sort(similarities[relevant])
-    everything = np.sort(similarities)
-    above = len(everything) - np.searchsorted(everything, found, "left")
-    own = len(found) - np.searchsorted(found, found, "left")
-    return (above - own)[::-1] + np.arange(1, len(found) + 1)
+    scores = score_queries(gallery, gallery_labels, queries, query_labels, ks, metric, device)
+    if not len(scores.queries):
+        raise ValueError("no query has another image of its class in the gallery")
+    return scores.metrics()
 
 
 def score_queries(
-    gallery: NDArray[np.floating],
-    gallery_labels: NDArray[np.int64],
-    queries: NDArray[np.floating],
-    query_labels: NDArray[np.int64],
+    gallery: Any,
+    gallery_labels: Any,
+    queries: Any | None,
+    query_labels: Any | None,
     ks: Sequence[int],
     metric: str = "cosine",
     device: torch.device | None = None,
-    asked: NDArray[np.int64] | None = None,
-    own: bool = False,
+    *,
+    rows: NDArray[np.int64] | None = None,
 ) -> QueryScores:
-    """Rank the gallery (N,D) for every query (M,D); relevant are the images with the query's label.
+    """The scores behind `retrieval_metrics`, query by query.
 
     Args:
-        query_labels: (M,).
-        asked: which of the queries; default: all.
-        own: the queries are the gallery's own images, each left out of its own ranking.
-
-    A query without a relevant image has no score and is left out.
+        rows: (M,) which of the queries to score; default: all.
     """
+    gallery, gallery_labels = as_rows(gallery), as_labels(gallery_labels)
+    leave_one_out = queries is None
+    queries, query_labels = (
+        (gallery, gallery_labels) if queries is None else (as_rows(queries), as_labels(query_labels))
+    )
+    for name, features, labels in (("gallery", gallery, gallery_labels), ("query", queries, query_labels)):
+        if labels.shape != (len(features),):
+            raise ValueError(f"{len(features)} {name} rows need as many labels, got shape {labels.shape}")
     order = np.argsort(gallery_labels, kind="stable")
-    names, first, counts = np.unique(gallery_labels[order], return_index=True, return_counts=True)
-    members = {name: order[at : at + count] for name, at, count in zip(names.tolist(), first, counts, strict=True)}
-    asked = np.arange(len(query_labels)) if asked is None else asked
+    classes, starts, counts = np.unique(gallery_labels[order], return_index=True, return_counts=True)
+    members = {
+        label: order[start : start + count]
+        for label, start, count in zip(classes.tolist(), starts, counts, strict=True)
+    }
+    rows = np.arange(len(query_labels)) if rows is None else rows
     scored: list[int] = []
     precision, r_precision, reciprocal, hits = [], [], [], []
-    for which, block in similarity_blocks(gallery, queries, asked, own, metric, device):
-        for query, similarities in zip(asked[which].tolist(), block, strict=True):
+    for block, similarities in similarity_blocks(gallery, None if leave_one_out else queries, rows, metric, device):
+        for query, of_query in zip(rows[block].tolist(), similarities, strict=True):
             relevant = members.get(int(query_labels[query]), order[:0])
-            if own:
+            if leave_one_out:
                 relevant = relevant[relevant != query]
             if not len(relevant):
                 continue
-            ranks = relevant_ranks(similarities, relevant)
+            ranks = relevant_ranks(of_query, relevant)
             scored.append(query)
             precision.append((np.arange(1, len(ranks) + 1) / ranks).mean())
             r_precision.append((ranks <= len(ranks)).mean())
             reciprocal.append(1 / ranks[0])
             hits.append(np.searchsorted(ranks, ks, "right"))
     return QueryScores(
+        tuple(ks),
         np.array(scored, dtype=np.int64),
         np.array(precision, dtype=np.float64),
         np.array(r_precision, dtype=np.float64),
         np.array(reciprocal, dtype=np.float64),
         np.array(hits, dtype=np.int64).reshape(len(scored), len(ks)),
+        len(gallery) - leave_one_out,
     )
+
+
+def relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ranks, from 1 and ascending, of the rows `relevant` (R,) among the similarities (N,).
+
+    Of equal similarities irrelevant images rank first: an encoder for which all images are the same gets no credit.
+
+    >>> relevant_ranks(np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32), np.array([0, 2])).tolist()
+    [1, 3]
+    """
+    of_relevant = np.sort(similarities[relevant])
+    ascending = np.sort(similarities)
+    as_near = len(ascending) - np.searchsorted(ascending, of_relevant, "left")
+    relevant_as_near = len(of_relevant) - np.searchsorted(of_relevant, of_relevant, "left")
+    return (as_near - relevant_as_near)[::-1] + np.arange(1, len(of_relevant) + 1)

@@ -256,7 +256,7 @@ def _pairs(names: list[str], right: NDArray[np.bool_], test: Features) -> list[d
 
 def _likeness(settings: CompareSettings, tests: list[Features], names: list[str], device: Any) -> list[dict[str, Any]]:
     """CKA and neighbor overlap of every two files."""
-    from simsiam_eval.metrics.similarity import linear_cka, neighbor_overlap
+    from simsiam_eval.metrics.similarity import cka, neighbor_overlap
     from simsiam_eval.neighbors.exact import search
 
     near = [search(one.features, None, settings.overlap_k, device=device)[1] for one in tests]
@@ -265,7 +265,7 @@ def _likeness(settings: CompareSettings, tests: list[Features], names: list[str]
             "first": str(settings.file[one]),
             "second": str(settings.file[two]),
             "names": [names[one], names[two]],
-            "cka": linear_cka(tests[one].features, tests[two].features, device),
+            "cka": cka(tests[one].features, tests[two].features, device),
             "neighbor_overlap": neighbor_overlap(near[one], near[two]),
             "overlap_k": near[one].shape[1],
         }

@@ -94,18 +94,17 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     scores = score_queries(
         gallery.features,
         gallery.labels,
-        queries.features,
-        queries.labels,
+        None if own else queries.features,
+        None if own else queries.labels,
         settings.k,
         settings.metric,
         device,
-        asked=asked,
-        own=own,
+        rows=asked,
     )
     if not len(scores.queries):
         raise DataError(f"No query has another image of its class in {settings.gallery}: there is nothing to find.")
     nothing = len(asked) - len(scores.queries)
-    metrics = _metrics(scores, settings.k, len(gallery.labels) - own)
+    metrics = scores.metrics()
     by_class = _by_class(scores, queries, gallery, settings.k)
     leakage = None if own else _leakage(settings, gallery, queries, scores, device)
     indexes = _indexes(settings, gallery, None if own else queries, device)
@@ -172,23 +171,6 @@ def _drawn(count: int, settings: RetrievalEvalSettings) -> NDArray[np.int64]:
     if settings.limit is None or settings.limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(settings.seed).permutation(count)[: settings.limit])
-
-
-def _metrics(scores: QueryScores, ks: tuple[int, ...], available: int) -> dict[str, Any]:
-    from simsiam_eval.metrics.intervals import accuracy_metrics, mean_metrics
-
-    found: dict[str, Any] = {}
-    for place, k in enumerate(ks):
-        hits = scores.hits[:, place]
-        found |= accuracy_metrics(f"recall_at_{k}", int((hits > 0).sum()), len(hits))
-        found |= mean_metrics(f"precision_at_{k}", hits / min(k, available))
-    for name, values in (
-        ("map", scores.average_precision),
-        ("r_precision", scores.r_precision),
-        ("mrr", scores.reciprocal_rank),
-    ):
-        found |= mean_metrics(name, values)
-    return found
 
 
 def _by_class(

@@ -8,6 +8,7 @@ import pytest
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.file import read_features
 from simsiam_eval.features.writer import write_features
+from simsiam_eval.neighbors import classify
 from simsiam_eval.neighbors import exact as neighbors
 from tasks.knn import KnnSettings, knn
 
@@ -71,7 +72,7 @@ def test_top5_of_five_classes_says_nothing_and_is_left_out(tmp_path):
 def test_one_search_serves_every_k_and_temperature(sets, monkeypatch):
     searched = []
     search_blocks = neighbors.search_blocks
-    monkeypatch.setattr(neighbors, "search_blocks", lambda *given: searched.append(1) or search_blocks(*given))
+    monkeypatch.setattr(classify, "search_blocks", lambda *given: searched.append(1) or search_blocks(*given))
     grid = knn(KnnSettings(**sets, k=(3, 11), temperature=(0.07, 0.5))).metrics["grid"]
     assert searched == [1]
     assert [(one["k"], one["temperature"]) for one in grid] == [(3, 0.07), (11, 0.07), (3, 0.5), (11, 0.5)]

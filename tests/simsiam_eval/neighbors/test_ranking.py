@@ -47,9 +47,9 @@ def test_any_ranking_is_brute_force(data, metric, own):
     ks = (1, 3, 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "_CHUNK", data.draw(st.sampled_from([1, 64, 1 << 20])))
-        scores = score_queries(bank, names, queries, asked, ks, metric, own=own)
+        scores = score_queries(bank, names, None if own else queries, asked, ks, metric)
         every = np.arange(len(queries))
-        blocks = similarity_blocks(bank, queries, every, own, metric)
+        blocks = similarity_blocks(bank, None if own else queries, every, metric)
         similarities = np.concatenate([block for _, block in blocks])
     there = brute_force_similarities(bank, queries, metric)
     if own:
@@ -80,7 +80,7 @@ def test_average_precision_is_scikit_learns():
 
 def test_features_that_are_all_the_same_find_nothing():
     names = np.array([0, 0, 1, 1, 1, 1])
-    scores = score_queries(np.ones((6, 2)), names, np.ones((6, 2)), names, (1,), own=True)
+    scores = score_queries(np.ones((6, 2)), names, None, None, (1,))
     assert scores.hits[:, 0].tolist() == [0] * 6
     assert scores.reciprocal_rank[0] == 1 / 5
 
@@ -88,7 +88,7 @@ def test_features_that_are_all_the_same_find_nothing():
 def test_some_queries_only():
     rng = np.random.default_rng(1)
     bank, names = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
-    every = score_queries(bank, names, bank, names, (1, 5), own=True)
-    some = score_queries(bank, names, bank, names, (1, 5), asked=np.array([3, 17]), own=True)
+    every = score_queries(bank, names, None, None, (1, 5))
+    some = score_queries(bank, names, None, None, (1, 5), rows=np.array([3, 17]))
     np.testing.assert_allclose(some.average_precision, every.average_precision[[3, 17]])
     assert some.queries.tolist() == [3, 17]

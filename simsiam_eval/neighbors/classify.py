@@ -1,0 +1,92 @@
+"""k-nearest-neighbor classification: one search, and a vote for each k and temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simsiam_eval.features.arrays import as_labels, as_rows
+from simsiam_eval.neighbors.exact import search_blocks
+from simsiam_eval.neighbors.votes import votes
+
+if TYPE_CHECKING:
+    from simsiam_eval.neighbors.approximate import NeighborIndex
+
+Pair = tuple[int, float | None]  # k and temperature; None: a majority vote
+
+
+@dataclass(frozen=True)
+class RankedClasses:
+    """What `classify` predicts for M queries.
+
+    Attributes:
+        ranked: (k, temperature) -> (M, top) int64 labels, the best class first; -1 where fewer classes got a vote.
+        nearest: (M,) float32 similarity of the nearest neighbor, -inf where there is none.
+    """
+
+    ranked: dict[Pair, NDArray[np.int64]]
+    nearest: NDArray[np.float32]
+
+
+def classify(
+    bank: Any,
+    bank_labels: Any,
+    queries: Any | None,
+    ks: Sequence[int],
+    temperatures: Sequence[float | None],
+    metric: str = "cosine",
+    device: torch.device | None = None,
+    *,
+    top: int = 5,
+    index: NeighborIndex | None = None,
+) -> RankedClasses:
+    """Rank the classes of the queries by the weighted vote of their nearest neighbors (InstDisc, Wu et al. 2018).
+
+    Args:
+        bank: (N,D) features: array, tensor or FeatureRows.
+        bank_labels: (N,) integer labels; one below 0 does not vote.
+        queries: (M,D) as the bank; None: the bank's own rows, each without itself.
+        ks: numbers of neighbors; above the size of the bank all of them vote.
+        temperatures: T > 0 of the weights exp(similarity / T); None: one neighbor, one vote.
+        metric: "cosine" or "l2" (see `search`).
+        device: where similarities are computed; default: the CPU.
+        top: number of classes to rank.
+        index: approximate index over the bank to search instead, with its own metric.
+
+    Returns:
+        the ranked classes of every pair of temperature and k, in that order.
+
+    Raises:
+        ValueError: k < 1, an empty bank, shapes that do not fit.
+        DataError: a feature is not finite.
+
+    >>> bank = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> classify(bank, [4, 4, 7], [[0.1, 1.0]], ks=[1, 3], temperatures=[0.07], top=2).ranked[3, 0.07].tolist()
+    [[7, 4]]
+    """
+    bank, bank_labels = as_rows(bank), as_labels(bank_labels)
+    if bank_labels.shape != (len(bank),):
+        raise ValueError(f"{len(bank)} bank rows need as many labels, got shape {bank_labels.shape}")
+    queries = None if queries is None else as_rows(queries)
+    k_max, temperatures = max(ks), list(dict.fromkeys(temperatures))
+    if index is None:
+        found = search_blocks(bank, queries, k_max, metric, device)
+    else:
+        found = index.search_blocks(bank if queries is None else queries, k_max, queries is None)
+    blocks: dict[Pair, list[NDArray[np.int64]]] = {(k, temperature): [] for temperature in temperatures for k in ks}
+    nearest = [np.empty(0, np.float32)]
+    for _, similarities, rows in found:
+        nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
+        labels = np.where(rows < 0, -1, bank_labels[rows])  # -1: an approximate search may find fewer than k
+        for temperature in temperatures:
+            for k, guesses in votes(similarities, labels, ks, temperature, top).items():
+                blocks[k, temperature].append(guesses)
+    nothing = np.empty((0, top), np.int64)
+    return RankedClasses(
+        {pair: np.concatenate([nothing, *ranked]) for pair, ranked in blocks.items()}, np.concatenate(nearest)
+    )
