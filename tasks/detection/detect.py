@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import re
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from simsiam_eval.encoders.encoder import Encoder
     from simsiam_eval.runtime.processes import Processes
     from tasks.detection.backends.base import Backend
+    from tasks.detection.data.detections import Detections
 
 RANDOM = "random"
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
@@ -50,11 +52,11 @@ class _Detection:
         from tasks.detection.backends.base import detector_spec
         from tasks.detection.backends.choose import choose_backend
         from tasks.detection.data.checks import (
+            add_training_images,
             check_test_set,
             check_training_set,
-            count_training_images,
-            refuse_unusable_images,
         )
+        from tasks.detection.data.images import check_images
         from tasks.detection.data.opening import open_train_and_test
         from tasks.detection.schedule import schedule_of
 
@@ -74,9 +76,9 @@ class _Detection:
         train, self.test = open_train_and_test(settings.train, settings.test, settings.classes or ())
         self.train, self.found_train = check_training_set(train, settings.masks)
         self.found_test = check_test_set(self.test, settings.masks)
-        count_training_images(train, self.test, self.found_test)
+        add_training_images(train, self.test, self.found_test)
         for data in (self.train, self.test):
-            refuse_unusable_images(data, processes)
+            check_images(data, processes)
         self.spec, self.said = detector_spec(settings, self.train.classes, processes.device.type == "cpu")
         self.protocol = f"{settings.protocol()}{', CPU-sized' if self.said else ''}"
         if processes.main:
@@ -96,7 +98,11 @@ class _Detection:
 
         facts: dict[str, str] = {}
         if self.processes.main:
-            facts = {"training set": self.train.digest(), "test set": self.test.digest(), "backend": self.backend.name}
+            facts = {
+                "training set": self.train.fingerprint(),
+                "test set": self.test.fingerprint(),
+                "backend": self.backend.name,
+            }
         runs: dict[str, list[dict[str, Any]]] = {}
         with closing(RunFolder(self.settings, facts, self.processes.main)):
             for label, checkpoint in self.starts.items():
@@ -150,14 +156,14 @@ class _Detection:
             return Encoder(build_trunk(self.arch, self.stem), self.arch, self.stem)
         return load_encoder(checkpoint)[0]
 
-    def _evaluate(self, folder: Path, detections: Any, run: dict[str, Any]) -> dict[str, Any]:
+    def _evaluate(self, folder: Path, detections: Sequence[Detections], run: dict[str, Any]) -> dict[str, Any]:
         from simsiam_eval.runtime.progress import say
         from tasks.detection.metrics.coco_ap import result_file_entries
         from tasks.detection.metrics.evaluation import evaluate
         from tasks.detection.picture import write_picture
 
         found = evaluate(self.test, detections, self.settings.metric)
-        run |= {"metrics": found.metrics, "warnings": found.warnings}
+        run |= {"metrics": found.to_dict(), "warnings": found.warnings}
         if self.processes.main:
             for warning in found.warnings:
                 say(f"Warning: {warning}")

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.images.decode import UnreadableImage, open_image
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.batches import binary_mask
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset, Segmentation
+from tasks.detection.data.detections import Detections
+from tasks.detection.data.masks import binary_mask
 
 _COLORS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 170, 170), (240, 50, 230),
             (128, 128, 0))  # fmt: skip
@@ -21,10 +21,10 @@ _HEIGHT, _GAP, _TITLE, _COLUMNS = 300, 6, 16, 2
 _SHOWN_SCORE, _BEST = 0.5, 3
 
 # One drawn object: corners, class, what is written beside it, segmentation or None.
-Drawn = tuple[Sequence[float], int, str, object]
+Drawn = tuple[Sequence[float], int, str, Segmentation | None]
 
 
-def write_picture(path: Path, data: DetectionSet, detections: Sequence[Detections], count: int = 8) -> None:
+def write_picture(path: Path, data: DetectionDataset, detections: Sequence[Detections], count: int = 8) -> None:
     """PNG of the first `count` images with boxes (fewer where there are fewer): ground truth left, detections right.
 
     Shown are detections with a score of .5 and more, where there are none the best three; which of the two it is stands
@@ -65,7 +65,7 @@ def _shown(found: Detections) -> tuple[list[int], str]:
     return best, f"none of {_SHOWN_SCORE}, best {len(best)} of {len(found.scores)}"
 
 
-def _text(data: DetectionSet, found: Detections, row: Any) -> str:
+def _text(data: DetectionDataset, found: Detections, row: Any) -> str:
     return f"{data.classes[int(found.labels[row])]} {found.scores[row]:.2f}"
 
 

@@ -13,8 +13,8 @@ from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import Advance, progress
 from simsiam_eval.runtime.signals import StopRequest
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.detections import Detections
 from tasks.detection.schedule import Schedule
 from tasks.detection.settings import BN_BATCHES, REGIONS, DetectSettings
 
@@ -92,14 +92,14 @@ class Backend(Protocol):
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Any:
         """A detector whose trunk has the encoder's weights. Raises UsageError where it cannot be."""
 
-    def fit(self, detector: Any, data: DetectionSet, work: Work) -> float | None:
+    def fit(self, detector: Any, data: DetectionDataset, work: Work) -> float | None:
         """Train to the end of the schedule, from where `work.folder` says that it was; returns StepClock's rate.
 
         Raises Stopped at a signal, after a checkpoint; DataError for an unreadable image (after a checkpoint too), a loss
         that is not finite, or too little memory.
         """
 
-    def predict(self, detector: Any, data: DetectionSet, work: Work) -> Sequence[Detections]:
+    def predict(self, detector: Any, data: DetectionDataset, work: Work) -> Sequence[Detections]:
         """One entry for each image, in the set's order, the same in every process. Raises DataError."""
 
 

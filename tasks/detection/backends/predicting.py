@@ -12,8 +12,9 @@ from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.runtime.device import autocast
 from simsiam_eval.runtime.signals import ignore_stop_signals
 from tasks.detection.backends.base import Work
-from tasks.detection.backends.predictions import Detections
 from tasks.detection.data.batches import worker_count
+from tasks.detection.data.detections import Detections
+from tasks.detection.data.images import ImageProblem
 
 
 def own_rows(images: int, work: Work) -> range:
@@ -33,25 +34,25 @@ def predict_all(images: Dataset, count: int, detections: Callable[[Any], Detecti
     loader = DataLoader(
         images, batch_size=None, num_workers=worker_count(work.workers), worker_init_fn=ignore_stop_signals
     )
-    found: dict[int, Detections | str] = {}
+    found: dict[int, Detections | ImageProblem] = {}
     with work.progress("predict", len(rows)) as advance:
         for row, image in loader:
             if work.stop.status and processes.world == 1:
                 raise Stopped("Stopped before the evaluation; the same command goes on with it.", work.stop.status)
-            if isinstance(image, str):
+            if isinstance(image, ImageProblem):
                 found[row] = image
                 continue
             with autocast(processes.device, work.precision):
                 found[row] = detections(image)
             advance(1)
     if processes.world > 1:
-        parts: list[dict[int, Detections | str]] = [{}] * processes.world
+        parts: list[dict[int, Detections | ImageProblem]] = [{}] * processes.world
         dist.all_gather_object(parts, found, group=processes.control)
         found = {row: one for part in parts for row, one in part.items()}
     return [_readable(found[row]) for row in range(count)]
 
 
-def _readable(one: Detections | str) -> Detections:
-    if isinstance(one, str):
-        raise DataError(f"The evaluation cannot be finished: {one}; put that right and give the same command again.")
+def _readable(one: Detections | ImageProblem) -> Detections:
+    if isinstance(one, ImageProblem):
+        raise DataError(f"The evaluation cannot be completed: {one.reason}. Fix this and rerun the command.")
     return one

@@ -1,1 +1,2 @@
-"""Detection datasets, their checks and training batches. May import simsiam_eval."""
+"""Detection datasets (PASCAL VOC, COCO), their checks, training batches and the detections of one image; imports
+simsiam_eval only."""

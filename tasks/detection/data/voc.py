@@ -11,82 +11,84 @@ from pathlib import Path
 from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import UnreadableImage, image_size
-from tasks.detection.data.dataset import Annotation, DetectionSet, LabeledImage
+from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
 
-_SPLITS = {"train": ("trainval", "train"), "test": ("test", "val")}
+_DEFAULT_SPLITS = {"train": ("trainval", "train"), "test": ("test", "val")}
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
-Named = list[tuple[str, Annotation]]
+NamedObjects = list[tuple[str, Annotation]]  # class names with annotations that have no label yet
 
 
-def open_voc(folder: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...]) -> DetectionSet:
+def open_voc(
+    folder: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...]
+) -> DetectionDataset:
     """The images of one list of a VOC folder; classes in alphabetical order, difficult objects marked.
 
     Raises:
-        DataError: a list or an annotation file is missing or of the wrong form.
+        DataError: a list or an annotation file is missing or malformed.
     """
-    names = _listed(folder, options.get("split", ""), role, spec)
-    read = [_read_xml(folder / "Annotations" / f"{name}.xml", spec) for name in names]
-    found = sorted({name for _, _, objects in read for name, _ in objects})
-    known = classes or tuple(found)
-    number = {name: place for place, name in enumerate(known)}
-    images, left_out = [], dict.fromkeys((name for name in found if name not in number), 0)
-    for name, (width, height, objects) in zip(names, read, strict=True):
-        path = _image_path(folder / "JPEGImages", name)
+    image_names = _image_names(folder, options.get("split", ""), role, spec)
+    parsed = [_read_xml(folder / "Annotations" / f"{name}.xml", spec) for name in image_names]
+    annotated = sorted({class_name for _, _, objects in parsed for class_name, _ in objects})
+    selected = classes or tuple(annotated)
+    label_of = {name: label for label, name in enumerate(selected)}
+    images, excluded = [], dict.fromkeys((name for name in annotated if name not in label_of), 0)
+    for image_name, (width, height, objects) in zip(image_names, parsed, strict=True):
+        path = _image_path(folder / "JPEGImages", image_name)
         if not (width and height):
             width, height = _size(path)
-        for label, _ in objects:
-            if label in left_out:
-                left_out[label] += 1
-        kept = tuple(replace(one, label=number[label]) for label, one in objects if label in number)
-        images.append(LabeledImage(name, path, width, height, kept))
-    return DetectionSet(spec, "voc", known, tuple(images), left_out)
+        for class_name, _ in objects:
+            if class_name in excluded:
+                excluded[class_name] += 1
+        annotations = tuple(replace(obj, label=label_of[name]) for name, obj in objects if name in label_of)
+        images.append(LabeledImage(image_name, path, width, height, annotations))
+    return DetectionDataset(spec, "voc", selected, tuple(images), excluded)
 
 
-def _listed(folder: Path, split: str, role: str, spec: str) -> list[str]:
+def _image_names(folder: Path, split: str, role: str, spec: str) -> list[str]:
     lists = folder / "ImageSets" / "Main"
     if not split:
-        split = next((name for name in _SPLITS[role] if (lists / f"{name}.txt").is_file()), "")
+        split = next((name for name in _DEFAULT_SPLITS[role] if (lists / f"{name}.txt").is_file()), "")
     if not split and not lists.is_dir() and (folder / "Annotations").is_dir():
         return sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
-    there = some(sorted(path.stem for path in lists.glob("*.txt"))) or "no lists"
+    if not split and not lists.is_dir():
+        raise DataError(f"{spec}: {folder} is not a VOC folder; it has no Annotations/.")
+    available = some(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
     if not split:
-        what = (
-            "name the list, such as #trainval" if lists.is_dir() else f"{folder} is no VOC folder, without Annotations/"
-        )
-        raise DataError(f"{spec}: {what}; there are: {there}.")
+        raise DataError(f"{spec}: name the list, such as #trainval; available: {available}.")
     file = lists / f"{split}.txt"
     try:
-        # Lists of one class have a second column, 1, 0 or -1.
+        # The lists of one class have a second column: 1, 0 or -1.
         names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{spec}: there is no list {file} that can be read; there are: {there}.") from error
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
-    if twice:
-        raise DataError(f"{file} lists images twice ({some(twice)}): name each once.")
+        raise DataError(f"{spec}: the list {file} cannot be read; available: {available}.") from error
+    if len(set(names)) < len(names):
+        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        raise DataError(f"{file} lists images more than once ({some(repeated)}).")
     return names
 
 
-def _read_xml(file: Path, spec: str) -> tuple[int, int, Named]:
-    """Width and height (0 where the file does not say, or nonsense), and the named objects."""
+def _read_xml(file: Path, spec: str) -> tuple[int, int, NamedObjects]:
+    """Width and height (0 where the file has none or invalid ones), and the objects with their class names."""
     try:
         root = ElementTree.parse(file).getroot()
     except OSError as error:
         raise DataError(f"{spec}: the annotation file {file} cannot be read ({error.strerror}).") from error
     except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{file} is not an XML annotation file ({error}): write it again.") from error
+        raise DataError(f"{file} is not valid XML ({error}); expected a VOC annotation.") from error
     if root.tag != "annotation":
-        raise DataError(f"{file} is not a VOC annotation (its root is <{root.tag}>, not <annotation>).")
+        raise DataError(f"{file} is not a VOC annotation: its root is <{root.tag}>, not <annotation>.")
     width, height = (_number(root.find(f"size/{side}"), file, optional=True) for side in ("width", "height"))
-    objects: Named = []
-    for place, one in enumerate(root.findall("object"), start=1):
-        where = f"object {place} of {file}"
-        name = (one.findtext("name") or "").strip()
-        if not name or one.find("bndbox") is None:
-            raise DataError(f"{where} has no <name> or no <bndbox>: write the file again.")
-        xmin, ymin, xmax, ymax = (_number(one.find(f"bndbox/{c}"), where) for c in ("xmin", "ymin", "xmax", "ymax"))
+    objects: NamedObjects = []
+    for index, element in enumerate(root.findall("object"), start=1):
+        where = f"object {index} of {file}"
+        class_name = (element.findtext("name") or "").strip()
+        if not class_name or element.find("bndbox") is None:
+            raise DataError(f"{where} has no <name> or no <bndbox>.")
+        corners = (element.find(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
+        xmin, ymin, xmax, ymax = (_number(corner, where) for corner in corners)
         box = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
-        difficult = (one.findtext("difficult") or "0").strip() == "1"
-        objects.append((name, Annotation(box, -1, difficult=difficult, area=max(box[2], 0) * max(box[3], 0))))
+        difficult = (element.findtext("difficult") or "0").strip() == "1"
+        objects.append((class_name, Annotation(box, -1, difficult=difficult, area=max(box[2], 0) * max(box[3], 0))))
     return max(int(width), 0), max(int(height), 0), objects
 
 
@@ -99,19 +101,19 @@ def _number(element: ElementTree.Element | None, where: object, optional: bool =
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{where} has a coordinate that is no number ({text or 'missing'}): write the file again.")
+        raise DataError(f"{where} has a coordinate that is not a number ({text or 'missing'}).")
     return value
 
 
 def _image_path(folder: Path, name: str) -> Path:
-    usual = folder / f"{name}.jpg"
-    return next((path for path in (folder / f"{name}{suffix}" for suffix in _SUFFIXES) if path.is_file()), usual)
+    candidates = (folder / f"{name}{suffix}" for suffix in _SUFFIXES)
+    return next((path for path in candidates if path.is_file()), folder / f"{name}.jpg")
 
 
 def _size(path: Path) -> tuple[int, int]:
     if not path.exists():
-        return 0, 0  # missing images are told together
+        return 0, 0  # missing images are reported together, once all are listed
     try:
         return image_size(path)
     except UnreadableImage as error:
-        raise DataError(f"{path} is not an image that can be read ({error}): repair or replace it.") from error
+        raise DataError(f"The image {path} cannot be read ({error}).") from error

@@ -1,1 +1,1 @@
-"""Average precision of detections, by the rules of COCO and PASCAL VOC. May import the data of detection."""
+"""Average precision by the rules of PASCAL VOC and COCO; imports simsiam_eval and tasks.detection.data."""

@@ -9,48 +9,53 @@ from typing import Any
 
 import numpy as np
 
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.detections import Detections
 
 _STATS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def coco_average_precision(
-    data: DetectionSet, detections: Sequence[Detections], what: str
+    data: DetectionDataset, detections: Sequence[Detections], iou_type: str
 ) -> tuple[dict[str, float], np.ndarray]:
-    """COCO's six numbers, as fractions, NaN for a size that there is not; and AP (classes,), NaN for an absent class.
+    """COCO's six numbers, as fractions, and the AP of each class (classes,).
 
-    `detections` has one entry for each image, in the set's order; `what` is bbox or segm.
+    A number is NaN if the test set has no objects of that size or class.
+
+    Args:
+        data: the test set.
+        detections: one entry for each image, in the order of the dataset.
+        iou_type: bbox or segm.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     class Evaluator(COCOeval):  # type: ignore[misc]
         def _prepare(self) -> None:
-            """A difficult object is neither asked for nor wrong to find; pycocotools knows that of crowds alone."""
+            """Ignore difficult objects as well; pycocotools only ignores crowd regions."""
             super()._prepare()
             for objects in self._gts.values():
-                for one in objects:
-                    one["ignore"] = one["ignore"] or one["difficult"]
+                for obj in objects:
+                    obj["ignore"] = obj["ignore"] or obj["difficult"]
 
-    numbers = _image_numbers(data)
-    truth = COCO()
-    truth.dataset = _ground_truth(data, numbers)
+    image_ids = _image_ids(data)
+    ground_truth = COCO()
+    ground_truth.dataset = _ground_truth(data, image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        results = _results(detections, numbers, what)
+        ground_truth.createIndex()
+        results = _results(detections, image_ids, iou_type)
         if results:
-            found = truth.loadRes(results)
-        else:  # which loadRes cannot read
-            found = COCO()
-            found.dataset = truth.dataset | {"annotations": []}
-            found.createIndex()
-        evaluator = Evaluator(truth, found, what)
+            predictions = ground_truth.loadRes(results)
+        else:  # loadRes fails on an empty list
+            predictions = COCO()
+            predictions.dataset = ground_truth.dataset | {"annotations": []}
+            predictions.createIndex()
+        evaluator = Evaluator(ground_truth, predictions, iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
     stats = {name: float(value) for name, value in zip(_STATS, evaluator.stats, strict=False)}
-    # (thresholds, recalls, classes, areas, maximal detections): all areas, 100 detections; -1 is "no such objects".
+    # (thresholds, recalls, classes, areas, max detections): all areas, 100 detections; -1 stands for "no objects".
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
     by_class = np.full(precision.shape[2], np.nan)
     for label in range(precision.shape[2]):
@@ -60,66 +65,71 @@ def coco_average_precision(
     return {name: np.nan if value == -1 else value for name, value in stats.items()}, by_class
 
 
-def _image_numbers(data: DetectionSet) -> list[int]:
-    """The image's number for pycocotools, which sorts by it: of equal scores the lower number's comes first."""
+def _image_ids(data: DetectionDataset) -> list[int]:
+    """Image ids for pycocotools, which sorts by them: among equal scores the image with the lower id comes first."""
     if not all(isinstance(image.id, int) for image in data.images):
         return list(range(len(data.images)))
     return np.argsort(np.argsort([int(image.id) for image in data.images], kind="stable")).tolist()
 
 
-def _ground_truth(data: DetectionSet, numbers: Sequence[int]) -> dict[str, Any]:
+def _ground_truth(data: DetectionDataset, image_ids: Sequence[int]) -> dict[str, Any]:
+    """The dataset as pycocotools reads it from a file."""
     annotations = [
         {
             "id": 0,
-            "image_id": number,
-            "category_id": one.label,
-            "bbox": list(one.box),
-            "area": one.area,
-            "iscrowd": int(one.crowd),
-            "difficult": one.difficult,
-            "segmentation": one.segmentation or [],
+            "image_id": image_id,
+            "category_id": obj.label,
+            "bbox": list(obj.box),
+            "area": obj.area,
+            "iscrowd": int(obj.crowd),
+            "difficult": obj.difficult,
+            "segmentation": obj.segmentation or [],
         }
-        for number, image in zip(numbers, data.images, strict=True)
-        for one in image.annotations
+        for image_id, image in zip(image_ids, data.images, strict=True)
+        for obj in image.annotations
     ]
-    for number, annotation in enumerate(annotations, start=1):  # pycocotools takes id 0 for "not matched"
-        annotation["id"] = number
+    for annotation_id, annotation in enumerate(annotations, start=1):  # pycocotools takes id 0 for "not matched"
+        annotation["id"] = annotation_id
     return {
         "images": [
-            {"id": number, "width": one.width, "height": one.height}
-            for number, one in zip(numbers, data.images, strict=True)
+            {"id": image_id, "width": image.width, "height": image.height}
+            for image_id, image in zip(image_ids, data.images, strict=True)
         ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(data.classes)],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(data.classes)],
         "annotations": annotations,
     }
 
 
-def _results(detections: Sequence[Detections], numbers: Sequence[Any], what: str) -> list[dict[str, Any]]:
+def _results(detections: Sequence[Detections], image_ids: Sequence[int | str], iou_type: str) -> list[dict[str, Any]]:
+    """The entries of a COCO result file."""
     entries = []
-    for number, found in zip(numbers, detections, strict=True):
-        for row, (x1, y1, x2, y2) in enumerate(found.boxes.astype(np.float32)):
-            box = [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
-            entry: dict[str, Any] = {"image_id": number, "category_id": int(found.labels[row])}
-            entry |= {"score": float(found.scores[row])}
-            if what == "segm":
-                assert found.masks is not None
-                entry["segmentation"] = found.masks[row]
+    for image_id, detected in zip(image_ids, detections, strict=True):
+        for row, (x1, y1, x2, y2) in enumerate(detected.boxes.astype(np.float32)):
+            entry: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": int(detected.labels[row]),
+                "score": float(detected.scores[row]),
+            }
+            if iou_type == "segm":
+                assert detected.masks is not None
+                entry["segmentation"] = detected.masks[row]
             else:
-                entry["bbox"] = box
+                entry["bbox"] = [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
             entries.append(entry)
     return entries
 
 
-def result_file_entries(data: DetectionSet, detections: Sequence[Detections]) -> list[dict[str, Any]]:
-    """A COCO result file: image and category ids are those of the annotation file, and the class's name is beside them.
+def result_file_entries(data: DetectionDataset, detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """The content of a COCO result file, with the class name added to each entry.
 
-    VOC has neither: there the image's name and the class's place in `data.classes` stand.
+    Image and category ids are those of the annotation file. VOC has neither: there they are the image's name and the index
+    of the class in `data.classes`.
     """
     entries = _results(detections, [image.id for image in data.images], "bbox")
-    masks = [mask for found in detections for mask in found.masks or ()]
-    for place, entry in enumerate(entries):
+    masks = [mask for detected in detections for mask in detected.masks or ()]
+    for index, entry in enumerate(entries):
         name = data.classes[entry["category_id"]]
         entry |= {"category_id": data.category_ids.get(name, entry["category_id"]), "category": name}
         if masks:
-            entry["segmentation"] = masks[place]
+            entry["segmentation"] = masks[index]
     return entries

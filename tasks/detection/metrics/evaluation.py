@@ -1,4 +1,4 @@
-"""The one evaluator: detections of a whole test set -> AP, AP50, AP75, whichever backend made them."""
+"""Evaluates the detections of a test set: AP, AP50 and AP75, the same for every backend."""
 
 from __future__ import annotations
 
@@ -7,59 +7,93 @@ from dataclasses import dataclass
 from typing import Any
 
 from simsiam_eval.encoders.families import some
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.detections import Detections
 from tasks.detection.metrics.coco_ap import coco_average_precision
 from tasks.detection.metrics.voc_ap import voc_average_precision
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics`: fractions in [0, 1] by name, `by_class` among them; `warnings`: what a reader must know of them."""
+    """The numbers of one detector on one test set.
 
-    metrics: dict[str, Any]
+    Attributes:
+        detections, images: how many there were.
+        average_precision: ap, ap50, ap75 and the like -> fraction in [0, 1], NaN without such objects.
+        by_class: by_class, by_class_ap50, mask_by_class -> class name -> fraction, NaN without such objects.
+        warnings: what a reader must know about the numbers.
+    """
+
+    detections: int
+    images: int
+    average_precision: dict[str, float]
+    by_class: dict[str, dict[str, float]]
     warnings: list[str]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics for the record; the warnings have a key of their own there."""
+        return {"detections": self.detections, "images": self.images, **self.average_precision, **self.by_class}
 
-def evaluate(data: DetectionSet, detections: Sequence[Detections], metric: str) -> Evaluation:
-    """AP over IoU .50 to .95, AP50 and AP75, of the boxes and, with COCO's metric and masks, of these (`mask_ap`).
 
-    `detections` has one entry for each image of `data`, in its order; `metric` is voc07 (11 points), voc (area) or coco.
-    Classes that `data` has no object of, or none but difficult ones and crowds, are left out of the mean. No detection at
-    all is AP 0. Both come with a warning.
+def evaluate(data: DetectionDataset, detections: Sequence[Detections], metric: str) -> Evaluation:
+    """AP averaged over IoU .50 to .95, AP50 and AP75 of the boxes and, with COCO's metric, of the masks (`mask_ap`).
+
+    Classes without objects in `data`, or with only difficult objects or crowd regions, are left out of the mean. Without
+    any detection AP is 0. Both come with a warning.
+
+    Args:
+        data: the test set.
+        detections: one entry for each image, in the order of the dataset.
+        metric: voc07 (11 points), voc (area) or coco.
 
     Raises:
-        ValueError: an entry too many or too few.
+        ValueError: the number of entries is not the number of images.
     """
     if len(detections) != len(data.images):
         raise ValueError(f"{len(detections)} entries for {len(data.images)} images")
-    count = sum(len(one.scores) for one in detections)
-    masks = metric == "coco" and any(one.masks is not None for one in detections)
-    metrics: dict[str, Any] = {"detections": count, "images": len(data.images)}
-    warnings = [] if count else ["The detector found nothing at all in the test images: AP is 0."]
-    if metric == "coco":
-        for prefix, what in (("", "bbox"), ("mask_", "segm")) if masks else (("", "bbox"),):
-            stats, by_class = coco_average_precision(data, detections, what)
-            metrics |= {prefix + name: value for name, value in stats.items()}
-            metrics[f"{prefix}by_class"] = dict(zip(data.classes, by_class.tolist(), strict=True))
-    else:
-        precision, counts = voc_average_precision(data, detections, metric)
-        present = precision[[label for label, objects in enumerate(counts) if objects]]
-        at = {"ap": present.mean(axis=0).mean(), "ap50": present[:, 0].mean(), "ap75": present[:, 5].mean()}
-        metrics |= {name: float(value) for name, value in at.items()}
-        metrics["by_class"] = dict(zip(data.classes, precision.mean(axis=1).tolist(), strict=True))
-        metrics["by_class_ap50"] = dict(zip(data.classes, precision[:, 0].tolist(), strict=True))
-    return Evaluation(metrics, warnings + _not_in_the_mean(data))
+    evaluated = _coco(data, detections) if metric == "coco" else _voc(data, detections, metric)
+    count = sum(len(detected.scores) for detected in detections)
+    warnings = [] if count else ["The detector detected nothing in the test images; AP is 0."]
+    return Evaluation(count, len(data.images), *evaluated, warnings + _left_out_classes(data))
 
 
-def _not_in_the_mean(data: DetectionSet) -> list[str]:
-    """Sentences that name the classes without an object that is counted."""
-    there = {one.label for image in data.images for one in image.annotations}
-    counted = {one.label for image in data.images for one in image.annotations if not (one.difficult or one.crowd)}
-    absent = [name for label, name in enumerate(data.classes) if label not in there]
-    uncounted = [name for label, name in enumerate(data.classes) if label in there - counted]
-    said = [f"No object of {some(absent)} is in the test set: not in the mean."] if absent else []
-    if uncounted:
-        mark = "difficult" if data.kind == "voc" else "a crowd"
-        said.append(f"Every object of {some(uncounted)} in the test set is {mark}: not in the mean.")
-    return said
+_Numbers = tuple[dict[str, float], dict[str, dict[str, float]]]  # average_precision and by_class of Evaluation
+
+
+def _coco(data: DetectionDataset, detections: Sequence[Detections]) -> _Numbers:
+    average_precision: dict[str, float] = {}
+    by_class: dict[str, dict[str, float]] = {}
+    masks = any(detected.masks is not None for detected in detections)
+    for prefix, iou_type in (("", "bbox"), ("mask_", "segm")) if masks else (("", "bbox"),):
+        stats, class_ap = coco_average_precision(data, detections, iou_type)
+        average_precision |= {prefix + name: value for name, value in stats.items()}
+        by_class[f"{prefix}by_class"] = dict(zip(data.classes, class_ap.tolist(), strict=True))
+    return average_precision, by_class
+
+
+def _voc(data: DetectionDataset, detections: Sequence[Detections], rule: str) -> _Numbers:
+    precision, counts = voc_average_precision(data, detections, rule)
+    present = precision[[label for label, objects in enumerate(counts) if objects]]
+    average_precision = {
+        "ap": float(present.mean(axis=0).mean()),
+        "ap50": float(present[:, 0].mean()),
+        "ap75": float(present[:, 5].mean()),
+    }
+    return average_precision, {
+        "by_class": dict(zip(data.classes, precision.mean(axis=1).tolist(), strict=True)),
+        "by_class_ap50": dict(zip(data.classes, precision[:, 0].tolist(), strict=True)),
+    }
+
+
+def _left_out_classes(data: DetectionDataset) -> list[str]:
+    """Warnings that name the classes without an object that counts."""
+    annotations = [obj for image in data.images for obj in image.annotations]
+    present = {obj.label for obj in annotations}
+    counted = {obj.label for obj in annotations if not (obj.difficult or obj.crowd)}
+    absent = [name for label, name in enumerate(data.classes) if label not in present]
+    ignored = [name for label, name in enumerate(data.classes) if label in present - counted]
+    warnings = [f"The test set has no objects of {some(absent)}; left out of the mean."] if absent else []
+    if ignored:
+        mark = "difficult" if data.kind == "voc" else "crowd regions"
+        warnings.append(f"All objects of {some(ignored)} in the test set are {mark}; left out of the mean.")
+    return warnings

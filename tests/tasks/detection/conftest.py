@@ -1,4 +1,4 @@
-"""Made shapes on noise, as VOC folders and COCO JSON; tests that need detectron2 are skipped by name without it."""
+"""Shapes on noise, drawn as VOC folders and COCO JSON; tests marked detectron2 are skipped without it."""
 
 import json
 from pathlib import Path
@@ -65,16 +65,16 @@ def write_voc(folder: Path, splits: dict[str, int], side: int = 160, seed: int =
 def write_xml(folder: Path, name: str, side: int, objects, difficult=()):
     body = "".join(
         f"<object><name>{label}</name><pose>Unspecified</pose><truncated>0</truncated>"
-        f"<difficult>{int(place in difficult)}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+        f"<difficult>{int(index in difficult)}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
         f"<ymax>{d}</ymax></bndbox></object>"
-        for place, (label, a, b, c, d) in enumerate(objects)
+        for index, (label, a, b, c, d) in enumerate(objects)
     )
     size = f"<size><width>{side}</width><height>{side}</height><depth>3</depth></size>"
     (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{body}</annotation>")
 
 
-def cut(image: Path) -> bytes:
-    """Damage a file so that its header is whole; returns what it was."""
+def truncate(image: Path) -> bytes:
+    """Damage a file but keep its header; returns its content before."""
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 2])
     return whole
@@ -114,7 +114,7 @@ def shapes_coco(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few_voc(tmp_path_factory):
-    """Few images, for runs whose result does not matter."""
+    """A few images, for runs whose result does not matter."""
     return write_voc(tmp_path_factory.mktemp("few"), {"trainval": 8, "test": 4})
 
 
@@ -124,8 +124,10 @@ def few_coco(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def made():
-    """The functions above, for tests that want sets of their own."""
+def shapes():
+    """The functions above, for tests that need datasets of their own."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, cut=cut, classes=CLASSES)
+    return SimpleNamespace(
+        write_voc=write_voc, write_xml=write_xml, write_coco=write_coco, truncate=truncate, classes=CLASSES
+    )

@@ -213,11 +213,11 @@ def test_num_gpus_starts_the_processes(tiny):
     assert detect(DetectSettings(**tiny)).metrics["images"] == 4
 
 
-def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
-    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, shapes, tmp_path):
+    folder = shapes.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = made.cut(image)
+    whole = shapes.truncate(image)
     run = start(tiny | {"num_gpus": 2})
     _, said = run.communicate()
     assert run.returncode
@@ -227,35 +227,33 @@ def test_num_gpus_where_one_of_the_images_is_corrupt(tiny, made, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["trainval", "test"])
-def test_images_that_cannot_be_used_are_refused_before_anything_is_done(tiny, made, tmp_path, split):
-    folder = made.write_voc(tmp_path / "set", {"trainval": 3, "test": 3})
+def test_images_that_cannot_be_used_are_refused_before_anything_is_done(tiny, shapes, tmp_path, split):
+    folder = shapes.write_voc(tmp_path / "set", {"trainval": 3, "test": 3})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     file = folder / "Annotations" / f"{split}001.xml"
     whole = file.read_text()
     file.write_text(whole.replace("<width>160", "<width>200"))
-    with pytest.raises(
-        DataError, match=rf"{split}001.jpg is 160x160, but its annotations are of 200x160; put that right"
-    ):
+    with pytest.raises(DataError, match=rf"{split}001.jpg is 160x160, but its annotations are for 200x160. Fix this"):
         detect(DetectSettings(**tiny))
     file.write_text(whole)
     for number in (0, 2):
         (folder / "JPEGImages" / f"{split}00{number}.jpg").write_bytes(b"none")
-    with pytest.raises(DataError, match=rf"{split}000.jpg cannot be read .*, and 1 more like it"):
+    with pytest.raises(DataError, match=rf"{split}000.jpg cannot be read .* \(and 1 more like it\)"):
         detect(DetectSettings(**tiny))
     assert not tiny["out"].exists()
 
 
-def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
-    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+def test_a_corrupt_image_in_mid_training(tiny, shapes, tmp_path):
+    folder = shapes.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = made.cut(image)
+    whole = shapes.truncate(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
-    made.cut(folder / "JPEGImages" / "test000.jpg")
-    with pytest.raises(DataError, match=r"evaluation cannot be finished: the image .*test000.jpg"):
+    shapes.truncate(folder / "JPEGImages" / "test000.jpg")
+    with pytest.raises(DataError, match=r"evaluation cannot be completed: the image .*test000.jpg"):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 
 
@@ -334,7 +332,7 @@ def test_losses_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tiny, mo
     assert [steps for what, steps in shown if what == "detect"] == [5, 2]
 
 
-def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):
+def test_a_folder_of_another_run(tiny, shapes, tmp_path, monkeypatch):
     detect(DetectSettings(**tiny | {"iterations": 1}))
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
@@ -351,7 +349,7 @@ def test_a_folder_of_another_run(tiny, made, tmp_path, monkeypatch):
         patch.setattr(TorchvisionBackend, "name", "detectron2")  # what auto may choose another time
         with pytest.raises(DataError, match="a run of backend torchvision, not detectron2: give --backend torchvision"):
             detect(DetectSettings(**tiny))
-    moved = made.write_voc(Path(tiny["train"][0]).parent / "other", {"trainval": 4, "test": 2})
+    moved = shapes.write_voc(Path(tiny["train"][0]).parent / "other", {"trainval": 4, "test": 2})
     os.rename(moved, tmp_path / "moved")
     with pytest.raises(DataError, match="--train"):
         detect(DetectSettings(**tiny | {"train": (str(tmp_path / "moved"),)}))

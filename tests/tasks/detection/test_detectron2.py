@@ -181,17 +181,17 @@ def test_bf16_without_a_gpu_is_refused(tiny, monkeypatch):
 
 
 @pytest.mark.detectron2
-def test_a_corrupt_image_in_mid_training(tiny, made, tmp_path):
-    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+def test_a_corrupt_image_in_mid_training(tiny, shapes, tmp_path):
+    folder = shapes.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder)}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = made.cut(image)
+    whole = shapes.truncate(image)
     with pytest.raises(DataError, match=r"after step \d of 5: the image .*trainval005.jpg cannot be read .* goes on"):
         detect(DetectSettings(**tiny))
     image.write_bytes(whole)
     assert detect(DetectSettings(**tiny)).metrics["images"] == 2
-    made.cut(folder / "JPEGImages" / "test000.jpg")
-    with pytest.raises(DataError, match=r"evaluation cannot be finished: the image .*test000.jpg"):
+    shapes.truncate(folder / "JPEGImages" / "test000.jpg")
+    with pytest.raises(DataError, match=r"evaluation cannot be completed: the image .*test000.jpg"):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 
 
@@ -204,11 +204,11 @@ def test_an_image_that_can_be_read_is_decoded_by_detectron2_alone(tiny, monkeypa
 
 
 @pytest.mark.detectron2
-def test_two_processes_of_which_one_has_a_corrupt_image(tiny, made, tmp_path):
-    folder = made.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
+def test_two_processes_of_which_one_has_a_corrupt_image(tiny, shapes, tmp_path):
+    folder = shapes.write_voc(tmp_path / "set", {"trainval": 8, "test": 2})
     tiny |= {"train": (str(folder),), "test": str(folder), "num_gpus": 2}
     image = folder / "JPEGImages" / "trainval005.jpg"
-    whole = made.cut(image)
+    whole = shapes.truncate(image)
     run = start(tiny)
     _, said = run.communicate()
     assert run.returncode

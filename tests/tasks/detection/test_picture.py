@@ -3,13 +3,13 @@
 import numpy as np
 from PIL import Image
 
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.opening import open_detection_set
+from tasks.detection.data.detections import Detections
+from tasks.detection.data.opening import open_detection_dataset
 from tasks.detection.picture import _shown, write_picture
 
 
 def test_ground_truth_is_left_and_detections_are_right(few_coco, tmp_path):
-    data = open_detection_set(str(few_coco), "test")
+    data = open_detection_dataset(str(few_coco), "test")
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     write_picture(tmp_path / "none.png", data, [nothing] * 4)
     one = Detections(np.float32([[5, 5, 150, 150], [5, 5, 50, 50]]), np.float32([0.9, 0.4]), np.array([0, 1]))
@@ -25,7 +25,7 @@ def test_ground_truth_is_left_and_detections_are_right(few_coco, tmp_path):
 
 
 def test_where_no_score_is_high_the_best_are_shown_and_said(few_coco, tmp_path):
-    data = open_detection_set(str(few_coco), "test")
+    data = open_detection_dataset(str(few_coco), "test")
     boxes = np.float32([[5, 5, 150, 150]] * 5)
     low = Detections(boxes, np.float32([0.1, 0.4, 0.2, 0.45, 0.3]), np.array([0, 1, 0, 1, 1]))
     assert _shown(low) == ([3, 1, 4], "none of 0.5, best 3 of 5")

@@ -13,8 +13,8 @@ from typing import Any
 
 from simsiam_eval.encoders.encoder import Encoder
 from tasks.detection.backends.base import DetectorSpec, Work
-from tasks.detection.backends.predictions import Detections
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.detections import Detections
 
 # detectron2's own, about its own calls, which a user of ours can do nothing about.
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
@@ -76,13 +76,13 @@ class Detectron2Backend:
         refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
         return Detectron2Detector(encoder.arch, spec, weights)
 
-    def fit(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> float | None:
+    def fit(self, detector: Detectron2Detector, data: DetectionDataset, work: Work) -> float | None:
         from tasks.detection.backends.detectron2.training import fit
 
         detector.model, rate = fit(detector.arch, detector.spec, detector.weights, data, work)
         return rate
 
-    def predict(self, detector: Detectron2Detector, data: DetectionSet, work: Work) -> Sequence[Detections]:
+    def predict(self, detector: Detectron2Detector, data: DetectionDataset, work: Work) -> Sequence[Detections]:
         from tasks.detection.backends.detectron2.predict import predict
 
         return predict(detector.arch, detector.spec, detector.model, data, work)

@@ -11,8 +11,8 @@ from detectron2.structures import BoxMode
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.processes import Processes
-from tasks.detection.data.batches import read_pixels
 from tasks.detection.data.dataset import LabeledImage
+from tasks.detection.data.images import ImageProblem, read_pixels
 
 
 def as_dict(image: LabeledImage, place: int) -> dict[str, Any]:
@@ -36,9 +36,9 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
             return mapped
         except Exception:  # whatever the decoder met; our own look at the image says it in a clause
             pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
-            if not isinstance(pixels, str):
+            if not isinstance(pixels, ImageProblem):
                 raise
-            return {"unreadable": pixels, "width": entry["width"], "height": entry["height"]}
+            return {"unreadable": pixels.reason, "width": entry["width"], "height": entry["height"]}
 
 
 class UnreadableImages(DataError):

@@ -14,7 +14,7 @@ from simsiam_eval.runtime.processes import Processes
 from tasks.detection.backends.base import DetectorSpec, Work
 from tasks.detection.backends.detectron2.config import config_values
 from tasks.detection.data.batches import worker_count
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.schedule import Schedule
 
 
@@ -32,7 +32,7 @@ def fresh_model(arch: str, spec: DetectorSpec, **more: Any) -> nn.Module:
         return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), MODEL__DEVICE="cpu", **more))
 
 
-def run_config(arch: str, spec: DetectorSpec, data: DetectionSet, work: Work) -> Any:
+def run_config(arch: str, spec: DetectorSpec, data: DetectionDataset, work: Work) -> Any:
     """The config of a run: on its device, in its folder; masks as bitmaps where not all of them are polygons."""
     polygons = all(isinstance(one.segmentation, list) for image in data.images for one in image.annotations)
     cuda = work.processes.device.type == "cuda"

@@ -30,13 +30,13 @@ from tasks.detection.backends.detectron2.config import HEADER
 from tasks.detection.backends.detectron2.images import Mapper, Readable, UnreadableImages, as_dict
 from tasks.detection.backends.detectron2.model import run_config
 from tasks.detection.backends.faults import all_finite, memory_is_short, not_finite
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
 
 _REPORT_EVERY = 20  # steps between two lines to the person at the terminal
 
 
 def fit(
-    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionSet, work: Work
+    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionDataset, work: Work
 ) -> tuple[nn.Module, float | None]:
     """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and StepClock's rate."""
     processes = work.processes
@@ -64,7 +64,7 @@ def fit(
 class _Trainer(DefaultTrainer):  # type: ignore[misc]
     """DefaultTrainer on a dataset of ours, without its evaluation, and with checkpoints that are whole."""
 
-    def __init__(self, cfg: Any, data: DetectionSet, work: Work, first: int, advance: Advance) -> None:
+    def __init__(self, cfg: Any, data: DetectionDataset, work: Work, first: int, advance: Advance) -> None:
         self.work, self.advance, self.first, self.clock = work, advance, first, StepClock()
         self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
         self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data

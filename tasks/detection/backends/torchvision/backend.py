@@ -12,11 +12,12 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from simsiam_eval.encoders.encoder import Encoder
 from tasks.detection.backends.base import DetectorSpec, Work
 from tasks.detection.backends.predicting import own_rows, predict_all
-from tasks.detection.backends.predictions import Detections, encoded_masks
 from tasks.detection.backends.torchvision.model import build_detector
 from tasks.detection.backends.torchvision.training import Training
 from tasks.detection.data.batches import TestImages
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.detections import Detections
+from tasks.detection.data.masks import encode_masks
 
 
 @dataclass
@@ -44,7 +45,7 @@ class TorchvisionBackend:
     def build(self, encoder: Encoder, spec: DetectorSpec) -> TorchvisionDetector:
         return TorchvisionDetector(build_detector(encoder, spec), spec)
 
-    def fit(self, detector: TorchvisionDetector, data: DetectionSet, work: Work) -> float | None:
+    def fit(self, detector: TorchvisionDetector, data: DetectionDataset, work: Work) -> float | None:
         spec = detector.spec
         training = Training(detector.model, data, spec.masks, spec.precise_bn, work)
         training.run()
@@ -52,7 +53,7 @@ class TorchvisionBackend:
         return training.clock.rate
 
     @torch.no_grad()
-    def predict(self, detector: TorchvisionDetector, data: DetectionSet, work: Work) -> Sequence[Detections]:
+    def predict(self, detector: TorchvisionDetector, data: DetectionDataset, work: Work) -> Sequence[Detections]:
         model = detector.model.to(work.processes.device).eval()
         model.transform.min_size = (detector.spec.test_size,)
 
@@ -69,5 +70,5 @@ def _detections(output: dict[str, Tensor]) -> Detections:
         boxes=output["boxes"].float().cpu().numpy(),
         scores=output["scores"].float().cpu().numpy(),
         labels=(output["labels"] - 1).cpu().numpy(),
-        masks=encoded_masks((output["masks"][:, 0] > 0.5).cpu().numpy()) if "masks" in output else None,
+        masks=encode_masks((output["masks"][:, 0] > 0.5).cpu().numpy()) if "masks" in output else None,
     )

@@ -21,8 +21,9 @@ from simsiam_eval.runtime.processes import synchronize_bn
 from simsiam_eval.runtime.progress import Advance, say
 from tasks.detection.backends.base import StepClock, Work
 from tasks.detection.backends.faults import all_finite, memory_is_short, not_finite
-from tasks.detection.data.batches import Item, Order, training_batches
-from tasks.detection.data.dataset import DetectionSet
+from tasks.detection.data.batches import SampleOrder, TrainingItem, training_batches
+from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.images import ImageProblem
 
 LAST = "checkpoint_last.pth"
 _UNREADABLE = 1  # as a reason to stop; the others are exit statuses, which are larger
@@ -32,7 +33,7 @@ _REPORT_EVERY = 20  # steps between two looks at the loss, which wait for the de
 class Training:
     """One run, new or going on: `detector` is moved to the device and trained in place."""
 
-    def __init__(self, detector: nn.Module, data: DetectionSet, masks: bool, precise_bn: int, work: Work) -> None:
+    def __init__(self, detector: nn.Module, data: DetectionDataset, masks: bool, precise_bn: int, work: Work) -> None:
         self.work, self.data, self.masks, self.precise_bn = work, data, masks, precise_bn
         self.device, self.path = work.processes.device, work.folder / LAST
         self.detector = detector.to(self.device)
@@ -44,7 +45,7 @@ class Training:
             lr=work.schedule.lr,
             momentum=work.schedule.momentum,
         )
-        self.order = Order(len(data.images), work.schedule.batch, work.seed)
+        self.order = SampleOrder(len(data.images), work.schedule.batch, work.seed)
         self.finished = False
         self.sums: dict[str, Tensor] = {}  # of the losses since the last look
         self.summed = 0  # steps in them
@@ -101,7 +102,7 @@ class Training:
             losses: dict[str, Tensor] = self.model(images, targets)
         return losses
 
-    def _batches(self, steps: range) -> Iterator[list[Item]]:
+    def _batches(self, steps: range) -> Iterator[list[TrainingItem]]:
         share = self.work.processes.share(self.work.schedule.batch)
         return training_batches(self.data, self.masks, self.order, share, steps, self.work.workers)
 
@@ -122,9 +123,9 @@ class Training:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
-    def _stop_if_asked(self, batch: list[Item], save: bool = True) -> None:
+    def _stop_if_asked(self, batch: list[TrainingItem], save: bool = True) -> None:
         """At the same step in every process: a checkpoint, and out."""
-        unreadable = next((item for item in batch if isinstance(item, str)), "")
+        unreadable = next((item.reason for item in batch if isinstance(item, ImageProblem)), "")
         reason = self.work.processes.largest(max(self.work.stop.status, _UNREADABLE if unreadable else 0))
         if not reason:
             return

@@ -1,0 +1,73 @@
+"""Reading the images of a detection dataset, and finding those that cannot be used before training starts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import UnreadableImage, image_size, open_image
+from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.runtime.processes import Processes
+from tasks.detection.data.dataset import DetectionDataset, LabeledImage
+
+
+@dataclass(frozen=True)
+class ImageProblem:
+    """Why an image cannot be used, as a clause of a sentence.
+
+    A value, not an exception: DataLoader passes on a worker's exception with its traceback.
+    """
+
+    reason: str
+
+
+def read_pixels(image: LabeledImage) -> Tensor | ImageProblem:
+    """The decoded image (3,H,W) uint8, or why it cannot be used."""
+    try:
+        pixels = torch.tensor(open_image(image.path).pixels()).permute(2, 0, 1).contiguous()
+    except UnreadableImage as error:
+        return _unreadable(image, error)
+    return _size_mismatch(image, pixels.shape[2], pixels.shape[1]) or pixels
+
+
+def header_problem(image: LabeledImage) -> ImageProblem | None:
+    """Why the image cannot be used, as far as its header shows; None if nothing is wrong."""
+    try:
+        if _size_mismatch(image, *image_size(image.path)) is None:
+            return None
+        opened = open_image(image.path)  # a PNG may hold its EXIF orientation behind the pixels
+        return _size_mismatch(image, opened.width, opened.height)
+    except UnreadableImage as error:
+        return _unreadable(image, error)
+
+
+def _unreadable(image: LabeledImage, error: UnreadableImage) -> ImageProblem:
+    return ImageProblem(f"the image {image.path} cannot be read ({error})")
+
+
+def _size_mismatch(image: LabeledImage, width: int, height: int) -> ImageProblem | None:
+    if (width, height) == (image.width, image.height):
+        return None
+    return ImageProblem(
+        f"the image {image.path} is {width}x{height}, but its annotations are for {image.width}x{image.height}"
+    )
+
+
+def check_images(data: DetectionDataset, processes: Processes) -> None:
+    """Check the header of every image before training; the processes share the images.
+
+    Raises:
+        DataError: in every process, if an image cannot be opened or its size differs from its annotations.
+    """
+    images, problems = data.images[processes.rank :: processes.world], []
+    with ThreadPoolExecutor(min(16, usable_cores())) as pool:  # the threads wait for the disk
+        for start in range(0, len(images), 1024):  # in chunks, so that Ctrl-C does not wait for all of them
+            problems += [problem for problem in pool.map(header_problem, images[start : start + 1024]) if problem]
+    more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
+    first = processes.first_text(f"{problems[0].reason}{more}" if problems else "")
+    if first:
+        raise DataError(f"{data.spec}: {first}. Fix this and rerun the command.")
