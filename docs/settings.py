@@ -1,11 +1,12 @@
 """Writes docs/settings.md from the settings dataclasses: python docs/settings.py"""
 
-import dataclasses
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
+from simsiam_eval.commands.fields import field_types, spelling
 from simsiam_eval.commands.options import declared_in, default_text
-from simsiam_eval.commands.settings import Settings, field_types, spelling
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.extraction.settings import FeatureSettings
 
@@ -35,39 +36,45 @@ position, without a name: `simsiam-eval verify FILE`.
 what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 129 after
 SIGHUP.
 """
-# Settings that many commands share, once: the class that declares them -> the title of its section.
-SHARED = {Settings: "Of every command", FeatureSettings: "Of an extraction"}
+# Settings that several commands share stand in a section of their own.
+MACHINE = (DeviceSettings, PrecisionSettings, SeedSettings)
 
 
 def page() -> str:
     """The Markdown of docs/settings.md."""
-    parts = [HEAD]
-    for shared, title in SHARED.items():
-        parts.append(f"## {title}\n\n{_table(shared, shared)}")
+    lines = [line for shared in MACHINE for line in _rows(shared, shared)]
+    parts = [HEAD, f"## Device, precision and seed\n\n{_table(lines)}"]
+    parts.append(f"## Extraction\n\n{_table(_rows(FeatureSettings, FeatureSettings))}")
     for name, command in COMMANDS.items():
         settings_class = command.settings_class()
-        text = inspect.cleandoc(settings_class.__doc__ or "")
+        shared = [spelling(field) for base in MACHINE if issubclass(settings_class, base) for field in fields(base)]
+        also = [f"`{option}`" for option in shared]
         if issubclass(settings_class, FeatureSettings):
-            text += "\n\nAlso [those of an extraction](#of-an-extraction)."
-        declaring = [one for one in settings_class.__mro__ if one not in SHARED and one is not object]
-        parts.append(f"## {name}\n\n{text}\n\n{_table(settings_class, *declaring)}")
+            also.append("[those of the extraction](#extraction)")
+        text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
+        declaring = [base for base in settings_class.__mro__ if base not in (*MACHINE, FeatureSettings, object)]
+        parts.append(f"## {name}\n\n{text}\n\n{_table(_rows(settings_class, *declaring))}")
     return "\n".join(parts)
 
 
-def _table(settings_class: type[Settings], *declaring: type) -> str:
-    """The settings of `settings_class` that one of `declaring` declares."""
-    lines = ["| option | default | what it is |", "| --- | --- | --- |"]
+def _table(rows: list[str]) -> str:
+    return "\n".join(["| option | default | what it is |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def _rows(settings_class: type[Settings], *declaring: type) -> list[str]:
+    """A line for each setting of `settings_class` that one of `declaring` declares."""
+    rows = []
     kinds = field_types(settings_class)
-    for field in dataclasses.fields(settings_class):
+    for field in fields(settings_class):
         if settings_class.__mro__[declared_in(field.name, settings_class)] not in declaring:
             continue
-        dots = "..." if field.metadata["positional"] and kinds[field.name][1] else ""
+        dots = "..." if field.metadata["positional"] and kinds[field.name].several else ""
         default = default_text(field, settings_class).replace("None", "-")
         text, choices = field.metadata["help"], field.metadata["choices"]
-        if not all(one in text for one in choices):
+        if not all(choice in text for choice in choices):
             text += f" One of {', '.join(choices)}."
-        lines.append(f"| `{spelling(field)}{dots}` | {default} | {text} |")
-    return "\n".join(lines) + "\n"
+        rows.append(f"| `{spelling(field)}{dots}` | {default} | {text} |")
+    return rows
 
 
 if __name__ == "__main__":

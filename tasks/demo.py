@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, setting
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import percent
 from tasks.extract import ExtractSettings, extract
@@ -19,7 +19,7 @@ from tasks.linear.settings import LinearEvalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings(Settings):
+class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """Pretrain on handwritten digits, evaluate, and see the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
 
     out: Path = setting(Path("simsiam-demo"), help="Folder for everything the demo makes.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, setting
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import SHEET_ENDINGS
 from simsiam_eval.wording import counted
@@ -21,7 +21,7 @@ _FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
 
 
 @dataclass(frozen=True, kw_only=True)
-class DuplicatesSettings(Settings):
+class DuplicatesSettings(DeviceSettings):
     """Find images that are nearly the same: inside one set, or between a training and a test set."""
 
     file: Path = setting(positional=True, help="Feature file (.h5); with a second one: the training set.")

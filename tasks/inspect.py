@@ -24,10 +24,8 @@ def inspect(settings: InspectSettings) -> Result:
         DataError: no encoder can be taken from the file; the sentence says why.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-    from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
-    resolve_device(settings.device)
     report = inspect_checkpoint(settings.checkpoint)
     facts = {
         "family": report.family,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankSettings(Settings):
+class RankSettings(DeviceSettings, SeedSettings):
     """Measure feature files without labels: RankMe, explained variance, uniformity, and alignment where views are."""
 
     file: tuple[Path, ...] = setting(positional=True, help="Feature file (.h5), or several to be compared.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
 from simsiam_eval.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifySettings(Settings):
+class VerifySettings(DeviceSettings, SeedSettings):
     """Read a feature file again, whole, and say what is wrong with it; exit status 1 where something is.
 
     With the checkpoint and the images, some rows are computed again, as the file's attributes say they were.

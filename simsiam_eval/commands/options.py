@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import click
 
+from simsiam_eval.commands.fields import field_types, option_name, spelling
 from simsiam_eval.commands.record import Result, Table
-from simsiam_eval.commands.settings import Settings, field_types, option_name, spelling
+from simsiam_eval.commands.settings import Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import Stopped, UsageError, UserError
 from simsiam_eval.runtime.launch import torchrun_group

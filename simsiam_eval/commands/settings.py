@@ -8,65 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from simsiam_eval.commands.fields import checked_values, field_types, option_name, setting, spelling
 from simsiam_eval.errors import UsageError
 from simsiam_eval.files.atomic import refuse_unwritable
 from simsiam_eval.sources.spec import path_of
 from simsiam_eval.vocabulary import PRECISIONS
 
-_LARGEST_WHOLE = 10**12  # rows of a source may be billions; libraries count in 64 bits
-_LARGEST = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
-
-
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    help: str,
-    choices: tuple[str, ...] = (),
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-    by_preset: bool = False,
-    short: str | None = None,
-    may_change: bool = False,
-    endings: tuple[str, ...] = (),
-    positional: bool = False,
-    output: bool = False,
-    once: bool = False,
-) -> Any:
-    """Declare one field of a Settings class: its default (none: required), help text and permitted values.
-
-    `by_preset=True` means that the value comes from the preset unless it is given; `may_change=True` that work which is
-    resumed may have another value than it started with; `endings` are those that a path may have; a `positional` one is
-    given without its name (several values: all that are left); an `output` is a file that the command writes;
-    of several values that must differ (`once`) equal ones count once.
-    """
-    metadata = dict(
-        help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset, short=short,
-        may_change=may_change, endings=endings, positional=positional, output=output, once=once,
-    )  # fmt: skip
-    return dataclasses.field(default=None if by_preset else default, metadata=metadata)
-
-
-def option_name(field_name: str) -> str:
-    """The command line's spelling of a field.
-
-    >>> option_name("batch_size")
-    '--batch-size'
-    """
-    return "--" + field_name.replace("_", "-")
-
-
-def spelling(field: dataclasses.Field[Any]) -> str:
-    """How the command line gives a field: `-k`, `--batch-size`, or `FILE` for a positional one."""
-    if field.metadata["positional"]:
-        return field.name.upper()
-    return field.metadata["short"] or option_name(field.name)
+__all__ = ["DeviceSettings", "PrecisionSettings", "SeedSettings", "Settings", "may_change", "option_name", "setting"]
 
 
 def may_change(settings_class: type[Settings]) -> set[str]:
@@ -74,55 +26,23 @@ def may_change(settings_class: type[Settings]) -> set[str]:
     return {field.name for field in dataclasses.fields(settings_class) if field.metadata["may_change"]}
 
 
-def field_types(settings_class: type[Settings]) -> dict[str, tuple[type, bool, bool]]:
-    """For each field: its scalar type, whether several values may be given, and whether it may be None."""
-    found = {}
-    for name, hint in typing.get_type_hints(settings_class).items():
-        if typing.get_origin(hint) is ClassVar:
-            continue
-        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
-        if optional:
-            hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        several = typing.get_origin(hint) is tuple
-        found[name] = (typing.get_args(hint)[0] if several else hint, several, optional)
-    return found
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every command takes. Values are checked, and filled from the preset, when the object is made.
+    """Base of every command's settings. Values are checked, and filled from the preset, when the object is made.
 
     Raises:
-        UsageError: a value is of the wrong type, out of range or not among the choices; the sentence names the option.
+        UsageError: a value is of the wrong type, out of range or not among the choices; the sentence names the setting.
     """
 
     # preset name -> values of the `by_preset` fields; a class without presets leaves it empty.
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    device: str = setting("auto", may_change=True, help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
-    precision: str = setting(
-        "float32",
-        choices=PRECISIONS,
-        help="Arithmetic of the encoder: float32 (on a GPU its convolutions are TF32, as is PyTorch's default), or bfloat16 "
-        "(faster; features differ slightly).",
-    )
-    seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Seed of everything random.")
-
     def __post_init__(self) -> None:
         self._fill_from_preset()
         kinds = field_types(type(self))
         for field in dataclasses.fields(self):
-            scalar, several, optional = kinds[field.name]
-            value = getattr(self, field.name)
-            if value is None and optional:
-                continue
-            values = value if several and isinstance(value, list | tuple) else (value,)
-            checked = tuple(_checked(field, scalar, one) for one in values)
-            if field.metadata["once"]:
-                checked = tuple(dict.fromkeys(checked))
-            if several and not checked and field.default != ():
-                raise UsageError(f"{spelling(field)} needs at least one value.")
-            object.__setattr__(self, field.name, checked if several else checked[0])
+            value = checked_values(field, kinds[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         self._refuse_output_that_is_read()
         self.check()
 
@@ -141,11 +61,11 @@ class Settings:
         outputs = self.outputs()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            given = value if isinstance(value, tuple) else (value,)
-            if field.metadata["choices"] or not all(isinstance(one, str | Path) for one in given):
+            inputs = value if isinstance(value, tuple) else (value,)
+            if field.metadata["choices"] or not all(isinstance(path, str | Path) for path in inputs):
                 continue
             for option, output in outputs:
-                if option != spelling(field) and any(_same_file(output, one) for one in given):
+                if option != spelling(field) and any(_same_file(output, path) for path in inputs):
                     raise UsageError(f"{option} {output} is the file of {spelling(field)}: choose another.")
 
     def _fill_from_preset(self) -> None:
@@ -196,12 +116,41 @@ class Settings:
             raise UsageError(f"Unknown setting {unknown[0]!r}; there are: {', '.join(known)}.")
         for name, field in known.items():
             if field.default is dataclasses.MISSING and name not in values:
-                raise UsageError(f"{spelling(field)} is missing.")
+                raise UsageError(f"{spelling(field)} is required.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the JSON record and the checkpoint."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceSettings(Settings):
+    """For commands that compute on a GPU where there is one."""
+
+    device: str = setting(
+        "auto", group="machine", may_change=True, help="auto (CUDA if available), cpu, cuda or cuda:N."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrecisionSettings(Settings):
+    """For commands that run an encoder."""
+
+    precision: str = setting(
+        "float32",
+        group="machine",
+        choices=PRECISIONS,
+        help="Arithmetic of the encoder: float32 (on a GPU its convolutions are TF32, as is PyTorch's default), or bfloat16 "
+        "(faster; features differ slightly).",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedSettings(Settings):
+    """For commands that draw random numbers."""
+
+    seed: int = setting(0, group="machine", at_least=0, at_most=2**32 - 1, help="Random seed.")
 
 
 def _same_file(output: Path, given: str | Path) -> bool:
@@ -214,48 +163,5 @@ def _same_file(output: Path, given: str | Path) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
-    rules = field.metadata
-    name = spelling(field)
-    wrong = UsageError(f"{name} must be {_describe(scalar)}, got {value!r}.")
-    if scalar is bool:
-        if not isinstance(value, bool):
-            raise wrong
-    elif isinstance(value, bool):
-        raise wrong
-    elif scalar is float and isinstance(value, int):
-        value = float(value)
-    elif scalar is Path and isinstance(value, str | Path):
-        value = Path(os.path.expanduser(value))
-    elif not isinstance(value, scalar):
-        raise wrong
-    if scalar is str and value.startswith("~"):
-        value = os.path.expanduser(value)
-    if "\0" in str(value):
-        raise UsageError(f"{name} must be without zero bytes, got {value!r}.")
-    if isinstance(value, float) and not abs(value) <= _LARGEST:
-        raise UsageError(f"{name} must be a finite number within ±{_LARGEST:g}, got {value}.")
-    if isinstance(value, float) and 0 < abs(value) < 1 / _LARGEST:
-        raise UsageError(f"{name} must be at least {1 / _LARGEST:g} in size, got {value}.")
-    if isinstance(value, int) and not abs(value) <= _LARGEST_WHOLE:
-        raise UsageError(f"{name} must be a whole number within ±{_LARGEST_WHOLE}, got {value}.")
-    if rules["choices"] and value not in rules["choices"]:
-        raise UsageError(f"{name} must be one of {', '.join(rules['choices'])}, got {value!r}.")
-    if rules["endings"] and value.suffix.lower() not in rules["endings"]:
-        raise UsageError(f"{name} must end in {' or '.join(rules['endings'])}, got {value}.")
-    for rule, holds in (
-        ("at_least", lambda bound: value >= bound),
-        ("at_most", lambda bound: value <= bound),
-        ("above", lambda bound: value > bound),
-    ):
-        if rules[rule] is not None and not holds(rules[rule]):
-            raise UsageError(f"{name} must be {rule.replace('_', ' ')} {rules[rule]}, got {value}.")
-    return value
-
-
-def _describe(scalar: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}[scalar]

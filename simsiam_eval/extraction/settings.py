@@ -9,13 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import Settings, option_name, setting
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import DECODINGS, FEATURE_ENDINGS, INDEX_ENDING, LAYERS, POOLINGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(Settings):
+class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
 
     layer: tuple[str, ...] = setting(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, setting
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.settings import leakage_setting
 from simsiam_eval.wording import percent
@@ -26,7 +26,7 @@ _EXAMPLES = 10  # images named in the record, of those that changed sides; --out
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(Settings):
+class CompareSettings(DeviceSettings):
     """Compare encoders by their features of the same images: kNN or linear accuracy paired by image, CKA, shared
     neighbors.
     """

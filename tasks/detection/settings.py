@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import STEMS
@@ -42,7 +42,7 @@ def schedule_name(preset: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings(Settings):
+class DetectSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """Fine-tune a detector (Faster or Mask R-CNN) from an encoder, and report AP, AP50 and AP75."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, setting
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, percent
 
@@ -26,7 +26,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(Settings):
+class PredictSettings(DeviceSettings, PrecisionSettings):
     """Classify images with an encoder and a trained head (linear-eval --save-head)."""
 
     checkpoint: Path = setting(help="Encoder, the one whose features the head was trained on.")
@@ -127,7 +127,7 @@ def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
         raise DataError(
             f"{settings.head} reads {saved.head.weight.shape[1]} features, and the encoder gives {encoder.width}."
         )
-    names = ("device", "precision", "seed", "extract_batch", "workers", "strict")
+    names = ("device", "precision", "extract_batch", "workers", "strict")
     chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
     chosen |= {name: saved.encoder.get(name, False) for name in ("flip_average", "normalize")}
     features = FeatureSettings(layer=(saved.head.layer,), pool=saved.encoder["pooling"], **chosen)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from simsiam_eval.commands.options import command, default_text
 from simsiam_eval.commands.record import Result, Table
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings, setting
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.runtime.progress import say
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oven(Settings):
+class Oven(DeviceSettings, PrecisionSettings, SeedSettings):
     """Bakes."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"bread": {"heat": 220.0}, "cake": {"heat": 180.0}}
@@ -175,10 +175,10 @@ def test_config_may_choose_the_preset_and_give_what_is_required(config):
         ("[bake]\ncolor = 3\n", "'color'"),
         ("heat = \n", "is not TOML"),
         ('heat = "hot"\n', "--heat must be a number"),
-        ("bake_time = 1.5\n", "--bake-time must be a whole number"),
+        ("bake_time = 1.5\n", "--bake-time must be an integer"),
         ('preset = "soup"\n', "--preset must be one of"),
         ("steam = 1\n", "--steam must be true or false"),
-        ("racks = []\n", "--racks needs at least one value"),
+        ("racks = []\n", "--racks requires a value"),
     ],
 )
 def test_a_wrong_config_is_a_sentence_and_status_2(config, text, says):
@@ -205,7 +205,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         (["rye", "--bake-time", "1.5"], 2, "--bake-time"),
         (["rye", "--preset", "soup"], 2, "soup"),
         (["rye", "--color", "3"], 2, "--color"),
-        (["--heat", "3"], 2, "WHAT is missing"),
+        (["--heat", "3"], 2, "WHAT is required"),
         (["spoon"], 2, "A spoon cannot be baked."),
         (["stone"], 1, "A stone is no dough."),
         (["disk"], 1, "No space left on device"),

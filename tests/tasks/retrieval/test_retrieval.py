@@ -353,4 +353,4 @@ def test_a_config_file_has_a_table_for_each_command(record, call, road, tmp_path
     config = tmp_path / "c.toml"
     config.write_text(f'[retrieval.eval]\ngallery = "{road}/test.h5"\nk = [2, 3]\n[retrieval.build]\nk = 7\n')
     assert record("retrieval", "eval", "--config", config)["settings"]["k"] == [2, 3]
-    assert "--gallery is missing" in call("retrieval", "build", "--config", config, "--out", "a.index").stderr
+    assert "--gallery is required" in call("retrieval", "build", "--config", config, "--out", "a.index").stderr
