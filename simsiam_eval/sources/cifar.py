@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.base import ArraySource, ImageSource
 from simsiam_eval.sources.folder import open_folder
+from simsiam_eval.sources.splits import NO_SPLIT, choose_split, split_of, train_or_test
 
 _PIXELS = 3 * 32 * 32
 # dataset: split -> its files in the python and in the binary version; then file and key of the class names.
@@ -38,16 +39,21 @@ _LAYOUT: dict[str, dict[str, Any]] = {
 }
 
 
-def open_cifar(kind: str, path: Path, spec: str, split: str | None = None) -> ImageSource:
-    """The training split unless the spec or the role says test; ids such as train/00042; fine labels for CIFAR-100.
+def open_cifar(
+    kind: str, path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None
+) -> ImageSource:
+    """The training set unless the options or the default name test; ids such as train/00042; fine labels for CIFAR-100.
 
     Raises:
-        DataError: files are missing, damaged, or hold anything but arrays (no pickle is executed).
+        UsageError: a split that is neither train nor test.
+        DataError: files are missing, damaged, or contain anything but arrays (no pickle is executed).
     """
-    split = split or "train"
+    split = train_or_test(options.get("split", default_split), spec) or "train"
     layout = _LAYOUT[kind]
-    if path.is_dir() and (path / split).is_dir():
-        return open_folder(path / split, spec)
+    folders = [file.name for file in path.iterdir() if file.is_dir()] if path.is_dir() else []
+    if split in map(split_of, folders):
+        folder = choose_split(filter(split_of, folders), split, None, spec)
+        return open_folder(path / str(folder), spec, {"split": NO_SPLIT})
     read = _reader(path, layout)
     python_files, binary_files = layout[split]
     if read(python_files[0]) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +11,63 @@ import numpy as np
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
-def open_folder(path: Path, spec: str) -> PathSource:
-    """Rows sorted by relative path; id = that path with forward slashes; label = place of the class among the sorted.
+def open_folder(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> PathSource:
+    """Rows sorted by relative path; id = that path with forward slashes; label = index of the class among the sorted.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are ignored.
+
+    Args:
+        options: split: which of several split folders; "none": every sub-folder is a class.
+        default_split: train or test, used where there are split folders and the options name none.
 
     Raises:
-        DataError: no images, a class without images, images beside class folders, splits instead of classes.
+        DataError: no images, a class without images, images beside class folders, a split that must be chosen or does
+            not exist, folders that can be splits or classes.
     """
     folders, images = _entries(path)
+    split = options.get("split")
     if not folders:
+        choose_split((), split, default_split, spec)
         if not images:
-            raise DataError(f"{path} holds no images ({', '.join(EXTENSIONS)}).")
+            raise DataError(f"{path} has no images ({', '.join(EXTENSIONS)}).")
         return PathSource(sorted(images), spec=spec, folder=path)
     if images:
-        raise DataError(f"{path} holds both images and sub-folders: give a folder of class folders, or one of images.")
+        raise DataError(f"{path} has both images and sub-folders; expected class folders, or images alone.")
     folders.sort()
-    if set(folders) <= SPLITS and all(any(entry.is_dir() for entry in (path / name).iterdir()) for name in folders):
-        raise DataError(
-            f"{path} holds splits ({', '.join(folders)}), not classes: give for example folder:{path / folders[0]}."
-        )
+    chosen = choose_folder(folders, lambda name: frozenset(_entries(path / name)[0]), split, default_split, spec)
+    return _class_folders(path, folders, spec) if chosen is None else _split_folder(path / chosen, spec)
+
+
+def _split_folder(path: Path, spec: str) -> PathSource:
+    folders, images = _entries(path)
+    while not images and [name.lower() for name in folders] == [path.name.lower()]:
+        path = path / folders[0]  # train/train, as some archives unpack
+        folders, images = _entries(path)
+    layout = folder_layout(sorted(folders), lambda name: frozenset(_entries(path / name)[0]))
+    if layout.splits and not layout.unclear:
+        raise DataError(f"{path} has splits ({', '.join(layout.splits)}); use folder:{path}#{layout.splits[0]}.")
+    return open_folder(path, spec, {"split": NO_SPLIT})
+
+
+def _class_folders(path: Path, classes: list[str], spec: str) -> PathSource:
     names = PackedTexts()
     counts = []
-    for folder in folders:
-        found = sorted(_images_below(path / folder, f"{folder}/"))
-        if not found:
-            raise DataError(f"The class folder {path / folder} holds no images: fill it or take it out.")
-        names.extend(found)
-        counts.append(len(found))
-    return PathSource(names, np.repeat(np.arange(len(folders)), counts), folders, spec=spec, folder=path)
+    for folder in classes:
+        images = sorted(_images_below(path / folder, f"{folder}/"))
+        if not images:
+            raise DataError(f"The class folder {path / folder} has no images; add some or remove the folder.")
+        names.extend(images)
+        counts.append(len(images))
+    return PathSource(names, np.repeat(np.arange(len(classes)), counts), classes, spec=spec, folder=path)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name (no path) says that it is an image."""
+    """Whether a file name (without its path) is that of an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
@@ -65,7 +84,7 @@ def _entries(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A link that leads in circles, or to where one may not look, is an image that cannot be read, if its name is one's."""
+    """False for a circular or forbidden link, which is then an unreadable image if it is named like one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -73,7 +92,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _images_below(path: Path, prefix: str) -> Iterator[str]:
-    """Names, from `prefix` on, of all images; links to folders are not followed, which could be circles."""
+    """Names, after `prefix`, of all images; links to folders could be circular and are not followed."""
     folders, images = _entries(path)
     yield from (prefix + name for name in images)
     for folder in folders:

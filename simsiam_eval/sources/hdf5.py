@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image
 from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
-from simsiam_eval.sources.folder import SPLITS
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.remembered import files_key, state_of_file
-from simsiam_eval.sources.shards import chosen_split
+from simsiam_eval.sources.splits import choose_split, split_word
 
 if TYPE_CHECKING:
     import h5py
@@ -28,7 +27,7 @@ _LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 _CHUNK_CACHE = 256 << 20
 
 
-def open_hdf5(file: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> Hdf5Source:
+def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> Hdf5Source:
     """Rows in the dataset's order; id = the dataset's name and the row's number.
 
     Args:
@@ -45,7 +44,7 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], role: str | Non
     try:
         with h5py.File(file, "r", locking=False) as opened:
             _refuse_features(opened, file)
-            group = _group(opened, options, role, spec)
+            group = _group(opened, options, default_split, spec)
             images = _dataset(group, options.get("images"), _IMAGE_NAMES, "images", file)
             layout = _layout(images, file)
             if not len(images):
@@ -123,16 +122,18 @@ def _refuse_features(opened: h5py.File, file: Path) -> None:
         raise DataError(f"{file} holds features, not images: linear-eval and knn take it as it is (--train, --test).")
 
 
-def _group(opened: h5py.File, options: Mapping[str, str], role: str | None, spec: str) -> h5py.Group:
-    """The group of the split, or the file where it has no such groups."""
+def _group(file: h5py.File, options: Mapping[str, str], default_split: str | None, spec: str) -> h5py.Group:
+    """The group of the chosen split; the file itself if it has no splits."""
     import h5py
 
-    splits = {name: item for name, item in opened.items() if name in SPLITS and isinstance(item, h5py.Group)}
-    if "split" not in options and (
-        options.get("images", "").strip("/") in _dataset_names(opened) or _found(opened, _IMAGE_NAMES)
-    ):
-        return opened
-    return chosen_split(splits or {"": opened}, options.get("split"), role, spec)
+    images = options.get("images", "").strip("/")
+    if "split" not in options and (images in _dataset_names(file) or _found(file, _IMAGE_NAMES)):
+        return file
+    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    # Groups named after splits, else groups with images: another group may hold only notes.
+    splits = list(filter(split_word, groups)) or [name for name in groups if _found(file[name], _IMAGE_NAMES)]
+    split = choose_split(splits, options.get("split"), default_split, spec)
+    return file if split is None else file[split]
 
 
 def _found(group: h5py.Group, names: tuple[str, ...]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _AT_ONCE = 65536  # rows
 _LOOKED_FOR = 100  # paths
 
 
-def open_manifest(file: Path, spec: str, path_column: str = "path", label_column: str | None = None) -> PathSource:
+def open_manifest(file: Path, spec: str, options: Mapping[str, str]) -> PathSource:
     """Rows in the table's order; relative paths start at the table's folder; id = the path as written.
 
     Labels that are all whole numbers from 0 stay as they are; others are names, numbered in sorted order; an empty cell
@@ -30,7 +30,7 @@ def open_manifest(file: Path, spec: str, path_column: str = "path", label_column
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"A manifest is a {', '.join(FORMATS)} file, not {file}.")
     read = _parquet if file.suffix.lower() == ".parquet" else _text
-    paths, labels, rows = PackedTexts(), Labels(), read(file, path_column, label_column)
+    paths, labels, rows = PackedTexts(), Labels(), read(file, options.get("path", "path"), options.get("label"))
     while chunk := list(islice(rows, _AT_ONCE)):
         if "" in (path for path, _ in chunk):
             number = len(paths) + [path for path, _ in chunk].index("") + 1

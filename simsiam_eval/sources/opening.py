@@ -16,8 +16,9 @@ A plain path is recognized. `#test` is short for `#split=test`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
@@ -35,8 +36,6 @@ from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec
 from simsiam_eval.sources.tar import open_tar
 
-_Options = dict[str, str]
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -49,37 +48,22 @@ class Kind:
     """
 
     options: tuple[str, ...]
-    open: Callable[[Path, str, _Options, str | None], ImageSource]
+    open: Callable[[Path, str, Mapping[str, str], str | None], ImageSource]
     takes_pattern: bool = False
-
-
-def _cifar(kind: str) -> Kind:
-    return Kind(
-        ("split",),
-        lambda path, spec, options, role: open_cifar(
-            kind, path, spec, _train_or_test(options.get("split", role), spec)
-        ),
-    )
 
 
 # To add a kind, add a row.
 KINDS: dict[str, Kind] = {
-    "folder": Kind((), lambda path, spec, _, __: open_folder(path, spec)),
+    "folder": Kind(("split",), open_folder),
     "image": Kind((), lambda path, spec, _, __: PathSource([path.name], spec=spec, folder=path.parent)),
-    "cifar10": _cifar("cifar10"),
-    "cifar100": _cifar("cifar100"),
-    "manifest": Kind(
-        ("path", "label"),
-        lambda path, spec, options, _: open_manifest(path, spec, options.get("path", "path"), options.get("label")),
-    ),
+    "cifar10": Kind(("split",), partial(open_cifar, "cifar10")),
+    "cifar100": Kind(("split",), partial(open_cifar, "cifar100")),
+    "manifest": Kind(("path", "label"), lambda path, spec, options, _: open_manifest(path, spec, options)),
     "list": Kind((), lambda path, spec, _, __: open_list(path, spec)),
     "tar": Kind(("label", "image", "folder", "split"), open_tar, takes_pattern=True),
     "hdf5": Kind(("images", "label", "id", "split"), open_hdf5),
     "parquet": Kind(("image", "label", "id", "split"), open_parquet, takes_pattern=True),
-    "digits": Kind(
-        ("split",),
-        lambda _, spec, options, role: open_digits(spec, _train_or_test(options.get("split", role), spec)),
-    ),
+    "digits": Kind(("split",), lambda _, spec, options, split: open_digits(spec, options, split)),
 }
 
 
@@ -121,12 +105,6 @@ def _open_digits(spec: str, split: str | None) -> ImageSource:
         say("digits is scikit-learn's dataset; to read the path ./digits, write ./digits.")
     options = Spec(spec, "digits", Path(), tail).options(KINDS["digits"].options)
     return KINDS["digits"].open(Path(), spec, options, split)
-
-
-def _train_or_test(split: str | None, spec: str) -> str | None:
-    if split not in (None, "train", "test"):
-        raise UsageError(f"{spec}: the split must be train or test, got {split!r}.")
-    return split
 
 
 def _recognize(path: Path) -> str:

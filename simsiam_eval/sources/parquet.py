@@ -16,7 +16,8 @@ from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.remembered import files_key, state_of_file
-from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pattern, names_of
+from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
+from simsiam_eval.sources.splits import choose_split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,7 +27,7 @@ _ROWS_KEPT = 1024  # by a process, in at least two row groups: a row is read wit
 _OPEN_FILES = 8
 
 
-def open_parquet(path: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> ParquetSource:
+def open_parquet(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> ParquetSource:
     """Rows in the order of the files and of the rows in them; id = the file's name and the row's number in it.
 
     Args:
@@ -34,14 +35,15 @@ def open_parquet(path: Path, spec: str, options: Mapping[str, str], role: str | 
             any depth, `data/train-00000-of-00002.parquet` for example.
         options: image: the column of the images, a struct with `bytes`, or bytes; label: that of the labels, integers
             (named where the file's `huggingface` metadata has a ClassLabel) or texts, or `none`; id: that of the ids,
-            `image.path` for example; split: which of the splits that the files' names tell. The common names are found.
-        role: train or test, taken where there are splits and the options name none.
+            `image.path` for example; split: one of the splits in the files' names, or `none` for all. Common names are
+            found without options.
+        default_split: train or test, used where there are splits and the options name none.
 
     Raises:
         DataError: pyarrow is missing; no, damaged or missing files; no such column, the wrong type, several that could
             be meant; files that differ in them.
     """
-    files = _files(path, spec, options, role)
+    files = _files(path, spec, options, default_split)
     footers = [read_footer(file) for file in files]
     columns = chosen_columns(footers[0].schema, options, files[0])
     for file, footer in zip(files, footers, strict=True):
@@ -130,7 +132,7 @@ class ParquetSource(ImageSource):
         return hashes_of(self._content, len(self))
 
 
-def _files(path: Path, spec: str, options: Mapping[str, str], role: str | None) -> list[Path]:
+def _files(path: Path, spec: str, options: Mapping[str, str], default_split: str | None) -> list[Path]:
     if not path.is_dir():
         return files_of(path, spec)
     inside = sorted(path.rglob("*"))
@@ -140,4 +142,6 @@ def _files(path: Path, spec: str, options: Mapping[str, str], role: str | None) 
         if any(file.suffix == ".arrow" for file in visible):
             raise DataError(f"{path} holds Arrow files, as save_to_disk writes them: write Parquet with to_parquet.")
         raise DataError(f"{path} holds no .parquet files.")
-    return chosen_split(by_split(path, files), options.get("split"), role, spec)
+    splits = by_split(path, files)
+    split = choose_split(splits, options.get("split"), default_split, spec)
+    return files if split is None else splits[split]

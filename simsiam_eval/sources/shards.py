@@ -1,4 +1,4 @@
-"""Datasets cut into several files: patterns -> files, and the splits that their names tell."""
+"""Datasets of several files: the files of a pattern, and the splits that their names tell."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.sources.splits import split_word
 
-_Part = TypeVar("_Part")
 _MOST = 1_000_000
-_SPELLINGS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
-_WORD = re.compile(
-    rf"(?:^|[-_./])({'|'.join(word for words in _SPELLINGS for word in words)})(?=[-_./\d]|$)", re.IGNORECASE
-)
 _OF = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})$")  # as Hugging Face names them: SPLIT-00000-of-00002
 
 
@@ -77,8 +71,8 @@ def names_of(files: list[Path]) -> list[str]:
 
 
 def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their names below `folder` tell (train-0001.tar, imagenet-val-00.tar, test/0.parquet);
-    all of them under "" where one tells none.
+    """Files by the split in their names below `folder` (train-0001.tar, imagenet-val-00.tar, test/0.parquet); empty where
+    one of them names none.
 
     Raises:
         DataError: one of SPLIT-00000-of-00002 is missing.
@@ -87,13 +81,13 @@ def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     for file in files:
         name = file.relative_to(folder).with_suffix("").as_posix()
         numbered = _OF.fullmatch(file.stem)
-        words = _WORD.findall(name)
+        word = split_word(name)
         if numbered and not re.search(r"[-.]", numbered[1]):
             split = numbered[1]
-        elif words:
-            split = words[-1].lower()
+        elif word:
+            split = word
         else:
-            return {"": files}
+            return {}
         groups.setdefault(split, []).append(file)
     for group in groups.values():
         _refuse_missing(group)
@@ -111,27 +105,3 @@ def _refuse_missing(files: list[Path]) -> None:
                     f"{folder} lacks {name}-{missing[0]:0{len(total)}d}-of-{total}, "
                     f"one of {len(missing)} missing files: get the rest of the dataset."
                 )
-
-
-def chosen_split(groups: Mapping[str, _Part], asked: str | None, role: str | None, spec: str) -> _Part:
-    """The part that is asked for, else that of the role (train, test), else the only one; "" is data without splits.
-
-    Raises:
-        DataError: the split is not there, or there are several and none is named.
-    """
-    there = ", ".join(sorted(filter(None, groups)))
-    wanted = asked or role
-    if set(groups) == {""}:
-        if asked:
-            raise DataError(f"{spec.partition('#')[0]} has no splits: leave out #split={asked}.")
-        return groups[""]
-    if wanted is None and len(groups) == 1:
-        return next(iter(groups.values()))
-    example = f"#split={sorted(groups)[0]}"
-    if wanted is None:
-        raise DataError(f"{spec} holds splits ({there}): choose one with, for example, {example}.")
-    same = next((words for words in _SPELLINGS if wanted.lower() in words), ())
-    for name in (wanted, *same):
-        if name in groups:
-            return groups[name]
-    raise DataError(f"{spec} has no split {wanted!r}; it has: {there} (choose one with, for example, {example}).")

@@ -15,13 +15,14 @@ from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.remembered import Arrays, files_key, remembered_arrays
-from simsiam_eval.sources.shards import by_split, chosen_split, files_of, is_pattern, names_of
+from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
+from simsiam_eval.sources.splits import choose_split
 from simsiam_eval.sources.tar_index import refuse_compressed, tar_index
 
 _OPEN_SHARDS = 64  # a process may have 1,024 open files, often less
 
 
-def open_tar(path: Path, spec: str, options: Mapping[str, str], role: str | None = None) -> TarSource:
+def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> TarSource:
     """Rows in the order of the shards and of the images in them.
 
     Args:
@@ -39,32 +40,33 @@ def open_tar(path: Path, spec: str, options: Mapping[str, str], role: str | None
         DataError: a shard is missing, compressed, truncated or no tar file; two members of one name; no images; labels
             that are not there or cannot be read.
     """
-    shards, whole = _shards(path, spec, options, role)
+    shards, split_in_names = _shards(path, spec, options, default_split)
     for shard in shards:
         refuse_compressed(shard)
-    asked = None if whole else options.get("split")
-    settings = [options.get("label"), options.get("image"), options.get("folder"), asked, None if whole else role]
-    # The list of what is in the shards takes one read of every header: minutes for millions of images.
-    key = files_key(shards, "tar", 1, *settings)
+    splits = (None, None) if split_in_names else (options.get("split"), default_split)
+    settings = [*map(options.get, ("label", "image", "folder")), *splits]
+    # The index takes one read of every header: minutes for millions of images.
+    key = files_key(shards, "tar", 2, *settings)
     index = remembered_arrays(key, lambda: tar_index(shards, spec, *settings))
     prefixed = is_pattern(str(path)) or path.is_dir()
     return TarSource(spec, shards, index, key, names_of(shards) if prefixed else None)
 
 
-def _shards(path: Path, spec: str, options: Mapping[str, str], role: str | None) -> tuple[list[Path], bool]:
-    """The shards, and whether their names have told the split."""
+def _shards(path: Path, spec: str, options: Mapping[str, str], default_split: str | None) -> tuple[list[Path], bool]:
+    """The shards, and whether they were chosen by the split in their names."""
     if not path.is_dir():
         return files_of(path, spec), False
-    found = sorted(file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
-    shards = [file for file in found if file.suffix.lower() == ".tar"]
+    files = sorted(file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
+    shards = [file for file in files if file.suffix.lower() == ".tar"]
     if not shards:
-        for file in found:
+        for file in files:
             refuse_compressed(file)
-        raise DataError(f"{path} holds no .tar files.")
-    groups = by_split(path, shards)
-    if set(groups) == {""}:
+        raise DataError(f"{path} has no .tar files.")
+    splits = by_split(path, shards)
+    if not splits:
         return shards, False
-    return chosen_split(groups, options.get("split"), role, spec), True
+    split = choose_split(splits, options.get("split"), default_split, spec)
+    return (shards, False) if split is None else (splits[split], True)
 
 
 class TarSource(ImageSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tarfile
@@ -15,11 +16,11 @@ import numpy as np
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.progress import progress
-from simsiam_eval.sources.folder import EXTENSIONS, SPLITS, is_image
+from simsiam_eval.sources.folder import EXTENSIONS, is_image
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays
-from simsiam_eval.sources.shards import chosen_split
+from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout, split_of
 
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d",
                b"\x04\x22\x4d\x18": "lz4 -d"}  # fmt: skip
@@ -66,7 +67,7 @@ def tar_index(
     image: str | None = None,
     folder: str | None = None,
     split: str | None = None,
-    role: str | None = None,
+    default_split: str | None = None,
 ) -> Arrays:
     """The arrays shard, offset, size, label (N,) int64 and the packed texts name, class; arguments as open_tar's.
 
@@ -89,12 +90,12 @@ def tar_index(
         there = ", ".join(sorted(found.keys_met)) or "there are no .json members"
         raise DataError(f"No .json member of {spec} has the key {label!r} (keys: {there}).")
     if found.labeled or label == "none":
-        if folder or split:
+        if folder or split not in (None, NO_SPLIT):
             option = "folder" if folder else "split"
             raise DataError(f"{spec}: #{option} is for class folders, and the labels are taken from {label or 'cls'}.")
         labels, classes = found.labels.numbered()
     else:
-        rows, names, labels, classes = _in_folders(names, spec, folder, split, role)
+        rows, names, labels, classes = _in_folders(names, spec, folder, split, default_split)
     index: Arrays = {"label": labels}
     for column, values in (("shard", found.shards), ("offset", found.offsets), ("size", found.sizes)):
         index[column] = np.frombuffer(values, np.int64)[rows]
@@ -204,44 +205,70 @@ def _refuse_two_images(images: list[_Member], shard: Path) -> None:
 
 
 def _in_folders(
-    names: PackedTexts, spec: str, folder: str | None, split: str | None, role: str | None
+    names: PackedTexts, spec: str, folder: str | None, split: str | None, default_split: str | None
 ) -> tuple[np.ndarray, PackedTexts, np.ndarray, list[str] | None]:
-    """Rows that are taken, their names below the folder of the classes, their labels, and the classes."""
+    """The rows of the chosen split, their names below the class folders, their labels, and the classes."""
     top = f"{folder.strip('/')}/" if folder else _shared_folder(names)
-    rows = np.array([row for row, name in enumerate(names) if name.startswith(top)], dtype=np.int64)
-    if not len(rows):
+    if not any(name.startswith(top) for name in names):
         raise DataError(f"{spec} has no images in a folder {top[:-1]} (the first image: {names[0]}).")
-    groups: dict[str, list[int]] = {}
-    for row in rows:
-        groups.setdefault(names[row][len(top) :].partition("/")[0], []).append(row)
-    has_splits = set(groups) <= SPLITS
-    taken = chosen_split(groups if has_splits else {"": rows.tolist()}, split, role, spec)
-    if has_splits:
-        part = next(name for name, of in groups.items() if of is taken)
-        top = f"{top}{part}/"
-    kept = PackedTexts(names[row][len(top) :] for row in taken)
+    top = _split_folder(names, top, spec, split, default_split)
+    rows = np.array([row for row, name in enumerate(names) if name.startswith(top)], dtype=np.int64)
+    kept = PackedTexts(names[row][len(top) :] for row in rows)
     flat = sum("/" not in name for name in kept)
-    if not flat:
-        classes = sorted({name.partition("/")[0] for name in kept})
-        place = {name: number for number, name in enumerate(classes)}
-        labels = np.fromiter((place[name.partition("/")[0]] for name in kept), np.int64, len(kept))
-        return np.array(taken), kept, labels, classes
-    if flat < len(kept):
+    if flat == len(kept):
+        return rows, kept, np.full(len(kept), -1), None
+    if flat:
         raise DataError(
-            f"{spec} holds images beside class folders: name the folder of the class folders with #folder=PATH, or "
-            "take no labels with #label=none."
+            f"{spec} has images beside class folders; name the folder of the class folders with #folder=PATH, or "
+            "read the images without labels with #label=none."
         )
-    return np.array(taken), kept, np.full(len(kept), -1), None
+    classes = sorted({name.partition("/")[0] for name in kept})
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.fromiter((numbers[name.partition("/")[0]] for name in kept), np.int64, len(kept))
+    return rows, kept, labels, classes
+
+
+def _split_folder(names: PackedTexts, top: str, spec: str, split: str | None, default_split: str | None) -> str:
+    """`top` and the folder of the chosen split below it, with a slash at the end."""
+    sub_folders = _sub_folders(names, top)
+    if "" in sub_folders:  # images lie beside the folders, or there are none
+        choose_split((), split, default_split, spec)
+        return top
+    chosen = choose_folder(sorted(sub_folders), sub_folders.__getitem__, split, default_split, spec)
+    if chosen is None:
+        return top
+    top = f"{top}{chosen}/"
+    sub_folders = _sub_folders(names, top)
+    while len(sub_folders) == 1 and chosen.lower() in map(str.lower, sub_folders):
+        top = f"{top}{next(iter(sub_folders))}/"  # train/train, as some archives are packed
+        sub_folders = _sub_folders(names, top)
+    layout = folder_layout(sorted(sub_folders), sub_folders.__getitem__)
+    if layout.splits and not layout.unclear:
+        raise DataError(f"{spec}: {top[:-1]} has splits ({', '.join(layout.splits)}); choose one with #folder=PATH.")
+    return top
+
+
+def _sub_folders(names: PackedTexts, top: str) -> dict[str, set[str]]:
+    """Folder below `top` -> the folders in it; "" where images lie in `top` itself."""
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        if name.startswith(top):
+            first, *others = name[len(top) :].split("/")[:-1] or [""]
+            folders.setdefault(first, set()).update(others[:1])
+    return folders
 
 
 def _shared_folder(names: PackedTexts) -> str:
-    """The folders, with a slash behind, that all names begin with; a split's folder is not among them."""
+    """The folders, with a slash at the end, that all names begin with; without that of a split, unless splits follow."""
     shared = names[0].split("/")[:-1]
     for name in names:
-        parts = name.split("/")[:-1]
-        shared = shared[: next((at for at, pair in enumerate(zip(shared, parts, strict=False)) if pair[0] != pair[1]),
-                               min(len(shared), len(parts)))]  # fmt: skip
+        pairs = zip(shared, name.split("/")[:-1], strict=False)
+        shared = [part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
         if not shared:
             return ""
-    split = next((at for at, part in enumerate(shared) if part in SPLITS), len(shared))
-    return "".join(f"{part}/" for part in shared[:split])
+    top = "".join(f"{part}/" for part in shared)
+    sub_folders = _sub_folders(names, top)
+    layout = folder_layout(sorted(sub_folders), sub_folders.__getitem__)
+    if layout.splits and not layout.unclear:
+        return top
+    return "".join(f"{part}/" for part in itertools.takewhile(lambda part: not split_of(part), shared))

@@ -1,14 +1,19 @@
 """The fingerprint, whatever the source; lists of paths."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import UnreadableImage
 from simsiam_eval.sources.base import ArraySource, PathSource
+from simsiam_eval.sources.opening import open_source
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9000])
@@ -54,3 +59,60 @@ def test_a_missing_image_is_remembered_as_missing(tmp_path):
     first = source.fingerprint()
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
     assert source.fingerprint() != first
+
+
+def test_fingerprint_follows_content_and_order_not_path(classes, tmp_path, write_image):
+    first = open_source(str(classes)).fingerprint()
+    shutil.copytree(classes, tmp_path / "copy")
+    assert open_source(str(tmp_path / "copy")).fingerprint() == first
+    write_image(classes / "dog" / "b.png", 9)
+    assert open_source(str(classes)).fingerprint() != first
+    os.rename(tmp_path / "copy/cat/a.png", tmp_path / "copy/cat/z.png")
+    assert open_source(str(tmp_path / "copy")).fingerprint() != first
+
+
+def test_fingerprint_changes_with_content_of_equal_size_and_time(tmp_path):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "0.bmp"
+    Image.new("RGB", (4, 4), "red").save(path)
+    before, times = open_source(f"folder:{tmp_path}").fingerprint(), path.stat()
+    Image.new("RGB", (4, 4), "blue").save(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert open_source(f"folder:{tmp_path}").fingerprint() != before
+
+
+def test_fingerprint_of_unreadable_images_is_not_cached(tmp_path, monkeypatch):
+    def unreadable(path):
+        raise UnreadableImage("permission denied")
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("simsiam_eval.sources.base.read_file", unreadable)
+        without = open_source(f"folder:{tmp_path}").fingerprint()
+    assert open_source(f"folder:{tmp_path}").fingerprint() != without
+
+
+def test_listing_fingerprint_of_a_copy_is_equal(tmp_path, write_image):
+    for name in ("one", "two"):
+        for row in range(3):
+            write_image(tmp_path / name / "a" / f"{row}.bmp", row)
+    found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
+    assert found[0] == found[1]
+    (tmp_path / "two" / "a" / "1.bmp").write_bytes(b"shorter")
+    assert open_source(str(tmp_path / "two")).listing_fingerprint() != found[0]
+    (tmp_path / "one" / "a" / "1.bmp").rename(tmp_path / "one" / "a" / "9.bmp")
+    assert open_source(str(tmp_path / "one")).listing_fingerprint() != found[0]
+    digits = open_source("digits")
+    assert digits.listing_fingerprint() == digits.fingerprint()
+
+
+def test_system_error_is_not_an_unreadable_image(tmp_path, monkeypatch, write_image):
+    write_image(tmp_path / "0.png", 1)
+
+    def gone(path, flags):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("simsiam_eval.images.decode._without_waiting", gone)
+    for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
+        with pytest.raises(DataError, match="cannot be read now"):
+            read(open_source(str(tmp_path)))

@@ -77,6 +77,14 @@ def test_a_published_data_set(folder):
         open_source(f"{folder}#train")
 
 
+def test_splits_in_file_names_under_any_known_name(tmp_path):
+    write(tmp_path / "Training-0.parquet", [0, 1, 2])
+    write(tmp_path / "eval-0.parquet", [3])
+    assert len(open_source(f"{tmp_path}#train")) == 3
+    assert len(open_source(f"parquet:{tmp_path}", "test")) == len(open_source(f"{tmp_path}#eval")) == 1
+    assert len(open_source(f"{tmp_path}#split=none")) == 4
+
+
 def test_plain_columns_of_bytes_and_labels_of_every_type(tmp_path):
     columns = {
         "photo": pyarrow.array([png(5), png(6)], pyarrow.large_binary()),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.sources.shards import by_split, chosen_split, files_of, names_of
+from simsiam_eval.sources.shards import by_split, files_of, names_of
 
 
 def touch(folder, *names):
@@ -50,32 +50,17 @@ def test_names_are_short_and_different(tmp_path):
         (["imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"], {"train": 1, "validation": 1}),
         (["train_small-00000-of-00001.parquet", "test-00000-of-00001.parquet"], {"train_small": 1, "test": 1}),
         (["data/train/0000.parquet", "data/test/0000.parquet"], {"train": 1, "test": 1}),
-        (["train-0.tar", "more.tar"], {"": 2}),
-        (["trains-0.tar", "contest.tar"], {"": 2}),
+        (["Training-0.tar", "EVAL_0.tar"], {"training": 1, "eval": 1}),
+        (["train-0.tar", "more.tar"], {}),
+        (["trains-0.tar", "contest.tar"], {}),
     ],
 )
-def test_splits_are_told_by_names(names, splits):
+def test_splits_in_file_names(names, splits):
     found = by_split(Path("d"), [Path("d") / name for name in names])
     assert {split: len(files) for split, files in found.items()} == splits
 
 
-def test_a_numbered_set_is_whole():
+def test_missing_file_of_a_numbered_set():
     names = ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"]
     with pytest.raises(DataError, match="d lacks train-00001-of-00003"):
         by_split(Path("d"), [Path("d") / name for name in names])
-
-
-def test_choosing_a_split():
-    groups = {"train": 1, "validation": 2}
-    assert chosen_split(groups, "val", "train", "spec") == 2
-    assert chosen_split(groups, None, "train", "spec") == 1
-    assert chosen_split({"train": 1}, None, None, "spec") == 1
-    assert chosen_split({"": 3}, None, "test", "spec") == 3
-    with pytest.raises(DataError, match=r"train, validation.*#split=train"):
-        chosen_split(groups, None, None, "spec")
-    with pytest.raises(DataError, match="no split 'test'; it has: train, validation"):
-        chosen_split(groups, None, "test", "spec")
-    with pytest.raises(DataError, match="no split 'test'; it has: train"):  # training images are no test set
-        chosen_split({"train": 1}, None, "test", "spec")
-    with pytest.raises(DataError, match="spec has no splits"):
-        chosen_split({"": 3}, "val", None, "spec#val")

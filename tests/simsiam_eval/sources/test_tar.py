@@ -78,6 +78,7 @@ def test_a_folder_of_shards_has_splits(shards):
     assert red(open_source(f"{shards}#split=validation"), 0) == 6
     with pytest.raises(DataError, match="splits"):
         open_source(f"tar:{shards}")
+    assert len(open_source(f"tar:{shards}#split=none")) == 9
     os.rename(shards / "val-0000.tar", shards / "rest.tar")
     assert len(open_source(f"tar:{shards}", "test")) == 9
 
@@ -104,6 +105,39 @@ def test_an_archive_of_class_folders_is_as_the_folder(tmp_path, prefix):
         open_source(str(archive))
     with pytest.raises(DataError, match="no images in a folder nowhere"):
         open_source(f"{archive}#folder=nowhere")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing"), ("seg_train", "seg_test")])
+@pytest.mark.parametrize("prefix", ["", "data/", "dev/"])
+def test_split_folders_under_any_known_name(tmp_path, train, test, prefix):
+    names = [f"{prefix}{split}/{name}/a.png" for split in (train, test) for name in ("cat", "dog")]
+    archive = pack(tmp_path / "tree.tar", [(name, value) for value, name in enumerate(names)])
+    for spec, default, first in (
+        (f"{archive}#train", None, 0),
+        (str(archive), "test", 2),
+        (f"{archive}#{test}", None, 2),
+    ):
+        source = open_source(spec, default)
+        assert (source.class_names, source.id(0), red(source, 0)) == (("cat", "dog"), "cat/a.png", first)
+    with pytest.raises(DataError, match=rf"several splits \({min(train, test)}, {max(train, test)}\)"):
+        open_source(str(archive))
+    assert open_source(f"{archive}#split=none").class_names == (min(train, test), max(train, test))
+
+
+def test_split_folder_inside_a_folder_of_the_same_name(tmp_path):
+    names = ["seg_train/seg_train/cat/a.png", "seg_train/seg_train/dog/a.png", "seg_test/seg_test/cat/a.png"]
+    archive = pack(tmp_path / "tree.tar", [(name, value) for value, name in enumerate(names)])
+    assert open_source(f"{archive}#train").class_names == ("cat", "dog")
+    assert open_source(f"{archive}#test").id(0) == "cat/a.png"
+
+
+def test_folders_that_can_be_splits_or_classes(tmp_path):
+    names = [f"{domain}/{name}/a.png" for domain in ("photo", "sketch") for name in ("cat", "dog")]
+    archive = pack(tmp_path / "tree.tar", [(name, value) for value, name in enumerate(names)])
+    with pytest.raises(DataError, match=r"two ways: as splits \(photo, sketch\) or as 2 classes"):
+        open_source(str(archive))
+    assert open_source(f"{archive}#sketch").class_names == ("cat", "dog")
+    assert open_source(f"{archive}#split=none").class_names == ("photo", "sketch")
 
 
 def test_flat_archives_have_no_labels(tmp_path):

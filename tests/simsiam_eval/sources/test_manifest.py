@@ -1,0 +1,57 @@
+"""Tables of paths and labels."""
+
+import pytest
+from PIL import Image
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.sources.opening import open_source
+
+
+def test_columns_paths_and_labels(classes):
+    table = classes / "list.csv"
+    table.write_text("\ufefffile,species\ncat/a.png,tabby\ndog/b.png,\ngone.png,beagle\n", encoding="utf-8")
+    source = open_source(f"manifest:{table}#path=file,label=species")
+    assert source.class_names == ("beagle", "tabby")
+    assert source.labels.tolist() == [1, -1, 0]
+    assert source.image(0).pixels().max() == 1
+    with pytest.raises(UnreadableImage, match="no such file"):
+        source.image(2)
+    with pytest.raises(DataError, match="species"):
+        open_source(str(table))
+
+
+def test_integer_labels_are_kept_in_tsv_and_parquet(classes):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"path": ["dog/b.png"], "label": [7]}), classes / "list.parquet")
+    (classes / "list.tsv").write_text("path\tlabel\ndog/b.png\t7\n")
+    for name in ("list.parquet", "list.tsv"):
+        source = open_source(str(classes / name))
+        assert (source.labels.tolist(), source.class_names, source.id(0)) == ([7], None, "dog/b.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("path\n", "no rows"),
+        ("path,label\na\n", "row 1"),
+        ("path\na\n''\n\"\"\n", "row 3: the path is empty"),
+        ("path\na.png\nb.png\n", r"None of the first 2 images .*a\.png"),
+    ],
+)
+def test_rejected_manifests(tmp_path, text, says):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        open_source(str(tmp_path / "list.csv"))
+
+
+def test_number_sign_in_folder_name_with_options(tmp_path):
+    folder = tmp_path / "a#b, 1"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "x.png")
+    (folder / "m.csv").write_text("path,kind\nx.png,cat\n")
+    for spec in (f"manifest:{folder}/m.csv#label=kind", f"{folder}/m.csv#path=path,label=kind"):
+        assert open_source(spec).class_names == ("cat",)
