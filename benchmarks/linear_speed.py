@@ -35,8 +35,9 @@ from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.images.preprocess import TRANSFORMS
 from simsiam_eval.linear.end_to_end import ViewExtraction
-from simsiam_eval.linear.heads import HeadRecipe, HeadStack
+from simsiam_eval.linear.heads import HeadStack
 from simsiam_eval.linear.lars import LARS
+from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.runtime import matmul
 from simsiam_eval.sources.base import ArraySource
 

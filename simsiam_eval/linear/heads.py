@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from simsiam_eval.linear.lars import larc
+from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
 from simsiam_eval.linear.schedule import SCHEDULES
 from simsiam_eval.runtime.matmul import times_transposed
@@ -16,30 +17,6 @@ _BLOCK = 8192  # rows that are scored at once
 # Logarithm of the smallest probability. Below -87 it would be subnormal, which makes exp and products many times slower, as
 # an exp of -inf does; the rest is for the products with features.
 _LEAST = -70.0
-
-
-@dataclass(frozen=True)
-class HeadRecipe:
-    """Settings of one head.
-
-    Heads that differ only in `lr`, `weight_decay`, `layer` and `scaling` are trained together. `lr` is per 256 images:
-    the optimizer's is lr * batch_size / 256. `layer` and `scaling` say which features the head reads and how.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    lars: bool = True
-    schedule: str = "cosine"
-    seed: int = 0
-    layer: str = "pool"
-    scaling: str = "none"
-
-    def varied(self) -> dict[str, float | str]:
-        """What heads that are trained together differ in."""
-        return {name: getattr(self, name) for name in ("lr", "weight_decay", "layer", "scaling")}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Linear probes: heads chosen on a part held out of the training set, refitted on all of it, and only then tested."""
+"""Linear probes: the best recipe is chosen on rows held out of the training set and refitted on all of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,277 +14,296 @@ from torch.nn import functional
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.splits import hold_out
-from simsiam_eval.linear.heads import Head, HeadRecipe, HeadStack, stacks_of
+from simsiam_eval.linear.feeds import CropFeed, Feed
+from simsiam_eval.linear.heads import Head
+from simsiam_eval.linear.logistic import fit_logistic
+from simsiam_eval.linear.protocols import ONE_LAYER, HeadRecipe, LogisticRecipe, Recipe
 from simsiam_eval.linear.state import ProbeState
+from simsiam_eval.linear.training import HeadGroup, LabeledFeatures, train_heads
 
-Layers = Mapping[str, torch.Tensor]
+_MAX_FEATURE = 1e15  # squares of gradients beyond it overflow float32, and the trust ratio would be 0
 
-
-@dataclass(frozen=True)
-class ProbeData:
-    """Features of one center crop per image by layer, (N,D) float32, and labels in 0..classes-1, all on one device."""
-
-    train: Layers
-    train_labels: torch.Tensor
-    test: Layers
-    test_labels: torch.Tensor
-    class_names: Sequence[str]
-
-    @property
-    def classes(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def device(self) -> torch.device:
-        return self.train_labels.device
-
-
-class Feed(Protocol):
-    """What the heads are trained on.
-
-    Attributes:
-        name: crop, views or end-to-end.
-        costly: whether an epoch of it costs so much that all heads are trained in one pass.
-    """
-
-    name: str
-    costly: bool
-
-    def __call__(self, epoch: int) -> Layers:
-        """The training set's features by layer, for that epoch."""
-
-
-class CropFeed:
-    """The same features in every epoch."""
-
-    name, costly = "crop", False
-
-    def __init__(self, features: Layers) -> None:
-        self._features = features
-
-    def __call__(self, epoch: int) -> Layers:
-        return self._features
-
-
-class ViewFeed:
-    """Another of V augmented views in every epoch, from the first again after the last: `views` (N,V,D) of one layer."""
-
-    name, costly = "views", False
-
-    def __init__(self, layer: str, views: torch.Tensor, device: torch.device) -> None:
-        self._layer, self._views, self._device = layer, views, device
-
-    def __call__(self, epoch: int) -> Layers:
-        view = self._views[:, epoch % self._views.shape[1]].to(self._device, torch.float32)
-        return {self._layer: view.contiguous()}
+Array = NDArray[Any] | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One question: how good is the best of `recipes`, all different, for these training rows (default: all)?"""
+class Candidate:
+    """How a recipe's head does on the held-out rows; `top1` is None where it diverged."""
 
-    recipes: tuple[Any, ...]  # HeadRecipe or LogisticRecipe, of one kind and seed
-    rows: NDArray[np.int64] | None = None
+    recipe: Recipe
+    top1: float | None
+    loss: float
 
-    def chooses(self, data: ProbeData) -> bool:
-        """Whether there are recipes to choose from, and a class with two images to hold one out of."""
-        if len(self.recipes) == 1:
-            return False
-        rows = self.all_rows(data)
-        labels = data.train_labels if rows is None else data.train_labels[rows]
-        return bool(labels.bincount().max() > 1)
-
-    def halves(self, data: ProbeData, share: float) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Its rows without the held-out ones, and those, drawn by the recipes' seed; None where it does not choose."""
-        if not self.chooses(data):
-            return None
-        labels = data.train_labels.cpu().numpy()
-        rows = np.arange(len(labels)) if self.rows is None else self.rows
-        kept, held = hold_out(labels[rows], share, self.recipes[0].seed)
-        return torch.from_numpy(rows[kept]).to(data.device), torch.from_numpy(rows[held]).to(data.device)
-
-    def middle(self) -> int:
-        """Place of the recipe that is taken where none can be chosen: the middle lr or C of the first layer, scaling and
-        weight decay. Of --sweep and of the C of `logistic` that is the protocol's own lr, and 1."""
-        first = self.recipes[0].varied()
-        fixed = [name for name in first if name not in ("lr", "c")]
-        alike = [at for at, one in enumerate(self.recipes) if all(one.varied()[name] == first[name] for name in fixed)]
-        return alike[len(alike) // 2]
-
-    def all_rows(self, data: ProbeData) -> torch.Tensor | None:
-        return None if self.rows is None else torch.from_numpy(self.rows).to(data.device)
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return self.recipe.varied() | {"held_out_top1": self.top1, "held_out_loss": self.loss}
 
 
-@dataclass
-class Fitted:
-    """The answer: the best recipe's head, trained on all the probe's rows.
+@dataclass(frozen=True)
+class LinearFit:
+    """A head trained on all rows of its probe.
 
     Attributes:
-        tried: what the held-out part said of every recipe; empty where there was one only, or nothing to hold out.
-        train_loss, test_top1: by epoch.
+        head: `weight` (C,D) and `bias` (C,) float32, on the device it was trained on, and the scaling of the features.
+        recipe: the recipe it was trained by.
+        classes: (C,) int64, sorted: the label of each row of `weight`.
+        candidates: the recipes it was chosen from; empty where there was only one, or no image to hold out.
+        train_loss: mean cross-entropy by epoch, before each step; empty for logistic regression.
+        test_top1: accuracy on the test set by epoch; empty for logistic regression and without a test set.
     """
 
     head: Head
-    recipe: Any
-    tried: list[dict[str, Any]]
+    recipe: Recipe
+    classes: NDArray[np.int64]
+    candidates: tuple[Candidate, ...]
     train_loss: list[float]
     test_top1: list[float]
 
 
-def fit_probes(
-    probes: Sequence[Probe],
-    data: ProbeData,
-    feed: Feed,
-    held_out: float,
-    after_epoch: Callable[[str], None],
-    kept: ProbeState | None = None,
-) -> list[Fitted]:
-    """Choose, refit and follow a head for every probe; the recipes of all have the same number of epochs.
+@dataclass(frozen=True)
+class Probe:
+    """The recipes to choose from, of one kind and seed, and the training rows (M,) int64 (None: all)."""
+
+    recipes: tuple[Recipe, ...]
+    rows: NDArray[np.int64] | None = None
+
+    def chooses(self, labels: NDArray[np.int64]) -> bool:
+        """Whether there are several recipes, and a class with two images, one of which can be held out."""
+        rows = slice(None) if self.rows is None else self.rows
+        return len(self.recipes) > 1 and bool(np.bincount(labels[rows]).max() > 1)
+
+    def split(self, train: LabeledFeatures, share: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The rows to train candidates on and the held-out rows, by the recipes' seed; None where nothing is chosen."""
+        labels = train.labels.cpu().numpy()
+        if not self.chooses(labels):
+            return None
+        rows = np.arange(len(labels)) if self.rows is None else self.rows
+        kept, held_out = hold_out(labels[rows], share, self.recipes[0].seed)
+        return torch.from_numpy(rows[kept]).to(train.device), torch.from_numpy(rows[held_out]).to(train.device)
+
+    def middle(self) -> int:
+        """Index of the recipe to use where none can be chosen: the middle learning rate or C of the first layer, scaling
+        and weight decay. For a sweep around a protocol's learning rate, and for `logistic`, that is the protocol's own
+        rate and C = 1."""
+        first = self.recipes[0].varied()
+        fixed = [name for name in first if name not in ("lr", "c")]
+        varied = [recipe.varied() for recipe in self.recipes]
+        same = [index for index, values in enumerate(varied) if all(values[name] == first[name] for name in fixed)]
+        return same[len(same) // 2]
+
+    def rows_on(self, device: torch.device) -> torch.Tensor | None:
+        return None if self.rows is None else torch.from_numpy(self.rows).to(device)
+
+    def steps(self, labels: NDArray[np.int64]) -> int:
+        """How often `fit_linear` reports progress."""
+        chooses = self.chooses(labels)
+        return (1 + chooses) * self.epochs if self.epochs else 1 + chooses * len(self.recipes)
+
+    @property
+    def epochs(self) -> int:
+        """Of one training; 0 for logistic regression."""
+        first = self.recipes[0]
+        return first.epochs if isinstance(first, HeadRecipe) else 0
+
+
+def fit_linear(
+    features: Array | Mapping[str, Array],
+    labels: Array,
+    recipes: Sequence[Recipe],
+    *,
+    rows: NDArray[np.int64] | None = None,
+    held_out: float = 0.1,
+    device: torch.device | str = "cpu",
+    feed: Feed | None = None,
+    test: LabeledFeatures | None = None,
+    after_step: Callable[[str], None] = lambda note: None,
+) -> LinearFit:
+    """Train a linear head on frozen features; with several recipes, the best on held-out rows, refitted on all.
+
+    `linear-eval` and `LinearProbe` both train by this function.
 
     Args:
-        held_out: share of a probe's rows by which its recipe is chosen, where there is more than one: the best top-1 after
-            the last epoch, the smaller loss among equals.
-        after_epoch: called with a note after every epoch, `passes(probes, data, feed)` times the epochs.
-        kept: where a costly training is kept after every epoch, and goes on from.
+        features: (N,D), or layer -> (N,D) for recipes of several layers.
+        labels: (N,) integers; at least two different ones.
+        recipes: of `PROTOCOLS[name].recipes(seed, layers)`, which draws everything random from the seed.
+        rows: (M,) rows to train on, all classes among them; default: all.
+        held_out: share of every class that several recipes are compared on: by top-1, then by loss.
+        feed: the features of each epoch; default: `features` in all of them.
+        test: a test set whose accuracy is followed by epoch; labels are indices into the sorted classes.
+        after_step: called with a note after every epoch, or every logistic regression.
 
     Raises:
-        DataError: the head, or all of the heads to choose from, diverged; what was kept is of another training.
+        DataError: the head diverged, or the features are too large for float32.
+
+    >>> from simsiam_eval.linear.protocols import PROTOCOLS
+    >>> X, y = np.array([[0.0, 1.0], [1.0, 0.0]] * 20, dtype=np.float32), np.array([3, 8] * 20)
+    >>> fit = fit_linear(X, y, PROTOCOLS["small"].recipes(seed=0))
+    >>> fit.classes[fit.head.scores(torch.from_numpy(X[:2])).argmax(dim=1).numpy()]
+    array([3, 8])
     """
-    halves = {number: probe.halves(data, held_out) for number, probe in enumerate(probes)}
-    splits = {number: both for number, both in halves.items() if both is not None}
-    trials = {number: _Heads(probes[number].recipes, data, kept) for number, (kept, _) in splits.items()}
-    tried: dict[int, list[dict[str, Any]]] = {}
-
-    def best(number: int) -> int:
-        """The place of the probe's best recipe."""
-        if number not in splits:
-            return probes[number].middle()
-        tried[number] = trials[number].judged(data.train, data.train_labels, splits[number][1])
-        if all(one["held_out_top1"] is None for one in tried[number]):
-            raise DataError("All of the heads to choose from diverged: try smaller values of --lr.")
-        return best_of(tried[number])
-
-    if feed.costly:
-        finals = [_Heads(probe.recipes, data, probe.all_rows(data)) for probe in probes]
-        _train([*trials.values(), *finals], finals, data, feed, after_epoch, kept)
-        chosen = [best(number) for number in range(len(probes))]
-    else:
-        if trials:
-            _train(list(trials.values()), [], data, feed, after_epoch)
-        won = [probe.recipes[best(number)] for number, probe in enumerate(probes)]
-        finals = [_Heads((one,), data, probe.all_rows(data)) for one, probe in zip(won, probes, strict=True)]
-        _train(finals, finals, data, feed, after_epoch)
-        chosen = [0] * len(probes)
-    pairs = enumerate(zip(finals, chosen, strict=True))
-    return [heads.fitted(place, tried.get(number, []), data) for number, (heads, place) in pairs]
+    train, classes = labeled_features(features, labels, device)
+    check_range(train, recipes)
+    probe = Probe(tuple(recipes), rows)
+    feed = feed or CropFeed(train.layers)
+    recipe = probe.recipes[probe.middle()]
+    candidates: tuple[Candidate, ...] = ()
+    if (split := probe.split(train, held_out)) is not None:
+        candidates = _compare(probe.recipes, train, len(classes), split, feed, after_step)
+        recipe = best_of(candidates).recipe
+    if isinstance(recipe, LogisticRecipe):
+        head = _logistic(recipe, train, probe.rows_on(train.device))
+        after_step(f"C {recipe.c:g}")
+        return LinearFit(head, recipe, classes, candidates, [], [])
+    group = HeadGroup([recipe], train, len(classes), probe.rows_on(train.device))
+    train_heads([group], feed, after_step, test, [group])
+    return _fit_of(group, 0, classes, candidates, train if test is None else test)
 
 
-def passes(probes: Sequence[Probe], data: ProbeData, feed: Feed) -> int:
-    """How many times `fit_probes` goes through the epochs."""
-    return 2 if not feed.costly and any(probe.chooses(data) for probe in probes) else 1
-
-
-class _Heads:
-    """The heads of some recipes on the same rows, and their curves."""
-
-    def __init__(self, recipes: Sequence[HeadRecipe], data: ProbeData, rows: torch.Tensor | None) -> None:
-        self.stacks = stacks_of(recipes, data.train, data.train_labels, data.classes, rows)
-        places = {one: (stack, number) for stack in self.stacks for number, one in enumerate(stack.recipes)}
-        self.recipes, self.places = recipes, [places[one] for one in recipes]
-        self.losses: list[dict[HeadStack, list[float]]] = []
-        self.test_top1: list[dict[HeadStack, list[float]]] = []
-
-    def train_epoch(self, features: Layers, epoch: int) -> float:
-        """The smallest loss of a head."""
-        now = {stack: stack.train_epoch(features[stack.recipe.layer], epoch).tolist() for stack in self.stacks}
-        self.losses.append(now)
-        finite = [loss for losses in now.values() for loss in losses if math.isfinite(loss)]
-        if not finite:
-            raise DataError(f"The linear head diverged in epoch {epoch}: try a smaller --lr.")
-        return min(finite)
-
-    def test(self, data: ProbeData) -> None:
-        """Go on with the curves of the test set."""
-        judged = {one: one.judge(data.test[one.recipe.layer], data.test_labels)[0].tolist() for one in self.stacks}
-        self.test_top1.append(judged)
-
-    def judged(self, features: Layers, labels: torch.Tensor, rows: torch.Tensor) -> list[dict[str, Any]]:
-        """By recipe: what varies, top-1 and loss on `rows`."""
-        found = {one: one.judge(features[one.recipe.layer][rows], labels[rows]) for one in self.stacks}
-        return [
-            recipe.varied() | _judged(float(found[stack][0][number]), float(found[stack][1][number]))
-            for recipe, (stack, number) in zip(self.recipes, self.places, strict=True)
-        ]
-
-    def state(self) -> dict[str, Any]:
-        """Heads and curves."""
-        curves = {"losses": self.losses, "test_top1": self.test_top1}
-        listed = {name: [[epoch[one] for one in self.stacks] for epoch in curve] for name, curve in curves.items()}
-        return {"stacks": [stack.state() for stack in self.stacks], **listed}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        for stack, one in zip(self.stacks, state["stacks"], strict=True):
-            stack.restore(one)
-        self.losses, self.test_top1 = (
-            [dict(zip(self.stacks, epoch, strict=True)) for epoch in state[name]] for name in ("losses", "test_top1")
-        )
-
-    def fitted(self, place: int, tried: list[dict[str, Any]], data: ProbeData) -> Fitted:
-        stack, number = self.places[place]
-        losses = [epoch[stack][number] for epoch in self.losses]
-        top1 = [epoch[stack][number] for epoch in self.test_top1]
-        head = stack.head(number)
-        # The loss is of before each step: the scores are of after the last.
-        if not (math.isfinite(losses[-1]) and head.scores(data.test[head.layer]).isfinite().all()):
-            which = (
-                f"chosen head ({', '.join(f'{name} {value}' for name, value in self.recipes[place].varied().items())})"
-            )
-            raise DataError(f"The {which if tried else 'linear head'} diverged: try smaller values of --lr.")
-        return Fitted(head, self.recipes[place], tried, losses, top1)
-
-
-def _judged(top1: float, loss: float) -> dict[str, float | None]:
-    """What the held-out part says of a recipe; of a head that diverged there is no accuracy."""
-    return {"held_out_top1": top1 if math.isfinite(loss) else None, "held_out_loss": loss}
-
-
-def _train(
-    trained: Sequence[_Heads],
-    tested: Sequence[_Heads],
-    data: ProbeData,
+def fit_in_one_pass(
+    probes: Sequence[Probe],
+    train: LabeledFeatures,
     feed: Feed,
-    after_epoch: Callable[[str], None],
-    kept: ProbeState | None = None,
-) -> None:
-    first = 0
-    if kept is not None and (there := kept.load()) is not None:
-        first = there["epoch"]
-        for heads, state in zip(trained, there["heads"], strict=True):
-            heads.restore(state)
-        for _ in range(first):
-            after_epoch("")
-    for epoch in range(first, trained[0].recipes[0].epochs):
-        features = feed(epoch)
-        loss = min(heads.train_epoch(features, epoch) for heads in trained)
-        for heads in tested:
-            heads.test(data)
-        if kept is not None:
-            kept.save(epoch + 1, [heads.state() for heads in trained])
-        after_epoch(f"loss {loss:.4f}")
+    *,
+    test: LabeledFeatures,
+    held_out: float = 0.1,
+    state: ProbeState | None = None,
+    after_step: Callable[[str], None] = lambda note: None,
+) -> list[LinearFit]:
+    """As `fit_linear` for each probe of HeadRecipes, but all heads train at once: for a feed whose epochs are costly.
+
+    Besides the candidates on their part of the rows, a head of every recipe is trained on all of them, since the choice
+    is only known at the end.
+
+    Args:
+        state: where the heads are saved after every epoch, and resumed from.
+
+    Raises:
+        DataError: a head, or all candidates of a probe, diverged; the saved state belongs to another training.
+    """
+    classes = torch.unique(train.labels).cpu().numpy()
+    for probe in probes:
+        check_range(train, probe.recipes)
+    splits = {index: split for index, probe in enumerate(probes) if (split := probe.split(train, held_out)) is not None}
+    trials = {index: _group(probes[index].recipes, train, len(classes), kept) for index, (kept, _) in splits.items()}
+    finals = [_group(probe.recipes, train, len(classes), probe.rows_on(train.device)) for probe in probes]
+    train_heads([*trials.values(), *finals], feed, after_step, test, finals, state)
+    fits = []
+    for index, (probe, final) in enumerate(zip(probes, finals, strict=True)):
+        chosen = probe.middle()
+        candidates: tuple[Candidate, ...] = ()
+        if index in splits:
+            candidates = _candidates(trials[index], train, splits[index][1])
+            chosen = probe.recipes.index(best_of(candidates).recipe)
+        fits.append(_fit_of(final, chosen, classes, candidates, test))
+    return fits
 
 
-def best_of(tried: Sequence[dict[str, Any]]) -> int:
-    """Place of the best head: by top-1, then by loss; a diverged one is worse than any other."""
+def labeled_features(
+    features: Array | Mapping[str, Array], labels: Array, device: torch.device | str
+) -> tuple[LabeledFeatures, NDArray[np.int64]]:
+    """Features as float32 tensors on `device` with labels as indices into the sorted classes, and the classes (C,)."""
+    layers = features if isinstance(features, Mapping) else {ONE_LAYER[0]: features}
+    classes, indices = torch.unique(_tensor(labels), return_inverse=True)
+    tensors = {layer: _tensor(values).to(device, torch.float32) for layer, values in layers.items()}
+    return LabeledFeatures(tensors, indices.to(device)), classes.cpu().numpy()
 
-    def worth(place: int) -> tuple[float, float]:
-        top1, loss = (tried[place][name] for name in ("held_out_top1", "held_out_loss"))
-        return (-1.0, 0.0) if top1 is None else (top1, -loss)
 
-    return max(range(len(tried)), key=worth)
+def _tensor(array: Array) -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))  # torch warns of arrays that are read-only
+
+
+def check_range(train: LabeledFeatures, recipes: Sequence[Recipe]) -> None:
+    """Reject features so large that their gradients overflow float32.
+
+    Raises:
+        DataError: those of a layer that a recipe reads unscaled.
+    """
+    for layer in dict.fromkeys(recipe.layer for recipe in recipes if recipe.scaling == "none"):
+        if (largest := max(abs(float(bound)) for bound in train.layers[layer].aminmax())) > _MAX_FEATURE:
+            raise DataError(
+                f"The training features of layer {layer} reach {largest:.1e}; gradients of features beyond "
+                f"{_MAX_FEATURE:g} overflow float32. Use l2 or standard scaling (--scaling)."
+            )
+
+
+def best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the highest accuracy, among equals the one with the smallest loss.
+
+    Raises:
+        DataError: all have diverged.
+    """
+    finite = [candidate for candidate in candidates if candidate.top1 is not None]
+    if not finite:
+        raise DataError("All candidate heads diverged. Try smaller learning rates (--lr).")
+    return max(finite, key=lambda candidate: (candidate.top1 or 0.0, -candidate.loss))
 
 
 def judge(head: Head, features: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """A head's top-1 accuracy and mean loss on (N,D), (N,)."""
+    """Top-1 accuracy and mean cross-entropy of a head on features (N,D) and labels (N,)."""
     scores = head.scores(features)
-    right = (scores.argmax(dim=1) == labels).double().mean()
-    return float(right), float(functional.cross_entropy(scores, labels))
+    correct = (scores.argmax(dim=1) == labels).double().mean()
+    return float(correct), float(functional.cross_entropy(scores, labels))
+
+
+def _compare(
+    recipes: Sequence[Recipe],
+    train: LabeledFeatures,
+    classes: int,
+    split: tuple[torch.Tensor, torch.Tensor],
+    feed: Feed,
+    after_step: Callable[[str], None],
+) -> tuple[Candidate, ...]:
+    """Train all recipes on the first part of the split, and judge them on the second."""
+    kept, held_out = split
+    if isinstance(recipes[0], LogisticRecipe):
+        candidates = []
+        for recipe in recipes:
+            assert isinstance(recipe, LogisticRecipe)
+            head = _logistic(recipe, train, kept)
+            top1, loss = judge(head, train.layers[recipe.layer][held_out], train.labels[held_out])
+            candidates.append(_candidate(recipe, top1, loss))
+            after_step(f"C {recipe.c:g} held-out top-1 {100 * top1:.2f}")
+        return tuple(candidates)
+    group = _group(recipes, train, classes, kept)
+    train_heads([group], feed, after_step)
+    return _candidates(group, train, held_out)
+
+
+def _group(recipes: Sequence[Recipe], train: LabeledFeatures, classes: int, rows: torch.Tensor | None) -> HeadGroup:
+    return HeadGroup([recipe for recipe in recipes if isinstance(recipe, HeadRecipe)], train, classes, rows)
+
+
+def _candidates(group: HeadGroup, train: LabeledFeatures, held_out: torch.Tensor) -> tuple[Candidate, ...]:
+    judged = zip(group.recipes, group.judge(train, held_out), strict=True)
+    return tuple(_candidate(recipe, top1, loss) for recipe, (top1, loss) in judged)
+
+
+def _candidate(recipe: Recipe, top1: float, loss: float) -> Candidate:
+    return Candidate(recipe, top1 if math.isfinite(loss) else None, loss)
+
+
+def _logistic(recipe: LogisticRecipe, train: LabeledFeatures, rows: torch.Tensor | None) -> Head:
+    features, labels = train.layers[recipe.layer], train.labels
+    return (
+        fit_logistic(recipe, features, labels) if rows is None else fit_logistic(recipe, features[rows], labels[rows])
+    )
+
+
+def _fit_of(
+    group: HeadGroup,
+    index: int,
+    classes: NDArray[np.int64],
+    candidates: tuple[Candidate, ...],
+    scored: LabeledFeatures,
+) -> LinearFit:
+    """The group's head `index`, unless it diverged: then a DataError."""
+    head, recipe = group.head(index), group.recipes[index]
+    train_loss, test_top1 = group.curves(index)
+    # Losses are taken before each step; the scores are of the head after the last.
+    if not (math.isfinite(train_loss[-1]) and head.scores(scored.layers[head.layer]).isfinite().all()):
+        values = ", ".join(f"{name} {value}" for name, value in recipe.varied().items())
+        name = f"chosen head ({values})" if candidates else "linear head"
+        raise DataError(f"The {name} diverged. Try smaller learning rates (--lr).")
+    return LinearFit(head, recipe, classes, candidates, train_loss, test_top1)

@@ -1,9 +1,9 @@
-"""`linear-eval`: linear classifiers on frozen features, by SimSiam's LARS protocol (paper, App. A) or another's."""
+"""`linear-eval`: linear classifiers on frozen features, by SimSiam's LARS protocol (paper, App. A) or another."""
 
 from __future__ import annotations
 
-import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,54 +13,65 @@ from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
     from simsiam_eval.features.file import Features
-    from simsiam_eval.linear.probing import Feed, Fitted, Probe, ProbeData
+    from simsiam_eval.linear.data import ProbeData
+    from simsiam_eval.linear.feeds import Feed
+    from simsiam_eval.linear.probing import LinearFit
     from simsiam_eval.linear.state import ProbeState
+    from tasks.linear.trials import Trial
 
-
-_LARGEST = 1e15  # of a feature
+_FEEDS = {
+    "crop": "on features of center crops",
+    "views": "on features of {} augmented views per image",
+    "end-to-end": "end to end",
+}
 
 
 def linear_eval(settings: LinearEvalSettings) -> Result:
     """Run `linear-eval`.
 
-    The accuracy is that of the last epoch; `top1_best_epoch`, the best on the test set, is what the reference's script
-    prints and stands beside it only for comparison.
+    The reported accuracy is that of the last epoch. `top1_best_epoch`, the best on the test set, is what the reference's
+    script prints, and is only for comparison.
 
     Raises:
-        UsageError, DataError: the features cannot be used, there is one class only, a class has too few images for what
-            was asked, a head diverged.
+        UsageError, DataError: the features cannot be used, there is only one class, a class has too few images for
+            --shots or --fraction, or a head diverged.
     """
     from simsiam_eval.extraction.sets import described_features
     from simsiam_eval.linear.data import read_probe_data
     from simsiam_eval.neighbors.duplicates import leakage_warning
     from simsiam_eval.runtime.device import resolve_device
-    from tasks.linear.report import NOT_CHOSEN, describe_many, describe_one, make_folder, write_files
+    from tasks.linear.files import make_folder, write_files
+    from tasks.linear.report import NOTHING_HELD_OUT, HeadReport, RowsReport, head_report, rows_report
+    from tasks.linear.trials import Subset, trials_of
 
     started = time.perf_counter()
     settings.try_outputs()
     make_folder(settings.out)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(settings, device, settings.per_layer)
-    _refuse_extremes(settings, data)
-    asked = _questions(settings, data)
-    probes = [probe for _, probe in asked]
-    feed = _feed(settings, data, train, probes)
-    kept = _kept(settings, train, test)
-    fitted = _fitted(settings, probes, data, feed, kept)
+    subsets = [Subset(shots=shots) for shots in settings.shots or ()]
+    subsets += [Subset(fraction=fraction) for fraction in settings.fraction or ()]
+    seeds = range(settings.seed, settings.seed + settings.trials)
+    trials = trials_of(data, settings.linear_protocol(), subsets, seeds, settings.per_layer)
+    feed = _feed(settings, data, train, trials)
+    state = _state(settings, train, test)
+    fits = _fit(trials, data, feed, settings.held_out, state)
+    report: HeadReport | RowsReport
     if settings.several:
-        metrics, table = describe_many(settings, data, [what for what, _ in asked], fitted, feed.name)
+        report = rows_report(trials, fits, data, feed.name)
     else:
-        crop = None if feed.name == "crop" else _on_crops(settings, probes[0], fitted[0], data)
-        metrics, table = describe_one(settings, data, probes[0], fitted[0], feed.name, crop)
-    # Of the deepest layer's first row: shallow layers take most images for alike.
-    place = next(place for place, (what, _) in enumerate(asked) if what["layer"] == asked[-1][0]["layer"])
-    metrics["leakage"] = _leakage(settings, probes[place], fitted[place], data)
+        report = head_report(fits[0], trials[0].probe, data, feed.name, _crop_fit(trials[0], fits[0], data, feed))
+    metrics = report.to_dict()
+    table = report.table(f"Linear evaluation, {settings.protocol()}, {_FEEDS[feed.name].format(settings.views)}")
+    # Leakage is measured in the deepest layer: shallow layers find most images similar.
+    index = next(index for index, trial in enumerate(trials) if trial.setup.layer == trials[-1].setup.layer)
+    metrics["leakage"] = _leakage(trials[index], fits[index], data, settings.leakage, settings.seed)
     if metrics["leakage"]:
-        row = f"of {fitted[place].head.layer}'s first row" if settings.per_layer else "of the first row"
-        which = f"top-1 {row} at seed {settings.seed}" if settings.several else "top-1"
-        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], which)])
-    if any(len(probe.recipes) > 1 and not one.tried for probe, one in zip(probes, fitted, strict=True)):
-        table = replace(table, notes=[*table.notes, NOT_CHOSEN])
+        row = f"of the first row of {fits[index].head.layer}" if settings.per_layer else "of the first row"
+        accuracy = f"top-1 {row} at seed {settings.seed}" if settings.several else "top-1"
+        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], accuracy)])
+    if any(len(trial.probe.recipes) > 1 and not fit.candidates for trial, fit in zip(trials, fits, strict=True)):
+        table = replace(table, notes=[*table.notes, NOTHING_HELD_OUT])
     more = {"end_to_end": feed.described()} if settings.end_to_end else {}
     result = Result(
         task="linear-eval",
@@ -72,28 +83,28 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         ),
         table=table,
     )
-    result = write_files(settings, result, None if settings.several else fitted[0], data, train.attributes)
-    if kept is not None:
-        kept.remove()
+    single = report if isinstance(report, HeadReport) else None
+    result = write_files(result, single, train.attributes, settings.out, settings.save_head)
+    if state is not None:
+        state.remove()
     return result
 
 
-def _kept(settings: LinearEvalSettings, train: Features, test: Features) -> ProbeState | None:
-    """Where an end-to-end training with --out is kept while it goes on."""
+def _state(settings: LinearEvalSettings, train: Features, test: Features) -> ProbeState | None:
+    """Where an end-to-end training with --out is saved after every epoch."""
     from simsiam_eval.linear.state import ProbeState
 
     if not settings.end_to_end or settings.out is None:
         return None
-    free = {"out", "save_head", "workers", "strict", *may_change(type(settings))}
-    key = {
-        name: value for name, value in settings.to_dict().items() if name not in free | {"train", "test", "checkpoint"}
-    }
+    free = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *may_change(type(settings))}
+    key = {name: value for name, value in settings.to_dict().items() if name not in free}
     key |= {"encoder": train.attributes["encoder"], "preprocessing": train.attributes["preprocessing"]}
-    key |= {"sources": [one.attributes["source"]["fingerprint"] for one in (train, test)]}
+    key |= {"sources": [features.attributes["source"]["fingerprint"] for features in (train, test)]}
     return ProbeState(settings.out / "unfinished.pt", key)
 
 
-def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes: list[Probe]) -> Any:
+def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, trials: Sequence[Trial]) -> Any:
+    """What the heads are trained on: center crops, --views, or --end-to-end."""
     import numpy as np
 
     if not settings.end_to_end:
@@ -102,77 +113,65 @@ def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, probes
         return feed_of(settings, data, train)
     from simsiam_eval.linear.end_to_end import EndToEndFeed
 
-    everything = np.arange(len(train.rows))
-    needed = np.unique(np.concatenate([everything if one.rows is None else one.rows for one in probes]))
+    rows = [trial.probe.rows for trial in trials]
+    needed = np.unique(np.concatenate([np.arange(len(train.rows)) if some is None else some for some in rows]))
     assert settings.checkpoint is not None
-    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train), data.device)
+    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train.layers), data.device)
 
 
-def _questions(settings: LinearEvalSettings, data: ProbeData) -> list[tuple[dict[str, Any], Probe]]:
-    """What each probe is of (layer, fraction or shots, trial), and the probe."""
-    from simsiam_eval.features.splits import fraction_of, shots_of
-    from simsiam_eval.linear.probing import Probe
-
-    labels, names = data.train_labels.cpu().numpy(), data.class_names
-    amounts: list[dict[str, Any]] = [{"shots": one} for one in settings.shots or ()]
-    amounts += [{"fraction": one} for one in settings.fraction or ()]
-    groups = [[layer] for layer in data.train] if settings.per_layer else [list(data.train)]
-    found = []
-    for layers, amount, trial in itertools.product(groups, amounts or [{}], range(settings.trials)):
-        seed, rows = settings.seed + trial, None
-        if "shots" in amount:
-            rows = shots_of(labels, amount["shots"], seed, names)
-        elif "fraction" in amount:
-            rows = fraction_of(labels, amount["fraction"], seed, names)
-        what = {"layer": " ".join(layers), **amount, "images": len(labels) if rows is None else len(rows)}
-        found.append((what, Probe(settings.recipes(layers, seed), rows)))
-    return found
-
-
-def _refuse_extremes(settings: LinearEvalSettings, data: ProbeData) -> None:
-    """DataError for features as they are whose gradients' squares float32 cannot hold: the trust ratio would be 0."""
-    from simsiam_eval.errors import DataError
-
-    if "none" not in settings.scaling:
-        return
-    for layer, features in data.train.items():
-        if (largest := max(abs(float(one)) for one in features.aminmax())) > _LARGEST:
-            raise DataError(
-                f"The features of layer {layer} in {settings.train} reach {largest:.1e}, which gradients in float32 cannot "
-                "follow: give --scaling l2 or standard."
-            )
-
-
-def _fitted(
-    settings: LinearEvalSettings, probes: list[Probe], data: ProbeData, feed: Feed, kept: ProbeState | None = None
-) -> list[Fitted]:
-    from simsiam_eval.linear.logistic import fit_logistic, fits
-    from simsiam_eval.linear.probing import fit_probes, passes
+def _fit(
+    trials: Sequence[Trial], data: ProbeData, feed: Feed, held_out: float, state: ProbeState | None = None
+) -> list[LinearFit]:
+    """Train a head per trial: one after the other, or together where the epochs of the feed are costly."""
+    from simsiam_eval.linear.probing import fit_in_one_pass, fit_linear
     from simsiam_eval.runtime.progress import progress
 
-    if settings.preset == "logistic":
-        with progress("linear-eval", fits(probes, data)) as advance:
-            return fit_logistic(probes, data, settings.held_out, lambda note: advance(1, note))
-    with progress("linear-eval", passes(probes, data, feed) * (settings.epochs or 0)) as advance:
-        return fit_probes(probes, data, feed, settings.held_out, lambda note: advance(1, note), kept)
+    probes = [trial.probe for trial in trials]
+    if feed.costly:
+        with progress("linear-eval", probes[0].epochs) as advance:
+            return fit_in_one_pass(
+                probes, data.train, feed, test=data.test, held_out=held_out, state=state,
+                after_step=lambda note: advance(1, note),
+            )  # fmt: skip
+    labels = data.train.labels.cpu().numpy()
+    with progress("linear-eval", sum(probe.steps(labels) for probe in probes)) as advance:
+        return [
+            fit_linear(
+                data.train.layers,
+                data.train.labels,
+                probe.recipes,
+                rows=probe.rows,
+                held_out=held_out,
+                device=data.device,
+                feed=feed,
+                test=data.test,
+                after_step=lambda note: advance(1, note),
+            )
+            for probe in probes
+        ]
 
 
-def _leakage(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> dict[str, Any] | None:
-    """What rests on near-duplicates, in the head's layer, of its accuracy."""
+def _crop_fit(trial: Trial, fit: LinearFit, data: ProbeData, feed: Feed) -> LinearFit | None:
+    """The chosen recipe trained on center crops, to compare another feed with."""
+    from simsiam_eval.linear.feeds import CropFeed
+    from simsiam_eval.linear.probing import Probe
+
+    if feed.name == "crop":
+        return None
+    single = replace(trial, probe=Probe((fit.recipe,), trial.probe.rows))
+    return _fit([single], data, CropFeed(data.train.layers), held_out=0.5)[0]
+
+
+def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, seed: int) -> dict[str, Any] | None:
+    """How much of the accuracy rests on near-duplicates of training images, in the layer of the head."""
     from simsiam_eval.linear.heads import among_top
     from simsiam_eval.neighbors.duplicates import leakage_metrics, nearest_similarities
 
-    rows, bank, tested = probe.all_rows(data), data.train[fitted.head.layer], data.test[fitted.head.layer]
+    layer = fit.head.layer
+    rows, bank, queries = trial.probe.rows_on(data.device), data.train.layers[layer], data.test.layers[layer]
     if rows is not None:
         bank = bank[rows]
-    asked, nearest = nearest_similarities(bank.cpu().numpy(), tested.cpu().numpy(), settings.seed, data.device)
-    right = among_top(fitted.head.scores(tested), data.test_labels, 1).cpu().numpy()
-    found = leakage_metrics(nearest, right[asked], settings.leakage, len(right))
-    return found and {"layer": fitted.head.layer} | found
-
-
-def _on_crops(settings: LinearEvalSettings, probe: Probe, fitted: Fitted, data: ProbeData) -> Fitted:
-    """The same recipe trained on center crops, for the difference."""
-    from simsiam_eval.linear.probing import CropFeed, Probe
-
-    return _fitted(settings, [Probe((fitted.recipe,), probe.rows)], data, CropFeed(data.train))[0]
+    measured, nearest = nearest_similarities(bank.cpu().numpy(), queries.cpu().numpy(), seed, data.device)
+    correct = among_top(fit.head.scores(queries), data.test.labels, 1).cpu().numpy()
+    metrics = leakage_metrics(nearest, correct[measured], threshold, len(correct))
+    return metrics and {"layer": layer} | metrics

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings, is_feature_file
+from simsiam_eval.linear.protocols import PROTOCOLS, SWEEP_FACTORS, LogisticProtocol, Protocol, SGDProtocol
 
-_SGD: dict[str, Any] = dict(lars=False, schedule="cosine", momentum=0.9, weight_decay=(0.0,), scaling=("none",), c=None)
-_LARS = _SGD | {"lars": True}
-_SWEPT = tuple(10 ** (power / 2) for power in range(-6, 7))  # times the lr
+_SGD_FIELDS, _LOGISTIC_FIELDS = ([field.name for field in fields(kind)] for kind in (SGDProtocol, LogisticProtocol))
+
+
+def _preset(protocol: Protocol) -> dict[str, Any]:
+    """A protocol's values, and None for those of the other kind."""
+    values = {field.name: getattr(protocol, field.name) for field in fields(protocol)}
+    return {name: None for name in (*_SGD_FIELDS, *_LOGISTIC_FIELDS) if name not in values} | values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +28,7 @@ class LinearEvalSettings(EvaluationSettings):
     the training set, refitted on all of it, and reported once on the test set.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "simsiam-code": {"lr": (0.1,), "batch_size": 4096, "epochs": 90} | _LARS,
-        "simsiam-paper": {"lr": (0.02,), "batch_size": 4096, "epochs": 90} | _LARS,
-        "moco-sgd": {"lr": (30.0,), "batch_size": 256, "epochs": 100} | _SGD | {"schedule": "step"},
-        "dino": {"lr": (0.001,), "batch_size": 1024, "epochs": 100} | _SGD,
-        # Not published: for sets of a few thousand images, where 90 epochs of one full batch are 90 steps.
-        "small": {"lr": (10.0,), "batch_size": 256, "epochs": 100} | _LARS,
-        "logistic": dict.fromkeys(("lr", "batch_size", "epochs", "lars", "schedule", "momentum", "weight_decay"))
-        | {"c": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3), "scaling": ("none",)},
-    }
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {name: _preset(protocol) for name, protocol in PROTOCOLS.items()}
     ON_FILES, SEVERAL_LAYERS = frozenset({"layer", "views"}), True
 
     preset: str = setting(
@@ -132,22 +127,10 @@ class LinearEvalSettings(EvaluationSettings):
         """Whether there is more than one row of results."""
         return self.per_layer or self.trials > 1 or len(self.fraction or ()) + len(self.shots or ()) > 1
 
-    def recipes(self, layers: list[str], seed: int) -> tuple[Any, ...]:
-        """Every combination of what may be given several times, once."""
-        from simsiam_eval.linear.heads import HeadRecipe
-        from simsiam_eval.linear.logistic import LogisticRecipe
-
-        places = list(itertools.product(layers, self.scaling))
-        if self.preset == "logistic":
-            return tuple(LogisticRecipe(c, seed, layer, scaling) for layer, scaling in places for c in self.c or ())
-        assert self.lr and self.epochs and self.batch_size and self.schedule and self.weight_decay
-        assert self.lars is not None and self.momentum is not None
-        rates = [self.lr[0] * factor for factor in _SWEPT] if self.sweep else self.lr
-        return tuple(
-            HeadRecipe(
-                self.epochs, self.batch_size, lr, self.momentum, decay, self.lars, self.schedule, seed, layer, scaling
-            )
-            for layer, scaling in places
-            for decay in self.weight_decay
-            for lr in rates
-        )
+    def linear_protocol(self) -> Protocol:
+        """The preset with the options given in place of its values; --sweep spreads its learning rate."""
+        names = _LOGISTIC_FIELDS if self.preset == "logistic" else _SGD_FIELDS
+        values = {name: getattr(self, name) for name in names}
+        if self.sweep:
+            values["lr"] = tuple(values["lr"][0] * factor for factor in SWEEP_FACTORS)
+        return replace(PROTOCOLS[self.preset], **values)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch.nn import functional
 
-from simsiam_eval.linear.heads import Head, HeadRecipe, HeadStack, among_top, stacks_of
+from simsiam_eval.linear.heads import Head, HeadStack, among_top, stacks_of
 from simsiam_eval.linear.lars import LARS
+from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
 from simsiam_eval.linear.schedule import SCHEDULES
 

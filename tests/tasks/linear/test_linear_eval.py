@@ -3,10 +3,13 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.writer import write_features
+from simsiam_eval.linear.probing import fit_linear
+from simsiam_eval.linear.protocols import PROTOCOLS
 from tasks.linear.linear_eval import linear_eval
 from tasks.linear.settings import LinearEvalSettings
 
@@ -86,7 +89,7 @@ def test_a_sweep_is_chosen_on_held_out_training_images_and_refitted_on_all(sets)
     for name in ("top1", "train_loss", "test_top1_by_epoch"):
         assert swept.metrics[name] == pytest.approx(alone.metrics[name], rel=1e-4)
     assert alone.metrics["heads"] == []
-    assert "Chosen of 6 heads" in " ".join(swept.table.notes)
+    assert "Best of 6 heads" in " ".join(swept.table.notes)
 
 
 def test_the_test_set_has_no_part_in_the_choice(sets, tmp_path):
@@ -103,7 +106,7 @@ def test_a_diverged_head_loses_and_the_edge_of_a_sweep_is_said(sets):
     assert found.metrics["chosen"]["weight_decay"] == 0.0
     low = run(sets, lr=(0.1, 0.01, 0.001))
     assert "largest lr tried" in " ".join(low.table.notes)
-    with pytest.raises(DataError, match="smaller --lr"):
+    with pytest.raises(DataError, match="smaller learning rate"):
         run(sets, lars=False, lr=(1e29, 1e30), weight_decay=1e9)
 
 
@@ -193,7 +196,7 @@ def test_views_take_turns_and_the_difference_to_crops_is_told(sets, tmp_path):
     low, high = views.metrics["difference_to_crop_interval"]
     assert low <= gain <= high
     assert views.metrics["train_loss"] != crop["train_loss"]
-    assert "a difference of" in " ".join(views.table.notes)
+    assert "center crops: top-1" in " ".join(views.table.notes)
     with pytest.raises(DataError, match="3 views per image, not --views 4"):
         run(sets | {"train": train}, views=4)
     with pytest.raises(DataError, match="0 views per image"):
@@ -219,7 +222,7 @@ def test_leakage_is_of_the_deepest_layer_and_of_the_images_trained_on(tmp_path):
     assert [row["of"]["layer"] for row in rows.metrics["rows"]] == ["layer2", "layer2", "pool", "pool"]
     found = rows.metrics["leakage"]
     assert (found["layer"], found["copies"], found["of"]) == ("pool", 14, 80)
-    assert "top-1 of pool's first row at seed 0" in " ".join(rows.table.notes)
+    assert "top-1 of the first row of pool at seed 0" in " ".join(rows.table.notes)
 
 
 @pytest.mark.parametrize("size", [1e16, 1e19])
@@ -228,7 +231,7 @@ def test_features_that_float32_cannot_follow_are_refused_or_scaled(sets, size):
     for path in sets.values():
         with h5py.File(path, "a") as file:
             file["features"][:] = size * file["features"][:]
-    with pytest.raises(DataError, match="give --scaling l2 or standard"):
+    with pytest.raises(DataError, match="Use l2 or standard scaling"):
         run(sets)
     for scaling, top1 in plain.items():
         assert run(sets, scaling=scaling).metrics["top1"] == pytest.approx(top1, abs=0.02)
@@ -245,6 +248,18 @@ def test_logistic_regression_is_scikit_learns(sets, tmp_path):
     assert len(swept["heads"]) == 7
     two = {name: write(tmp_path / f"two-{name}.h5", 60, 2, seed) for seed, name in enumerate(("train", "test"))}
     assert linear_eval(LinearEvalSettings(preset="logistic", c=1.0, **two)).metrics["top1"] > 0.8
+
+
+@pytest.mark.parametrize("preset", ["simsiam-code", "small", "moco-sgd", "logistic"])
+def test_fit_linear_gives_the_numbers_of_the_command(sets, preset):
+    metrics = linear_eval(LinearEvalSettings(preset=preset, seed=4, **sets)).metrics
+    with h5py.File(sets["train"]) as train, h5py.File(sets["test"]) as test:
+        fit = fit_linear(train["features"][:], train["labels"][:], PROTOCOLS[preset].recipes(seed=4))
+        predictions = fit.classes[fit.head.scores(torch.from_numpy(test["features"][:])).argmax(dim=1)]
+        assert (predictions == test["labels"][:]).mean() == metrics["top1"]
+    assert fit.train_loss == metrics["train_loss_by_epoch"]
+    chosen = fit.recipe.varied()
+    assert chosen.pop("layer") and chosen.items() <= metrics["chosen"].items()
 
 
 def test_files_of_out(sets, tmp_path):
@@ -297,7 +312,7 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path, sets):
     one = write(tmp_path / "one.h5", 20, 1, 0)
     with pytest.raises(DataError, match="one class only"):
         linear_eval(LinearEvalSettings(train=one, test=one))
-    with pytest.raises(DataError, match="smaller --lr"):
+    with pytest.raises(DataError, match="smaller learning rate"):
         linear_eval(LinearEvalSettings(preset="small", lr=1e36, batch_size=1 << 16, lars=False, **sets))
     rare = write(tmp_path / "rare.h5", 21, 3, 0, labels=[0] * 10 + [1] * 10 + [2])
     assert run({"train": rare, "test": rare}, sweep=True).metrics["train_images"] == 21
@@ -313,13 +328,13 @@ def test_with_one_image_of_a_class_the_protocols_own_value_is_taken(sets):
     alone = run(sets, shots=1, lr=100).metrics
     swept = run(sets, shots=1, lr=100, sweep=True)
     assert (swept.metrics["top1"], swept.metrics["heads"]) == (alone["top1"], [])
-    assert swept.metrics["chosen"]["lr"] == 100 and "the middle of the values" in swept.table.notes[-1]
+    assert swept.metrics["chosen"]["lr"] == 100 and "the middle one was used" in swept.table.notes[-1]
     several = run(sets, preset="logistic", epochs=None, lr=None, batch_size=None, shots=(1, 2), trials=2)
     one, two = several.metrics["rows"]
     assert [trial["chosen"]["c"] for trial in one["trials"]] == [1, 1]
     assert all(len(trial["heads"]) == 7 for trial in two["trials"])
-    assert "the middle of the values" in several.table.notes[-1]
-    assert "middle" not in " ".join(run(sets, shots=2, lr=100, sweep=True).table.notes)
+    assert "the middle one was used" in several.table.notes[-1]
+    assert "middle one" not in " ".join(run(sets, shots=2, lr=100, sweep=True).table.notes)
 
 
 def test_a_head_that_says_one_class_only_has_an_interval_around_its_mean_over_classes(tmp_path):
