@@ -51,6 +51,7 @@ from simsiam_eval.features.file import read_features
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from simsiam_eval.runtime.batch_norm import mean_bn_statistics
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -116,13 +117,10 @@ def make_photos(folder: Path, count: int) -> str:
 def random_encoder(source: ImageSource) -> Encoder:
     torch.manual_seed(0)
     trunk = build_trunk("resnet50")
-    for module in trunk.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
     rows = np.random.default_rng(0).permutation(len(source))[:128]
-    with torch.no_grad():
-        for some in np.array_split(rows, 4):
-            pixels = torch.stack([PREPROCESSING.pixels(source.image(int(row))) for row in some])
+    with torch.no_grad(), mean_bn_statistics(trunk):
+        for part in np.array_split(rows, 4):
+            pixels = torch.stack([PREPROCESSING.pixels(source.image(int(row))) for row in part])
             trunk.train()(PREPROCESSING.normalize(pixels))
     return Encoder(trunk.eval(), "resnet50", "imagenet").eval()
 

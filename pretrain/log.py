@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from pretrain.settings import PretrainSettings
 from simsiam_eval.errors import UsageError
-from simsiam_eval.files.atomic import atomic_write, cannot_write
+from simsiam_eval.files.jsonl import JsonLines
+from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.runtime.progress import say
 
 
@@ -27,12 +27,8 @@ class RunLog:
     """
 
     def __init__(self, settings: PretrainSettings, step: int) -> None:
-        self._path = settings.out / "log.jsonl"
+        self._lines = JsonLines(settings.out / "log.jsonl", step)
         self._writers: list[Any] = []
-        self._torn = ""  # what ends a line that a full disk cut off
-        kept = _lines_before(self._path, step)
-        with atomic_write(self._path) as file:
-            file.writelines(kept)
         if settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -42,13 +38,7 @@ class RunLog:
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Log `values` of `kind` (epoch, health, knn) after `step` steps of the whole run."""
-        try:
-            with self._path.open("a") as log:
-                log.write(self._torn + json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._torn = ""
-        except OSError as error:  # a full disk: the run is worth more than its log
-            self._torn = "\n"
-            say(f"Warning: {cannot_write(self._path, error)}; the run goes on")
+        continue_if_unwritable(partial(self._lines.append, {"kind": kind, "step": step, **values}), say)
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         try:
             for writer in self._writers:
@@ -67,20 +57,6 @@ class RunLog:
                 writer.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _lines_before(path: Path, step: int) -> list[bytes]:
-    """Whole lines of a log up to `step`; a kill can have torn the last, and a resumed run writes later ones again."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return kept
 
 
 def _start_wandb(settings: PretrainSettings) -> Any:

@@ -19,8 +19,8 @@ from pretrain.settings import PretrainSettings
 from simsiam_eval.commands.settings import may_change, option_name
 from simsiam_eval.encoders.checkpoint import OWN_KEY, RANDOM_KEY, read_checkpoint, write_checkpoint
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.atomic import atomic_write, cannot_write
-from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
+from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
@@ -74,32 +74,14 @@ class RunFolder:
             "processes": processes.world,
         }
         self._saved = time.monotonic()
-        self._lock = -1
         self._main = processes.main
-        if processes.main:
-            self._open()
-        processes.largest(0)  # the folder is there for all
-
-    def _open(self) -> None:
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(self.out, error) from error
-        try:
-            lock_and_keep(self._lock)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise DataError(
-                f"Another process is pretraining in {self.out}: wait for it or choose another --out."
-            ) from error
-        for left in self.out.glob(".checkpoint_*.tmp"):  # by a kill in the middle of a write
-            left.unlink(missing_ok=True)
+        self._folder = LockedFolder(self.out, "pretraining") if processes.main else None
+        processes.barrier()  # the folder exists
 
     def close(self) -> None:
         """Let another process use the folder."""
-        if self._lock >= 0:
-            unlock_and_close(self._lock)
+        if self._folder is not None:
+            self._folder.close()
 
     def read(self) -> dict[str, Any] | None:
         """The checkpoint to go on from, None for a new run."""
@@ -130,14 +112,8 @@ class RunFolder:
         return checkpoint
 
     def _refuse_changes(self, own: dict[str, Any]) -> None:
-        free = may_change(PretrainSettings)
-        since = {"decode": "full"}  # settings younger than some runs, and what those runs did
-        for name, value in self._own["settings"].items():  # type: ignore[attr-defined]
-            was = own["settings"].get(name, since.get(name))
-            if was != value and name not in free:
-                raise DataError(
-                    f"{self.out} holds a run with {_difference(name, was, value)}: give that, or choose another --out."
-                )
+        saved = {"decode": "full"} | own["settings"]  # runs from before there was --decode
+        reject_other_settings(self.out, saved, self.settings.to_dict(), may_change(PretrainSettings), option_name)
         if not self.settings.sync_bn and own.get("processes", self._own["processes"]) != self._own["processes"]:
             raise DataError(
                 f"{self.out} holds a run of {own['processes']} processes, each with its own BN statistics (--no-sync-bn): "
@@ -227,15 +203,6 @@ class RunFolder:
     def last_good(self) -> str:
         """What to say of the state that a run that failed can go on from."""
         return f"the last good state is {self.last}" if self.last.exists() else "no checkpoint had been written yet"
-
-
-def _difference(name: str, was: Any, value: Any) -> str:
-    """A setting as it is typed, and as it was."""
-    option = option_name(name)
-    if isinstance(value, bool) and isinstance(was, bool):
-        names = f"--no-{option.removeprefix('--')}", option
-        return f"{names[was]}, not {names[value]}"
-    return f"{option} {was}, not {value}"
 
 
 def restore(

@@ -12,8 +12,9 @@ from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
 from pretrain.run_folder import seed_all
 from pretrain.settings import PretrainSettings
 from simsiam_eval.linear.schedule import cosine_lr
+from simsiam_eval.runtime.batch_norm import synchronize_bn
 from simsiam_eval.runtime.device import autocast
-from simsiam_eval.runtime.processes import Processes, synchronize_bn
+from simsiam_eval.runtime.processes import Processes
 
 _SMALLEST = 16  # pixels, up to which a CPU is slower with channels-last (benchmarks/results/memory_format.md)
 

@@ -20,8 +20,10 @@ from pretrain.step import TrainingStep
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.metrics.spread import output_std
+from simsiam_eval.runtime.batch_norm import mean_bn_statistics
 from simsiam_eval.runtime.compiler import refuse_without_compiler
 from simsiam_eval.runtime.processes import Processes, join_processes
 from simsiam_eval.runtime.progress import Advance, progress, say
@@ -193,7 +195,7 @@ class _Run:
             raise DataError(f"Stopped {where}: {self.diagnosis or 'collapse'} ({self.folder.last_good()})")
         self.position.sums = self.processes.total(self.position.sums)
         self._save()
-        self.processes.largest(0)  # no process leaves before the checkpoint is whole
+        self.processes.barrier()  # no process leaves before the checkpoint is whole
         raise Stopped(f"Stopped {where}; the same command goes on from {self.folder.last}.", reason)
 
     def _save(self) -> None:
@@ -213,12 +215,7 @@ class _Run:
         if not (now or self.folder.save_due(self.position)):
             return False
         self._check_state()
-        try:
-            self._write()
-        except DataError as error:
-            say(f"Warning: {error}; the run goes on")
-            return False
-        return True
+        return continue_if_unwritable(self._write, say)
 
     def check_finite(self, sums: torch.Tensor) -> None:
         """Raises DataError, naming the last good state."""
@@ -241,17 +238,11 @@ class _Run:
     def estimate_bn_statistics(self) -> Path:
         """Set the untrained model's running statistics to their mean over one epoch of views; returns its checkpoint."""
         model = self.step.model
-        norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # PyTorch's sign for the cumulative mean
-        for view1, view2 in self.loader.batches(0, len(self.loader)):
-            model.forward(view1, view2)  # never compiled: each BN counts its batches
-            if self.stop.status:
-                raise Stopped("Stopped; nothing was written.", self.stop.status)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with mean_bn_statistics(model):
+            for view1, view2 in self.loader.batches(0, len(self.loader)):
+                model.forward(view1, view2)  # never compiled: each BN counts its batches
+                if self.stop.status:
+                    raise Stopped("Stopped; nothing was written.", self.stop.status)
         self._save()
         return self.folder.finished(self.position)
 

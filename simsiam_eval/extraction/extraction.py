@@ -193,7 +193,7 @@ def write_extraction(
         left = int(lengths[~written].sum())
         if processes.main and left < len(work.rows):
             say(f"{out}: going on, {len(work.rows) - left} of {len(work.rows)} rows are there.")
-        processes.largest(0)  # every process has seen the file as it was
+        processes.barrier()  # every process has seen the file as it was
         # What follows each other, so that a shard, row group or chunk is read by one process.
         mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
         before, named = int(lengths[written].sum()) // processes.world, 0
@@ -208,9 +208,9 @@ def write_extraction(
                 writer.write(block.rows.start - first, block.columns, reasons)
                 advance(len(block.rows))
         writer.sync()
-        processes.largest(0)  # all rows are in the file
+        processes.barrier()  # all rows are in the file
         unreadable = writer.finish() if processes.main else 0
-        processes.largest(0)
+        processes.barrier()
     if unreadable:
         say(f"{unreadable} of {len(work.rows)} images could not be read; they are named in `errors` of {out}.")
     return left, unreadable
@@ -241,7 +241,7 @@ def _shared_writer(work: Extraction, attributes: Mapping[str, Any], out: Path, p
         return FeatureWriter(out, rows, work.columns, work.settings.dtype, attributes, processes.rank)
 
     writer = opened() if processes.main else None
-    processes.largest(0)
+    processes.barrier()
     return writer or opened()
 
 

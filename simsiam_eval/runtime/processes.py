@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who this one is, and BN over all of them on any device. One process needs none of it."""
+"""Several processes under torchrun, as one of them sees them. A single process needs none of it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.runtime.launch import torchrun_group
 
-# One process may have to read a whole dataset (its fingerprint, the online kNN) while the others wait, longer than torch's
-# half an hour; where one dies torchrun ends the others.
+# The others wait while one process reads a whole dataset (fingerprint, online kNN), which can take longer than torch's
+# default of 30 minutes. If a process dies, torchrun ends the others.
 _PATIENCE = timedelta(days=7)
 
 
@@ -28,9 +27,9 @@ class Processes:
     """The processes of this run, as one of them sees it.
 
     Attributes:
-        rank, world: number of this process, and how many there are.
-        device: where this one computes.
-        control: a gloo group for flags, which need no GPU and must not wait for one.
+        device: where this process computes.
+        rank, world: index of this process, and their number.
+        control: gloo group for flags, which must not wait for a GPU; None on CPUs, whose default group is gloo.
     """
 
     device: torch.device
@@ -40,24 +39,29 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this is the main process (rank 0), which writes files and messages."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """This process's part of a batch of `rows`, which `world` divides."""
+        """This process's part of a batch of `rows`, a multiple of `world`."""
         part = rows // self.world
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def largest(self, value: int) -> int:
-        """The largest `value` that any process gave: every process gets the same answer."""
+        """The largest `value` of all processes; every process gets the same answer."""
         if self.world == 1:
             return value
         flag = torch.tensor(value)
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return int(flag)
 
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
     def first_text(self, text: str) -> str:
-        """The `text` of the first process that has one: every process gets the same answer."""
+        """The first nonempty `text` in order of rank; every process gets the same answer."""
         if self.world == 1:
             return text
         texts = [""] * self.world
@@ -75,12 +79,12 @@ class Processes:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the group that torchrun describes in the environment; alone without it.
+    """Join the process group that torchrun describes in the environment; a single process without it.
 
-    Under torchrun `auto` and `cuda` mean the GPU of the local rank; on the CPU the processes talk by gloo.
+    Under torchrun `auto` and `cuda` mean the GPU of the local rank. Processes communicate by NCCL on GPUs, gloo on CPUs.
 
     Raises:
-        UsageError: no such device here, or a part only of what torchrun sets in the environment.
+        UsageError: the device does not exist, or the environment has only some of torchrun's variables.
     """
     group = torchrun_group()
     if group is None or group[1] == 1:
@@ -88,7 +92,9 @@ def join_processes(device: str) -> Iterator[Processes]:
         return
     names = ["MASTER_ADDR", "MASTER_PORT", *(["LOCAL_RANK"] if resolve_device(device).type == "cuda" else [])]
     if missing := [name for name in names if name not in os.environ]:
-        raise UsageError(f"WORLD_SIZE={group[1]} is set and {missing[0]} is not: start torchrun, or unset it.")
+        raise UsageError(
+            f"WORLD_SIZE={group[1]} is set but {missing[0]} is not: start the command with torchrun, or unset WORLD_SIZE."
+        )
     chosen = resolve_device(device)
     if chosen.type == "cuda":
         chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
@@ -99,66 +105,3 @@ def join_processes(device: str) -> Iterator[Processes]:
         yield Processes(chosen, dist.get_rank(), dist.get_world_size(), control)
     finally:
         dist.destroy_process_group()
-
-
-def synchronize_bn(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` with BN statistics over all processes; its state dict is unchanged."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm) and not isinstance(child, _CpuSyncBatchNorm):
-                setattr(parent, name, _CpuSyncBatchNorm.like(child))
-    return model
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; every process's gradient reaches every process's input."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-class _CpuSyncBatchNorm(_BatchNorm):
-    """What torch.nn.SyncBatchNorm, which wants CUDA, does: statistics over the batches of all processes."""
-
-    @classmethod
-    def like(cls, norm: _BatchNorm) -> _CpuSyncBatchNorm:
-        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        for kept in (*norm._parameters, *norm._buffers):
-            setattr(made, kept, getattr(norm, kept))
-        return made
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        dtype = input.dtype
-        input = input.float() if dtype.itemsize < 4 else input  # under autocast: a sum of bfloat16 would be none
-        dims = [0, *range(2, input.dim())]
-        shape = [1, -1, *[1] * (input.dim() - 2)]
-        # The processes' parts need not be equal: a detector's images and regions are of all sizes and numbers.
-        sums = _Sum.apply(torch.cat((input.sum(dims), input.new_tensor([input.numel() // input.shape[1]]))))
-        mean, count = sums[:-1] / sums[-1].detach(), sums[-1].detach()
-        centered = input - mean.view(shape)
-        variance = _Sum.apply(centered.square().sum(dims)) / count
-        with torch.no_grad():
-            assert self.num_batches_tracked is not None and self.running_mean is not None
-            assert self.running_var is not None
-            self.num_batches_tracked += 1
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
-        out = centered * torch.rsqrt(variance + self.eps).view(shape)
-        return (out if not self.affine else out * self.weight.view(shape) + self.bias.view(shape)).to(dtype)

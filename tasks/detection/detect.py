@@ -133,7 +133,7 @@ class _Detection:
         if self.processes.main and was is None:
             folder.mkdir(parents=True, exist_ok=True)
             _write_json(folder / "start.json", json.dumps(facts))
-        self.processes.largest(0)  # the folder is there for all
+        self.processes.barrier()  # the folder is there for all
         with stop_requests(patient=self.processes.world > 1) as stop:
             settings = self.settings
             work = Work(self.schedule, folder, seed, self.processes, stop, settings.precision, settings.workers,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from simsiam_eval.commands.settings import may_change, option_name
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.atomic import atomic_write, cannot_write
-from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
+from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings
 from tasks.detection.settings import DetectSettings
 
 # What may differ when a folder is gone on with: each start has a folder of its own below it.
@@ -25,22 +24,12 @@ class RunFolder:
     """
 
     def __init__(self, settings: DetectSettings, facts: dict[str, str], main: bool) -> None:
-        self._lock = -1
+        self._folder: LockedFolder | None = None
         if not main:
             return
-        out = settings.out
+        self._folder = LockedFolder(settings.out)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(out, error) from error
-        try:
-            lock_and_keep(self._lock)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise DataError(f"Another process is training in {out}: wait for it or choose another --out.") from error
-        try:
-            self._check(out, settings, facts)
+            self._check(settings.out, settings, facts)
         except BaseException:
             self.close()
             raise
@@ -54,12 +43,7 @@ class RunFolder:
             return
         if settings.resume == "never":
             raise DataError(f"{out} holds an earlier run: choose another --out, or go on with it by --resume auto.")
-        for name, value in now["settings"].items():
-            if was["settings"].get(name) != value and name not in _FREE:
-                before, option = was["settings"].get(name), option_name(name)
-                with_it = f"without {option}" if before is None else f"with {option} {before}"
-                now_is = "none" if value is None else value
-                raise DataError(f"{out} holds a run {with_it}, not {now_is}: give that, or choose another --out.")
+        reject_other_settings(out, was["settings"], now["settings"], _FREE, option_name)
         for name, value in facts.items():
             if name != "backend" and was["facts"].get(name) != value:
                 raise DataError(f"{out} holds a run with another {name} than this: choose another --out.")
@@ -72,9 +56,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process use it."""
-        if self._lock >= 0:
-            unlock_and_close(self._lock)
-            self._lock = -1
+        if self._folder is not None:
+            self._folder.close()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -366,7 +366,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(tiny, monkeypatch, capsys)
 
     monkeypatch.setattr(torch, "save", full_at_first)
     detect(DetectSettings(**tiny, checkpoint_every=2))
-    assert "the run goes on" in capsys.readouterr().err
+    assert "training continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.runtime.progress import Advance, say
 from tasks.detection.backends.base import DetectorSpec, StepClock, Work
 from tasks.detection.backends.detectron2.config import HEADER
@@ -124,7 +125,7 @@ class _ReportAndStop(HookBase):  # type: ignore[misc]
             self._shown = done
         if status and done < self.trainer.max_iter:
             self.trainer.save(done)
-            self._work.processes.largest(0)  # no process leaves before the checkpoint is whole
+            self._work.processes.barrier()  # no process leaves before the checkpoint is whole
             where = f"after step {done} of {self.trainer.max_iter}"
             raise Stopped(f"Stopped {where}; the same command goes on from {self._work.folder}.", status)
 
@@ -142,14 +143,15 @@ class _WholeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         if not all_finite(content["model"]):
             raise FloatingPointError  # as of the loss of the next step, and before it is in the good one's place
         path = Path(self.save_dir) / f"{name}.pth"
-        try:
+
+        def write() -> None:
             with atomic_write(path) as file:
                 torch.save(content | kwargs, file)
             self.tag_last_checkpoint(path.name)
-        except DataError as error:
-            if name == "model_final":
-                raise
-            say(f"Warning: {error}; the run goes on")
+
+        if name == "model_final":
+            write()
+        elif not continue_if_unwritable(write, say):
             return
         for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[:-2]:
             if old != path:
@@ -200,7 +202,7 @@ def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
                 done = trainer.iter
                 if done < trainer.max_iter:
                     trainer.save(done)
-                    work.processes.largest(0)  # as at a stop
+                    work.processes.barrier()  # as at a stop
                 where = f"after step {done} of {work.schedule.iterations}"
                 raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
     except FloatingPointError as error:

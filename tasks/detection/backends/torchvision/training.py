@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from simsiam_eval.encoders.checkpoint_file import read_checkpoint
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.jsonl import JsonLines
+from simsiam_eval.files.run_folder import continue_if_unwritable
+from simsiam_eval.runtime.batch_norm import mean_bn_statistics, synchronize_bn
 from simsiam_eval.runtime.device import autocast
-from simsiam_eval.runtime.processes import synchronize_bn
 from simsiam_eval.runtime.progress import Advance, say
 from tasks.detection.backends.base import StepClock, Work
 from tasks.detection.backends.faults import all_finite, memory_is_short, not_finite
@@ -51,6 +52,7 @@ class Training:
         self.summed = 0  # steps in them
         self.clock = StepClock()
         self.iteration = self._restore()
+        self.log = JsonLines(work.folder / "log.jsonl", self.iteration) if work.processes.main else None
         self._shown = self.iteration
         self.model: nn.Module = self.detector
         if several:
@@ -109,19 +111,13 @@ class Training:
     @torch.no_grad()
     def _estimate_bn_statistics(self) -> None:
         """Running statistics as the mean over batches of the finished weights, which follow no moving average."""
-        norms = [module for module in self.detector.modules() if isinstance(module, _BatchNorm)]
-        if not (norms and self.precise_bn):
+        if not (self.precise_bn and any(isinstance(module, _BatchNorm) for module in self.detector.modules())):
             return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # PyTorch's sign for the cumulative mean
         first = self.work.schedule.iterations
-        for number, batch in enumerate(self._batches(range(first, first + self.precise_bn)), start=first):
-            self._stop_if_asked(batch, save=False)
-            self._losses(batch, number)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with mean_bn_statistics(self.detector):
+            for number, batch in enumerate(self._batches(range(first, first + self.precise_bn)), start=first):
+                self._stop_if_asked(batch, save=False)
+                self._losses(batch, number)
 
     def _stop_if_asked(self, batch: list[TrainingItem], save: bool = True) -> None:
         """At the same step in every process: a checkpoint, and out."""
@@ -131,7 +127,7 @@ class Training:
             return
         if save:
             self._save()
-        self.work.processes.largest(0)  # no process leaves before the checkpoint is whole
+        self.work.processes.barrier()  # no process leaves before the checkpoint is whole
         where = f"after step {self.iteration} of {self.work.schedule.iterations}"
         if reason == _UNREADABLE:
             what = self.work.processes.first_text(unreadable)
@@ -146,10 +142,8 @@ class Training:
         lr = self.work.schedule.lr_at(self.iteration - 1)
         advance(self.iteration - self._shown, f"loss {means['loss']:.4f} lr {lr:.5f}")
         self._shown = self.iteration
-        if self.work.processes.main:
-            line = json.dumps({"step": self.iteration, "lr": lr, **means})
-            with contextlib.suppress(OSError), (self.work.folder / "log.jsonl").open("a") as log:
-                log.write(line + "\n")
+        if self.log is not None:
+            continue_if_unwritable(partial(self.log.append, {"step": self.iteration, "lr": lr, **means}), say)
 
     def _refuse_not_finite(self) -> None:
         """In every process where the losses since the last look, or the weights after them, are not finite in one."""
@@ -184,12 +178,8 @@ class Training:
                 torch.save(content, file)
 
     def _save_and_go_on(self) -> None:
-        """Where there is no room the run goes on: the checkpoint before is whole, and the next is tried when due."""
         self._refuse_not_finite()
-        try:
-            self._write()
-        except DataError as error:
-            say(f"Warning: {error}; the run goes on")
+        continue_if_unwritable(self._write, say)
 
     def _restore(self) -> int:
         if not self.path.exists():
@@ -205,7 +195,6 @@ class Training:
         except (KeyError, RuntimeError, ValueError) as error:
             raise DataError(f"{self.path} is not a checkpoint of this run: choose another --out.") from error
         if self.work.processes.main:
-            _drop_later_lines(self.work.folder / "log.jsonl", iteration)
             where = "this run is finished" if self.finished else f"going on after step {iteration}"
             say(f"{self.work.folder}: {where}.")
         return iteration
@@ -217,15 +206,3 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     known = {id(value) for value in norm}
     rest = [value for value in model.parameters() if id(value) not in known]
     return [{"params": rest, "weight_decay": weight_decay}, {"params": norm, "weight_decay": 0.0}]
-
-
-def _drop_later_lines(path: Path, iteration: int) -> None:
-    """What a killed run logged after its checkpoint is written again by the one that goes on."""
-    if path.exists():
-        kept = []
-        for line in path.read_bytes().splitlines(keepends=True):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if line.endswith(b"\n") and json.loads(line)["step"] <= iteration:
-                    kept.append(line)
-        with atomic_write(path) as file:
-            file.writelines(kept)

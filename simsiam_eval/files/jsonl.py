@@ -1,0 +1,54 @@
+"""A run's log: one JSON object per line, cut back to the checkpoint when the run resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simsiam_eval.files.atomic import atomic_write, cannot_write
+
+
+class JsonLines:
+    """A log of JSON objects, each with the `step` after which it was written.
+
+    Opening it drops every line of a later step than `step`, which the resumed run writes again, and a last line that a
+    kill cut short.
+
+    Args:
+        path: the log; created if missing.
+        step: number of steps that the run has completed.
+
+    Raises:
+        DataError: the log cannot be written.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._line_is_cut = False  # by a full disk
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        with atomic_write(path) as file:
+            file.writelines(line for line in lines if _is_whole_until(line, step))
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write one line.
+
+        Raises:
+            DataError: it cannot be written, such as on a full disk; later lines are intact where they can be.
+        """
+        start = "\n" if self._line_is_cut else ""
+        self._line_is_cut = True
+        try:
+            with self.path.open("a") as log:
+                log.write(start + json.dumps(entry) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._line_is_cut = False
+
+
+def _is_whole_until(line: bytes, step: int) -> bool:
+    try:
+        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
