@@ -1,4 +1,4 @@
-"""Heads trained together against a plain loop: nn.Linear, autograd, the optimizer of torch or LARS."""
+"""Heads trained together against a plain loop with nn.Linear, autograd and LARS or torch.optim.SGD."""
 
 import dataclasses
 
@@ -34,8 +34,8 @@ def trained(*recipes, rows=None):
     return stack, torch.stack(losses, dim=1)
 
 
-def by_hand(recipe, rows=None):
-    """The same head by autograd: weight, bias, losses."""
+def reference(recipe, rows=None):
+    """The same head as nn.Linear, trained with autograd and LARS or torch's SGD: weight, bias, losses."""
     features, labels = separable()
     if rows is not None:
         features, labels = features[rows], labels[rows]
@@ -75,7 +75,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", [False, True])
-def test_heads_trained_together_are_those_trained_alone_and_by_hand(kind, part):
+def test_heads_trained_together_are_those_trained_alone_and_reference(kind, part):
     recipe = KINDS[kind]
     rows = torch.arange(0, 90, 2) if part else None
     lrs, decays = (recipe.lr, recipe.lr / 7, recipe.lr * 1.5), (recipe.weight_decay, 0.1, 0.0)
@@ -83,7 +83,7 @@ def test_heads_trained_together_are_those_trained_alone_and_by_hand(kind, part):
     together, losses = trained(*recipes, rows=rows)
     for number, one in enumerate(recipes):
         alone, loss = trained(one, rows=rows)
-        weight, bias, by_epoch = by_hand(one, rows)
+        weight, bias, by_epoch = reference(one, rows)
         for mine, head in ((together.head(number), losses[number]), (alone.head(0), loss[0])):
             torch.testing.assert_close(mine.weight, weight, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(mine.bias, bias, rtol=1e-4, atol=1e-5)
