@@ -2,10 +2,11 @@
 
 import inspect
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 from simsiam_eval.commands.fields import field_types, spelling
-from simsiam_eval.commands.options import declared_in, default_text
+from simsiam_eval.commands.options import default_text, grouped_fields
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.extraction.settings import FeatureSettings
@@ -52,6 +53,8 @@ def page() -> str:
         if issubclass(settings_class, FeatureSettings):
             also.append("[those of the extraction](#extraction)")
         text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
+        if settings_class.EXAMPLES:
+            text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
         declaring = [base for base in settings_class.__mro__ if base not in (*MACHINE, FeatureSettings, object)]
         parts.append(f"## {name}\n\n{text}\n\n{_table(_rows(settings_class, *declaring))}")
     return "\n".join(parts)
@@ -62,11 +65,12 @@ def _table(rows: list[str]) -> str:
 
 
 def _rows(settings_class: type[Settings], *declaring: type) -> list[str]:
-    """A line for each setting of `settings_class` that one of `declaring` declares."""
+    """A line for each setting of `settings_class` that one of `declaring` declares, in the order of `--help`."""
     rows = []
     kinds = field_types(settings_class)
-    for field in fields(settings_class):
-        if settings_class.__mro__[declared_in(field.name, settings_class)] not in declaring:
+    names = {name for base in declaring for name in inspect.get_annotations(base)}
+    for field in chain.from_iterable(members for _, members in grouped_fields(settings_class)):
+        if field.name not in names:
             continue
         dots = "..." if field.metadata["positional"] and kinds[field.name].several else ""
         default = default_text(field, settings_class).replace("None", "-")

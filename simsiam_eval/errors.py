@@ -1,10 +1,58 @@
 """The errors a user can cause: one sentence each (what, where, what to do), never a traceback."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+# "--batch-size", "--no-strict" or "-k" in a sentence; commands stand between backticks and are left as they are.
+_OPTION = re.compile(
+    r"`[^`]*`|(?<![^\s(\"'])(?:--(?P<negated>no-)?(?P<long>[a-z][a-z0-9-]*)|-(?P<short>[a-zA-Z]))(?![\w-])"
+)
+_names: Literal["options", "arguments"] = "arguments"
+
+
+@contextmanager
+def spelled_as(names: Literal["options", "arguments"]) -> Iterator[None]:
+    """How messages name settings: as options (`--batch-size`) while the command line runs, as arguments from Python."""
+    global _names
+    before, _names = _names, names
+    try:
+        yield
+    finally:
+        _names = before
+
+
+def spelled(message: str) -> str:
+    """`message`, which names options as the command line spells them, as the reader knows them.
+
+    >>> spelled("--batch-size must be at least 1; `simsiam-eval knn -k 1` uses no -k, see --no-strict.")
+    'batch_size must be at least 1; `simsiam-eval knn -k 1` uses no k, see strict=False.'
+    """
+    return message if _names == "options" else _OPTION.sub(_argument_name, message)
+
+
+def _argument_name(match: re.Match[str]) -> str:
+    if match["short"]:
+        return match["short"].lower()
+    if not match["long"]:
+        return match[0]
+    name = match["long"].replace("-", "_")
+    return f"{name}=False" if match["negated"] else name
+
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message is one sentence for the user, `exit_status` the process's."""
+    """A mistake in what the user gave: the message is one sentence for the user, `exit_status` the process's.
+
+    The message names options as the command line spells them; from Python it names the arguments.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return spelled(super().__str__())
 
 
 class DataError(UserError):

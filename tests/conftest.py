@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import settings
 
 from cli import main
+from simsiam_eval.errors import spelled_as
 
 # No deadline: no test asserts a time. No database: a run does not depend on the one before.
 settings.register_profile("simsiam-eval", deadline=None, database=None)
@@ -23,6 +24,20 @@ SMALL = ("--preset", "digits", "--image-size", "8", "--data", "digits#train")
 def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _messages_name_options():
+    """Messages as the command line shows them."""
+    with spelled_as("options"):
+        yield
+
+
+@pytest.fixture
+def messages_name_arguments():
+    """Messages as Python shows them."""
+    with spelled_as("arguments"):
         yield
 
 

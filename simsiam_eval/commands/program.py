@@ -9,10 +9,8 @@ from typing import Any
 import click
 import cloup
 
-from simsiam_eval.commands.options import command
+from simsiam_eval.commands.options import CONTEXT, command
 from simsiam_eval.commands.table import Command
-
-_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 def program(text: str, commands: Iterable[Command], groups: Mapping[str, str]) -> click.Group:
@@ -22,7 +20,7 @@ def program(text: str, commands: Iterable[Command], groups: Mapping[str, str]) -
         text: what the program is for.
         groups: summaries of the groups, the first words of names of two words.
     """
-    main = cloup.Group("simsiam-eval", help=text, context_settings=_CONTEXT)
+    main = cloup.Group("simsiam-eval", help=text, context_settings=CONTEXT)
     main.params.append(
         click.Option(
             ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
@@ -38,7 +36,7 @@ def program(text: str, commands: Iterable[Command], groups: Mapping[str, str]) -
     for entry in commands:
         first, _, second = entry.name.partition(" ")
         if second and first not in subgroups:
-            subgroups[first] = cloup.Group(first, help=groups[first], context_settings=_CONTEXT)
+            subgroups[first] = cloup.Group(first, help=groups[first], context_settings=CONTEXT)
             add(main, subgroups[first], entry.section)
         add(subgroups[first] if second else main, _LazyCommand(entry), "Commands" if second else entry.section)
     return main

@@ -1,33 +1,28 @@
-"""The record a command returns: one JSON document, and one table for the terminal."""
+"""The record a command returns: one JSON document, and one table for people."""
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from simsiam_eval.commands.result_table import Table
+from simsiam_eval.files.strict_json import strict_json
 from simsiam_eval.runtime.machine import usable_cores, versions
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["RECORD_VERSION", "Result", "Table", "provenance"]
 
 RECORD_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Table:
-    """What the terminal shows: a title, column names, rows of text and notes below."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What a command returns.
+    """What a command returns. In a notebook, and where it is printed, it shows its table.
 
     Attributes:
         task: name of the command.
@@ -36,8 +31,8 @@ class Result:
         metrics: accuracies as fractions in [0, 1], intervals as [low, high], counts, losses.
         provenance: what it ran on: encoder, images, versions, machine, seconds.
         files: what it wrote, by role.
-        table: the same for the terminal; not part of the record.
-        faults: what is wrong with what was looked at, a sentence each, for standard error: the record is printed all the
+        table: the numbers for people; not part of the record.
+        faults: what is wrong with what was checked, a sentence each, for standard error; the record is printed all the
             same, and the exit status is 1.
     """
 
@@ -65,16 +60,22 @@ class Result:
 
     def to_json(self) -> str:
         """The record as JSON text; a number that is not finite becomes null, which strict parsers accept."""
-        text = json.dumps(_finite(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+        text = strict_json(self.to_dict(), indent=2)
         return text.encode("utf-8", "backslashreplace").decode()  # a path that is not UTF-8, as JSON escapes it
 
+    def to_frame(self) -> pandas.DataFrame:
+        """The table as a pandas DataFrame; columns of numbers are numbers.
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return self.table.to_frame()
+
+    def __repr__(self) -> str:
+        return str(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
 
 
 def provenance(started: float, device: str = "cpu", **more: Any) -> dict[str, Any]:

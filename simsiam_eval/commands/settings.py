@@ -36,6 +36,8 @@ class Settings:
 
     # preset name -> values of the `by_preset` fields; a class without presets leaves it empty.
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    # Arguments of example calls, which `--help` and the docs show.
+    EXAMPLES: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         self._fill_from_preset()

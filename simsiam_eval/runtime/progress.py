@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
+from simsiam_eval.errors import spelled
+
 _PLAIN_SECONDS = 10.0  # without a terminal a line now and then, not a bar
 
 
@@ -16,7 +18,7 @@ def say(message: str) -> None:
     """One line to the person at the terminal; nothing where nobody can read it (a closed terminal, a full disk): the work is
     worth more."""
     if sys.stderr is not None:
-        print(message, file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
+        print(spelled(message), file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
 
 
 class _Lenient:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, provenance
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.files.strict_json import strict_json
 from tasks.detection.settings import DetectSettings
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class _Detection:
                 say(f"Warning: {warning}")
             _write_json(folder / "detections.json", json.dumps(result_file_entries(self.test, detections)))
             write_picture(folder / "picture.png", self.test, detections)
-            _write_json(folder / "evaluation.json", json.dumps(_finite(run), indent=1))
+            _write_json(folder / "evaluation.json", strict_json(run, indent=1))
         return run
 
     def _record(self, runs: dict[str, list[dict[str, Any]]], started: float) -> Result:
@@ -266,10 +267,3 @@ def _write_json(path: Path, text: str) -> None:
 
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-def _finite(value: Any) -> Any:
-    """NaN, which JSON has not, as null."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    return None if isinstance(value, float) and value != value else value

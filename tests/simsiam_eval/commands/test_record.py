@@ -61,3 +61,24 @@ def test_provenance_says_versions_machine_and_seconds():
 def test_percent():
     assert percent(0.5) == "50.00"
     assert percent(0.5, (0.25, 1)) == "50.00 [25.00, 100.00]"
+
+
+def test_a_result_shows_its_table():
+    table = Table("Top-1 <b>", ("file", "images", "rank"), [["a<b", "3", "-"], ["c", "4", "1.5"]], ["a & b"])
+    result = _result(table=table)
+    assert "Top-1 <b>" in repr(result) and "a<b" in repr(result)
+    page = result._repr_html_()
+    assert "<p>Top-1 &lt;b&gt;</p>" in page and "<td>a&lt;b</td>" in page and "<th>rank</th>" in page
+    assert "a &amp; b" in page
+    assert "<th>" not in _result(table=Table("t", ("", ""), [["a", "b"]]))._repr_html_()
+
+
+def test_a_result_as_a_frame_has_numbers_where_all_cells_are():
+    table = Table(
+        "t", ("file", "images", "rank", "top1 [95 %]"), [["a", "3", "-", "9 [8, 10]"], ["b", "4", "1.5", "-"]]
+    )
+    frame = _result(table=table).to_frame()
+    assert list(frame["file"]) == ["a", "b"] and list(frame["images"]) == [3, 4]
+    assert frame["rank"].isna().tolist() == [True, False] and frame["rank"][1] == 1.5
+    assert list(frame["top1 [95 %]"]) == ["9 [8, 10]", "-"]
+    assert _result(table=Table("t", ("a",), [])).to_frame().shape == (0, 1)

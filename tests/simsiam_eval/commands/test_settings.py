@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import torch
 
 from pretrain.settings import PretrainSettings
 from simsiam_eval.commands.fields import field_types
@@ -216,3 +218,23 @@ def test_values_that_no_library_can_take(monkeypatch, tmp_path):
     found = Reader(spec="~/train.h5", out="~/out", table="~nobody-of-this-name/x")
     assert (found.spec, found.out) == (f"{tmp_path}/train.h5", tmp_path / "out")
     assert found.table == Path("~nobody-of-this-name/x")
+
+
+def test_numbers_and_arrays_of_numpy_and_torch_are_taken():
+    oven = Oven(out=Path("x"), heat=np.float32(5), steam=np.bool_(True), racks=np.array([2, 3]), rack_count=np.int64(4))
+    assert (oven.heat, oven.steam, oven.racks, oven.rack_count) == (5.0, True, (2, 3), 4)
+    assert [type(value) for value in (oven.heat, oven.steam, *oven.racks)] == [float, bool, int, int]
+    assert Oven(out="x", racks=[np.int64(2), torch.tensor(3)], preset=np.str_("cake")).racks == (2, 3)
+    assert Oven(out="x", racks=torch.tensor([2, 3])).racks == (2, 3) == Oven(out="x", racks=range(2, 4)).racks
+    assert type(Reader(spec=Path("a") / "b").spec) is str
+    for wrong in (np.float64(1.5), np.array([[1]]), np.bool_(True)):
+        with pytest.raises(UsageError, match="--racks must be an integer"):
+            Oven(out="x", racks=wrong)
+
+
+@pytest.mark.usefixtures("messages_name_arguments")
+def test_from_python_a_message_names_the_argument():
+    for wrong, says in (({"rack_count": 0}, "rack_count must be"), ({"k": 0}, "k must be at least 1, got 0.")):
+        with pytest.raises(UsageError) as error:
+            KnnSettings(train="a.h5", test="b.h5", **wrong) if "k" in wrong else Oven(out="x", **wrong)
+        assert str(error.value).startswith(says)

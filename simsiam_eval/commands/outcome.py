@@ -1,0 +1,109 @@
+"""How a command ends: its record or table on standard output, or one sentence and an exit status."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from simsiam_eval.commands.record import Result
+from simsiam_eval.errors import Stopped, UserError, spelled_as
+from simsiam_eval.runtime.launch import torchrun_group
+from simsiam_eval.runtime.progress import say
+
+_INTERRUPTED = 130
+_AFTER_A_SIGNAL = (
+    "Finished files are complete. Run the same command again: `extract`, `pretrain`, `detect` and "
+    "`linear-eval --end-to-end --out` resume, other commands start over."
+)
+
+
+def report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
+    """Run, print the result, and turn what can go wrong into one sentence and an exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _on_signal)
+    with spelled_as("options"):
+        _report(run, as_json, debug)
+
+
+def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
+    is_main = True
+    try:
+        is_main = (torchrun_group() or (0, 1))[0] == 0  # the first process prints for all
+        try:
+            result = run()
+        finally:
+            _end_workers()
+        if is_main:
+            _print(result, as_json)
+    except Stopped as stopped:
+        if is_main:  # all processes stop together
+            say(str(stopped))
+        raise SystemExit(stopped.exit_status) from stopped
+    except UserError as error:
+        _fail(str(error), error.exit_status, debug)
+    except KeyboardInterrupt:
+        _fail(f"Interrupted. {_AFTER_A_SIGNAL}", _INTERRUPTED, debug)
+    except _Signal as caught:
+        _fail(f"{caught.name}. {_AFTER_A_SIGNAL}", 128 + caught.number, debug)
+    except (OSError, MemoryError) as error:
+        _fail(f"{type(error).__name__}: {error}", 1, debug)
+    except RuntimeError as error:
+        # torch's, which is not imported here; on a CPU it has no class of its own
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+            raise
+        what = str(error).splitlines()[0].partition("DefaultCPUAllocator: ")[2] or str(error).splitlines()[0]
+        _fail(f"The device is out of memory: use a smaller batch or smaller images ({what})", 1, debug)
+    else:
+        if result.faults:
+            raise SystemExit(1)
+
+
+def _print(result: Result, as_json: bool) -> None:
+    """The record or the table on standard output, faults on standard error."""
+    text = result.to_json() if as_json else str(result.table)
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        text = json.dumps(json.loads(text), indent=2) if as_json else text  # ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
+    try:
+        click.echo(text)
+    except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
+        sys.stderr.close()  # Python would tell it again
+        return
+    for fault in result.faults:
+        say(f"Error: {fault}")
+
+
+def _end_workers() -> None:
+    """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
+    if (multiprocessing := sys.modules.get("multiprocessing")) and (workers := multiprocessing.active_children()):
+        # torch's handler raises when a worker was killed, wherever the program then is.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+class _Signal(BaseException):
+    """A signal that ends the command, as KeyboardInterrupt is one."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.name = number, signal.Signals(number).name
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    raise _Signal(number)
+
+
+def _fail(message: str, status: int, debug: bool) -> None:
+    if debug:
+        raise
+    say(f"Error: {message}")
+    raise SystemExit(status)

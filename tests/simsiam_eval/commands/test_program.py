@@ -1,0 +1,29 @@
+"""The program: help without torch, and the ways to start it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_no_help_imports_torch():
+    code = (
+        "import sys, click, cli\n"
+        "from click.testing import CliRunner\n"
+        "for words in [[], *([name] for name in cli.main.commands)]:\n"
+        "    shown = CliRunner().invoke(cli.main, words + ['--help'])\n"
+        "    assert shown.exit_code == 0 and 'Usage' in shown.output, shown.output\n"
+        "    print(words)\n"
+        "heavy = {'torch', 'torchvision', 'faiss', 'sklearn', 'h5py', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) >= 7
+
+
+def test_cli_py_runs_as_a_script():
+    run = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "linear-eval" in run.stdout
