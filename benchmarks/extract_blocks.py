@@ -19,7 +19,7 @@ from report import write_table
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ArraySource
 from simsiam_eval.vocabulary import PRECISIONS
@@ -39,7 +39,7 @@ def main() -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         source = ArraySource("random", pixels, np.full(count, -1), None, [str(row) for row in range(count)])
         for way, (batch, workers) in WAYS.items():
-            chosen = FeatureSettings(device="cpu", precision=precision, extract_batch=batch, workers=workers)
+            chosen = ExtractionOptions(precision=precision, batch=batch, workers=workers)
             name = f"{arch}, {side} px, {precision}", way
             works[name] = Extraction(encoder, source, Preprocessing(side, side), chosen, torch.device("cpu"))
             counts[name] = count

@@ -43,10 +43,11 @@ from torchvision import transforms
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.blocks import worker_count
-from simsiam_eval.extraction.extraction import Extraction, write_extraction
+from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.fused_blocks import fuse_blocks
 from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.file import read_features
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
@@ -180,7 +181,7 @@ def ours(
     encoder: Encoder, source: ImageSource, count: int, folder: Path, **changed: Any
 ) -> tuple[Stopwatch, np.ndarray]:
     """The time of all images without compilation, and their features."""
-    settings = FeatureSettings(device="cpu", **changed)
+    settings = ExtractionOptions(**changed)
     work = Extraction(encoder, source, PREPROCESSING, settings, CPU, range(count))
     next(iter(work.compute(work.starts[:1])))
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None, "precision": settings.precision}

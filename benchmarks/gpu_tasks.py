@@ -29,8 +29,9 @@ from report import write_table
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.blocks import read_blocks
-from simsiam_eval.extraction.extraction import Extraction, write_extraction
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.extraction import Extraction
+from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.heads import HeadStack
 from simsiam_eval.neighbors.exact import search
@@ -48,7 +49,7 @@ def extraction(folder: Path, images: int, device: torch.device) -> Runs:
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None}
 
     def work(precision: str) -> Extraction:
-        return Extraction(encoder, source, Preprocessing(), FeatureSettings(precision=precision), device)
+        return Extraction(encoder, source, Preprocessing(), ExtractionOptions(precision=precision), device)
 
     def decode() -> None:
         one = work("bf16")

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.images.preprocess import TRANSFORMS
 from simsiam_eval.linear.end_to_end import ViewExtraction
@@ -154,8 +154,8 @@ def _seconds_per_image(images: int) -> tuple[float, float]:
     source = ArraySource("noise", pixels, np.arange(images) % 10, None, [str(row) for row in range(images)])
     encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
     common = (encoder, source, TRANSFORMS["cifar"])
-    view = ViewExtraction(*common, FeatureSettings(views=1), torch.device("cpu"))
-    crop = Extraction(*common, FeatureSettings(), torch.device("cpu"))
+    view = ViewExtraction(*common, ExtractionOptions(views=1), torch.device("cpu"))
+    crop = Extraction(*common, ExtractionOptions(), torch.device("cpu"))
     few = set(range(32))
     view.of_views(few)
     list(crop.compute(crop.starts[:2]))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pretrain.settings import PretrainSettings
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
-from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
+from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.exact import search_blocks
 from simsiam_eval.neighbors.votes import weighted_vote
@@ -60,17 +60,13 @@ class KnnMonitor:
         self, encoder: Encoder, source: ImageSource, device: torch.device, stop: StopRequest
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Of the labeled images that can be read: (N,D) and (N,)."""
-        chosen = FeatureSettings(precision=self._settings.precision, workers=self._settings.workers, compile="off")
-        work = Extraction(encoder, source, self._preprocessing, chosen, device)
-        features, labels = [], []
-        for block in work.compute(work.starts):
-            _refuse_to_go_on(stop)
-            used = np.array([row not in block.reasons and source.labels[row] >= 0 for row in block.rows])
-            features.append(block.columns["features"][used])
-            labels.append(source.labels[block.rows.start : block.rows.stop][used])
-        if not sum(map(len, labels)):
+        options = ExtractionOptions(precision=self._settings.precision, workers=self._settings.workers)
+        work = Extraction(encoder, source, self._preprocessing, options, device)
+        features = extract_to_memory(work, after_block=lambda block: _refuse_to_go_on(stop))
+        labeled = features.labels >= 0
+        if not labeled.any():
             raise DataError(f"{source.spec} has no labeled image that can be read")
-        return np.concatenate(features), np.concatenate(labels)
+        return features.features[labeled], features.labels[labeled]
 
 
 def _refuse_to_go_on(stop: StopRequest) -> None:

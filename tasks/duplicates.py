@@ -56,7 +56,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or the two are not of one encoder, or of the same images.
     """
-    from simsiam_eval.extraction.sets import described_features, refuse_mixture, same_rows
+    from simsiam_eval.features.compatibility import described_features, refuse_mixture, same_rows
     from simsiam_eval.features.rows import open_features
     from simsiam_eval.files.atomic import write_csv
     from simsiam_eval.neighbors.duplicates import Groups, pairs_above
@@ -136,6 +136,7 @@ def _metrics(
 
 def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list[list[dict[str, Any]]]) -> None:
     """A line per group, the most similar first; blue frames for FILE, orange ones for OTHER."""
+    from simsiam_eval.features.class_names import class_name
     from simsiam_eval.plots.contact_sheet import Cell, write_sheet
     from simsiam_eval.plots.source_images import SourceImages
 
@@ -146,7 +147,7 @@ def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list
         line = []
         for one in group[:_SHEET_IMAGES]:
             names = sets[one["file"]].class_names
-            name = names[one["label"]] if names is not None and one["label"] >= 0 else ""
+            name = class_name(one["label"], names) if names is not None else ""
             caption = (f"{one['similarity']:.4f}", *filter(None, [name]), one["id"])
             line.append(Cell(images[one["file"]].image(one["id"]), caption, _FRAMES[one["file"]]))
         if len(group) > _SHEET_IMAGES:

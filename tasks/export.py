@@ -75,6 +75,7 @@ def _described(reader: FeatureReader) -> dict[str, Any]:
 
 def _write_parquet(reader: FeatureReader, out: Path) -> None:
     """Columns id, label, class_name (where classes have names), valid, error (why not), features and further ones."""
+    from simsiam_eval.features.class_names import class_name
     from simsiam_eval.files.atomic import atomic_write
     from simsiam_eval.runtime.progress import progress
 
@@ -103,7 +104,7 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
         values: dict[str, Any] = {"id": block.ids, "label": block.labels, "valid": block.valid}
         values["error"] = [why[row][1] if row in why else None for row in block.rows]
         if names is not None:
-            values["class_name"] = [names[label] if 0 <= label < len(names) else None for label in block.labels]
+            values["class_name"] = [class_name(label, names) or None for label in block.labels.tolist()]
         arrays = {name: arrow.array(column, schema.field(name).type) for name, column in values.items()}
         arrays |= {_plain(name): _nested(arrow, column) for name, column in block.columns.items()}
         return arrow.table([arrays[field.name] for field in schema], schema=schema)

@@ -61,14 +61,15 @@ def extract(settings: ExtractSettings) -> Result:
     Raises:
         DataError: the checkpoint, the images or the output cannot be used.
     """
-    from simsiam_eval.extraction.extraction import Extraction, write_extraction
-    from simsiam_eval.extraction.sets import plan_extraction
+    from simsiam_eval.extraction.extraction import Extraction
+    from simsiam_eval.extraction.plan import plan_extraction
+    from simsiam_eval.extraction.to_file import write_extraction
     from simsiam_eval.runtime.processes import join_processes
 
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
         work, attributes_of = plan_extraction(
-            settings.checkpoint, settings.data, None, settings, processes.device, settings.row_range()
+            settings.checkpoint, settings.data, None, settings.extraction(), processes.device, settings.row_range()
         )
         attributes = attributes_of() if processes.main else {}
         engine: Any = Extraction.compute

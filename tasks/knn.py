@@ -103,13 +103,16 @@ def knn(settings: KnnSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used.
     """
-    from simsiam_eval.extraction.sets import described_features, same_rows, train_and_test_features
+    from simsiam_eval.extraction.sets import train_and_test_features
+    from simsiam_eval.features.compatibility import described_features, same_rows
     from simsiam_eval.neighbors.classify import classify
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
-    bank, queries = train_and_test_features(settings, on_disk=True)
     device = resolve_device(settings.device)
+    bank, queries = train_and_test_features(
+        settings.train, settings.test, settings.checkpoint, settings.extraction(), device, on_disk=True
+    )
     leave_one_out = same_rows(bank, queries)
     if len(bank.labels) == leave_one_out:
         raise DataError(f"{bank.path} has one labeled image: with itself left out it has no neighbor.")

@@ -31,7 +31,7 @@ def rank(settings: RankSettings) -> Result:
         DataError: a feature file cannot be used, or holds one image only.
     """
     from simsiam_eval.errors import DataError
-    from simsiam_eval.extraction.sets import described_features
+    from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.features.rows import open_features
     from simsiam_eval.runtime.device import resolve_device
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,34 +193,14 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
 
 def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Any:
     """The extraction that made the file, with one image in a forward pass."""
-    from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.extraction import Extraction
-    from simsiam_eval.extraction.settings import FeatureSettings
-    from simsiam_eval.images.preprocess import Preprocessing
+    from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
     from simsiam_eval.runtime.device import resolve_device
 
     assert settings.checkpoint is not None
-    attributes, encoder = reader.attributes, reader.attributes["encoder"]
-    views = attributes["views"] or {}
-    try:
-        layers = (encoder["layer"], *(name.removeprefix("layers/") for name in reader.columns if "/" in name))
-        chosen = FeatureSettings(
-            layer=layers,
-            pool=encoder["pooling"],
-            flip_average=encoder["flip_average"],
-            normalize=encoder["normalize"],
-            precision=attributes["precision"],
-            views=views.get("count", 0),
-            seed=views.get("seed", 0),
-            compile="off",
-            extract_batch=1,
-            workers=0,
-        )
-        preprocessing = Preprocessing.from_dict(attributes["preprocessing"])
-    except (KeyError, UsageError) as error:
-        raise DataError(f"{reader.path} does not say how its features were made: {error}.") from error
-    device = resolve_device(settings.device)
-    return Extraction(load_encoder(settings.checkpoint, layers, chosen.pool)[0], source, preprocessing, chosen, device)
+    options, device = ExtractionOptions(batch=1, workers=0), resolve_device(settings.device)
+    return extraction_like(
+        reader.attributes, reader.path, settings.checkpoint, source, options, device, every_column=True
+    )
 
 
 def _compared(stored: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]) -> tuple[float, float]:

@@ -1,10 +1,9 @@
-"""Images + encoder -> feature file, in order, by blocks of rows that are the same whatever runs them."""
+"""Images and an encoder -> features, in order, by blocks of rows that are the same whatever computes them."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +17,19 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block, Blocks, map_blocks, read_blocks
 from simsiam_eval.extraction.fused_blocks import can_fuse
 from simsiam_eval.extraction.inference import FeatureModel, PendingFeatures
-from simsiam_eval.features.file import differences, read_attributes
-from simsiam_eval.features.writer import FeatureWriter, remove_notes
+from simsiam_eval.features.file import Features
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.runtime.progress import progress, say
+from simsiam_eval.runtime.progress import say
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.encoder import Encoder
-    from simsiam_eval.extraction.settings import FeatureSettings
+    from simsiam_eval.extraction.plan import ExtractionOptions
     from simsiam_eval.sources.base import ImageSource
 
 T = TypeVar("T")
 Pending = TypeVar("Pending")
 
-_NAMED = 5  # unreadable images named on the terminal; all of them are in the file's `errors`
+_NAMED = 5  # unreadable images named on the terminal; all of them are in a feature file's `errors`
 _BATCH = {"cpu": 8, "cuda": 256}  # a CPU's is each core's (benchmarks/results/extract_blocks.md)
 
 
@@ -63,15 +60,15 @@ class Extraction:
         encoder: Encoder,
         source: ImageSource,
         preprocessing: Preprocessing,
-        settings: FeatureSettings,
+        options: ExtractionOptions,
         device: torch.device,
         rows: range | None = None,
     ) -> None:
         self.encoder, self.source, self.preprocessing = encoder, source, preprocessing
-        self.settings, self.device = settings, device
+        self.options, self.device = options, device
         self.rows = range(len(source)) if rows is None else rows
-        self.views = settings.views
-        self.batch = settings.extract_batch or _BATCH[device.type]
+        self.views = options.views
+        self.batch = options.batch or _BATCH[device.type]
 
     @property
     def columns(self) -> dict[str, tuple[int, ...]]:
@@ -101,7 +98,7 @@ class Extraction:
         blocks = self._blocks(starts)
         if blocks:
             _ = self._model  # made once, before there are threads
-        on_cpu, workers = self.device.type == "cpu", self.settings.workers
+        on_cpu, workers = self.device.type == "cpu", self.options.workers
         if on_cpu and workers is None:
             yield from map_blocks(blocks, lambda block: finish(block, begin(block)))
             return
@@ -115,7 +112,7 @@ class Extraction:
 
     def _blocks(self, starts: Sequence[int] | NDArray[np.int64]) -> Blocks:
         shape = self.batch, self.views, self.center_crop
-        return Blocks(self.source, self.preprocessing, self.rows, starts, *shape, self.settings.seed)
+        return Blocks(self.source, self.preprocessing, self.rows, starts, *shape, self.options.seed)
 
     def _begun(self, block: Block) -> list[PendingFeatures]:
         pixels = block.pixels.to(self.device, non_blocking=True)
@@ -128,151 +125,91 @@ class Extraction:
             columns["views"] = np.stack([view[0] for view in found[1:]], axis=1)
         columns = {name: values[: len(block.rows)] for name, values in columns.items()}
         with np.errstate(over="ignore"):
-            stored = [values.astype(self.settings.dtype).reshape(len(values), -1) for values in columns.values()]
+            stored = [values.astype(self.options.dtype).reshape(len(values), -1) for values in columns.values()]
         finite = np.all([np.isfinite(values).all(axis=1) for values in stored], axis=0)
-        why = f"the encoder's features are not finite in {self.settings.dtype}"
+        why = f"the encoder's features are not finite in {self.options.dtype}"
         reasons = {block.rows[place]: why for place in np.flatnonzero(~finite)}
         return BlockFeatures(block.rows, columns, reasons | block.reasons)
 
     @property
     def computation(self) -> dict[str, Any]:
         """What may move features by float32's rounding: the same in all parts of a file."""
-        compiled = self.settings.compile == "on"
-        fused = not compiled and can_fuse(self.device, self.settings.precision)
+        compiled = self.options.compile
+        fused = not compiled and can_fuse(self.device, self.options.precision)
         return {"batch": self.batch, "compiled": compiled, "fused": fused, "device": self.device.type}
 
     @cached_property
     def _model(self) -> FeatureModel:
-        chosen = self.settings
+        options = self.options
         return FeatureModel(
             self.encoder,
             self.preprocessing,
             self.device,
-            chosen.precision,
-            chosen.compile == "on",
-            chosen.flip_average,
-            chosen.normalize,
+            options.precision,
+            options.compile,
+            options.flip_average,
+            options.normalize,
         )
 
 
-Engine = Callable[[Extraction, NDArray[np.int64]], Generator[BlockFeatures]]
-
-
-def write_extraction(
-    work: Extraction,
-    attributes: Mapping[str, Any],
-    out: Path,
-    processes: Processes,
-    engine: Engine = Extraction.compute,
-) -> tuple[int, int]:
-    """Write the features of `work` to `out`; goes on with an unfinished file.
+def extract_to_memory(
+    extraction: Extraction,
+    attributes: Mapping[str, Any] | None = None,
+    after_block: Callable[[BlockFeatures], None] | None = None,
+) -> Features:
+    """The features of every image that can be read, in memory, without a file.
 
     Args:
-        attributes: root attributes of the file, needed by the first process only.
-        processes: those that share the work, each a run of what is left.
-        engine: what maps block numbers to features; the blocks may come in any order.
-
-    Returns:
-        how many rows were computed now by all processes, and how many images could not be read.
+        attributes: what a feature file of them would say; default: preprocessing, precision, spec and class names only.
+        after_block: called with every block; default: names the first unreadable images, and with `strict` rejects them.
 
     Raises:
-        DataError: the output belongs to something else or cannot be written; with `strict`, an unreadable image.
+        DataError: no image can be read; with `strict`, an unreadable image.
     """
-    there = _complete_file(work, attributes, out) if processes.main else None
-    if processes.largest(0 if there is None else 1):
-        return 0, 0 if there is None else int(there["unreadable"])
-    with closing(_shared_writer(work, attributes, out, processes)) as writer:
-        size, first = work.batch, work.rows.start
-        if work.settings.strict and (before := writer.unreadable()):
-            raise DataError(
-                f"{before} images could not be read when {out} was begun; without --strict they are skipped."
-            )
-        starts = np.array(work.starts, dtype=np.int64)
-        written = np.array([writer.is_written(_in_file(work, start)) for start in starts.tolist()], dtype=bool)
-        lengths = np.minimum(size, work.rows.stop - starts)
-        left = int(lengths[~written].sum())
-        if processes.main and left < len(work.rows):
-            say(f"{out}: going on, {len(work.rows) - left} of {len(work.rows)} rows are there.")
-        processes.barrier()  # every process has seen the file as it was
-        # What follows each other, so that a shard, row group or chunk is read by one process.
-        mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
-        before, named = int(lengths[written].sum()) // processes.world, 0
-        todo = before + int(lengths[mine].sum())
-        # Closed by name: what a signal interrupts is else only closed when its traceback is gone.
-        with progress(f"extract {out.name}", todo, before) as advance, closing(engine(work, starts[mine])) as blocks:
-            for block in blocks:
-                reasons = {}
-                for row, reason in sorted(block.reasons.items()):
-                    reasons[row - first] = (work.source.id(row), reason)
-                    named = _name(work, row, reason, named)
-                writer.write(block.rows.start - first, block.columns, reasons)
-                advance(len(block.rows))
-        writer.sync()
-        processes.barrier()  # all rows are in the file
-        unreadable = writer.finish() if processes.main else 0
-        processes.barrier()
-    if unreadable:
-        say(f"{unreadable} of {len(work.rows)} images could not be read; they are named in `errors` of {out}.")
-    return left, unreadable
+    source, unreadable = extraction.source, 0
+    columns: dict[str, list[NDArray[np.float32]]] = {name: [] for name in extraction.columns}
+    rows: list[int] = []
+    for block in extraction.compute(extraction.starts):
+        if after_block is not None:
+            after_block(block)
+        else:
+            for row, reason in sorted(block.reasons.items()):
+                report_unreadable(extraction, row, reason, unreadable)
+                unreadable += 1
+        readable = np.array([row not in block.reasons for row in block.rows])
+        rows += np.asarray(block.rows)[readable].tolist()
+        for name, values in block.columns.items():
+            columns[name].append(values[readable])
+    if not rows:
+        raise DataError(f"No image of {source.spec} could be read.")
+    class_names = None if source.class_names is None else list(source.class_names)
+    attributes = attributes or {
+        "encoder": {},
+        "preprocessing": extraction.preprocessing.to_dict(),
+        "source": {"spec": source.spec, "class_names": class_names},
+        "precision": extraction.options.precision,
+    }
+    further = {name: np.concatenate(blocks) for name, blocks in columns.items()}
+    return Features(
+        features=further.pop("features"),
+        labels=source.labels[rows],
+        ids=np.array([source.id(row) for row in rows], dtype=str),
+        attributes=dict(attributes),
+        unreadable=len(extraction.rows) - len(rows),
+        path=Path(source.spec),
+        rows=np.array(rows, dtype=np.int64),
+        columns=further,
+    )
 
 
-def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
-    if not out.exists():
-        return None
-    there = read_attributes(out)
-    wanted = {key: value for key, value in attributes.items() if key != "computation"}
-    differ = differences(there, wanted | {"dtype": work.settings.dtype, "columns": work.columns})
-    if differ:
-        raise DataError(
-            f"{out} holds features of another encoder, images or settings ({', '.join(differ)}): choose another --out."
-        )
-    if work.settings.strict and there["unreadable"]:
-        raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
-    remove_notes(out)
-    say(f"{out} is there already and complete: nothing to do.")
-    return there
+def report_unreadable(extraction: Extraction, row: int, reason: str, reported: int) -> None:
+    """Name an unreadable image on the terminal, if fewer than a few were `reported` before.
 
-
-def _shared_writer(work: Extraction, attributes: Mapping[str, Any], out: Path, processes: Processes) -> FeatureWriter:
-    """The first process makes the file, the others then open it."""
-    rows = SomeRows(work.source, work.rows)
-
-    def opened() -> FeatureWriter:
-        return FeatureWriter(out, rows, work.columns, work.settings.dtype, attributes, processes.rank)
-
-    writer = opened() if processes.main else None
-    processes.barrier()
-    return writer or opened()
-
-
-def _in_file(work: Extraction, start: int) -> range:
-    first = start - work.rows.start
-    return range(first, min(first + work.batch, len(work.rows)))
-
-
-def _name(work: Extraction, row: int, reason: str, named: int) -> int:
-    """Say which image could not be read, of the first few; with `strict`, stop."""
-    if work.settings.strict:
-        raise DataError(
-            f"Image {work.source.id(row)} (row {row}) could not be read: {reason}; without --strict it is skipped."
-        )
-    if named < _NAMED:
-        say(f"skipped {work.source.id(row)} (row {row}): {reason}")
-    return named + 1
-
-
-class SomeRows:
-    """Some rows of a source, as FeatureWriter wants them."""
-
-    def __init__(self, source: ImageSource, rows: range) -> None:
-        self._source, self._rows = source, rows
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self._source.labels[self._rows.start : self._rows.stop]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def ids_of(self, rows: range) -> list[str]:
-        return self._source.ids_of(self._rows[rows.start : rows.stop])
+    Raises:
+        DataError: the option `strict` is on.
+    """
+    name = extraction.source.id(row)
+    if extraction.options.strict:
+        raise DataError(f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped.")
+    if reported < _NAMED:
+        say(f"skipped {name} (row {row}): {reason}")

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.extraction import BlockFeatures, Engine, Extraction
+from simsiam_eval.extraction.extraction import BlockFeatures, Extraction
+from simsiam_eval.extraction.to_file import Engine
 
 _AHEAD = 2  # tasks given to a worker at a time: one that it works on, one that waits
 _TASK_IMAGES = 512  # about: blocks of a task are read and computed as one stream

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import DECODINGS, FEATURE_ENDINGS, INDEX_ENDING, LAYERS, POOLINGS
+
+if TYPE_CHECKING:
+    from simsiam_eval.extraction.plan import ExtractionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,30 @@ class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
         "sizes only, for sources too large to be read twice.",
     )
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
+
+    def extraction(self) -> ExtractionOptions:
+        """These settings as the plain options of an extraction."""
+        from simsiam_eval.extraction.plan import ExtractionOptions
+
+        return ExtractionOptions(
+            layers=self.layer,
+            pooling=self.pool,
+            transform=self.transform,
+            resize=self.resize,
+            crop=self.crop,
+            decode=self.decode,
+            flip_average=self.flip_average,
+            normalize=self.normalize,
+            views=self.views,
+            seed=self.seed,
+            precision=self.precision,
+            dtype=self.dtype,
+            compile=self.compile == "on",
+            batch=self.extract_batch,
+            workers=self.workers,
+            fingerprint=self.fingerprint,
+            strict=self.strict,
+        )
 
 
 def is_feature_file(spec: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.features.class_names import class_name
 
 Rows = NDArray[np.int64]
 
@@ -50,7 +51,7 @@ def fraction_of(labels: NDArray[np.int64], fraction: float, seed: int, names: Se
         if count < 1:
             there = int((labels == label).sum())
             raise DataError(
-                f"A fraction of {fraction:g} leaves no image of class {_name(label, names)}, which has {there}: give a "
+                f"A fraction of {fraction:g} leaves no image of class {class_name(label, names)}, which has {there}: give a "
                 "larger --fraction, or --shots."
             )
     return _drawn(labels, counts, seed)
@@ -65,7 +66,7 @@ def shots_of(labels: NDArray[np.int64], shots: int, seed: int, names: Sequence[s
     for label, rows in _by_class(labels).items():
         if len(rows) < shots:
             raise DataError(
-                f"--shots {shots} are more than the {len(rows)} training images of class {_name(label, names)}."
+                f"--shots {shots} are more than the {len(rows)} training images of class {class_name(label, names)}."
             )
     return _drawn(labels, dict.fromkeys(_by_class(labels), shots), seed)
 
@@ -81,7 +82,3 @@ def _by_class(labels: NDArray[np.int64]) -> dict[int, Rows]:
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
     return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
-
-
-def _name(label: int, names: Sequence[str] | None) -> str:
-    return names[label] if names is not None and label < len(names) else str(label)

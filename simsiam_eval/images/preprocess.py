@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage
-
-if TYPE_CHECKING:
-    from simsiam_eval.extraction.settings import FeatureSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -153,21 +150,29 @@ TRANSFORMS = {
 }
 
 
-def preprocessing_for(stem: str, own: dict[str, Any] | None, settings: FeatureSettings) -> Preprocessing:
+def preprocessing_for(
+    stem: str,
+    own: dict[str, Any] | None,
+    *,
+    transform: str = "auto",
+    resize: int | None = None,
+    crop: int | None = None,
+    decode: str | None = None,
+) -> Preprocessing:
     """How the images of an encoder are prepared.
 
     Args:
         stem: imagenet (256 / 224 px) or cifar (32 px): the default's.
         own: what our own checkpoint recorded, which goes before the stem's default.
-        settings: `transform` goes before both, `resize`, `crop` and `decode` before all; `crop` alone also sets `resize`
-            in the same proportion.
+        transform: a name in TRANSFORMS, which goes before both; "auto": none.
+        resize, crop, decode: go before all; `crop` alone also sets `resize` in the same proportion.
 
     Raises:
         DataError: what the checkpoint recorded cannot be used.
         UsageError: a crop larger than what it is cut from.
     """
-    if settings.transform != "auto":
-        chosen = TRANSFORMS[settings.transform]
+    if transform != "auto":
+        chosen = TRANSFORMS[transform]
     elif own and own.get("preprocessing"):
         try:
             chosen = Preprocessing.from_dict(own["preprocessing"])
@@ -177,12 +182,12 @@ def preprocessing_for(stem: str, own: dict[str, Any] | None, settings: FeatureSe
             ) from error
     else:
         chosen = TRANSFORMS[stem]
-    if settings.crop is not None:
-        chosen = replace(chosen, resize=round(settings.crop * chosen.resize / chosen.crop), crop=settings.crop)
-    if settings.resize is not None:
-        chosen = replace(chosen, resize=settings.resize)
-    if settings.decode is not None:
-        chosen = replace(chosen, decode=settings.decode)
+    if crop is not None:
+        chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
+    if resize is not None:
+        chosen = replace(chosen, resize=resize)
+    if decode is not None:
+        chosen = replace(chosen, decode=decode)
     if chosen.resize < chosen.crop and not chosen.squash:
         raise UsageError(f"--resize {chosen.resize} is smaller than --crop {chosen.crop}: give a larger one.")
     return chosen

@@ -1,26 +1,23 @@
-"""What linear probes are trained and tested on, from the settings of a task."""
+"""What linear probes are trained and tested on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
+from simsiam_eval.features.class_names import class_name, distinct_names
 from simsiam_eval.features.file import Features, read_attributes
 from simsiam_eval.features.layers import chosen_layers, layers_in
 from simsiam_eval.linear.feeds import CropFeed, Feed, ViewFeed
 from simsiam_eval.linear.training import LabeledFeatures
-from simsiam_eval.metrics.confusion import distinct_names
-
-if TYPE_CHECKING:
-    from simsiam_eval.extraction.settings import EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,19 @@ class ProbeData:
 
 
 def read_probe_data(
-    settings: EvaluationSettings, device: torch.device, every_layer: bool
+    train_spec: str,
+    test_spec: str,
+    checkpoint: Path | None,
+    options: ExtractionOptions,
+    device: torch.device,
+    every_layer: bool,
 ) -> tuple[ProbeData, Features, Features]:
     """Features and labels of both sets on `device`, and what was read.
+
+    Args:
+        train_spec, test_spec: feature files, or image sources, which need the checkpoint.
+        options: how images become features; of feature files its layers and views are read.
+        every_layer: whether all layers of the files are read instead.
 
     Raises:
         UsageError, DataError: the features cannot be used, or there is one class only.
@@ -51,17 +58,17 @@ def read_probe_data(
     columns: dict[str, dict[str, str]] = {}
 
     def wanted(path: Path, role: str) -> Sequence[str]:
-        columns[role] = chosen_layers(settings.layer, path, every_layer)
-        views = ["views"] if role == "train" and settings.views else []
+        columns[role] = chosen_layers(options.layers, path, every_layer)
+        views = ["views"] if role == "train" and options.views else []
         if views:
-            _refuse_other_views(path, settings.views, columns[role])
+            _refuse_other_views(path, options.views, columns[role])
         return [name for name in columns[role].values() if name != "features"] + views
 
-    train, test = train_and_test_features(settings, wanted)
+    train, test = train_and_test_features(train_spec, test_spec, checkpoint, options, device, wanted)
     columns.setdefault("test", columns["train"])
     classes, train_labels = np.unique(train.labels, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"{settings.train} has one class only: there is nothing to classify.")
+        raise DataError(f"{train_spec} has one class only: there is nothing to classify.")
     names = distinct_names(train.class_names) if train.class_names is not None else None
     common = [layer for layer in columns["train"] if layer in columns["test"]]
     data = ProbeData(
@@ -69,17 +76,17 @@ def read_probe_data(
         test=_labeled(
             test, np.searchsorted(classes, test.labels), {layer: columns["test"][layer] for layer in common}, device
         ),
-        class_names=[names[label] if names is not None else str(label) for label in classes.tolist()],
+        class_names=[class_name(label, names) for label in classes.tolist()],
     )
     return data, train, test
 
 
-def feed_of(settings: EvaluationSettings, data: ProbeData, train: Features) -> Feed:
-    """What the settings say the heads are trained on: `--views` or the center crop."""
-    if not settings.views:
+def feed_of(views: int, data: ProbeData, train: Features) -> Feed:
+    """What the heads are trained on: so many augmented views of each image or, of 0, the center crop."""
+    if not views:
         return CropFeed(data.train.layers)
     layer = next(layer for layer, name in layers_in(train.attributes).items() if name == "features")
-    return ViewFeed(layer, torch.from_numpy(train.columns["views"])[:, : settings.views], data.device)
+    return ViewFeed(layer, torch.from_numpy(train.columns["views"])[:, :views], data.device)
 
 
 def _labeled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.inference import PendingFeatures
-from simsiam_eval.extraction.settings import EvaluationSettings, FeatureSettings
+from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.features.file import Features
-from simsiam_eval.images.preprocess import preprocessing_for
-from simsiam_eval.sources.opening import open_source
+from simsiam_eval.sources.base import ImageSource
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:
@@ -37,7 +36,8 @@ class EndToEndFeed:
     the same as the reference's one batch after the other.
 
     Args:
-        settings: `train` is an image source; how features are taken.
+        source: of the training images.
+        options: how features are taken from them.
         train: features of center crops of the same images; only their rows of the source are used.
         needed: (M,) which of those N rows are trained on; the others' features are not computed.
         layers: of the encoder.
@@ -48,19 +48,17 @@ class EndToEndFeed:
     def __init__(
         self,
         checkpoint: Path,
-        settings: EvaluationSettings,
+        source: ImageSource,
+        options: ExtractionOptions,
         train: Features,
         needed: NDArray[np.int64],
         layers: list[str],
         device: torch.device,
     ) -> None:
-        self._encoder, report = load_encoder(checkpoint, layers, settings.pool)
-        source = open_source(settings.train, "train")
-        chosen: dict[str, Any] = {one.name: getattr(settings, one.name) for one in fields(FeatureSettings)}
-        chosen |= {"views": 1, "layer": tuple(layers)}
-        self._settings = FeatureSettings(**chosen)
-        preprocessing = preprocessing_for(report.stem, report.own, settings)
-        self._work = ViewExtraction(self._encoder, source, preprocessing, self._settings, device)
+        self._encoder, report = load_encoder(checkpoint, layers, options.pooling)
+        self._options = replace(options, views=1, layers=tuple(layers))
+        preprocessing = options.preprocessing(report)
+        self._work = ViewExtraction(self._encoder, source, preprocessing, self._options, device)
         self._rows, self._needed = torch.from_numpy(train.rows), set(train.rows[needed].tolist())
         self._device = device
         self._before = report.weights_sha256, self._work.sha256()
@@ -71,7 +69,7 @@ class EndToEndFeed:
         Raises:
             DataError: an image that could be read cannot be read any more.
         """
-        self._work.settings = replace(self._settings, seed=seed_of_epoch(self._settings.seed, epoch))
+        self._work.options = replace(self._options, seed=seed_of_epoch(self._options.seed, epoch))
         found = self._work.of_views(self._needed)
         return {layer: values[self._rows].to(self._device) for layer, values in found.items()}
 

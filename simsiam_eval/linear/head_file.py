@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.features.class_names import distinct_names
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.linear.heads import Head
 from simsiam_eval.linear.scaling import Scaling
-from simsiam_eval.metrics.confusion import distinct_names
 from simsiam_eval.vocabulary import PRECISIONS, SCALINGS
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-head", 1
@@ -39,6 +39,11 @@ class SavedHead:
     preprocessing: dict[str, Any] | None
     precision: str | None
     trained: dict[str, Any]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the features that the head reads, named as in a feature file."""
+        return {"encoder": self.encoder, "preprocessing": self.preprocessing, "precision": self.precision}
 
 
 def write_head(path: Path, saved: SavedHead) -> None:

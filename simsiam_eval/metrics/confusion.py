@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
-
-
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """The classes' names, those that several have with their number (ImageNet has two cranes).
-
-    >>> distinct_names(["crane", "owl", "crane"])
-    ['crane (0)', 'owl', 'crane (2)']
-    """
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def confusion_matrix(labels: NDArray[np.int64], guesses: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

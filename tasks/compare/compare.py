@@ -78,7 +78,7 @@ def compare(settings: CompareSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or they are not of the same images.
     """
-    from simsiam_eval.extraction.sets import described_features
+    from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.runtime.device import resolve_device
     from tasks.compare.sets import same_images, training_sets
 
@@ -126,7 +126,8 @@ def _right(
     """(F,L) whether each file's kNN vote is right, and its nearest neighbor's similarity, of the L images with a label."""
     import numpy as np
 
-    from simsiam_eval.extraction.sets import in_numbering_of, refuse_mixture, same_rows
+    from simsiam_eval.features.class_names import in_numbering_of
+    from simsiam_eval.features.compatibility import refuse_mixture, same_rows
     from simsiam_eval.neighbors.exact import search
     from simsiam_eval.neighbors.votes import weighted_vote
     from simsiam_eval.runtime.device import resolve_device
@@ -172,19 +173,19 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
     import numpy as np
     import torch
 
+    from simsiam_eval.features.class_names import class_name, distinct_names
     from simsiam_eval.features.file import differences
     from simsiam_eval.features.layers import layers_in
     from simsiam_eval.features.rows import FeatureRows
     from simsiam_eval.linear.head_file import read_head
-    from simsiam_eval.metrics.confusion import distinct_names
 
     names, right, rows = distinct_names(tests[0].class_names or ()), [], np.flatnonzero(tests[0].labels >= 0)
     # Labels of all the tests are in the numbering of the first.
-    truth = np.array([names[label] if names else str(label) for label in tests[0].labels[rows].tolist()])
+    truth = np.array([class_name(label, names or None) for label in tests[0].labels[rows].tolist()])
     for path, test in zip(heads, tests, strict=True):
         saved = read_head(path)
         known = ("encoder", "preprocessing", *(["precision"] if saved.precision is not None else []))
-        if differ := differences(test.attributes, {key: getattr(saved, key) for key in known}):
+        if differ := differences(test.attributes, {key: saved.attributes[key] for key in known}):
             raise DataError(
                 f"{path} was trained on other features than {test.path}'s: they differ in their {differ[0]}."
             )

@@ -36,7 +36,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         UsageError, DataError: the features cannot be used, there is only one class, a class has too few images for
             --shots or --fraction, or a head diverged.
     """
-    from simsiam_eval.extraction.sets import described_features
+    from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.linear.data import read_probe_data
     from simsiam_eval.neighbors.duplicates import leakage_warning
     from simsiam_eval.runtime.device import resolve_device
@@ -48,7 +48,9 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     settings.try_outputs()
     make_folder(settings.out)
     device = resolve_device(settings.device)
-    data, train, test = read_probe_data(settings, device, settings.per_layer)
+    data, train, test = read_probe_data(
+        settings.train, settings.test, settings.checkpoint, settings.extraction(), device, settings.per_layer
+    )
     subsets = [Subset(shots=shots) for shots in settings.shots or ()]
     subsets += [Subset(fraction=fraction) for fraction in settings.fraction or ()]
     seeds = range(settings.seed, settings.seed + settings.trials)
@@ -110,13 +112,15 @@ def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, trials
     if not settings.end_to_end:
         from simsiam_eval.linear.data import feed_of
 
-        return feed_of(settings, data, train)
+        return feed_of(settings.views, data, train)
     from simsiam_eval.linear.end_to_end import EndToEndFeed
+    from simsiam_eval.sources.opening import open_source
 
     rows = [trial.probe.rows for trial in trials]
     needed = np.unique(np.concatenate([np.arange(len(train.rows)) if some is None else some for some in rows]))
     assert settings.checkpoint is not None
-    return EndToEndFeed(settings.checkpoint, settings, train, needed, list(data.train.layers), data.device)
+    source, options = open_source(settings.train, "train"), settings.extraction()
+    return EndToEndFeed(settings.checkpoint, source, options, train, needed, list(data.train.layers), data.device)
 
 
 def _fit(

@@ -103,37 +103,27 @@ def predict(settings: PredictSettings) -> Result:
 
 def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
     """The extraction of the features that the head reads."""
-    from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.extraction import Extraction
-    from simsiam_eval.extraction.settings import FeatureSettings
-    from simsiam_eval.images.preprocess import Preprocessing
+    from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
     from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.sources.opening import open_source
 
-    trained_on = saved.encoder.get("weights_sha256")
-    if trained_on is None or saved.preprocessing is None:
+    if saved.encoder.get("weights_sha256") is None or saved.preprocessing is None:
         raise DataError(f"{settings.head} was trained on features of no known encoder: it cannot classify images.")
-    encoder, report = load_encoder(settings.checkpoint, saved.head.layer, saved.encoder["pooling"])
-    if report.weights_sha256 != trained_on:
-        raise DataError(
-            f"{settings.head} was trained on features of another encoder (weights_sha256 {trained_on[:12]}...) than "
-            f"{settings.checkpoint} ({report.weights_sha256[:12]}...): give that one's checkpoint."
-        )
     if saved.precision not in (None, settings.precision):
         raise DataError(
             f"{settings.head} was trained on features in {saved.precision}: give --precision {saved.precision}."
         )
-    if encoder.width != saved.head.weight.shape[1]:
+    options = ExtractionOptions(
+        precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict
+    )
+    source, device = open_source(settings.data), resolve_device(settings.device)
+    layers = (saved.head.layer,)
+    work = extraction_like(saved.attributes, settings.head, settings.checkpoint, source, options, device, layers)
+    if work.encoder.width != saved.head.weight.shape[1]:
         raise DataError(
-            f"{settings.head} reads {saved.head.weight.shape[1]} features, and the encoder gives {encoder.width}."
+            f"{settings.head} reads {saved.head.weight.shape[1]} features, and the encoder gives {work.encoder.width}."
         )
-    names = ("device", "precision", "extract_batch", "workers", "strict")
-    chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    chosen |= {name: saved.encoder.get(name, False) for name in ("flip_average", "normalize")}
-    features = FeatureSettings(layer=(saved.head.layer,), pool=saved.encoder["pooling"], **chosen)
-    preprocessing = Preprocessing.from_dict(saved.preprocessing)
-    source = open_source(settings.data)
-    return Extraction(encoder, source, preprocessing, features, resolve_device(settings.device))
+    return work
 
 
 @contextmanager
@@ -171,9 +161,8 @@ def _lines(work: Extraction, saved: SavedHead, truth: list[str | None] | None, s
 
 def _classes_of(source: ImageSource, saved: SavedHead) -> list[str | None] | None:
     """Each row's class by name, None for no label; None where the source has none, or names none of the head's classes."""
-    from simsiam_eval.metrics.confusion import distinct_names
+    from simsiam_eval.features.class_names import class_name, distinct_names
 
-    labels = source.labels.tolist()
     names = distinct_names(source.class_names) if source.class_names is not None else None
-    told = [None if one < 0 else names[one] if names is not None else str(one) for one in labels]
-    return told if set(told) & set(saved.class_names) else None
+    classes = [class_name(label, names) or None for label in source.labels.tolist()]
+    return classes if set(classes) & set(saved.class_names) else None

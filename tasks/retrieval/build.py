@@ -51,7 +51,8 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     Raises:
         UsageError, DataError: the features cannot be used, or the index not be made or written.
     """
-    from simsiam_eval.extraction.sets import described_features, features_of
+    from simsiam_eval.extraction.sets import features_of
+    from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.neighbors.approximate import build_index
     from simsiam_eval.neighbors.index_file import Measured, rows_file, write_index_file
     from simsiam_eval.neighbors.recall import exact_sample, index_quality
@@ -59,7 +60,10 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
 
     started = time.perf_counter()
     settings.try_outputs()
-    gallery = features_of(settings.gallery, "train", settings, option="--gallery")
+    device = resolve_device(settings.device)
+    gallery = features_of(
+        settings.gallery, "train", settings.checkpoint, settings.extraction(), device, option="--gallery"
+    )
     if len(gallery.labels) < 2:
         raise DataError(f"{settings.gallery} holds one image only: there is nothing to search in.")
     index = build_index(gallery.features, settings.index, settings.metric, settings.seed)
@@ -72,7 +76,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
         settings.metric,
         settings.recall_sample,
         settings.seed,
-        resolve_device(settings.device),
+        device,
     )
     quality = index_quality(index, gallery.features, exact)
     write_index_file(settings.out, index, gallery, Measured(parameters, quality["recall"], quality["k"]))

@@ -81,15 +81,15 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
         UsageError, DataError: the features cannot be used, or no query has anything to find.
     """
     from simsiam_eval.errors import DataError
-    from simsiam_eval.extraction.sets import described_features, same_rows
+    from simsiam_eval.features.compatibility import described_features, same_rows
     from simsiam_eval.neighbors.ranking import score_queries
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     settings.try_outputs()
-    gallery, queries = _sets(settings)
-    own = same_rows(gallery, queries)
     device = resolve_device(settings.device)
+    gallery, queries = _sets(settings, device)
+    own = same_rows(gallery, queries)
     asked = _drawn(len(queries.labels), settings)
     scores = score_queries(
         gallery.features,
@@ -132,12 +132,17 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     )
 
 
-def _sets(settings: RetrievalEvalSettings) -> tuple[Features, Features]:
+def _sets(settings: RetrievalEvalSettings, device: torch.device) -> tuple[Features, Features]:
     """Gallery and queries, labeled images only, the labels in the gallery's numbering."""
-    from simsiam_eval.extraction.sets import features_of, in_numbering_of, labeled, refuse_mixture
+    from simsiam_eval.extraction.sets import features_of
+    from simsiam_eval.features.class_names import in_numbering_of
+    from simsiam_eval.features.compatibility import labeled, refuse_mixture
 
     def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
-        return labeled(features_of(spec, role, settings, option=option, like=like), f"{option} {spec}")
+        features = features_of(spec, role, settings.checkpoint, options, device, option=option, like=like)
+        return labeled(features, f"{option} {spec}")
+
+    options = settings.extraction()
 
     found = (settings.gallery, "train", "--gallery")
     if settings.queries is None:
@@ -178,14 +183,13 @@ def _by_class(
 ) -> dict[str, dict[str, Any]]:
     import numpy as np
 
-    from simsiam_eval.metrics.confusion import distinct_names
+    from simsiam_eval.features.class_names import class_name, distinct_names
 
     labels, names = queries.labels[scores.queries], distinct_names(gallery.class_names or ())
     found = {}
     for label in np.unique(labels).tolist():
         mine = labels == label
-        name = names[label] if label < len(names) else str(label)
-        found[name] = {
+        found[class_name(label, names)] = {
             "queries": int(mine.sum()),
             f"recall_at_{ks[0]}": float((scores.hits[mine, 0] > 0).mean()),
             "map": float(scores.average_precision[mine].mean()),

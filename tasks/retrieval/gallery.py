@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction.sets import features_of, preprocessing_of, refuse_mixture, same_rows, settings_like
-from simsiam_eval.extraction.settings import EncoderSettings, FeatureSettings, is_feature_file, is_index_file
+from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
+from simsiam_eval.extraction.sets import features_of
+from simsiam_eval.extraction.settings import is_feature_file, is_index_file
+from simsiam_eval.features.compatibility import refuse_mixture, same_rows
 from simsiam_eval.features.file import Features
 from simsiam_eval.features.rows import open_features
 from simsiam_eval.neighbors.approximate import NeighborIndex
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.neighbors.index_file import Measured, read_index_file
 from simsiam_eval.plots.source_images import SourceImages, shown
-from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -27,6 +29,8 @@ from simsiam_eval.vocabulary import METRICS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from simsiam_eval.extraction.extraction import BlockFeatures
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,16 @@ class Gallery:
         return self.index is None or self.index.exact
 
     def search(
-        self, queries: Queries, k: int, metric: str | None, device: str
+        self, queries: Queries, k: int, metric: str | None, device: torch.device
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As neighbors.search; an index has the metric that it was built with."""
         if self.index is not None:
             return self.index.search(queries.features, k, np.arange(len(queries.ids)) if queries.own else None)
         asked = None if queries.own else queries.features
-        return search(self.features.features, asked, k, metric or METRICS[0], resolve_device(device))
+        return search(self.features.features, asked, k, metric or METRICS[0], device)
 
 
-def open_gallery(spec: str, settings: EncoderSettings) -> Gallery:
+def open_gallery(spec: str, checkpoint: Path | None, options: ExtractionOptions, device: torch.device) -> Gallery:
     """A feature file, an index file of `retrieval build`, or images with a checkpoint.
 
     Raises:
@@ -60,7 +64,7 @@ def open_gallery(spec: str, settings: EncoderSettings) -> Gallery:
     if is_index_file(spec):
         index, features, measured = read_index_file(Path(spec))
         return Gallery(features, index, measured)
-    return Gallery(features_of(spec, "train", settings, option="--gallery"))
+    return Gallery(features_of(spec, "train", checkpoint, options, device, option="--gallery"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Queries:
         return lambda place: images.image(self.ids[place])
 
 
-def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: str) -> Queries:
+def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: torch.device) -> Queries:
     """The features of an image, a folder or another source, as those of the gallery were made; or of a feature file.
 
     Raises:
@@ -109,26 +113,17 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: s
     return _extracted(open_source(spec, "test"), gallery.features, checkpoint, device)
 
 
-def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: str) -> Queries:
-    from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.extraction import Extraction
+def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: torch.device) -> Queries:
+    from simsiam_eval.extraction.extraction import extract_to_memory
 
-    made: dict[str, Any] = gallery.attributes["encoder"]
-    encoder, report = load_encoder(checkpoint, made.get("layer", "pool"), made.get("pooling", "avg"))
-    if report.weights_sha256 != made.get("weights_sha256"):
-        raise DataError(f"{checkpoint} is not the encoder of {gallery.path}: their weights differ.")
-    on = resolve_device(device)
-    workers = 0 if on.type == "cuda" and len(source) < 64 else None  # processes take longer to start
-    chosen = settings_like(gallery, FeatureSettings(compile="off", workers=workers))
-    work = Extraction(encoder, source, preprocessing_of(gallery), chosen, on)
-    features, rows = [], []
-    for block in work.compute(work.starts):
+    def name_unreadable(block: BlockFeatures) -> None:
         for row, reason in block.reasons.items():
             say(f"skipped {source.id(row)}: {reason}")
-        readable = [row for row in block.rows if row not in block.reasons]
-        features.append(block.columns["features"][np.array(readable, dtype=np.int64) - block.rows.start])
-        rows += readable
-    if not rows:
-        raise DataError(f"No image of {source.spec} could be read.")
-    ids, labels = [source.id(row) for row in rows], source.labels[rows]
-    return Queries(ids, np.concatenate(features), labels, source.class_names, source=source, rows=rows)
+
+    workers = 0 if device.type == "cuda" and len(source) < 64 else None  # processes take longer to start
+    options = ExtractionOptions(workers=workers)
+    work = extraction_like(gallery.attributes, gallery.path, checkpoint, source, options, device)
+    found = extract_to_memory(work, after_block=name_unreadable)
+    return Queries(
+        found.ids.tolist(), found.features, found.labels, source.class_names, source=source, rows=found.rows.tolist()
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,15 +74,17 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
         UsageError, DataError: the gallery or the queries cannot be used, or the output not be written.
     """
     from simsiam_eval.files.atomic import write_csv
+    from simsiam_eval.runtime.device import resolve_device
     from tasks.retrieval.gallery import open_gallery, open_queries
 
     started = time.perf_counter()
     settings.try_outputs()
-    gallery = open_gallery(settings.gallery, settings)
+    device = resolve_device(settings.device)
+    gallery = open_gallery(settings.gallery, settings.checkpoint, settings.extraction(), device)
     parameters = _parameters(settings, gallery)
-    queries = open_queries(settings.query, gallery, settings.checkpoint, settings.device)
+    queries = open_queries(settings.query, gallery, settings.checkpoint, device)
     begun = time.perf_counter()
-    similarities, rows = gallery.search(queries, settings.k, settings.metric, settings.device)
+    similarities, rows = gallery.search(queries, settings.k, settings.metric, device)
     seconds = time.perf_counter() - begun
     found: list[dict[str, Any]] = [
         {"query": name, "neighbors": _neighbors(gallery, similarities[place], rows[place])}
@@ -147,21 +148,21 @@ def _write_sheet(
     rows: NDArray[np.int64],
 ) -> None:
     """A line per query: the query, then what it found, framed green or red where both have a label."""
+    from simsiam_eval.features.class_names import class_name
     from simsiam_eval.plots.contact_sheet import Cell, write_sheet
     from simsiam_eval.plots.source_images import SourceImages
 
     labels, names = gallery.features.labels, gallery.features.class_names
-    theirs, mine = _names(labels, names), _names(queries.labels, queries.class_names)
     comparable = (names is None) == (queries.class_names is None)  # a number is not a class of that name
     images = SourceImages(settings.images) if settings.images else SourceImages.of(gallery.features)
     asked, sheet = queries.images(), []
     for place, query in enumerate(queries.ids[: settings.sheet_queries]):
-        name = mine(place)
+        name = class_name(int(queries.labels[place]), queries.class_names)
         line = [Cell(asked(place), ("query", *filter(None, [name if queries.class_names else ""]), query), _QUERY)]
         for similarity, row in zip(similarities[place], rows[place].tolist(), strict=True):
             if row < 0:
                 continue
-            found, frame = theirs(row), "#cccccc"
+            found, frame = class_name(int(labels[row]), names), "#cccccc"
             if comparable and name and found:
                 frame = _RIGHT if found == name else _WRONG
             identity = str(gallery.features.ids[row])
@@ -171,16 +172,6 @@ def _write_sheet(
     assert settings.out is not None
     title = f"{settings.query} in {settings.gallery}{'' if gallery.exact else ' (approximate)'}"
     write_sheet(settings.out, title, sheet)
-
-
-def _names(labels: NDArray[np.int64], names: Sequence[str] | None) -> Callable[[int], str]:
-    """Name of the class of a row, its number where classes have no names, "" where it has no label."""
-
-    def name(row: int) -> str:
-        label = int(labels[row])
-        return "" if label < 0 else str(label) if names is None or label >= len(names) else names[label]
-
-    return name
 
 
 def _index_metrics(gallery: Gallery, parameters: str, k: int) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
     found = knn(KnnSettings(train=path, test=path, k=(3,)))
     said = capsys.readouterr().err
     assert "1 unreadable image left out" in said
-    assert "2 images without a label are left out" in said
+    assert "2 images without a label left out" in said
     assert found.metrics["images"] == found.provenance["train"]["rows"] == 17
     nothing = write(tmp_path / "b.h5", features, np.full(20, -1))
     with pytest.raises(DataError, match="has no labels"):
@@ -180,7 +180,7 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
 
 def test_another_encoder_is_refused_by_name(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(4), np.arange(4), arch) for arch in ("r18", "r50"))
-    with pytest.raises(DataError, match=r"do not belong together: they differ in their encoder\.arch"):
+    with pytest.raises(DataError, match=r"cannot be used together: they differ in encoder\.arch"):
         knn(KnnSettings(train=ours, test=theirs))
 
 

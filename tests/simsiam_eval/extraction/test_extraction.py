@@ -19,8 +19,9 @@ from torchvision.transforms import v2
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.extraction import Extraction, write_extraction
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.extraction import Extraction
+from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.file import read_features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.compiler import refuse_without_compiler
@@ -51,17 +52,17 @@ def source():
 def extract(source, out, encoder=None, **values):
     torch.manual_seed(0)
     encoder = encoder or Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
-    settings = FeatureSettings(device="cpu", **({"extract_batch": 4} | values))
+    options = ExtractionOptions(**({"batch": 4} | values))
     preprocessing = Preprocessing(resize=8, crop=8)
     attributes = {
         "encoder": {"arch": "resnet18"},
         "preprocessing": preprocessing.to_dict(),
         "source": {"spec": source.spec, "fingerprint": source.fingerprint(), "class_names": list(source.class_names)},
         "views": None,
-        "precision": settings.precision,
+        "precision": options.precision,
     }
     device = torch.device("cpu")
-    work = Extraction(encoder, source, preprocessing, settings, device)
+    work = Extraction(encoder, source, preprocessing, options, device)
     return write_extraction(work, attributes, out, Processes(device))
 
 
@@ -97,7 +98,7 @@ def test_the_number_of_cores_changes_nothing(source, tmp_path, precision):
         for workers in (None, 0):
             torch.set_num_threads(cores)
             out = tmp_path / f"{cores}-{workers}.h5"
-            extract(source, out, precision=precision, views=2, flip_average=True, extract_batch=2, workers=workers)
+            extract(source, out, precision=precision, views=2, flip_average=True, batch=2, workers=workers)
             found.append(read_features(out, ["views"]))
     torch.set_num_threads(before)
     assert all(np.array_equal(one.features, found[0].features) for one in found)
@@ -333,7 +334,7 @@ def test_bf16_features_agree(source, tmp_path):
 
 def test_views_are_random_crops_of_each_row_whatever_block_it_is_in(source, tmp_path):
     extract(source, tmp_path / "a.h5", views=3)
-    extract(source, tmp_path / "b.h5", views=3, extract_batch=7)
+    extract(source, tmp_path / "b.h5", views=3, batch=7)
     extract(source, tmp_path / "c.h5", views=3, seed=1)
     with (
         h5py.File(tmp_path / "a.h5") as file,
@@ -351,12 +352,12 @@ def test_views_are_random_crops_of_each_row_whatever_block_it_is_in(source, tmp_
 
 
 def test_augmented_views_are_torchvisions_random_resized_crops(source):
-    settings = FeatureSettings(device="cpu", views=400, workers=0)
+    options = ExtractionOptions(views=400, workers=0)
     encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[:, :, 0], image[:, :, 1] = np.arange(60), np.arange(40)[:, None]  # a pixel says where it was
     one = ArraySource("ramp", image[None], np.array([0]), None, ["a"])
-    work = Extraction(encoder, one, Preprocessing(resize=8, crop=8), settings, torch.device("cpu"))
+    work = Extraction(encoder, one, Preprocessing(resize=8, crop=8), options, torch.device("cpu"))
     ours = work._blocks(work.starts)[0].pixels[0, 1:].float()
     torch.manual_seed(0)
     theirs = v2.Compose([v2.RandomResizedCrop(8), v2.RandomHorizontalFlip()])
@@ -425,8 +426,8 @@ def test_a_scaled_decoding_is_the_center_crops_with_views_too(tmp_path):
     encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     one, crops = PathSource([tmp_path / "0.jpg"]), []
     for views in (0, 2):
-        settings = FeatureSettings(device="cpu", views=views, workers=0)
+        options = ExtractionOptions(views=views, workers=0)
         preprocessing = Preprocessing(resize=8, crop=8, decode="scaled")
-        work = Extraction(encoder, one, preprocessing, settings, torch.device("cpu"))
+        work = Extraction(encoder, one, preprocessing, options, torch.device("cpu"))
         crops.append(work._blocks(work.starts)[0].pixels[0, 0])
     assert torch.equal(*crops)

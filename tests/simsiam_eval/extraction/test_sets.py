@@ -2,12 +2,15 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
-from simsiam_eval.extraction import extraction
-from simsiam_eval.extraction.sets import same_rows, train_and_test_features
-from simsiam_eval.extraction.settings import EvaluationSettings, is_feature_file
+from simsiam_eval.extraction import to_file
+from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.sets import train_and_test_features
+from simsiam_eval.extraction.settings import is_feature_file
+from simsiam_eval.features.compatibility import same_rows
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.files.cache import cache_folder
 
@@ -21,8 +24,8 @@ def write(path, labels, names=("cat", "dog"), rows=None, width=3, arch="resnet18
     return str(path)
 
 
-def read(train, test, **values):
-    return train_and_test_features(EvaluationSettings(train=train, test=test, **values))
+def read(train, test):
+    return train_and_test_features(train, test, None, ExtractionOptions(), torch.device("cpu"))
 
 
 def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
@@ -38,9 +41,9 @@ def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
         (dict(labels=[0, 0]), dict(labels=[0, 1]), "dog"),
         (dict(labels=[0, 1], names=None), dict(labels=[2, 1], names=None), "2"),
         (dict(labels=[0, 1]), dict(labels=[0, 1], arch="resnet50"), "arch"),
-        (dict(labels=[0, 1]), dict(labels=[0, 1], width=4), "features a row"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], width=4), "features per row"),
         (dict(labels=[-1, -1]), dict(labels=[0, 1]), "no labels"),
-        (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only numbers them"),
+        (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only class numbers"),
     ],
 )
 def test_sets_that_do_not_go_together_are_refused(tmp_path, train, test, says):
@@ -53,7 +56,7 @@ def test_rows_without_a_label_are_left_out_and_said(tmp_path, capsys):
     found, _ = read(train, train)
     assert found.labels.tolist() == [0, 1, 0]
     assert found.ids.tolist() == ["image 0", "image 2", "image 3"]
-    assert "1 images without a label" in capsys.readouterr().err
+    assert "1 image without a label left out" in capsys.readouterr().err
 
 
 def test_same_rows_are_the_same_images_in_the_same_order(tmp_path):
@@ -106,14 +109,14 @@ def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint,
 
 
 def test_what_another_process_is_extracting_is_waited_for(call, checkpoint, photos_of_digits, monkeypatch):
-    real, refused = extraction.write_extraction, iter([True, True])
+    real, refused = to_file.write_extraction, iter([True, True])
 
     def busy(*arguments):
         if next(refused, False):
             raise BeingWritten("Another process is writing it.")
         return real(*arguments)
 
-    monkeypatch.setattr(extraction, "write_extraction", busy)
+    monkeypatch.setattr(to_file, "write_extraction", busy)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
     found = call("knn", *sets, "-k", 1)

@@ -8,7 +8,6 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.images.decode import DecodedImage, open_image
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing_for
 
@@ -108,9 +107,9 @@ def test_a_record_that_is_older_than_scaled_decoding_means_full():
 
 def test_decoding_comes_from_the_user_then_the_checkpoint():
     own = {"preprocessing": Preprocessing(decode="scaled").to_dict()}
-    assert preprocessing_for("imagenet", None, FeatureSettings()).decode == "full"
-    assert preprocessing_for("imagenet", own, FeatureSettings()).decode == "scaled"
-    assert preprocessing_for("imagenet", own, FeatureSettings(decode="full")).decode == "full"
+    assert preprocessing_for("imagenet", None).decode == "full"
+    assert preprocessing_for("imagenet", own).decode == "scaled"
+    assert preprocessing_for("imagenet", own, decode="full").decode == "full"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_decoding_comes_from_the_user_then_the_checkpoint():
     ],
 )
 def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, own, asked, sizes):
-    chosen = preprocessing_for(stem, own, FeatureSettings(**asked))
+    chosen = preprocessing_for(stem, own, **asked)
     assert (chosen.resize, chosen.crop) == sizes
 
 
@@ -147,9 +146,9 @@ def test_squash_cuts_nothing_off():
 @pytest.mark.parametrize("damaged", [{"resize": "x", "crop": 8}, {"resize": 0, "crop": 8, "mean": [0], "std": [1]}, {}])
 def test_a_checkpoints_damaged_record_is_one_sentence(damaged):
     with pytest.raises(DataError, match="own preprocessing"):
-        preprocessing_for("imagenet", {"preprocessing": {"resize": 8} | damaged}, FeatureSettings())
+        preprocessing_for("imagenet", {"preprocessing": {"resize": 8} | damaged})
 
 
 def test_a_crop_larger_than_what_it_is_cut_from_is_refused():
     with pytest.raises(UsageError, match="--resize 8 is smaller than --crop 64"):
-        preprocessing_for("imagenet", None, FeatureSettings(resize=8, crop=64))
+        preprocessing_for("imagenet", None, resize=8, crop=64)

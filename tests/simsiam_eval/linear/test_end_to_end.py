@@ -7,6 +7,7 @@ import torch
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.sets import train_and_test_features
 from simsiam_eval.linear.end_to_end import EndToEndFeed
+from simsiam_eval.sources.opening import open_source
 from tasks.linear.settings import LinearEvalSettings
 
 
@@ -19,12 +20,14 @@ def settings(checkpoint):
 
 @pytest.fixture(scope="module")
 def train(settings):
-    return train_and_test_features(settings)[0]
+    sets = settings.train, settings.test, settings.checkpoint
+    return train_and_test_features(*sets, settings.extraction(), torch.device("cpu"))[0]
 
 
 def feed_of(settings, train, needed=None):
     needed = np.arange(len(train.rows)) if needed is None else needed
-    return EndToEndFeed(settings.checkpoint, settings, train, needed, ["layer1", "layer2"], torch.device("cpu"))
+    source, options = open_source(settings.train, "train"), settings.extraction()
+    return EndToEndFeed(settings.checkpoint, source, options, train, needed, ["layer1", "layer2"], torch.device("cpu"))
 
 
 def test_epochs_differ_a_seed_repeats_and_only_needed_rows_are_computed(settings, train):

@@ -354,7 +354,7 @@ def test_one_test_image_unlabeled_rows_and_a_batch_larger_than_the_set(tmp_path,
     assert run(sets | {"test": single}, batch_size=4096, lr=10).metrics["images"] == 1
     some = write(tmp_path / "some.h5", 30, 7, 0, labels=[-1, -1, *range(7), *range(7), *range(7), *range(7)])
     assert run(sets | {"train": some}).metrics["train_images"] == 28
-    assert "2 images without a label are left out" in capsys.readouterr().err
+    assert "2 images without a label left out" in capsys.readouterr().err
 
 
 def test_unreadable_rows_are_left_out_and_a_row_of_nan_is_refused(sets, capsys):

@@ -1,0 +1,58 @@
+"""Features that a task extracts before it uses them, kept in the cache folder between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from simsiam_eval.errors import BeingWritten
+from simsiam_eval.extraction.plan import ExtractionOptions, plan_extraction
+from simsiam_eval.files.cache import cache_folder, make_cache_folder
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.runtime.processes import Processes
+from simsiam_eval.runtime.progress import say
+
+
+def extract_to_cache(
+    checkpoint: Path,
+    spec: str,
+    split: str | None,
+    options: ExtractionOptions,
+    device: torch.device,
+    preprocessing: Preprocessing | None = None,
+) -> Path:
+    """Extract features to their place in the cache, named by weights, source, preprocessing, layers, precision and dtype.
+
+    Args:
+        split, preprocessing: as `plan_extraction`.
+
+    Raises:
+        DataError: the checkpoint or the images cannot be used.
+    """
+    from simsiam_eval.extraction.to_file import write_extraction
+
+    extraction, attributes_of = plan_extraction(checkpoint, spec, split, options, device, preprocessing=preprocessing)
+    attributes = attributes_of()
+    # The spec is left out of the key: the same images in another place are the same features.
+    source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
+    key_attributes = {**attributes, "source": source_key, "computation": None}
+    key = json.dumps([key_attributes, options.dtype, list(extraction.columns)], sort_keys=True)
+    out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
+    where = "from the cache" if out.exists() else "extracting into the cache"
+    say(f"features of {spec}: {where}, {out}")
+    if not out.exists():
+        make_cache_folder(out.parent)
+    waited = False
+    while True:
+        try:
+            write_extraction(extraction, attributes, out, Processes(device))
+            return out
+        except BeingWritten:
+            if not waited:
+                say(f"features of {spec}: another process is extracting them; waiting for it")
+            waited = True
+            time.sleep(1)

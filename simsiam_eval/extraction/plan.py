@@ -1,0 +1,209 @@
+"""What is extracted: the options that decide the features, and the attributes that describe them in a feature file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.opening import open_source
+
+if TYPE_CHECKING:  # what extracts imports torchvision, which takes 2 s: not needed to read feature files
+    from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.extraction.extraction import Extraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """How features are taken from images; the defaults are those of `extract`.
+
+    Attributes:
+        layers: outputs of the encoder, all from one pass; the first is `features` of the file.
+        pooling: avg or max over the spatial positions of a layer.
+        transform: auto (as the encoder was trained), imagenet, cifar or squash; `resize`, `crop` and `decode` override it.
+        flip_average: features are the mean of those of the image and of its mirror image.
+        normalize: features have length 1.
+        views: augmented views per image in addition to the center crop, drawn from `seed` and the row.
+        precision: float32 or bf16, of the encoder's arithmetic.
+        dtype: float32 or float16, of the features in the file.
+        compile: whether the encoder runs through torch.compile.
+        batch: images per forward pass; None: 8 on a CPU, where every core computes batches of its own, and 256 on a GPU.
+        workers: decoding processes; None: chosen by the device.
+        fingerprint: content or listing: what identifies the dataset.
+        strict: whether the first unreadable image is an error.
+    """
+
+    layers: tuple[str, ...] = ("pool",)
+    pooling: str = "avg"
+    transform: str = "auto"
+    resize: int | None = None
+    crop: int | None = None
+    decode: str | None = None
+    flip_average: bool = False
+    normalize: bool = False
+    views: int = 0
+    seed: int = 0
+    precision: str = "float32"
+    dtype: str = "float32"
+    compile: bool = False
+    batch: int | None = None
+    workers: int | None = None
+    fingerprint: str = "content"
+    strict: bool = False
+
+    def preprocessing(self, report: CheckpointReport) -> Preprocessing:
+        """How images are prepared for the encoder of a checkpoint."""
+        return preprocessing_for(
+            report.stem, report.own, transform=self.transform, resize=self.resize, crop=self.crop, decode=self.decode
+        )
+
+
+def plan_extraction(
+    checkpoint: Path,
+    spec: str,
+    split: str | None,
+    options: ExtractionOptions,
+    device: torch.device,
+    rows: tuple[int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[Extraction, Callable[[], dict[str, Any]]]:
+    """The features of an image source by a checkpoint's encoder, not computed yet.
+
+    Args:
+        split: which split the spec means if it names none.
+        rows: first row and the one after the last; default: all.
+        preprocessing: default: that of the options.
+
+    Returns:
+        the extraction, and a function that returns the root attributes of its feature file. (A function, because the
+        source's fingerprint reads every image, which only one of several processes needs to do.)
+
+    Raises:
+        DataError: the checkpoint or the images cannot be used.
+        UsageError: `rows` are not in the source.
+    """
+    from simsiam_eval.encoders.checkpoint import load_encoder
+    from simsiam_eval.extraction.extraction import Extraction
+
+    encoder, report = load_encoder(checkpoint, options.layers, options.pooling)
+    source = open_source(spec, split)
+    chosen = None if rows is None else range(len(source))[rows[0] : rows[1]]
+    if rows is not None and not chosen:
+        raise UsageError(f"--rows {rows[0]}:{rows[1]} is outside the {len(source)} rows of {spec}.")
+    extraction = Extraction(encoder, source, preprocessing or options.preprocessing(report), options, device, chosen)
+    return extraction, partial(root_attributes, extraction, report)
+
+
+def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[str, Any]:
+    """Everything that distinguishes a feature file from any other: encoder, preprocessing, source, views, precision."""
+    from simsiam_eval.extraction.blocks import VIEWS
+
+    options, source = extraction.options, extraction.source
+    source_attributes: dict[str, Any] = {
+        "spec": source.spec,
+        "fingerprint": source.fingerprint() if options.fingerprint == "content" else source.listing_fingerprint(),
+        "class_names": list(source.class_names) if source.class_names is not None else None,
+    }
+    if len(extraction.rows) < len(source):
+        source_attributes |= {"rows": [extraction.rows.start, extraction.rows.stop], "rows_of": len(source)}
+    return {
+        "encoder": {
+            "arch": report.arch,
+            "stem": report.stem,
+            "layer": options.layers[0],
+            "pooling": options.pooling,
+            "flip_average": options.flip_average,
+            "normalize": options.normalize,
+            "weights_sha256": report.weights_sha256,
+        },
+        "preprocessing": extraction.preprocessing.to_dict(),
+        "source": source_attributes,
+        "views": VIEWS | {"count": options.views, "seed": options.seed} if options.views else None,
+        "precision": options.precision,
+        "computation": extraction.computation,
+    }
+
+
+def options_like(
+    attributes: Mapping[str, Any],
+    options: ExtractionOptions,
+    layers: Sequence[str] | None = None,
+    every_column: bool = False,
+) -> ExtractionOptions:
+    """`options`, but with what makes new features comparable to those that the attributes of a feature file describe:
+    layer, pooling, flip_average, normalize and precision.
+
+    Args:
+        layers: default: the one of the file's `features`.
+        every_column: the file's further layers and its views too; default: no views.
+    """
+    encoder, views = attributes["encoder"], (attributes.get("views") or {}) if every_column else {}
+    layers = list(layers or [encoder.get("layer", "pool")])
+    if every_column:
+        layers += [name.removeprefix("layers/") for name in attributes["columns"] if name.startswith("layers/")]
+    return replace(
+        options,
+        layers=tuple(layers),
+        pooling=encoder.get("pooling", "avg"),
+        flip_average=bool(encoder.get("flip_average")),
+        normalize=bool(encoder.get("normalize")),
+        precision=attributes.get("precision") or options.precision,
+        views=views.get("count", 0),
+        seed=views.get("seed", options.seed),
+    )
+
+
+def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preprocessing:
+    """How the images of the features in the file `name` were prepared.
+
+    Raises:
+        DataError: the attributes do not say.
+    """
+    try:
+        return Preprocessing.from_dict(attributes["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} does not record how its images were prepared, so other images cannot be prepared like them; "
+            "pass features instead of images."
+        ) from error
+
+
+def extraction_like(
+    attributes: Mapping[str, Any],
+    name: str | Path,
+    checkpoint: Path,
+    source: ImageSource,
+    options: ExtractionOptions,
+    device: torch.device,
+    layers: Sequence[str] | None = None,
+    every_column: bool = False,
+) -> Extraction:
+    """The extraction that made the features in the file `name`, of the images of `source`.
+
+    Args:
+        attributes: of the file: encoder, preprocessing, precision.
+        options: what does not decide the features: batch, workers, ...
+        layers, every_column: as `options_like`.
+
+    Raises:
+        DataError: the checkpoint is not the encoder of the features, or the attributes do not say how they were made.
+    """
+    from simsiam_eval.encoders.checkpoint import load_encoder
+    from simsiam_eval.extraction.extraction import Extraction
+
+    chosen = options_like(attributes, options, layers, every_column)
+    encoder, report = load_encoder(checkpoint, chosen.layers, chosen.pooling)
+    made_by = attributes["encoder"].get("weights_sha256")
+    if report.weights_sha256 != made_by:
+        raise DataError(
+            f"{checkpoint} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
+            f"expected {f'{made_by[:12]}...' if made_by else 'none (the encoder is not recorded)'}."
+        )
+    return Extraction(encoder, source, preprocessing_of(attributes, name), chosen, device)

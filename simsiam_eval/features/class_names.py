@@ -1,0 +1,71 @@
+"""Labels and class names: the name of a label, and two sets with one numbering of their classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.features.file import Features
+
+
+def class_name(label: int, names: Sequence[str] | None) -> str:
+    """The name of a label: its number if the classes have no names, and "" for no label (-1).
+
+    >>> class_name(1, ["cat", "dog"]), class_name(1, None), class_name(-1, ["cat", "dog"])
+    ('dog', '1', '')
+    """
+    if label < 0:
+        return ""
+    return names[label] if names is not None and label < len(names) else str(label)
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The classes' names; a name that several classes have gets the class number (ImageNet has two cranes).
+
+    >>> distinct_names(["crane", "owl", "crane"])
+    ['crane (0)', 'owl', 'crane (2)']
+    """
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+
+
+def in_numbering_of(train: Features, test: Features, missing_is_error: bool = True) -> Features:
+    """`test` with the labels of `train`: classes are matched by name, not by number, because two folders number their
+    classes alike only if they have the same sub-folders.
+
+    Raises:
+        DataError: a class that `train` does not have; if `missing_is_error` is off, its label becomes one that no row of
+            `train` has.
+    """
+    train_names, test_names = train.class_names, test.class_names
+    labels = test.labels
+    if (train_names is None) != (test_names is None):
+        named, unnamed = (train, test) if test_names is None else (test, train)
+        raise DataError(
+            f"{named.path} has class names and {unnamed.path} only class numbers, so that classes cannot be matched."
+        )
+    if train_names is not None and test_names is not None and train_names != test_names:
+        number = {name: label for label, name in enumerate(train_names)}
+        for features, names in ((train, train_names), (test, test_names)):
+            if len(set(names)) < len(names):
+                raise DataError(
+                    f"{features.path} has two classes of the same name, and the other set numbers its classes differently."
+                )
+        unknown = sorted({test_names[label] for label in np.unique(labels[labels >= 0])} - set(train_names))
+        if unknown and missing_is_error:
+            raise DataError(
+                f"{test.path} has images of a class that {train.path} does not have: {unknown[0]} "
+                f"({len(unknown)} such classes)."
+            )
+        number |= {name: len(number) + position for position, name in enumerate(unknown)}
+        numbers = np.array([number.get(name, -1) for name in test_names], dtype=np.int64)
+        labels = np.where(labels < 0, -1, numbers[labels])
+    missing = np.setdiff1d(labels, train.labels)
+    if len(missing) and missing_is_error:
+        name = class_name(int(missing[0]), train_names)
+        raise DataError(f"{train.path} has no image of a class of {test.path}: {name} ({len(missing)} such classes).")
+    return replace(test, labels=labels)
