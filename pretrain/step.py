@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pretrain.model import Outputs, SimSiam, parameter_groups, simsiam_loss
 from pretrain.run_folder import seed_all
 from pretrain.settings import PretrainSettings
-from simsiam_eval.linear.schedule import cosine_lr
+from simsiam_eval.linear.schedule import epoch_lr, scaled_lr
 from simsiam_eval.runtime.batch_norm import synchronize_bn
 from simsiam_eval.runtime.device import autocast
 from simsiam_eval.runtime.processes import Processes
@@ -39,7 +39,7 @@ class TrainingStep:
         if processes.world > 1 and settings.sync_bn:
             model = synchronize_bn(model, self.device)
         self.model: SimSiam = model.to(self.device, memory_format=self._format)
-        self.base_lr = settings.lr * settings.batch_size / 256
+        self.base_lr = scaled_lr(settings.lr, settings.batch_size)
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.model, settings.predictor, warmup=settings.warmup_epochs > 0),
             self.base_lr,
@@ -59,10 +59,7 @@ class TrainingStep:
         left), but constant where the predictor is marked so. Returns the encoder's."""
         settings = self.settings
         warming = epoch < settings.warmup_epochs
-        if warming:
-            now = self.base_lr * (epoch + 1) / settings.warmup_epochs
-        else:
-            now = cosine_lr(self.base_lr, epoch - settings.warmup_epochs, settings.epochs - settings.warmup_epochs)
+        now = epoch_lr(self.base_lr, epoch, settings.epochs, settings.warmup_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr if group.get("fix_lr") or (warming and not group.get("warms_up", True)) else now
         return now

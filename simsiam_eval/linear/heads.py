@@ -10,7 +10,7 @@ import torch
 from simsiam_eval.linear.lars import larc
 from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
-from simsiam_eval.linear.schedule import SCHEDULES
+from simsiam_eval.linear.schedule import epoch_lr, scaled_lr
 from simsiam_eval.runtime.matmul import times_transposed
 
 _BLOCK = 8192  # rows that are scored at once
@@ -71,7 +71,7 @@ class HeadStack:
         # Of its own, so that the order of the rows does not depend on D; seeds of users end below 2^32.
         self._order = torch.Generator().manual_seed(first.seed + 2**32)
         column = torch.tensor([[one.lr, one.weight_decay] for one in recipes], device=device).T[:, :, None, None]
-        self._lr, self._decay = column[0] * (first.batch_size / 256), column[1]
+        self._lr, self._decay = column[0] * scaled_lr(1.0, first.batch_size), column[1]
         self._room = torch.empty(min(first.batch_size, self.count), width, device=device)
         self._whole: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
@@ -86,7 +86,7 @@ class HeadStack:
 
         A batch larger than the rows is one step on all of them, its lr still that of the batch.
         """
-        rate = SCHEDULES[self.recipe.schedule](1.0, epoch, self.recipe.epochs)
+        rate = epoch_lr(1.0, epoch, self.recipe.epochs, schedule=self.recipe.schedule)
         total = torch.zeros(len(self.recipes), device=features.device)
         for x, labels in self._batches(features):
             total += self._step(x, labels, rate)

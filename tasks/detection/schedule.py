@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 
+from simsiam_eval.linear.schedule import multistep_lr, scaled_lr, warmup_lr
 from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
 
 WARMUP_FACTOR = 0.001  # of the learning rate, at the first step
@@ -29,11 +29,8 @@ class Schedule:
         >>> [round(schedule.lr_at(step), 6) for step in (0, 5, 10, 60, 80)]
         [2e-05, 0.01001, 0.02, 0.002, 0.0002]
         """
-        lr = self.lr * 0.1 ** bisect_right(self.steps, iteration)
-        if iteration < self.warmup:
-            done = iteration / self.warmup
-            lr *= WARMUP_FACTOR * (1 - done) + done
-        return lr
+        lr = multistep_lr(self.lr, iteration, self.steps)
+        return lr if iteration >= self.warmup else warmup_lr(lr, iteration / self.warmup, WARMUP_FACTOR)
 
     def sentence(self, processes: int = 1) -> str:
         """What is run, for the person at the terminal."""
@@ -58,7 +55,7 @@ def schedule_of(settings: DetectSettings) -> Schedule:
     stretch = total / iterations
     return Schedule(
         batch=settings.batch,
-        lr=settings.lr or lr * settings.batch / batch,
+        lr=settings.lr or scaled_lr(lr, settings.batch, per=batch),
         iterations=total,
         steps=settings.steps or tuple(round(step * stretch) for step in steps),
         warmup=round(warmup * stretch) if settings.warmup is None else settings.warmup,

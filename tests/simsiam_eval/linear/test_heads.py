@@ -13,7 +13,7 @@ from simsiam_eval.linear.heads import Head, HeadStack, among_top, stacks_of
 from simsiam_eval.linear.lars import LARS
 from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
-from simsiam_eval.linear.schedule import SCHEDULES
+from simsiam_eval.linear.schedule import epoch_lr
 
 PLAIN = HeadRecipe(epochs=12, batch_size=16, lr=8.0, lars=False, seed=3)
 
@@ -49,7 +49,7 @@ def reference(recipe, rows=None):
     optimizer = kind(head.parameters(), lr=base, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     losses = []
     for epoch in range(recipe.epochs):
-        optimizer.param_groups[0]["lr"] = SCHEDULES[recipe.schedule](base, epoch, recipe.epochs)
+        optimizer.param_groups[0]["lr"] = epoch_lr(base, epoch, recipe.epochs, schedule=recipe.schedule)
         total = 0.0
         for batch in torch.randperm(len(labels), generator=order).split(recipe.batch_size):
             loss = functional.cross_entropy(head(features[batch]), labels[batch])

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from simsiam_eval.linear.schedule import cosine_lr, step_lr
+from simsiam_eval.linear.schedule import cosine_lr, epoch_lr, step_lr, warmup_lr
 
 
 def test_cosine_starts_at_the_base_halves_in_the_middle_and_is_set_once_an_epoch():
@@ -28,6 +28,22 @@ def test_step_is_a_tenth_from_six_tenths_on_and_a_hundredth_from_eight(epochs):
     rates = [step_lr(30.0, epoch, epochs) for epoch in range(epochs)]
     expected = [30.0 if e / epochs < 0.6 else 3.0 if e / epochs < 0.8 else 0.3 for e in range(epochs)]
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warmup", [1, 3, 10])
+def test_warm_up_rises_linearly_to_the_full_rate_and_the_schedule_follows(warmup):
+    rates = [epoch_lr(0.3, epoch, 20, warmup) for epoch in range(20)]
+    assert rates[:warmup] == pytest.approx([0.3 * (epoch + 1) / warmup for epoch in range(warmup)])
+    assert rates[warmup:] == [cosine_lr(0.3, epoch, 20 - warmup) for epoch in range(20 - warmup)]
+
+
+def test_without_warm_up_the_rate_is_that_of_the_schedule():
+    for name, schedule in (("cosine", cosine_lr), ("step", step_lr)):
+        assert [epoch_lr(2.0, e, 7, schedule=name) for e in range(7)] == [schedule(2.0, e, 7) for e in range(7)]
+
+
+def test_warm_up_may_start_above_zero():
+    assert [warmup_lr(2.0, progress, start=0.25) for progress in (0, 0.5, 1)] == [0.5, 1.25, 2.0]
 
 
 def test_steps_of_a_hundred_epochs_are_mocos():
