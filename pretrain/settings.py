@@ -89,6 +89,20 @@ class PretrainSettings(DeviceSettings, PrecisionSettings, SeedSettings):
             "health_every": 10,
         },
     }
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "data val strict",
+        "encoder": "arch stem",
+        "method": "predictor stop_gradient loss symmetric dim pred_dim predictor_bn projector_layers projector_hidden "
+        "projector_bn",
+        "optimization": "epochs batch_size lr momentum weight_decay warmup_epochs accumulate sync_bn",
+        "augmentation": "image_size crop_area jitter jitter_hue grayscale blur flip rotate shift zoom shear decode",
+        "monitoring": "knn_every knn_k knn_temperature health_every on_collapse tensorboard wandb",
+        "checkpoints": "out every keep resume",
+        "machine": "channels_last fused compile resident workers",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--preset cifar10 --data cifar10:data --val cifar10:data#test --out runs/first",
+    )
 
     data: str = setting(
         may_change=True, help="Image source, such as folder:PATH, cifar10:PATH, manifest:FILE.csv or digits."

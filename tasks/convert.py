@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
@@ -25,6 +25,9 @@ TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings(Settings):
     """Write the encoder of any known checkpoint, without its projector and predictor, as another program reads it."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "output": "to out"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar --to torchvision --out encoder.pth",)
 
     checkpoint: Path = setting(positional=True, help="The checkpoint file, of any family that `inspect` knows.")
     to: str = setting(

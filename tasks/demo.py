@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, setting
@@ -21,6 +21,9 @@ from tasks.linear.settings import LinearEvalSettings
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """Pretrain on handwritten digits, evaluate, and see the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"output": "out"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--out simsiam-demo",)
 
     out: Path = setting(Path("simsiam-demo"), help="Folder for everything the demo makes.")
     epochs: int | None = setting(None, at_least=1, help="Pretraining epochs; default: those of the digits preset.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, setting
@@ -23,6 +23,9 @@ _FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesSettings(DeviceSettings):
     """Find images that are nearly the same: inside one set, or between a training and a test set."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "file other", "output": "out table images other_images"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5", "train.h5 test.h5 --out pairs.html")
 
     file: Path = setting(positional=True, help="Feature file (.h5); with a second one: the training set.")
     other: Path | None = setting(

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(Settings):
     """Write a feature file in another format, block by block."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "file", "output": "to out"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5 --to parquet --out train.parquet",)
 
     file: Path = setting(positional=True, help="Feature file (.h5).")
     to: str = setting(

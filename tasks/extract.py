@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
@@ -18,6 +18,14 @@ from simsiam_eval.vocabulary import FEATURE_ENDINGS
 @dataclass(frozen=True, kw_only=True)
 class ExtractSettings(FeatureSettings):
     """Extract the features of images into an HDF5 feature file; a killed run goes on where it was."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "data limit rows",
+        "encoder": "checkpoint",
+        "output": "out",
+        "machine": "engine ray_address ray_workers",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--checkpoint checkpoint.pth.tar --data folder:photos/train --out train.h5",)
 
     checkpoint: Path = setting(help="Encoder: any checkpoint that `inspect` knows.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
@@ -13,6 +14,9 @@ from simsiam_eval.commands.settings import Settings, setting
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(Settings):
     """Say what a checkpoint is: family, architecture, which keys become what, which are left and why."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar",)
 
     checkpoint: Path = setting(positional=True, help="The checkpoint file.")
 

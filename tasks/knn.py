@@ -33,6 +33,14 @@ class KnnSettings(EvaluationSettings):
         "simsiam": {"k": (200,), "temperature": (0.2,)},
         "lightly": {"k": (200,), "temperature": (0.1,)},
     }
+    GROUPS: ClassVar[dict[str, str]] = {
+        "sweep": "sweep sweep_k sweep_temperature held_out",
+        "index": "index index_parameters recall_sample",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--train train.h5 --test test.h5 -k 20,200",
+        "--train train.h5 --test test.h5 --sweep",
+    )
 
     preset: str = setting("dino", choices=tuple(PRESETS), help="Protocol: whose k and temperature.")
     k: tuple[int, ...] = setting(

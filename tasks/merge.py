@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
@@ -29,6 +29,9 @@ _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
 @dataclass(frozen=True, kw_only=True)
 class MergeSettings(Settings):
     """Join the parts that `extract --rows START:STOP` wrote into one feature file, the one that a single run writes."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "parts", "output": "out virtual"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("part-0.h5 part-1.h5 --out train.h5",)
 
     parts: tuple[Path, ...] = setting(
         positional=True, help="Feature files of consecutive rows of one source, in any order."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class RankSettings(DeviceSettings, SeedSettings):
     """Measure feature files without labels: RankMe, explained variance, uniformity, and alignment where views are."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "file", "evaluation": "sample"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("first.h5 second.h5",)
 
     file: tuple[Path, ...] = setting(positional=True, help="Feature file (.h5), or several to be compared.")
     sample: int = setting(4096, at_least=2, help="Images of uniformity and alignment, drawn by --seed.")

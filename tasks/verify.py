@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
@@ -30,6 +30,12 @@ class VerifySettings(DeviceSettings, SeedSettings):
 
     With the checkpoint and the images, some rows are computed again, as the file's attributes say they were.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "file data", "encoder": "checkpoint", "evaluation": "sample"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "train.h5",
+        "train.h5 --checkpoint checkpoint.pth.tar --data folder:photos/train",
+    )
 
     file: Path = setting(positional=True, help="Feature file (.h5), or an unfinished one (.h5.part).")
     checkpoint: Path | None = setting(None, help="Encoder that the features should be of.")

@@ -11,23 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from simsiam_eval.errors import UsageError
 
-# Headings of a command's `--help`, in this order.
-GROUPS = (
-    "data",
-    "encoder",
-    "preprocessing",
-    "protocol",
-    "method",
-    "optimization",
-    "augmentation",
-    "evaluation",
-    "monitoring",
-    "index",
-    "checkpoints",
-    "output",
-    "machine",
-)
-
 _LARGEST_INTEGER = 10**12  # rows of a source may be billions; libraries count in 64 bits
 _LARGEST_FLOAT = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
@@ -37,7 +20,6 @@ def setting(
     default: Any = dataclasses.MISSING,
     *,
     help: str,
-    group: str = "protocol",
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
     at_most: float | None = None,
@@ -55,7 +37,6 @@ def setting(
     Args:
         default: its value where none is given; without a default it is required.
         help: help text.
-        group: heading under which `--help` shows it, one of `GROUPS`.
         choices: permitted values.
         at_least, at_most, above: bounds of a number.
         by_preset: the default comes from the preset.
@@ -66,9 +47,8 @@ def setting(
         output: a file that the command writes.
         once: of several values equal ones count once.
     """
-    assert group in GROUPS, group
     metadata = dict(
-        help=help, group=group, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset,
+        help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset,
         short=short, may_change=may_change, endings=endings, positional=positional, output=output, once=once,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)

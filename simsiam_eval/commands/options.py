@@ -12,12 +12,30 @@ import click
 import cloup
 
 from simsiam_eval.commands.config_file import read_config
-from simsiam_eval.commands.fields import GROUPS, FieldType, field_types, option_name, spelling
+from simsiam_eval.commands.fields import FieldType, field_types, option_name, spelling
 from simsiam_eval.commands.outcome import report
 from simsiam_eval.commands.record import Result
 from simsiam_eval.commands.settings import Settings
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+# Headings of a command's `--help`, in this order.
+GROUPS = (
+    "data",
+    "encoder",
+    "protocol",
+    "method",
+    "optimization",
+    "augmentation",
+    "sweep",
+    "index",
+    "evaluation",
+    "features",
+    "preprocessing",
+    "monitoring",
+    "checkpoints",
+    "output",
+    "machine",
+)
 _CLICK_TYPES: dict[type, click.ParamType[Any]] = {
     int: click.INT,
     float: click.FLOAT,
@@ -65,14 +83,25 @@ def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> c
 
 
 def grouped_fields(settings_class: type[Settings]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
-    """The fields as `--help` shows them: the required ones, then group by group; in a group those of the command itself
-    before those it shares with others."""
-    fields = sorted(dataclasses.fields(settings_class), key=lambda field: _depth(field, settings_class))
-    yield "Required", [field for field in fields if required(field) or field.metadata["positional"]]
+    """The fields as `--help` shows them: what is given by position or required, then group by group; in a group those
+    of the command itself before those it shares with others."""
+    base_of = {field.name: _declaring_class(field, settings_class) for field in dataclasses.fields(settings_class)}
+    depths = {base: depth for depth, base in enumerate(settings_class.__mro__)}
+    fields = sorted(dataclasses.fields(settings_class), key=lambda field: depths[base_of[field.name]])
+    first = [field for field in fields if field.metadata["positional"] or required(field)]
+    yield "Required", first
     for group in GROUPS:
-        members = [field for field in fields if field.metadata["group"] == group]
-        if optional := [field for field in members if not (required(field) or field.metadata["positional"])]:
-            yield group.capitalize(), optional
+        members = [field for field in fields if _group(field.name, base_of[field.name]) == group and field not in first]
+        if members:
+            yield group.capitalize(), members
+
+
+def _declaring_class(field: dataclasses.Field[Any], settings_class: type[Settings]) -> type[Settings]:
+    return next(base for base in settings_class.__mro__ if field.name in inspect.get_annotations(base))
+
+
+def _group(name: str, base: type[Settings]) -> str:
+    return next((group for group, names in base.GROUPS.items() if name in names.split()), "protocol")
 
 
 def required(field: dataclasses.Field[Any]) -> bool:
@@ -91,13 +120,6 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
             return next(iter(texts.values()))
         return ", ".join(f"{preset} {text}" for preset, text in texts.items())
     return _text(field.default)
-
-
-def _depth(field: dataclasses.Field[Any], settings_class: type[Settings]) -> int:
-    """How many classes up a setting is declared."""
-    return next(
-        depth for depth, base in enumerate(settings_class.__mro__) if field.name in inspect.get_annotations(base)
-    )
 
 
 def _text(value: Any) -> str:

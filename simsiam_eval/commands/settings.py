@@ -36,6 +36,8 @@ class Settings:
 
     # preset name -> values of the `by_preset` fields; a class without presets leaves it empty.
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    # Group of `--help` -> the settings that this class declares in it; the others are in "protocol".
+    GROUPS: ClassVar[dict[str, str]] = {}
     # Arguments of example calls, which `--help` and the docs show.
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
 
@@ -130,18 +132,19 @@ class Settings:
 class DeviceSettings(Settings):
     """For commands that compute on a GPU where there is one."""
 
-    device: str = setting(
-        "auto", group="machine", may_change=True, help="auto (CUDA if available), cpu, cuda or cuda:N."
-    )
+    GROUPS: ClassVar[dict[str, str]] = {"machine": "device"}
+
+    device: str = setting("auto", may_change=True, help="auto (CUDA if available), cpu, cuda or cuda:N.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrecisionSettings(Settings):
     """For commands that run an encoder."""
 
+    GROUPS: ClassVar[dict[str, str]] = {"machine": "precision"}
+
     precision: str = setting(
         "float32",
-        group="machine",
         choices=PRECISIONS,
         help="Arithmetic of the encoder: float32 (on a GPU its convolutions are TF32, as is PyTorch's default), or bfloat16 "
         "(faster; features differ slightly).",
@@ -152,7 +155,9 @@ class PrecisionSettings(Settings):
 class SeedSettings(Settings):
     """For commands that draw random numbers."""
 
-    seed: int = setting(0, group="machine", at_least=0, at_most=2**32 - 1, help="Random seed.")
+    GROUPS: ClassVar[dict[str, str]] = {"machine": "seed"}
+
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Random seed.")
 
 
 def _same_file(output: Path, given: str | Path) -> bool:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "fingerprint strict",
+        "features": "layer pool flip_average normalize views dtype",
+        "preprocessing": "transform resize crop decode",
+        "machine": "compile extract_batch workers",
+    }
+
     layer: tuple[str, ...] = setting(
         ("pool",),
         choices=LAYERS,
@@ -135,6 +142,8 @@ class EncoderSettings(FeatureSettings):
     """Sets as feature files, or as images with the checkpoint of an encoder."""
 
     SETS: ClassVar[tuple[str, ...]]  # names of the settings that are sets
+    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
+
     # Names of extraction's settings that the task also applies to a feature file, and whether it reads several layers.
     ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer"})
     SEVERAL_LAYERS: ClassVar[bool] = False
@@ -176,6 +185,7 @@ class EvaluationSettings(EncoderSettings):
     """A training and a test set."""
 
     SETS = ("train", "test")
+    GROUPS: ClassVar[dict[str, str]] = {"data": "train test", "evaluation": "leakage"}
 
     train: str = setting(help="Training set: a feature file (.h5), or an image source with --checkpoint.")
     test: str = setting(help="Test set: a feature file (.h5), or an image source with --checkpoint.")

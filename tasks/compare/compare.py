@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, setting
@@ -30,6 +30,12 @@ class CompareSettings(DeviceSettings):
     """Compare encoders by their features of the same images: kNN or linear accuracy paired by image, CKA, shared
     neighbors.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "file train", "evaluation": "leakage overlap_k", "output": "name out"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "first.h5 second.h5",
+        "first-test.h5 second-test.h5 --train first-train.h5 --train second-train.h5",
+    )
 
     file: tuple[Path, ...] = setting(
         positional=True, help="Feature files (.h5) of the same test images, one per encoder or seed."

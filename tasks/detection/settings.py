@@ -65,6 +65,19 @@ class DetectSettings(DeviceSettings, PrecisionSettings, SeedSettings):
             "max_size": 640,
         },
     }
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "train test classes",
+        "encoder": "checkpoint init arch stem",
+        "method": "backend heads masks rois proposals precise_bn",
+        "optimization": "batch lr iterations steps warmup",
+        "evaluation": "trials metric",
+        "preprocessing": "min_sizes test_size max_size",
+        "checkpoints": "out checkpoint_every resume",
+        "machine": "num_gpus workers",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--checkpoint checkpoint.pth.tar --train voc:VOC2007#trainval --test voc:VOC2007#test --out runs/voc",
+    )
 
     train: tuple[str, ...] = setting(
         help="Training set: voc:FOLDER#LIST, coco:FOLDER#SPLIT or coco:FILE.json#images=FOLDER; several are joined."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, setting
@@ -28,6 +28,16 @@ _SHOWN = 10
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(DeviceSettings, PrecisionSettings):
     """Classify images with an encoder and a trained head (linear-eval --save-head)."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "data strict",
+        "encoder": "checkpoint head",
+        "output": "out",
+        "machine": "extract_batch workers",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--checkpoint checkpoint.pth.tar --head head.safetensors --data folder:photos/new --out classes.csv",
+    )
 
     checkpoint: Path = setting(help="Encoder, the one whose features the head was trained on.")
     head: Path = setting(help="Head (.safetensors) that linear-eval wrote.")

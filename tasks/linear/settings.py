@@ -30,6 +30,17 @@ class LinearEvalSettings(EvaluationSettings):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {name: _preset(protocol) for name, protocol in PROTOCOLS.items()}
     ON_FILES, SEVERAL_LAYERS = frozenset({"layer", "views"}), True
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "fraction shots",
+        "optimization": "lars lr batch_size epochs schedule momentum weight_decay c",
+        "sweep": "sweep held_out",
+        "evaluation": "per_layer trials",
+        "output": "out save_head",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--train train.h5 --test test.h5 --save-head head.safetensors",
+        "--checkpoint checkpoint.pth.tar --train folder:photos/train --test folder:photos/test --preset small",
+    )
 
     preset: str = setting(
         "simsiam-code", choices=tuple(PRESETS), help="Protocol: whose optimizer, lr, batch and epochs."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
@@ -18,6 +19,13 @@ class RetrievalBuildSettings(EncoderSettings):
     """Make an index file of a gallery, for `retrieval search`: FAISS's own format, with ids and labels beside it."""
 
     SETS = ("gallery",)
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "gallery",
+        "index": "index index_parameters",
+        "evaluation": "k recall_sample",
+        "output": "out",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--gallery train.h5 --index IVF4096,Flat --out train.index",)
 
     gallery: str = setting(
         help="Images that shall be found: a feature file (.h5), or an image source with --checkpoint."

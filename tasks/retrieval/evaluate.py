@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import option_name, setting
@@ -36,6 +36,13 @@ class RetrievalEvalSettings(EncoderSettings):
     """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
 
     SETS = ("gallery", "queries")
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "gallery queries limit",
+        "index": "index recall_sample",
+        "evaluation": "leakage",
+        "output": "out",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--gallery train.h5 --queries test.h5",)
 
     gallery: str = setting(help="Images that are found: a feature file (.h5), or an image source with --checkpoint.")
     queries: str | None = setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
@@ -29,6 +29,14 @@ class RetrievalSearchSettings(EncoderSettings):
     """Find the images of a gallery that are most similar to an image, or to each image of a folder."""
 
     SETS = ("gallery",)
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "query gallery",
+        "index": "index_parameters",
+        "output": "out table images sheet_queries",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "photo.jpg --gallery train.index --checkpoint checkpoint.pth.tar --out matches.html",
+    )
 
     query: str = setting(
         positional=True, help="An image, a folder or another image source (with --checkpoint), or a feature file."

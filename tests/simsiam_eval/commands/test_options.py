@@ -1,13 +1,19 @@
 """A command made from settings: its options, and its help."""
 
+import re
+import shlex
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 
-from simsiam_eval.commands.options import default_text
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.options import GROUPS, command, default_text
+from simsiam_eval.commands.record import Result, Table
+from simsiam_eval.commands.settings import DeviceSettings, Settings, setting
+from simsiam_eval.commands.table import COMMANDS
 from tests.simsiam_eval.commands.oven import bake, settings_of
 
 
@@ -67,3 +73,60 @@ def test_values_that_all_presets_share_are_said_once():
     fields = {field.name: field for field in fields_of(Grill)}
     assert default_text(fields["heat"], Grill) == "1.0"
     assert default_text(fields["salt"], Grill) == "a 2"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_a_command_can_be_parsed(name):
+    settings_class, runs = COMMANDS[name].settings_class(), []
+
+    def run(settings):
+        runs.append(settings)
+        return Result(name, {}, {}, {}, Table("t", ("a",), []))
+
+    assert settings_class.EXAMPLES
+    for example in settings_class.EXAMPLES:
+        result = CliRunner().invoke(command(name, settings_class, run), shlex.split(example))
+        assert result.exit_code == 0, result.output
+        shown = CliRunner().invoke(command(name, settings_class, run), ["--help"]).output
+        assert f"simsiam-eval {name} {example}\n" in shown
+    assert len(runs) == len(settings_class.EXAMPLES)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_groups_of_a_command_are_known_and_hold_settings(name):
+    for base in COMMANDS[name].settings_class().__mro__[:-1]:
+        assert set(base.GROUPS) <= set(GROUPS)
+        names = " ".join(base.__dict__.get("GROUPS", {}).values()).split()
+        assert len(set(names)) == len(names) and set(names) <= set(base.__annotations__)
+
+
+def test_help_shows_required_options_first_and_common_ones_last():
+    @dataclass(frozen=True, kw_only=True)
+    class Grill(DeviceSettings):
+        GROUPS: ClassVar[dict[str, str]] = {"output": "out", "data": "meat bread"}
+        EXAMPLES: ClassVar[tuple[str, ...]] = ("dish --meat beef",)
+
+        heat: int = setting(3, help="Of the coals.")
+        out: Path | None = setting(None, help="Plate.")
+        meat: str = setting(help="What to grill.")
+        bread: bool = setting(False, help="With bread.")
+        dish: str = setting(positional=True, help="Name.")
+
+    shown = CliRunner().invoke(command("grill", Grill, lambda settings: None), ["--help"]).output
+    headings = re.findall(r"^ *([A-Z][a-z ]+):$", shown, re.MULTILINE)
+    assert headings == [
+        "Positional arguments",
+        "Required",
+        "Data",
+        "Protocol",
+        "Output",
+        "Machine",
+        "Common",
+        "Example",
+    ]
+    order = ["DISH  ", "--meat", "--bread", "--heat", "--out", "--device", "--config", "--help", "dish --meat beef"]
+    assert sorted(order, key=shown.index) == order
+
+
+def test_a_typo_is_answered_by_the_near_option():
+    assert "--bake-time" in bake("rye", "--bake-tmie", "3").stderr

@@ -1,8 +1,14 @@
 """The program: help without torch, and the ways to start it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from cli import main
+from simsiam_eval.commands.table import COMMANDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,3 +33,19 @@ def test_cli_py_runs_as_a_script():
     run = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "linear-eval" in run.stdout
+
+
+def test_the_program_lists_its_commands_in_order_and_whole():
+    shown = CliRunner().invoke(main, ["--help"]).output
+    names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    assert re.findall(r"^  ([a-z-]+)  ", shown, re.MULTILINE) == names
+    assert "..." not in shown.partition("\n")[2]
+    for heading in {command.section for command in COMMANDS.values()}:
+        assert f"\n{heading}:\n" in shown
+    group = CliRunner().invoke(main, ["retrieval", "--help"]).output
+    assert re.findall(r"^  ([a-z-]+)  ", group, re.MULTILINE) == ["eval", "build", "search"]
+
+
+def test_a_typo_is_answered_by_the_near_command():
+    assert "'knn'" in CliRunner().invoke(main, ["kmn"]).stderr
+    assert "'search'" in CliRunner().invoke(main, ["retrieval", "serach"]).stderr
