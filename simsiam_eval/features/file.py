@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.progress import say
-from simsiam_eval.vocabulary import PRECISIONS
+from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, PRECISIONS
 from simsiam_eval.wording import counted
 
-FORMAT, FORMAT_VERSION = "simsiam-eval-features", 1
+FORMAT, FORMAT_VERSION = FEATURE_FILE_FORMAT, 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
 # Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
 VALID, UNREADABLE = 1, 2

@@ -1,4 +1,4 @@
-"""What every image source is: rows of (id, image, label), and a fingerprint of all of it."""
+"""What every image source is: rows of (id, image, label), and a fingerprint of all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,22 +14,26 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
+from simsiam_eval.sources.file_state import file_state
 from simsiam_eval.sources.packed_texts import PackedTexts
-from simsiam_eval.sources.remembered import remembered_text, state_of_file
+from simsiam_eval.sources.remembered import remembered_fingerprint
 
-_AT_ONCE = 4096  # rows
-_SAMPLE = 16  # images that a listing fingerprint reads
-UNREADABLE = b"unreadable"  # in the place of a content's hash
+_BLOCK_ROWS = 4096
+_READING_THREADS = 8
+_SAMPLED_IMAGES = 16  # that a listing fingerprint reads
+_UNREADABLE = b"unreadable"  # instead of the hash of an image
 
 
 class ImageSource(ABC):
     """Images by row number.
 
+    A subclass defines `id` and `image`, and `_content` or `_content_hashes` for the fingerprint.
+
     Attributes:
-        spec: what it was opened from.
+        spec: what the source was opened from.
         labels: (N,) int64, -1 for none.
-        class_names: name of each label, or None where labels are numbers of their own.
-        in_memory: whether its pixels are (then decoding processes are not worth their start).
+        class_names: the name of each label; None where labels are plain numbers.
+        in_memory: whether the pixels are in memory, so that decoding processes are not worth their start.
     """
 
     in_memory = False
@@ -44,7 +48,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def id(self, row: int) -> str:
-        """The row's name: stable, valid UTF-8."""
+        """The name of a row: stable, valid UTF-8."""
 
     def ids_of(self, rows: range) -> list[str]:
         """The names of a block of rows."""
@@ -52,28 +56,26 @@ class ImageSource(ABC):
 
     @abstractmethod
     def image(self, row: int) -> OpenedImage:
-        """The row's image, RGB; a JPEG is decoded only when its pixels are asked for.
+        """The image of a row, RGB; a JPEG is decoded only when its pixels are requested.
 
         Raises:
             UnreadableImage: it cannot be opened.
         """
 
-    @abstractmethod
-    def _content_hashes(self) -> Iterator[bytes]:
-        """A hash of each row's stored image, in order."""
-
     def fingerprint(self) -> str:
-        """sha256 of ids, labels, class names and every image's content, in order; the same for a copy elsewhere.
+        """sha256 of ids, labels, class names and the content of every image, in order; equal for a copy elsewhere.
 
-        Where the source lies in files it is remembered by their names, sizes and times, so that a restart does not read
-        ten million images.
+        Where the source lies in files, the fingerprint is remembered by their names, sizes and times, so that a restart
+        does not read every image again.
         """
         key = self._files_key()
-        return self._computed_fingerprint()[0] if key is None else remembered_text(key, self._computed_fingerprint)
+        return self._compute_fingerprint()[0] if key is None else remembered_fingerprint(key, self._compute_fingerprint)
 
     def listing_fingerprint(self) -> str:
-        """sha256 of ids, labels, class names, the sizes of what is stored, and a few of the images: for sources too large
-        to be read twice. Most changes that leave the size go unnoticed; a copy elsewhere has the same."""
+        """sha256 of ids, labels, class names, stored sizes and a few images: for sources too large to be read twice.
+
+        Most changes that keep the sizes go unnoticed. Equal for a copy elsewhere.
+        """
         sizes = self._stored_sizes()
         if sizes is None:
             return self.fingerprint()
@@ -82,59 +84,57 @@ class ImageSource(ABC):
         for rows in blocks(len(self)):
             digest.update("\0".join(self.ids_of(rows)).encode())
         digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
-        for row in np.linspace(0, len(self) - 1, _SAMPLE).astype(int):
-            digest.update(next(hashes_of(lambda _, row=int(row): self._content(row), 1)))  # type: ignore[misc]
+        for row in np.linspace(0, len(self) - 1, _SAMPLED_IMAGES).astype(int):
+            digest.update(self._content_hash(int(row)))
         return f"listing {digest.hexdigest()}"
 
     def _content(self, row: int) -> bytes:
-        """What is stored of a row's image; wanted where there are stored sizes."""
+        """The image of a row as it is stored."""
         raise NotImplementedError
 
+    def _content_hash(self, row: int) -> bytes:
+        try:
+            return hashlib.sha256(self._content(row)).digest()
+        except (OSError, UnreadableImage):
+            return _UNREADABLE
+
+    def _content_hashes(self) -> Iterator[bytes]:
+        """The sha256 of each stored image, in order."""
+        with ThreadPoolExecutor(_READING_THREADS) as pool:
+            for rows in blocks(len(self)):
+                yield from pool.map(self._content_hash, rows)
+
     def _stored_sizes(self) -> NDArray[np.int64] | None:
-        """Bytes of each image, or of each file that holds them; None: they are in memory."""
+        """Bytes of each image, or of each file that contains them; None: they are in memory."""
         return None
 
     def _files_key(self) -> str | None:
-        """What the fingerprint is remembered by: changes whenever the fingerprint could. None: it is quick to compute."""
+        """A key that changes whenever the fingerprint could; None: the fingerprint is fast to compute."""
         return None
 
-    def _computed_fingerprint(self) -> tuple[str, bool]:
-        """The fingerprint, and whether every image's content is in it: what could not be read may be readable later."""
+    def _compute_fingerprint(self) -> tuple[str, bool]:
+        """The fingerprint, and whether every image was readable: an unreadable one may become readable."""
         digest = hashlib.sha256(f"[{json.dumps(self.class_names)}, [".encode())
         for rows in blocks(len(self)):
             numbers = ", ".join(map(str, self.labels[rows.start : rows.stop].tolist()))
             digest.update(f"{', ' if rows.start else ''}{numbers}".encode())
         digest.update(b"]]")
-        contents, whole = self._content_hashes(), True
+        hashes, complete = self._content_hashes(), True
         for rows in blocks(len(self)):
             for name in self.ids_of(rows):
-                content = next(contents)
-                whole = whole and content != UNREADABLE
-                digest.update(name.encode() + b"\0" + content)
-        return digest.hexdigest(), whole
+                content_hash = next(hashes)
+                complete = complete and content_hash != _UNREADABLE
+                digest.update(name.encode() + b"\0" + content_hash)
+        return digest.hexdigest(), complete
 
 
-def blocks(rows: int, size: int = _AT_ONCE) -> Iterator[range]:
+def blocks(rows: int, size: int = _BLOCK_ROWS) -> Iterator[range]:
     """0 to `rows` in ranges of at most `size`."""
     return (range(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def hashes_of(read: Callable[[int], bytes], rows: int) -> Iterator[bytes]:
-    """sha256 of what `read` gives for each row, in order, read by threads; of an unreadable one a mark."""
-
-    def hashed(row: int) -> bytes:
-        try:
-            return hashlib.sha256(read(row)).digest()
-        except (OSError, UnreadableImage):
-            return UNREADABLE
-
-    with ThreadPoolExecutor(8) as pool:
-        for block in blocks(rows):
-            yield from pool.map(hashed, block)
-
-
 class ArraySource(ImageSource):
-    """Images held in memory: pixels (N,H,W,3) uint8."""
+    """Images in memory: pixels (N,H,W,3) uint8."""
 
     in_memory = True
 
@@ -160,18 +160,21 @@ class ArraySource(ImageSource):
 
 
 class PathSource(ImageSource):
-    """A list of image files and, where there are any, a list of labels.
+    """A list of image files and, optionally, of labels.
 
     Args:
         paths: N files.
         labels: (N,) integers, -1 for none; None: no labels.
-        class_names: name of each label.
+        class_names: the name of each label.
         ids: N names; default: the paths as given.
-        folder: where paths that are not absolute start; default: the working folder.
+        folder: where relative paths start; default: the working folder.
 
     Attributes:
         paths: the N files, below `folder`.
         ids: the N names.
+
+    Raises:
+        ValueError: not as many labels or ids as paths.
     """
 
     def __init__(
@@ -183,16 +186,18 @@ class PathSource(ImageSource):
         spec: str = "paths",
         folder: str | os.PathLike[str] = "",
     ) -> None:
-        given = paths if isinstance(paths, PackedTexts) else PackedTexts(os.fspath(path) for path in paths)
-        self.paths = given.under(folder)
+        names = paths if isinstance(paths, PackedTexts) else PackedTexts(os.fspath(path) for path in paths)
+        self.paths = names.under(folder)
         if ids is not None:
             self.ids = PackedTexts(map(as_utf8, ids))
         else:
-            # A file name that is not UTF-8 still gets a name that is.
-            self.ids = given if given.is_utf8() else PackedTexts(map(as_utf8, given))
-        numbers = np.full(len(given), -1) if labels is None else np.asarray(labels)
-        if len(numbers) != len(given) or len(self.ids) != len(given):
-            raise ValueError(f"{len(given)} paths do not go with {len(numbers)} labels and {len(self.ids)} ids")
+            # A file name that is not UTF-8 gets an id that is.
+            self.ids = names if names.is_utf8() else PackedTexts(map(as_utf8, names))
+        numbers = np.full(len(names), -1) if labels is None else np.asarray(labels)
+        if len(numbers) != len(names) or len(self.ids) != len(names):
+            raise ValueError(
+                f"expected as many labels and ids as the {len(names)} paths; got {len(numbers)}, {len(self.ids)}"
+            )
         super().__init__(spec, numbers, class_names)
 
     def id(self, row: int) -> str:
@@ -205,9 +210,9 @@ class PathSource(ImageSource):
         try:
             return open_image(self.paths[row])
         except UnreadableImage:
-            if self.paths.folder and not os.path.isdir(self.paths.folder):  # then no image is at fault
+            if self.paths.folder and not os.path.isdir(self.paths.folder):  # not the fault of this image
                 raise DataError(
-                    f"The folder {self.paths.folder} is gone: bring it back and give the same command again."
+                    f"The folder {self.paths.folder} no longer exists; restore it and rerun the command."
                 ) from None
             raise
 
@@ -217,20 +222,17 @@ class PathSource(ImageSource):
         for texts in (self.ids, self.paths.under(os.path.abspath(self.paths.folder))):
             texts.feed(digest.update)
         for rows in blocks(len(self)):
-            found = [state_of_file(path) for path in self.paths[rows.start : rows.stop]]
-            digest.update(np.array(found, dtype=np.int64).tobytes())
+            states = [file_state(path) for path in self.paths[rows.start : rows.stop]]
+            digest.update(np.array(states, dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     def _stored_sizes(self) -> NDArray[np.int64]:
-        return np.array([state_of_file(self.paths[row])[0] for row in range(len(self))], dtype=np.int64)
-
-    def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(self._content, len(self))
+        return np.array([file_state(self.paths[row])[0] for row in range(len(self))], dtype=np.int64)
 
     def _content(self, row: int) -> bytes:
         return read_file(self.paths[row])
 
 
 def as_utf8(name: str) -> str:
-    """A name that is valid UTF-8 and shows what was not."""
+    """A name that is valid UTF-8; bytes that were not are shown as escapes."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -6,6 +6,7 @@ import io
 import pickle
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,47 @@ from simsiam_eval.sources.folder import open_folder
 from simsiam_eval.sources.splits import NO_SPLIT, choose_split, split_of, train_or_test
 
 _PIXELS = 3 * 32 * 32
-# dataset: split -> its files in the python and in the binary version; then file and key of the class names.
-_LAYOUT: dict[str, dict[str, Any]] = {
-    "cifar10": {
-        "train": ([f"data_batch_{n}" for n in range(1, 6)], [f"data_batch_{n}.bin" for n in range(1, 6)]),
-        "test": (["test_batch"], ["test_batch.bin"]),
-        "names": ("batches.meta", b"label_names", "batches.meta.txt"),
-        "folders": ("cifar-10-batches-py", "cifar-10-batches-bin"),
-        "label": b"labels",
-        "label_bytes": 1,
-    },
-    "cifar100": {
-        "train": (["train"], ["train.bin"]),
-        "test": (["test"], ["test.bin"]),
-        "names": ("meta", b"fine_label_names", "fine_label_names.txt"),
-        "folders": ("cifar-100-python", "cifar-100-binary"),
-        "label": b"fine_labels",
-        "label_bytes": 2,
-    },
+
+
+@dataclass(frozen=True)
+class _Version:
+    """The files of one published version of a dataset: python (pickles) or binary."""
+
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str  # the file of the class names
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    python: _Version
+    binary: _Version
+    label_key: bytes  # in a batch of the python version
+    names_key: bytes
+    label_bytes: int  # before the pixels of an image in the binary version; the last is the label
+
+
+_DATASETS = {
+    "cifar10": _Dataset(
+        _Version("cifar-10-batches-py", tuple(f"data_batch_{n}" for n in range(1, 6)), ("test_batch",), "batches.meta"),
+        _Version(
+            "cifar-10-batches-bin",
+            tuple(f"data_batch_{n}.bin" for n in range(1, 6)),
+            ("test_batch.bin",),
+            "batches.meta.txt",
+        ),
+        b"labels",
+        b"label_names",
+        1,
+    ),
+    "cifar100": _Dataset(
+        _Version("cifar-100-python", ("train",), ("test",), "meta"),
+        _Version("cifar-100-binary", ("train.bin",), ("test.bin",), "fine_label_names.txt"),
+        b"fine_labels",
+        b"fine_label_names",
+        2,
+    ),
 }
 
 
@@ -49,38 +73,38 @@ def open_cifar(
         DataError: files are missing, damaged, or contain anything but arrays (no pickle is executed).
     """
     split = train_or_test(options.get("split", default_split), spec) or "train"
-    layout = _LAYOUT[kind]
     folders = [file.name for file in path.iterdir() if file.is_dir()] if path.is_dir() else []
     if split in map(split_of, folders):
         folder = choose_split(filter(split_of, folders), split, None, spec)
         return open_folder(path / str(folder), spec, {"split": NO_SPLIT})
-    read = _reader(path, layout)
-    python_files, binary_files = layout[split]
+    dataset = _DATASETS[kind]
+    read = _reader(path, (dataset.python.folder, dataset.binary.folder))
+    python_files, binary_files = (getattr(version, split) for version in (dataset.python, dataset.binary))
     if read(python_files[0]) is not None:
-        pixels, labels = _python_batches(read, python_files, layout["label"], path)
-        meta = read(layout["names"][0])
-        names = [name.decode() for name in _unpickle(meta, path)[layout["names"][1]]] if meta else None
+        pixels, labels = _python_batches(read, python_files, dataset.label_key, path)
+        content = read(dataset.python.names)
+        names = [name.decode() for name in _unpickle(content, path)[dataset.names_key]] if content else None
     elif read(binary_files[0]) is not None:
-        pixels, labels = _binary_batches(read, binary_files, layout["label_bytes"], path)
-        text = read(layout["names"][2])
-        names = text.decode().split() if text else None
+        pixels, labels = _binary_batches(read, binary_files, dataset.label_bytes, path)
+        content = read(dataset.binary.names)
+        names = content.decode().split() if content else None
     else:
         raise DataError(
-            f"{path} holds neither {python_files[0]} nor {binary_files[0]} nor a folder {split}/ of {kind}."
+            f"{path} has none of {python_files[0]}, {binary_files[0]} and a folder {split}/; expected {kind}."
         )
     if names is not None and labels.max(initial=0) >= len(names):
-        raise DataError(f"{path} is damaged: label {labels.max()} of {len(names)} classes.")
+        raise DataError(f"{path} is damaged: it has the label {labels.max()} but {len(names)} classes.")
     images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return ArraySource(spec, images, labels, names, [f"{split}/{row:05d}" for row in range(len(images))])
 
 
-def _reader(path: Path, layout: dict[str, Any]) -> Callable[[str], bytes | None]:
-    """name -> bytes of that file in a folder, its published sub-folder or an archive; None where there is none."""
+def _reader(path: Path, sub_folders: tuple[str, ...]) -> Callable[[str], bytes | None]:
+    """A function from a file name to its bytes in a folder, its published sub-folder, or an archive; None: no such file."""
     if path.is_dir():
-        places = [path, *(path / name for name in layout["folders"])]
+        folders = [path, *(path / name for name in sub_folders)]
 
         def from_folder(name: str) -> bytes | None:
-            return next(((place / name).read_bytes() for place in places if (place / name).is_file()), None)
+            return next(((folder / name).read_bytes() for folder in folders if (folder / name).is_file()), None)
 
         return from_folder
     try:
@@ -92,7 +116,9 @@ def _reader(path: Path, layout: dict[str, Any]) -> Callable[[str], bytes | None]
             }
             archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
             if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # type: ignore[union-attr]
-                raise tarfile.ReadError("its end is missing")  # cut between two files, which tarfile takes for the end
+                raise tarfile.ReadError(
+                    "its end is missing"
+                )  # truncated between two files, which tarfile does not notice
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise DataError(f"{path} is not a tar archive, or it is damaged: {reason}.") from error
@@ -100,7 +126,7 @@ def _reader(path: Path, layout: dict[str, Any]) -> Callable[[str], bytes | None]
 
 
 def _python_batches(
-    read: Callable[[str], bytes | None], names: list[str], label_key: bytes, path: Path
+    read: Callable[[str], bytes | None], names: tuple[str, ...], label_key: bytes, path: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     pixels, labels = [], []
     for name in names:
@@ -120,7 +146,7 @@ def _python_batches(
 
 
 def _binary_batches(
-    read: Callable[[str], bytes | None], names: list[str], label_bytes: int, path: Path
+    read: Callable[[str], bytes | None], names: tuple[str, ...], label_bytes: int, path: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rows = []
     for name in names:
@@ -133,7 +159,7 @@ def _binary_batches(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads what a CIFAR batch is made of and refuses every other name: nothing of the file is executed."""
+    """Loads only what a CIFAR batch consists of and rejects every other name, so that nothing in the file is executed."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -142,16 +168,16 @@ class _ArraysOnly(pickle.Unpickler):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
             return lambda text, encoding: str(text).encode(encoding)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
 def _unpickle(content: bytes, path: Path) -> dict[bytes, Any]:
     try:
-        found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle fails in any way
+        batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise anything
         raise DataError(
             f"A batch in {path} is damaged or not a CIFAR batch ({error}); nothing was executed."
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(batch, dict):
         raise DataError(f"A batch in {path} is not a CIFAR batch.")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+    return {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,39 +11,46 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image
-from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
+from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.remembered import files_key, state_of_file
 from simsiam_eval.sources.splits import choose_split, split_word
+from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT
 
 if TYPE_CHECKING:
     import h5py
 
 _IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "data")
 _LABEL_NAMES = ("labels", "label", "y", "targets", "target")
-# Bytes, for the blocks of many threads; HDF5's own 1 MiB holds no chunk of several images, which is then unpacked for each.
+_MAX_SHOWN = 20
+# Bytes, for the blocks of many threads. HDF5's default of 1 MiB is smaller than a chunk of several images, which would be
+# decompressed again for each of them.
 _CHUNK_CACHE = 256 << 20
 
 
 def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> Hdf5Source:
-    """Rows in the dataset's order; id = the dataset's name and the row's number.
+    """Rows in the order of the dataset; id = its name and the row number.
 
     Args:
-        options: images: the dataset of the images, (N,H,W,3), (N,H,W), (N,3,H,W) uint8, or (N,) of the bytes of image
-            files (variable-length uint8, or opaque); label: that of the labels, (N,) integers or texts, or `none`; id:
-            that of the ids, (N,) texts; split: the group in which they are. The common names are found.
-        role: train or test, taken where there are such groups and the options name none.
+        options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) uint8, or (N,) bytes of image files
+            (variable-length uint8, or opaque); label: the dataset of the labels, (N,) integers or strings, or `none`;
+            id: the dataset of the ids, (N,) strings; split: the group with these datasets, or `none`. Common names are
+            found without options.
+        default_split: train or test, used where there are such groups and the options name none.
 
     Raises:
-        DataError: no HDF5 file, a feature file, no such dataset, the wrong type or shape, labels of another length.
+        DataError: not an HDF5 file, a feature file, no such dataset, wrong type or shape, wrong number of labels.
     """
     import h5py
 
     try:
         with h5py.File(file, "r", locking=False) as opened:
-            _refuse_features(opened, file)
+            if opened.attrs.get("format") == FEATURE_FILE_FORMAT:
+                raise DataError(
+                    f"{file} is a feature file, not images; pass it to linear-eval or knn as --train or --test."
+                )
             group = _group(opened, options, default_split, spec)
             images = _dataset(group, options.get("images"), _IMAGE_NAMES, "images", file)
             layout = _layout(images, file)
@@ -56,7 +63,7 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
             key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
             return Hdf5Source(spec, file, images.name, layout, labels, names, ids, key)
     except OSError as error:
-        raise DataError(f"{file} is no HDF5 file, or it is damaged.") from error
+        raise DataError(f"{file} is not an HDF5 file, or it is damaged.") from error
 
 
 class Hdf5Source(ImageSource):
@@ -86,9 +93,8 @@ class Hdf5Source(ImageSource):
         if self._layout == "bytes":
             return open_image(stored.tobytes())
         pixels = stored.transpose(1, 2, 0) if self._layout == "CHW" else stored
-        return DecodedImage(
-            np.ascontiguousarray(np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3)))
-        )
+        height, width = pixels.shape[:2]
+        return DecodedImage(np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3)))
 
     def _open(self, name: str) -> tuple[h5py.Dataset, h5py.File]:
         import h5py
@@ -102,24 +108,14 @@ class Hdf5Source(ImageSource):
         except (OSError, KeyError, ValueError) as error:
             raise UnreadableImage(f"{self._file} cannot be read at this row: {error}") from error
 
-    def _stored_sizes(self) -> NDArray[np.int64]:
-        return np.array([state_of_file(self._file)[0]])
-
-    def _files_key(self) -> str:
-        return self._key
-
-    def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(self._content, len(self))
-
     def _content(self, row: int) -> bytes:
         return self._stored(row).tobytes()
 
+    def _stored_sizes(self) -> NDArray[np.int64]:
+        return np.array([file_state(self._file)[0]])
 
-def _refuse_features(opened: h5py.File, file: Path) -> None:
-    from simsiam_eval.features.file import FORMAT
-
-    if opened.attrs.get("format") == FORMAT:
-        raise DataError(f"{file} holds features, not images: linear-eval and knn take it as it is (--train, --test).")
+    def _files_key(self) -> str:
+        return self._key
 
 
 def _group(file: h5py.File, options: Mapping[str, str], default_split: str | None, spec: str) -> h5py.Group:
@@ -127,53 +123,55 @@ def _group(file: h5py.File, options: Mapping[str, str], default_split: str | Non
     import h5py
 
     images = options.get("images", "").strip("/")
-    if "split" not in options and (images in _dataset_names(file) or _found(file, _IMAGE_NAMES)):
+    if "split" not in options and (images in _dataset_names(file) or _common_name(file, _IMAGE_NAMES)):
         return file
     groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-    # Groups named after splits, else groups with images: another group may hold only notes.
-    splits = list(filter(split_word, groups)) or [name for name in groups if _found(file[name], _IMAGE_NAMES)]
+    # Groups named after splits, else groups with images: another group may contain only notes.
+    splits = list(filter(split_word, groups)) or [name for name in groups if _common_name(file[name], _IMAGE_NAMES)]
     split = choose_split(splits, options.get("split"), default_split, spec)
     return file if split is None else file[split]
 
 
-def _found(group: h5py.Group, names: tuple[str, ...]) -> str | None:
+def _common_name(group: h5py.Group, names: tuple[str, ...]) -> str | None:
+    """The dataset that has the first of these names, in any case."""
     import h5py
 
-    there = {name.lower(): name for name, item in group.items() if isinstance(item, h5py.Dataset)}
-    return next((there[name] for name in names if name in there), None)
+    datasets = {name.lower(): name for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    return next((datasets[name] for name in names if name in datasets), None)
 
 
 def _dataset_names(group: h5py.Group) -> list[str]:
     import h5py
 
-    found: list[str] = []
-    group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return found
+    names: list[str] = []
+    group.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
 
 
-def _dataset(group: h5py.Group, asked: str | None, names: tuple[str, ...], option: str, file: Path) -> h5py.Dataset:
+def _dataset(group: h5py.Group, name: str | None, names: tuple[str, ...], option: str, file: Path) -> h5py.Dataset:
+    """The dataset of this name, else of one of these names."""
     import h5py
 
-    name = asked.strip("/") if asked else _found(group, names)
-    if name is not None and isinstance(group.get(name), h5py.Dataset):
-        return group[name]
-    there = _dataset_names(group)
-    shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "") or "none"
-    missing = repr(name) if asked else f"named {', '.join(names)}"
-    raise DataError(f"{file} has no dataset {missing}; it has: {shown} (name one with #{option}=NAME).")
+    chosen = name.strip("/") if name else _common_name(group, names)
+    if chosen is not None and isinstance(group.get(chosen), h5py.Dataset):
+        return group[chosen]
+    datasets = _dataset_names(group)
+    listed = ", ".join(datasets[:_MAX_SHOWN]) + (", ..." if len(datasets) > _MAX_SHOWN else "") or "none"
+    missing = repr(chosen) if name else f"named {', '.join(names)}"
+    raise DataError(f"{file} has no dataset {missing}; expected one of {listed} (choose with #{option}=NAME).")
 
 
 def _layout(images: h5py.Dataset, file: Path) -> str:
     import h5py
 
-    kind, shape = images.dtype, images.shape
-    what = f"{images.name} of {file}"
-    if len(shape or ()) == 1 and (h5py.check_vlen_dtype(kind) == np.uint8 or (kind.kind == "V" and not kind.names)):
+    dtype, shape = images.dtype, images.shape
+    where = f"{images.name} of {file}"
+    if len(shape or ()) == 1 and (h5py.check_vlen_dtype(dtype) == np.uint8 or (dtype.kind == "V" and not dtype.names)):
         return "bytes"
-    if h5py.check_string_dtype(kind):
-        raise DataError(f"{what} holds texts, which cannot be images: store variable-length uint8.")
-    if kind != np.uint8:
-        raise DataError(f"{what} holds {kind}, not uint8: images are numbers from 0 to 255, or bytes of image files.")
+    if h5py.check_string_dtype(dtype):
+        raise DataError(f"{where} contains strings; expected the bytes of image files as variable-length uint8.")
+    if dtype != np.uint8:
+        raise DataError(f"{where} contains {dtype}; expected uint8 pixels, or the bytes of image files.")
     if len(shape) == 3:
         return "HW"
     if len(shape) == 4 and 0 not in shape[1:]:
@@ -181,31 +179,30 @@ def _layout(images: h5py.Dataset, file: Path) -> str:
             return "HWC"
         if shape[1] in (1, 3):
             return "CHW"
-    raise DataError(f"{what} has the shape {shape}: images are (N,H,W,3), (N,H,W) or (N,3,H,W), or (N,) of bytes.")
+    raise DataError(f"{where} has shape {shape}; expected (N,H,W,3), (N,H,W) or (N,3,H,W), or (N,) of bytes.")
 
 
 def _labels(
-    group: h5py.Group, images: h5py.Dataset, asked: str | None, file: Path
+    group: h5py.Group, images: h5py.Dataset, name: str | None, file: Path
 ) -> tuple[NDArray[np.int64], list[str] | None]:
     import h5py
 
-    name = asked or _found(group, _LABEL_NAMES)
-    if name is None or asked == "none":
+    chosen = name or _common_name(group, _LABEL_NAMES)
+    if chosen is None or name == "none":
         return np.full(len(images), -1), None
-    stored = _dataset(group, name, _LABEL_NAMES, "label", file)
+    stored = _dataset(group, chosen, _LABEL_NAMES, "label", file)
+    where = f"{stored.name} of {file}"
     if h5py.check_string_dtype(stored.dtype):
         labels = Labels()
         labels.extend(text.strip() for text in _texts(stored, images, file))
         return labels.numbered()
     if stored.dtype.kind not in "iub":
-        raise DataError(f"{stored.name} of {file} holds {stored.dtype}: labels are integers or texts.")
+        raise DataError(f"{where} contains {stored.dtype}; expected labels as integers or strings.")
     if stored.size != len(images) or stored.shape[0] != len(images):
-        raise DataError(
-            f"{stored.name} of {file} has the shape {stored.shape} for {len(images)} images: labels are one number each."
-        )
+        raise DataError(f"{where} has shape {stored.shape}; expected one label for each of {len(images)} images.")
     numbers = stored[()].reshape(-1).astype(np.int64)
     if numbers.min() < -1:
-        raise DataError(f"{stored.name} of {file} has the label {numbers.min()}: labels count from 0, -1 is none.")
+        raise DataError(f"{where} contains the label {numbers.min()}; expected labels from 0, or -1 for none.")
     return numbers, None
 
 
@@ -213,7 +210,5 @@ def _texts(stored: h5py.Dataset, images: h5py.Dataset, file: Path) -> list[str]:
     import h5py
 
     if not h5py.check_string_dtype(stored.dtype) or stored.shape != (len(images),):
-        raise DataError(
-            f"{stored.name} of {file} is {stored.dtype} {stored.shape}, where {len(images)} texts are needed."
-        )
+        raise DataError(f"{stored.name} of {file} is {stored.dtype} {stored.shape}; expected {len(images)} strings.")
     return list(stored.asstr(errors="replace")[()])

@@ -1,4 +1,4 @@
-"""Labels as they are written in tables, lists and shards -> the numbers of an image source."""
+"""Labels as tables, lists and shards write them, turned into numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-_NONE = ("", "-1")
+_NO_LABEL = ("", "-1")
 
 
 class Labels:
-    """Labels as texts, read in one pass; each distinct one is kept once.
+    """Labels as text, read in one pass; each distinct text is stored once.
 
     >>> labels = Labels()
     >>> labels.extend(["tabby", "", "beagle", "tabby"])
@@ -21,23 +21,27 @@ class Labels:
     """
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._rows = array("q")
+        self._indices: dict[str, int] = {}  # text -> index among the distinct ones
+        self._rows = array("q")  # that index, for each row
 
-    def extend(self, values: Iterable[str]) -> None:
+    def extend(self, texts: Iterable[str]) -> None:
         """Add the labels of further rows; "" and "-1" are no label."""
-        places = self._places
-        self._rows.extend(places.setdefault(value, len(places)) for value in values)
+        indices = self._indices
+        self._rows.extend(indices.setdefault(text, len(indices)) for text in texts)
 
     def numbered(self) -> tuple[NDArray[np.int64], list[str] | None]:
-        """(N,) labels and their names. Labels that are all whole numbers from 0 stay as they are, without names; others
-        are names, numbered in sorted order."""
-        names = sorted(name for name in self._places if name not in _NONE)
-        # 18 digits fit an int64
+        """(N,) labels, -1 for none, and their names.
+
+        Labels that are all whole numbers from 0 stay as they are, without names; others are names, numbered in sorted
+        order.
+        """
+        names = sorted(text for text in self._indices if text not in _NO_LABEL)
+        class_names: list[str] | None
+        # 18 digits fit an int64.
         if names and all(name.isascii() and name.isdigit() and len(name) <= 18 for name in names):
-            number, given = {name: int(name) for name in names}, None
+            number_of, class_names = {name: int(name) for name in names}, None
         else:
-            number, given = {name: place for place, name in enumerate(names)}, names or None
-        meaning = np.array([number.get(name, -1) for name in self._places], dtype=np.int64)
+            number_of, class_names = {name: number for number, name in enumerate(names)}, names or None
+        numbers = np.array([number_of.get(text, -1) for text in self._indices], dtype=np.int64)
         rows = np.frombuffer(self._rows, np.int64) if self._rows else np.empty(0, np.int64)
-        return meaning[rows], given
+        return numbers[rows], class_names

@@ -1,5 +1,8 @@
-"""Millions of texts as one block of bytes: there is no object per row whose count a forked worker could touch, so that
-workers share the pages instead of copying them one by one."""
+"""Millions of texts as one block of bytes.
+
+Without an object per row there are no reference counts for a forked worker to change, so workers share the memory
+instead of copying it page by page.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-_AT_ONCE = 65536
+_CHUNK = 65536
 
 
 class PackedTexts(Sequence[str]):
-    """Texts by number; they can only be added to.
+    """A sequence of texts that can only grow.
 
-    Texts that are not UTF-8 (file names may be anything) are kept as Python holds them, with surrogates.
+    Texts that are not UTF-8 (file names may be anything) keep their surrogates.
 
     >>> texts = PackedTexts(["cat/a.png", "dog/b.png"])
     >>> texts[1], texts[:1], len(texts), texts.under("/photos")[0]
@@ -33,43 +36,43 @@ class PackedTexts(Sequence[str]):
     def extend(self, texts: Iterable[str]) -> None:
         """Add texts, read in one pass."""
         texts = iter(texts)
-        while chunk := [text.encode("utf-8", "surrogateescape") for text in islice(texts, _AT_ONCE)]:
+        while chunk := [text.encode("utf-8", "surrogateescape") for text in islice(texts, _CHUNK)]:
             self._bytes += b"".join(chunk)
             ends = np.cumsum(np.fromiter(map(len, chunk), np.int64, len(chunk))) + self._ends[-1]
             self._ends.frombytes(ends.tobytes())
 
     def under(self, folder: str | os.PathLike[str]) -> PackedTexts:
-        """The same bytes, read as paths that start at a folder (but for those that are absolute)."""
+        """The same texts as paths below a folder; absolute paths stay as they are. Shares the memory."""
         view = copy.copy(self)
         view._folder = os.fspath(folder)
         return view
 
     @property
     def folder(self) -> str:
-        """Where the texts, read as paths, start; "" where they stand for themselves."""
+        """The folder that `under` was called with, or ""."""
         return self._folder
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     @overload
-    def __getitem__(self, at: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[row] for row in range(*at.indices(len(self)))]
-        if at < 0:
-            at += len(self)
-        if not 0 <= at < len(self):
-            raise IndexError(at)
-        text = self._bytes[self._ends[at] : self._ends[at + 1]].decode("utf-8", "surrogateescape")
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        text = self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
         return os.path.join(self._folder, text) if self._folder else text
 
     def is_utf8(self) -> bool:
         """Whether every text is valid UTF-8."""
-        for start in range(0, len(self), _AT_ONCE):
-            stop = min(start + _AT_ONCE, len(self))
+        for start in range(0, len(self), _CHUNK):
+            stop = min(start + _CHUNK, len(self))
             try:
                 self._bytes[self._ends[start] : self._ends[stop]].decode()
             except UnicodeDecodeError:
@@ -77,24 +80,24 @@ class PackedTexts(Sequence[str]):
         return True
 
     def feed(self, update: Callable[[Any], object]) -> None:
-        """Give all texts to a hash's `update`; other texts, or other borders between them, are another hash."""
+        """Pass all texts to the `update` of a hash; other texts, or other boundaries between them, change it."""
         update(os.fsencode(self._folder) + b"\0")
         update(self._ends)
         update(self._bytes)
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The bytes of all texts, and the N + 1 places where one ends and the next begins."""
+        """The bytes of all texts, and the N + 1 offsets between which they lie."""
         return np.frombuffer(self._bytes, np.uint8), np.frombuffer(self._ends, np.int64)
 
     @classmethod
     def from_arrays(cls, content: NDArray[np.uint8], ends: NDArray[np.int64]) -> Self:
-        """What `arrays` was given by.
+        """The texts whose `arrays` these are.
 
         Raises:
-            ValueError: the two do not fit together.
+            ValueError: the two do not belong together.
         """
         if ends.dtype != np.int64 or content.dtype != np.uint8 or not len(ends) or ends[0] or ends[-1] != len(content):
-            raise ValueError("the ends are not those of the texts")
+            raise ValueError("the ends do not belong to the content")
         texts = cls()
         texts._bytes, texts._ends = bytearray(content), array("q", ends.tobytes())
         return texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
-from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
+from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
-from simsiam_eval.sources.parquet_columns import chosen_columns, labels_of, read_footer, texts_of
+from simsiam_eval.sources.parquet_columns import choose_columns, labels_of, read_footer, texts_of
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.remembered import files_key, state_of_file
 from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
 from simsiam_eval.sources.splits import choose_split
 
@@ -23,46 +23,55 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-_ROWS_KEPT = 1024  # by a process, in at least two row groups: a row is read with its whole group, by several threads
+# A row is read with its whole row group. Several threads read a block, so a process keeps at least two groups.
+_KEPT_ROWS = 1024
 _OPEN_FILES = 8
 
 
 def open_parquet(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> ParquetSource:
-    """Rows in the order of the files and of the rows in them; id = the file's name and the row's number in it.
+    """Rows in the order of the files and of the rows in them; id = the file name and the row number in that file.
 
     Args:
         path: a .parquet file, a pattern (`train-{00000..00003}.parquet`, `*.parquet`), or a folder: its .parquet files at
-            any depth, `data/train-00000-of-00002.parquet` for example.
-        options: image: the column of the images, a struct with `bytes`, or bytes; label: that of the labels, integers
-            (named where the file's `huggingface` metadata has a ClassLabel) or texts, or `none`; id: that of the ids,
-            `image.path` for example; split: one of the splits in the files' names, or `none` for all. Common names are
-            found without options.
+            any depth, for example `data/train-00000-of-00002.parquet`.
+        options: image: the column of the images, a struct with `bytes`, or bytes; label: the column of the labels,
+            integers (with names if the file's `huggingface` metadata has a ClassLabel) or strings, or `none`; id: the
+            column of the ids, for example `image.path`; split: one of the splits in the file names, or `none` for all.
+            Common names are found without options.
         default_split: train or test, used where there are splits and the options name none.
 
     Raises:
-        DataError: pyarrow is missing; no, damaged or missing files; no such column, the wrong type, several that could
-            be meant; files that differ in them.
+        DataError: pyarrow is missing; files are missing, damaged, or differ in their columns; a column is missing, of the
+            wrong type, or ambiguous.
     """
     files = _files(path, spec, options, default_split)
     footers = [read_footer(file) for file in files]
-    columns = chosen_columns(footers[0].schema, options, files[0])
+    columns = choose_columns(footers[0].schema, options, files[0])
     for file, footer in zip(files, footers, strict=True):
-        if chosen_columns(footer.schema, options, file) != columns:
-            raise DataError(f"{file} and {files[0]} differ in their columns of images or labels, or in the classes.")
+        if choose_columns(footer.schema, options, file) != columns:
+            raise DataError(f"{file} and {files[0]} differ in their image or label columns, or in the classes.")
     group_rows = [footer.group_rows for footer in footers]
-    if not any(map(sum, group_rows)):
+    row_count = sum(map(sum, group_rows))
+    if not row_count:
         raise DataError(f"{spec} has no rows.")
-    labels, names = labels_of(files, columns, sum(map(sum, group_rows)))
+    labels, class_names = labels_of(files, columns, row_count)
     ids = PackedTexts()
     for file in files if columns.id else ():
         ids.extend(map(as_utf8, texts_of(file, str(columns.id))))
     key = files_key(files, "parquet", 1, sorted(options.items()), columns.image, columns.label)
     prefixes = names_of(files) if is_pattern(str(path)) or path.is_dir() else [path.name]
-    return ParquetSource(spec, files, prefixes, columns.image, group_rows, labels, names, ids, key)
+    return ParquetSource(spec, files, prefixes, columns.image, group_rows, labels, class_names, ids, key)
 
 
 class ParquetSource(ImageSource):
-    """Images in columns of Parquet files; the row group of a row is read whole and kept for its neighbors."""
+    """Images in a column of Parquet files; the row group of a row is read whole and kept for its neighbors.
+
+    Args:
+        prefixes: the name of each file, for the ids.
+        group_rows: for each file, the rows of each of its row groups.
+        ids: N names; empty: file name and row number.
+        key: changes whenever a file or an option does.
+    """
 
     def __init__(
         self,
@@ -78,12 +87,12 @@ class ParquetSource(ImageSource):
     ) -> None:
         super().__init__(spec, labels, class_names)
         self._files, self._prefixes, self._column, self._ids, self._key = files, prefixes, column, ids, key
+        # (file, row group in it) of every row group, and the first row of each group and file
         self._groups = [(number, group) for number, rows in enumerate(group_rows) for group in range(len(rows))]
-        rows = np.array([0, *(rows for of_file in group_rows for rows in of_file)], dtype=np.int64)
-        self._starts = np.cumsum(rows)[:-1]
+        self._group_starts = np.cumsum([0, *(rows for of_file in group_rows for rows in of_file)], dtype=np.int64)[:-1]
         self._file_starts = np.cumsum([0, *map(sum, group_rows)])
-        self._open = PerProcess(self._open_file, _OPEN_FILES)
-        self._tables = PerProcess(self._read_group, 2 + _ROWS_KEPT * len(self._groups) // len(labels))
+        self._open_files = PerProcess(self._open, _OPEN_FILES)
+        self._tables = PerProcess(self._read_group, 2 + _KEPT_ROWS * len(self._groups) // len(labels))
 
     def id(self, row: int) -> str:
         if len(self._ids):
@@ -95,25 +104,25 @@ class ParquetSource(ImageSource):
         return open_image(self._content(row))
 
     def _group_of(self, row: int) -> int:
-        return int(np.searchsorted(self._starts, row, side="right")) - 1
+        return int(np.searchsorted(self._group_starts, row, side="right")) - 1
 
-    def _open_file(self, number: int) -> ParquetFile:
+    def _open(self, number: int) -> ParquetFile:
         from pyarrow import parquet
 
         return parquet.ParquetFile(self._files[number])
 
     def _read_group(self, group: int) -> pyarrow.ChunkedArray:
-        number, within = self._groups[group]
-        file = self._open(number)
-        # Of a struct only its bytes; a name that is not there is passed over.
-        return file.read_row_group(within, columns=[self._column, f"{self._column}.bytes"]).column(0)
+        number, group_in_file = self._groups[group]
+        file = self._open_files(number)
+        # Of a struct only the bytes; pyarrow ignores a name that does not exist.
+        return file.read_row_group(group_in_file, columns=[self._column, f"{self._column}.bytes"]).column(0)
 
     def _content(self, row: int) -> bytes:
         from pyarrow import ArrowException
 
         group = self._group_of(row)
         try:
-            value = self._tables(group)[row - int(self._starts[group])].as_py()
+            value = self._tables(group)[row - int(self._group_starts[group])].as_py()
         except (OSError, ArrowException) as error:
             file = self._files[self._groups[group][0]]
             raise UnreadableImage(f"{file} cannot be read at this row: {error}") from error
@@ -123,25 +132,22 @@ class ParquetSource(ImageSource):
         return bytes(content)
 
     def _stored_sizes(self) -> NDArray[np.int64]:
-        return np.array([state_of_file(file)[0] for file in self._files])
+        return np.array([file_state(file)[0] for file in self._files])
 
     def _files_key(self) -> str:
         return self._key
-
-    def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(self._content, len(self))
 
 
 def _files(path: Path, spec: str, options: Mapping[str, str], default_split: str | None) -> list[Path]:
     if not path.is_dir():
         return files_of(path, spec)
-    inside = sorted(path.rglob("*"))
-    visible = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    everything = sorted(path.rglob("*"))
+    visible = [file for file in everything if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     files = [file for file in visible if file.suffix.lower() == ".parquet" and file.is_file()]
     if not files:
         if any(file.suffix == ".arrow" for file in visible):
-            raise DataError(f"{path} holds Arrow files, as save_to_disk writes them: write Parquet with to_parquet.")
-        raise DataError(f"{path} holds no .parquet files.")
+            raise DataError(f"{path} has Arrow files, as save_to_disk writes them; write Parquet with to_parquet.")
+        raise DataError(f"{path} has no .parquet files.")
     splits = by_split(path, files)
     split = choose_split(splits, options.get("split"), default_split, spec)
     return files if split is None else splits[split]

@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold images, labels and ids, and what is in the last two."""
+"""The columns of a Parquet file that contain images, labels and ids, and the values of the last two."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LABEL_NAMES = ("label", "labels")
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says of itself: its schema and the rows of each row group."""
+    """What a file says about itself: its schema, and the rows of each row group."""
 
     schema: pyarrow.Schema
     group_rows: list[int]
@@ -31,7 +31,7 @@ class Footer:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are used, the types of image and label, and the names of the classes."""
+    """The columns to read, the types of image and label, and the class names."""
 
     image: str
     label: str | None
@@ -41,15 +41,15 @@ class Columns:
 
 
 def read_footer(file: Path) -> Footer:
-    """Raises DataError: pyarrow is missing, or this is no Parquet file."""
+    """Raises DataError: pyarrow is missing, or this is not a Parquet file."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise DataError('Parquet files need pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise DataError('Parquet files require pyarrow: pip install "simsiam-eval[parquet]".') from error
     try:
         with parquet.ParquetFile(file) as table:
-            found = table.metadata
-            rows = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
+            metadata = table.metadata
+            rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             return Footer(table.schema_arrow, rows)
     except (OSError, ArrowException) as error:
         raise _damaged(file) from error
@@ -60,7 +60,7 @@ def _damaged(file: Path) -> DataError:
 
 
 def image_columns(schema: pyarrow.Schema) -> list[str]:
-    """The columns that may hold image bytes: bytes (but a `path`, which some write so), or structs with `bytes`."""
+    """The columns that can contain images: bytes (except `path`, which some files store so), or structs with `bytes`."""
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
@@ -74,61 +74,67 @@ def image_columns(schema: pyarrow.Schema) -> list[str]:
     ]
 
 
-def chosen_columns(schema: pyarrow.Schema, options: Mapping[str, str], file: Path) -> Columns:
-    """The columns that the options name (image, label, id), else those with the common names.
+def choose_columns(schema: pyarrow.Schema, options: Mapping[str, str], file: Path) -> Columns:
+    """The columns that the options name (image, label, id), else those with common names.
 
     Raises:
-        DataError: a column is not there, or of another type, or several could be meant.
+        DataError: a column is missing, of another type, or ambiguous.
     """
     image, features = _image_column(schema, options.get("image"), file), _features(schema)
     label = options.get("label") or _label_column(schema, features, file)
     label = None if label == "none" else label
-    identity = options.get("id")
-    for name in (label, identity and identity.partition(".")[0]):
+    id_column = options.get("id")
+    for name in (label, id_column and id_column.partition(".")[0]):
         if name and name not in schema.names:
-            raise DataError(f"{file} has no column {name!r}; it has: {', '.join(schema.names)}.")
+            raise _no_column(file, name, schema)
     classes = features.get(label, {}).get("names") if label else None
-    kinds = tuple(str(schema.field(name).type) for name in (image, label) if name)
-    return Columns(image, label, identity, kinds, tuple(map(str, classes)) if classes else None)
+    types = tuple(str(schema.field(name).type) for name in (image, label) if name)
+    return Columns(image, label, id_column, types, tuple(map(str, classes)) if classes else None)
 
 
-def _image_column(schema: pyarrow.Schema, asked: str | None, file: Path) -> str:
+def _no_column(file: Path, name: str, schema: pyarrow.Schema) -> DataError:
+    return DataError(f"{file} has no column {name!r}; expected one of {', '.join(schema.names)}.")
+
+
+def _image_column(schema: pyarrow.Schema, name: str | None, file: Path) -> str:
     possible = image_columns(schema)
-    if asked and asked not in schema.names:
-        raise DataError(f"{file} has no column {asked!r}; it has: {', '.join(schema.names)}.")
-    if asked and asked not in possible:
-        raise DataError(f"The column {asked!r} of {file} holds {schema.field(asked).type}, not the bytes of images.")
+    if name and name not in schema.names:
+        raise _no_column(file, name, schema)
+    if name and name not in possible:
+        raise DataError(f"The column {name!r} of {file} contains {schema.field(name).type}; expected image bytes.")
     if not possible:
-        there = ", ".join(schema.names)
-        raise DataError(f"{file} has no column of image bytes ({there}); a table of paths is manifest:FILE.")
-    found = asked or next((name for name in _IMAGE_NAMES if name in possible), None)
-    if found is None and len(possible) > 1:
-        raise DataError(f"{file} has several columns of bytes ({', '.join(possible)}): choose one with #image=NAME.")
-    return found or possible[0]
+        columns = ", ".join(schema.names)
+        raise DataError(f"{file} has no column of image bytes ({columns}); for a table of paths use manifest:{file}.")
+    chosen = name or next((common for common in _IMAGE_NAMES if common in possible), None)
+    if chosen is None and len(possible) > 1:
+        raise DataError(f"{file} has several columns of bytes ({', '.join(possible)}); choose one with #image=NAME.")
+    return chosen or possible[0]
 
 
 def _label_column(schema: pyarrow.Schema, features: dict[str, dict[str, Any]], file: Path) -> str | None:
-    usual = next((name for name in _LABEL_NAMES if name in schema.names), None)
-    named = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    if usual is None and len(named) > 1:
-        raise DataError(f"{file} has several columns of labels ({', '.join(named)}): choose one with #label=NAME.")
-    return usual or (named[0] if named else None)
+    common = next((name for name in _LABEL_NAMES if name in schema.names), None)
+    class_labels = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    if common is None and len(class_labels) > 1:
+        raise DataError(
+            f"{file} has several columns of labels ({', '.join(class_labels)}); choose one with #label=NAME."
+        )
+    return common or (class_labels[0] if class_labels else None)
 
 
 def _features(schema: pyarrow.Schema) -> dict[str, dict[str, Any]]:
-    """Hugging Face's description of the columns, where there is one."""
+    """Hugging Face's description of the columns; empty without one."""
     try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in found.items() if isinstance(feature, dict)}
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def labels_of(files: list[Path], columns: Columns, rows: int) -> tuple[NDArray[np.int64], list[str] | None]:
-    """(N,) labels, -1 where there is none, and their names.
+    """(N,) labels, -1 for none, and their names.
 
     Raises:
-        DataError: neither integers nor texts, below -1, or beyond the classes.
+        DataError: neither integers nor strings, below -1, or no class has that number.
     """
     from pyarrow import types
 
@@ -145,25 +151,22 @@ def labels_of(files: list[Path], columns: Columns, rows: int) -> tuple[NDArray[n
             texts.extend("" if value is None else value.strip() for value in column.to_pylist())
         else:
             raise DataError(
-                f"The column {columns.label!r} of {file} holds {column.type}: labels are integers or texts."
+                f"The column {columns.label!r} of {file} contains {column.type}; expected integers or strings as labels."
             )
     if not numbers:
         return texts.numbered()
     labels, classes = np.concatenate(numbers), columns.classes
+    where = f"The column {columns.label!r} of {files[0]}"
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < -1:
-        raise DataError(
-            f"The labels of {files[0]} ({columns.label!r}) go down to {lowest}: they count from 0, -1 is none."
-        )
+        raise DataError(f"{where} contains the label {lowest}; expected labels from 0, or -1 for none.")
     if classes and highest >= len(classes):
-        raise DataError(
-            f"The labels of {files[0]} ({columns.label!r}) go up to {highest}, and it names {len(classes)}."
-        )
+        raise DataError(f"{where} contains the label {highest}, but names only {len(classes)} classes.")
     return labels, list(classes) if classes else None
 
 
 def texts_of(file: Path, name: str) -> Iterator[str]:
-    """Values of a column, or of a field of one (`image.path`), as texts.
+    """The values of a column, or of a field of a struct (`image.path`), as text; "" for null.
 
     Raises:
         DataError: there is no such field.
@@ -179,9 +182,9 @@ def _column(file: Path, name: str) -> pyarrow.ChunkedArray:
 
     try:
         with parquet.ParquetFile(file) as table:
-            found = table.read(columns=[name])
+            columns = table.read(columns=[name])
     except (OSError, ArrowException) as error:
         raise _damaged(file) from error
-    if not found.num_columns:
+    if not columns.num_columns:
         raise DataError(f"{file} has no column {name!r}.")
-    return found.column(0)
+    return columns.column(0)

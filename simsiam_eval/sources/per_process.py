@@ -1,4 +1,4 @@
-"""Open files and the like, of which every process needs its own."""
+"""Open files and other objects that every process needs for itself."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ _Value = TypeVar("_Value")
 
 
 class PerProcess(Generic[_Key, _Value]):
-    """key -> make(key), made again in every process (after a fork, or when pickled); the `most` last used are kept.
+    """key -> make(key), made again in every process (after a fork, or when pickled); the last `capacity` are kept.
 
-    Threads may share it. What falls out is closed when its last user lets go of it.
+    Safe to share between threads. A value that is dropped lives on until its last user releases it.
     """
 
-    def __init__(self, make: Callable[[_Key], _Value], most: int) -> None:
-        self._make, self._most = make, most
-        self._start()
+    def __init__(self, make: Callable[[_Key], _Value], capacity: int) -> None:
+        self._make, self._capacity = make, capacity
+        self._clear()
 
-    def _start(self) -> None:
+    def _clear(self) -> None:
         self._process, self._lock = os.getpid(), threading.RLock()
-        self._made: OrderedDict[_Key, _Value] = OrderedDict()
+        self._values: OrderedDict[_Key, _Value] = OrderedDict()
 
     def __call__(self, key: _Key) -> _Value:
         if self._process != os.getpid():
-            self._start()  # the lock too: a thread that is not in this process may have held it
+            self._clear()  # also the lock: a thread of the parent process may have held it
         with self._lock:
-            if key not in self._made:
-                while len(self._made) >= self._most:
-                    self._made.popitem(last=False)
-                self._made[key] = self._make(key)
-            self._made.move_to_end(key)
-            return self._made[key]
+            if key not in self._values:
+                while len(self._values) >= self._capacity:
+                    self._values.popitem(last=False)
+                self._values[key] = self._make(key)
+            self._values.move_to_end(key)
+            return self._values[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_most": self._most}
+        return {"_make": self._make, "_capacity": self._capacity}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._start()
+        self._clear()

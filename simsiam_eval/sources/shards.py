@@ -1,4 +1,4 @@
-"""Datasets of several files: the files of a pattern, and the splits that their names tell."""
+"""Datasets of several files: the files of a pattern, and the splits in their names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.sources.splits import split_word
+from simsiam_eval.wording import counted
 
-_MOST = 1_000_000
-_OF = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})$")  # as Hugging Face names them: SPLIT-00000-of-00002
+_MAX_FILES = 1_000_000
+_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})$")  # as Hugging Face names files: SPLIT-00000-of-00002
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it names several files: a range or list in braces, or * ? [ ]."""
+    """Whether a path names several files: a range or list in braces, or * ? [ ]."""
     return any(mark in text for mark in "{*?[")
 
 
@@ -25,27 +26,26 @@ def files_of(pattern: Path, spec: str) -> list[Path]:
 
     Raises:
         UsageError: more than a million files.
-        DataError: one of a range is missing, or nothing fits a wildcard.
+        DataError: a file of a range is missing, or no file matches a wildcard.
     """
     if pattern.exists() or not is_pattern(str(pattern)):
         return [pattern]
     files: list[Path] = []
-    names = _braces(str(pattern), spec)
-    for name in names:
+    for name in _expand_braces(str(pattern), spec):
         if re.search(r"[*?[]", name):
-            found = sorted(glob.glob(name))
-            if not found:
-                raise DataError(f"There is no file {name} (image source {spec}).")
-            files += map(Path, found)
+            matches = sorted(glob.glob(name))
+            if not matches:
+                raise DataError(f"No file matches {name} (image source {spec}).")
+            files += map(Path, matches)
         else:
             files.append(Path(name))
     missing = [file for file in files if not file.exists()]
     if missing:
-        raise DataError(f"There is no {missing[0]} ({len(missing)} of {len(files)} files of {spec} are missing).")
+        raise DataError(f"{missing[0]} does not exist ({len(missing)} of {len(files)} files of {spec} are missing).")
     return files
 
 
-def _braces(text: str, spec: str) -> list[str]:
+def _expand_braces(text: str, spec: str) -> list[str]:
     choices, total = [], 1
     for part in re.split(r"(\{[^{}]*\})", text):
         span = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
@@ -53,8 +53,8 @@ def _braces(text: str, spec: str) -> list[str]:
             first, last = int(span[1]), int(span[2])
             width = max(map(len, span.groups())) if part[1] == "0" or span[2][0] == "0" else 0
             total *= abs(last - first) + 1
-            if total > _MOST:
-                raise UsageError(f"{spec} names more than {_MOST} files.")
+            if total > _MAX_FILES:
+                raise UsageError(f"{spec} names more than {_MAX_FILES:,} files.")
             step = 1 if first <= last else -1
             choices.append([f"{number:0{width}d}" for number in range(first, last + step, step)])
         elif re.fullmatch(r"\{[^{}]*\}", part):
@@ -65,43 +65,41 @@ def _braces(text: str, spec: str) -> list[str]:
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """Each file's name, as short as it can be: below the folder that all lie in."""
+    """The path of each file below the folder that all share."""
     top = os.path.commonpath([os.path.abspath(file.parent) for file in files])
     return [Path(os.path.abspath(file)).relative_to(top).as_posix() for file in files]
 
 
 def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split in their names below `folder` (train-0001.tar, imagenet-val-00.tar, test/0.parquet); empty where
+    """Files by the split in their names below `folder` (train-0001.tar, imagenet-val-00.tar, test/0.parquet); empty if
     one of them names none.
 
     Raises:
-        DataError: one of SPLIT-00000-of-00002 is missing.
+        DataError: a file of SPLIT-00000-of-00002 is missing.
     """
-    groups: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     for file in files:
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        numbered = _OF.fullmatch(file.stem)
-        word = split_word(name)
+        numbered = _NUMBERED.fullmatch(file.stem)
         if numbered and not re.search(r"[-.]", numbered[1]):
-            split = numbered[1]
-        elif word:
-            split = word
+            split: str | None = numbered[1]
         else:
+            split = split_word(file.relative_to(folder).with_suffix("").as_posix())
+        if split is None:
             return {}
-        groups.setdefault(split, []).append(file)
-    for group in groups.values():
-        _refuse_missing(group)
-    return groups
+        splits.setdefault(split, []).append(file)
+    for group in splits.values():
+        _reject_missing(group)
+    return splits
 
 
-def _refuse_missing(files: list[Path]) -> None:
-    for folder, same in itertools.groupby(files, key=lambda file: file.parent):
-        places = [found for file in same if (found := _OF.fullmatch(file.stem))]
-        for name, total in dict.fromkeys((found[1], found[3]) for found in places):
-            there = {int(found[2]) for found in places if (found[1], found[3]) == (name, total)}
-            missing = sorted(set(range(int(total))) - there)
+def _reject_missing(files: list[Path]) -> None:
+    for folder, group in itertools.groupby(files, key=lambda file: file.parent):
+        numbered = [match for file in group if (match := _NUMBERED.fullmatch(file.stem))]
+        for name, total in dict.fromkeys((match[1], match[3]) for match in numbered):
+            present = {int(match[2]) for match in numbered if (match[1], match[3]) == (name, total)}
+            missing = sorted(set(range(int(total))) - present)
             if missing:
                 raise DataError(
-                    f"{folder} lacks {name}-{missing[0]:0{len(total)}d}-of-{total}, "
-                    f"one of {len(missing)} missing files: get the rest of the dataset."
+                    f"{folder} lacks {name}-{missing[0]:0{len(total)}d}-of-{total} "
+                    f"({counted(len(missing), 'missing file')}); get the rest of the dataset."
                 )

@@ -1,9 +1,9 @@
-"""`tar:` plain tar files: WebDataset shards, or archives of image folders; images are read where they lie."""
+"""`tar:` plain tar files: WebDataset shards, or archives of image folders; images are read in place."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
-from simsiam_eval.sources.base import ImageSource, as_utf8, hashes_of
+from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.sources.file_state import files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.remembered import Arrays, files_key, remembered_arrays
+from simsiam_eval.sources.remembered import Arrays, remembered_arrays
 from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
 from simsiam_eval.sources.splits import choose_split
-from simsiam_eval.sources.tar_index import refuse_compressed, tar_index
+from simsiam_eval.sources.tar_index import reject_compressed, tar_index
 
-_OPEN_SHARDS = 64  # a process may have 1,024 open files, often less
+_OPEN_SHARDS = 64  # a process may open 1,024 files, often fewer
 
 
 def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> TarSource:
@@ -27,29 +28,29 @@ def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: s
 
     Args:
         path: a .tar file, a pattern (`train-{0000..0012}.tar`, `*.tar`) or a folder of .tar files.
-        options: label: where labels are (`cls` or `txt`: the text of that member; `none`; else a key of the `.json`
-            member; default: `cls` where there is any, else the class folders); image: full extension of the images
-            where a sample has several; folder: the folder in the archive that holds the class folders; split: which of
-            the splits that file names or top folders tell.
-        role: train or test, taken where there are splits and the options name none.
+        options: label: where the labels are (`cls` or `txt`: the text of that member; `none`; else a key of the `.json`
+            member; default: `cls` if there is any, else the class folders); image: full extension of the images, for
+            samples with several; folder: the folder in the archive that contains the class folders; split: one of the
+            splits in the file names or top folders, or `none` for all.
+        default_split: train or test, used where there are splits and the options name none.
 
-    The id is the image's name in the archive (below `folder`, or below what all images share, where class folders give
-    the labels), with the shard's name before it unless `path` is a single file.
+    The id is the image's name in the archive (where class folders give the labels: below `folder`, or below the folder
+    that all images share), after the shard's name unless `path` is a single file.
 
     Raises:
-        DataError: a shard is missing, compressed, truncated or no tar file; two members of one name; no images; labels
-            that are not there or cannot be read.
+        DataError: a shard is missing, compressed, truncated or not a tar file; two members have one name; there are no
+            images; labels are missing or cannot be read; splits and classes cannot be told apart.
     """
     shards, split_in_names = _shards(path, spec, options, default_split)
     for shard in shards:
-        refuse_compressed(shard)
+        reject_compressed(shard)
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
     settings = [*map(options.get, ("label", "image", "folder")), *splits]
     # The index takes one read of every header: minutes for millions of images.
     key = files_key(shards, "tar", 2, *settings)
     index = remembered_arrays(key, lambda: tar_index(shards, spec, *settings))
-    prefixed = is_pattern(str(path)) or path.is_dir()
-    return TarSource(spec, shards, index, key, names_of(shards) if prefixed else None)
+    has_several = is_pattern(str(path)) or path.is_dir()
+    return TarSource(spec, shards, index, key, names_of(shards) if has_several else None)
 
 
 def _shards(path: Path, spec: str, options: Mapping[str, str], default_split: str | None) -> tuple[list[Path], bool]:
@@ -60,7 +61,7 @@ def _shards(path: Path, spec: str, options: Mapping[str, str], default_split: st
     shards = [file for file in files if file.suffix.lower() == ".tar"]
     if not shards:
         for file in files:
-            refuse_compressed(file)
+            reject_compressed(file)
         raise DataError(f"{path} has no .tar files.")
     splits = by_split(path, shards)
     if not splits:
@@ -70,11 +71,17 @@ def _shards(path: Path, spec: str, options: Mapping[str, str], default_split: st
 
 
 class TarSource(ImageSource):
-    """Images in tar files, of which an index says where each begins."""
+    """Images in tar files, at the offsets of an index.
+
+    Args:
+        index: what `tar_index` returns.
+        key: changes whenever a shard or a setting does.
+        shard_names: the name of each shard, for the ids; None: ids without it.
+    """
 
     def __init__(self, spec: str, shards: list[Path], index: Arrays, key: str, shard_names: list[str] | None) -> None:
-        names = PackedTexts.from_arrays(index["class_bytes"], index["class_ends"])
-        super().__init__(spec, index["label"], list(names) if len(names) else None)
+        class_names = PackedTexts.from_arrays(index["class_bytes"], index["class_ends"])
+        super().__init__(spec, index["label"], list(class_names) if len(class_names) else None)
         self._names = PackedTexts.from_arrays(index["name_bytes"], index["name_ends"])
         self._shards, self._key, self._shard_names = shards, key, shard_names
         self._shard, self._offset, self._size = index["shard"], index["offset"], index["size"]
@@ -98,7 +105,7 @@ class TarSource(ImageSource):
         except OSError as error:
             raise UnreadableImage(f"{self._shards[shard]}: {(error.strerror or str(error)).lower()}") from error
         if len(content) != size:
-            raise UnreadableImage(f"{self._shards[shard]} has become shorter since it was opened")
+            raise UnreadableImage(f"{self._shards[shard]} is shorter than when it was opened")
         return content
 
     def _stored_sizes(self) -> NDArray[np.int64]:
@@ -107,12 +114,9 @@ class TarSource(ImageSource):
     def _files_key(self) -> str:
         return files_key(self._shards, "tar rows", self._key, self._shard_names)
 
-    def _content_hashes(self) -> Iterator[bytes]:
-        return hashes_of(self._content, len(self))
-
 
 class _OpenFile:
-    """A file descriptor that is closed with its last user, which another thread may be."""
+    """A file descriptor that is closed after its last use, which may be in another thread."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

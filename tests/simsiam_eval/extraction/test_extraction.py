@@ -407,7 +407,7 @@ def test_a_folder_that_is_gone_is_no_images_fault(call, record, checkpoint, imag
 
     monkeypatch.setattr(PathSource, "image", away)
     gone = call(*arguments)
-    assert (gone.exit_code, "is gone: bring it back" in gone.stderr) == (1, True), gone.output
+    assert (gone.exit_code, "no longer exists; restore it" in gone.stderr) == (1, True), gone.output
     monkeypatch.undo()
     (tmp_path / "away").rename(folder)
     assert record(*arguments)["metrics"]["unreadable"] == 1

@@ -1,4 +1,4 @@
-"""The fingerprint, whatever the source; lists of paths."""
+"""Fingerprints of any source; lists of paths."""
 
 import errno
 import hashlib
@@ -18,8 +18,8 @@ from simsiam_eval.sources.opening import open_source
 
 @pytest.mark.parametrize("rows", [0, 1, 9000])
 @pytest.mark.parametrize("names", [None, ["ä", "b"]])
-def test_the_fingerprint_is_the_hash_of_everything_in_order(rows, names):
-    """Written out in one piece: in blocks it must be the same, or features that were extracted are not found again."""
+def test_fingerprint_hashes_everything_in_order(rows, names):
+    """The hash in one piece; computed in blocks it must be equal, or cached features are not found again."""
     pixels = np.random.default_rng(0).integers(0, 256, (rows, 1, 1, 3), dtype=np.uint8)
     labels = np.arange(rows) % 2
     ids = [f"image {row}" for row in range(rows)]
@@ -29,7 +29,7 @@ def test_the_fingerprint_is_the_hash_of_everything_in_order(rows, names):
     assert ArraySource("s", pixels, labels, names, ids).fingerprint() == digest.hexdigest()
 
 
-def test_paths_that_are_not_utf8_have_names_that_are(tmp_path):
+def test_paths_that_are_not_utf8_have_ids_that_are(tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Image.new("RGB", (2, 3)).save(tmp_path / "a.png")
     os.rename(tmp_path / "a.png", path)
@@ -46,14 +46,14 @@ def test_ids_in_blocks():
     assert arrays.ids_of(range(2)) == ["x", "y"]
 
 
-def test_labels_and_ids_are_as_many_as_paths():
+def test_numbers_of_labels_ids_and_paths_must_agree():
     with pytest.raises(ValueError, match="2 paths"):
         PathSource(["a", "b"], labels=[1])
     with pytest.raises(ValueError, match="2 paths"):
         PathSource(["a", "b"], ids=["x"])
 
 
-def test_a_missing_image_is_remembered_as_missing(tmp_path):
+def test_fingerprint_changes_when_a_missing_image_appears(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     source = PathSource(["a.png", "b.png"], folder=tmp_path)
     first = source.fingerprint()
@@ -96,12 +96,12 @@ def test_listing_fingerprint_of_a_copy_is_equal(tmp_path, write_image):
     for name in ("one", "two"):
         for row in range(3):
             write_image(tmp_path / name / "a" / f"{row}.bmp", row)
-    found = [open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two")]
-    assert found[0] == found[1]
+    first, second = (open_source(str(tmp_path / name)).listing_fingerprint() for name in ("one", "two"))
+    assert first == second
     (tmp_path / "two" / "a" / "1.bmp").write_bytes(b"shorter")
-    assert open_source(str(tmp_path / "two")).listing_fingerprint() != found[0]
+    assert open_source(str(tmp_path / "two")).listing_fingerprint() != first
     (tmp_path / "one" / "a" / "1.bmp").rename(tmp_path / "one" / "a" / "9.bmp")
-    assert open_source(str(tmp_path / "one")).listing_fingerprint() != found[0]
+    assert open_source(str(tmp_path / "one")).listing_fingerprint() != first
     digits = open_source("digits")
     assert digits.listing_fingerprint() == digits.fingerprint()
 

@@ -28,12 +28,12 @@ def write(path, **datasets):
 
 
 def encoded(images):
-    found = []
+    contents = []
     for image in images:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        found.append(np.frombuffer(buffer.getvalue(), np.uint8))
-    return found
+        contents.append(np.frombuffer(buffer.getvalue(), np.uint8))
+    return contents
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def encoded(images):
         (GRAY[..., None], GRAY[..., None].repeat(3, 3)),
     ],
 )
-def test_layouts_of_pixels(tmp_path, stored, shown):
+def test_pixel_layouts(tmp_path, stored, shown):
     source = open_source(str(write(tmp_path / "a.h5", images=stored, labels=np.arange(5, dtype=np.uint8))))
     for row in (4, 0):
         assert np.array_equal(np.asarray(source.image(row)), shown[row])
@@ -97,12 +97,14 @@ def test_groups_of_splits_under_any_known_name(tmp_path):
         open_source(str(path))
 
 
-def test_the_fingerprint_follows_what_is_chosen(tmp_path):
+def test_fingerprint_follows_the_chosen_datasets(tmp_path):
     path = write(tmp_path / "a.h5", images=COLOR, labels=np.arange(5), other=np.zeros(5, int), gray=GRAY)
-    found = [open_source(f"{path}{tail}").fingerprint() for tail in ("", "#label=other", "#label=none", "#images=gray")]
-    assert len(set(found)) == 4
+    fingerprints = [
+        open_source(f"{path}{tail}").fingerprint() for tail in ("", "#label=other", "#label=none", "#images=gray")
+    ]
+    assert len(set(fingerprints)) == 4
     os.rename(path, tmp_path / "b.h5")
-    assert open_source(f"{tmp_path}/b.h5").fingerprint() == found[0]
+    assert open_source(f"{tmp_path}/b.h5").fingerprint() == fingerprints[0]
 
 
 class Rows:
@@ -121,12 +123,12 @@ def test_workers_open_their_own_file(tmp_path):
         file.create_dataset("data", data=COLOR, chunks=(2, 6, 7, 3), compression="gzip")
     source = open_source(str(tmp_path / "a.h5"))
     source.image(0)
-    found = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
-    assert np.array_equal(np.stack(found), COLOR)
+    images = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
+    assert np.array_equal(np.stack(images), COLOR)
     assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(source)).image(1)), COLOR[1])
 
 
-def test_a_damaged_chunk_is_an_unreadable_image(tmp_path):
+def test_damaged_chunk_is_an_unreadable_image(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         data = file.create_dataset("data", data=COLOR, chunks=(1, 6, 7, 3), compression="gzip")
         at = data.id.get_chunk_info(3).byte_offset
@@ -141,38 +143,38 @@ def test_a_damaged_chunk_is_an_unreadable_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("datasets", "options", "says"),
+    ("datasets", "options", "message"),
     [
         ({"pictures": COLOR}, "", "no dataset named images.*pictures.*#images="),
-        ({"images": COLOR}, "#images=x", "no dataset 'x'; it has: images"),
+        ({"images": COLOR}, "#images=x", "no dataset 'x'; expected one of images"),
         ({"images": COLOR}, "#label=x", "no dataset 'x'.*#label="),
         ({"images": COLOR}, "#split=train", "no splits"),
-        ({"images": COLOR.astype(np.float32)}, "", "float32, not uint8"),
+        ({"images": COLOR.astype(np.float32)}, "", "float32; expected uint8"),
         ({"images": COLOR[0, 0]}, "", r"shape \(7, 3\)"),
         ({"images": np.zeros((2, 5, 5, 4), np.uint8)}, "", "shape"),
-        ({"images": ["a", "b"]}, "", "texts.*variable-length uint8"),
+        ({"images": ["a", "b"]}, "", "strings.*variable-length uint8"),
         ({"images": COLOR[:0]}, "", "no rows"),
-        ({"images": COLOR, "labels": np.arange(4)}, "", r"shape \(4,\) for 5 images"),
-        ({"images": COLOR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\) for 5"),
-        ({"images": COLOR, "labels": np.zeros(5)}, "", "float64: labels are"),
+        ({"images": COLOR, "labels": np.arange(4)}, "", r"shape \(4,\); expected one label for each of 5"),
+        ({"images": COLOR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\); expected one label"),
+        ({"images": COLOR, "labels": np.zeros(5)}, "", "float64; expected labels"),
         ({"images": COLOR, "labels": np.arange(5) - 3}, "", "label -3"),
-        ({"images": COLOR, "names": ["a"]}, "#id=names", "5 texts are needed"),
+        ({"images": COLOR, "names": ["a"]}, "#id=names", "expected 5 strings"),
     ],
 )
-def test_files_that_are_refused(tmp_path, datasets, options, says):
+def test_rejected_datasets(tmp_path, datasets, options, message):
     path = write(tmp_path / "a.h5", **datasets)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         open_source(f"hdf5:{path}{options}")
 
 
-def test_what_is_no_image_file_is_refused(tmp_path):
+def test_rejected_files(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"text")
-    with pytest.raises(DataError, match="no HDF5 file"):
+    with pytest.raises(DataError, match="is not an HDF5 file"):
         open_source(str(tmp_path / "a.h5"))
     with h5py.File(tmp_path / "features.h5", "w") as file:
         file.attrs["format"] = FORMAT
         file["data"] = COLOR
-    with pytest.raises(DataError, match="holds features, not images"):
+    with pytest.raises(DataError, match="is a feature file, not images"):
         open_source(f"hdf5:{tmp_path}/features.h5")
     with pytest.raises(DataError, match="is a folder"):
         open_source(f"hdf5:{tmp_path}")

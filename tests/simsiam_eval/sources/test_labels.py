@@ -1,4 +1,4 @@
-"""Labels from texts."""
+"""Text labels turned into numbers."""
 
 import pytest
 
@@ -16,9 +16,9 @@ from simsiam_eval.sources.labels import Labels
         ([], [], None),
     ],
 )
-def test_whole_numbers_stay_and_names_are_numbered(texts, numbers, names):
+def test_integers_are_kept_and_names_are_numbered(texts, numbers, names):
     labels = Labels()
     labels.extend(texts[:1])
     labels.extend(texts[1:])
-    found, given = labels.numbered()
-    assert (found.tolist(), given) == (numbers, names)
+    numbered, class_names = labels.numbered()
+    assert (numbered.tolist(), class_names) == (numbers, names)

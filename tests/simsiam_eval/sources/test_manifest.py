@@ -33,7 +33,7 @@ def test_integer_labels_are_kept_in_tsv_and_parquet(classes):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "empty"),
         ("path\n", "no rows"),
@@ -42,9 +42,9 @@ def test_integer_labels_are_kept_in_tsv_and_parquet(classes):
         ("path\na.png\nb.png\n", r"None of the first 2 images .*a\.png"),
     ],
 )
-def test_rejected_manifests(tmp_path, text, says):
+def test_rejected_manifests(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         open_source(str(tmp_path / "list.csv"))
 
 

@@ -22,32 +22,34 @@ def test_rejected_specs(spec):
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ("folder:{}/dog/b.png", "is not a folder"),
         ("list:{}/dog", "is a folder; list: expects a file"),
         ("image:{}/dog", "is a folder; image: expects a file"),
         ("{}/bad.parq", "is not a supported image source; expected a folder"),
         ("{}/none.txt", "none.txt does not exist; expected a folder, .*tar:"),
-        ("{}/none-{{0..1}}.tar", r"no .*none-0.tar \(2 of 2"),
-        ("manifest:{}/dog/b.png", "A manifest is a .csv"),
+        ("{}/none-{{0..1}}.tar", r"none-0.tar does not exist \(2 of 2"),
+        ("manifest:{}/dog/b.png", "is not a manifest; expected a .csv"),
         ("manifest:{}/bad.parquet", "is not a Parquet file"),
         ("manifest:{}/bad.csv", "cannot be read as a table"),
     ],
 )
-def test_rejected_files(classes, spec, says):
+def test_rejected_files(classes, spec, message):
     (classes / "bad.parquet").write_bytes(b"text")
     (classes / "bad.csv").write_bytes(b"path\n\xff\n")
     (classes / "bad.parq").write_bytes(b"text")
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         open_source(spec.format(classes))
 
 
 def test_single_image(classes):
     for spec in (f"{classes}/dog/b.png", f"image:{classes}/dog/b.png"):
-        one = open_source(spec)
-        assert (len(one), one.id(0), one.labels.tolist()) == (1, "b.png", [-1])
-        assert np.array_equal(one.image(0).pixels(), np.asarray(Image.open(classes / "dog" / "b.png").convert("RGB")))
+        source = open_source(spec)
+        assert (len(source), source.id(0), source.labels.tolist()) == (1, "b.png", [-1])
+        assert np.array_equal(
+            source.image(0).pixels(), np.asarray(Image.open(classes / "dog" / "b.png").convert("RGB"))
+        )
 
 
 def test_missing_path():

@@ -1,4 +1,4 @@
-"""Texts as one block of bytes are the texts that were given."""
+"""Texts packed into one block of bytes."""
 
 import hashlib
 import pickle
@@ -11,7 +11,7 @@ from simsiam_eval.sources.packed_texts import PackedTexts
 TEXTS = ["a", "", "ü/日本.png", "b" * 300]
 
 
-def test_texts_come_back_by_number_slice_and_in_order():
+def test_index_slice_and_iteration():
     packed = PackedTexts(iter(TEXTS))
     assert list(packed) == TEXTS
     assert packed[-2] == TEXTS[2]
@@ -21,14 +21,14 @@ def test_texts_come_back_by_number_slice_and_in_order():
         packed[4]
 
 
-def test_more_than_one_chunk_and_extension():
+def test_several_chunks_and_extend():
     texts = [str(number) for number in range(70_000)]
     packed = PackedTexts(texts)
     packed.extend(["x"])
     assert (len(packed), packed[65_535], packed[65_536], packed[70_000]) == (70_001, "65535", "65536", "x")
 
 
-def test_file_names_that_are_not_utf8_survive():
+def test_file_names_that_are_not_utf8():
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     packed = PackedTexts([name])
     assert packed[0] == name
@@ -36,7 +36,7 @@ def test_file_names_that_are_not_utf8_survive():
     assert PackedTexts(TEXTS).is_utf8()
 
 
-def test_under_a_folder_absolute_paths_stay():
+def test_absolute_paths_stay_as_they_are_under_a_folder():
     packed = PackedTexts(["a.png", "/b.png"])
     assert list(packed.under("/photos")) == ["/photos/a.png", "/b.png"]
     assert list(packed) == ["a.png", "/b.png"]
@@ -51,11 +51,11 @@ def test_arrays_and_pickles_round_trip():
         PackedTexts.from_arrays(content[:-1], ends)
 
 
-def test_the_hash_tells_borders_and_folders_apart():
+def test_hash_depends_on_boundaries_and_folder():
     def digest(packed):
-        made = hashlib.sha256()
-        packed.feed(made.update)
-        return made.hexdigest()
+        sha256 = hashlib.sha256()
+        packed.feed(sha256.update)
+        return sha256.hexdigest()
 
     assert digest(PackedTexts(["ab", "c"])) == digest(PackedTexts(["ab", "c"]))
     others = [PackedTexts(["a", "bc"]), PackedTexts(["ab", "c"]).under("/x"), PackedTexts(["abc"])]

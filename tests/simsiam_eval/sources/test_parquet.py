@@ -50,15 +50,15 @@ def write(path, values, names=NAMES, labels=None, **columns):
 
 @pytest.fixture
 def folder(tmp_path):
-    place = tmp_path / "set"
-    write(place / "data/train-00000-of-00002.parquet", [0, 1, 2])
-    write(place / "data/train-00001-of-00002.parquet", [3, 4, 5, 6])
-    write(place / "data/test-00000-of-00001.parquet", [7, 8])
-    (place / "README.md").touch()
-    return place
+    root = tmp_path / "set"
+    write(root / "data/train-00000-of-00002.parquet", [0, 1, 2])
+    write(root / "data/train-00001-of-00002.parquet", [3, 4, 5, 6])
+    write(root / "data/test-00000-of-00001.parquet", [7, 8])
+    (root / "README.md").touch()
+    return root
 
 
-def test_a_published_data_set(folder):
+def test_published_dataset(folder):
     for source in (open_source(f"parquet:{folder}#train"), open_source(str(folder), "train")):
         assert source.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
         assert source.class_names == tuple(NAMES)
@@ -105,7 +105,7 @@ def test_plain_columns_of_bytes_and_labels_of_every_type(tmp_path):
         assert (source.labels.tolist(), source.class_names, red(source, 1)) == (numbers, names, 6)
 
 
-def test_a_plain_path_is_told_by_its_columns(tmp_path):
+def test_plain_path_is_recognized_by_its_columns(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     parquet.write_table(pyarrow.table({"path": ["a.png"], "label": [3]}), tmp_path / "paths.parquet")
     assert open_source(str(tmp_path / "paths.parquet")).id(0) == "a.png"
@@ -125,7 +125,7 @@ def test_rows_without_an_image(tmp_path):
             open_source(str(tmp_path / "b.parquet")).image(row)
 
 
-def test_a_damaged_row_group_is_unreadable_images(tmp_path):
+def test_images_of_a_damaged_row_group_are_unreadable(tmp_path):
     path = write(tmp_path / "a.parquet", range(8))
     group = parquet.read_metadata(path).row_group(1)
     start, size = (getattr(group.column(0), name) for name in ("dictionary_page_offset", "total_compressed_size"))
@@ -178,68 +178,68 @@ def test_files_without_rows_among_others(tmp_path):
         open_source(f"parquet:{tmp_path}/a.parquet")
 
 
-def test_the_fingerprint_follows_content_and_labels_not_place_nor_row_groups(folder, tmp_path):
-    one = open_source(f"{folder}#test").fingerprint()
-    assert open_source(f"{folder}#test,label=none").fingerprint() != one
-    place = tmp_path / "copy/test-00000-of-00001.parquet"
-    place.parent.mkdir()
-    parquet.write_table(parquet.read_table(folder / "data/test-00000-of-00001.parquet"), place)
-    assert open_source(f"{place.parent}#test").fingerprint() == one
-    write(place, [7, 9], labels=[1, 2])
-    assert open_source(f"{place.parent}#test").fingerprint() != one
+def test_fingerprint_follows_content_and_labels_not_path_or_row_groups(folder, tmp_path):
+    fingerprint = open_source(f"{folder}#test").fingerprint()
+    assert open_source(f"{folder}#test,label=none").fingerprint() != fingerprint
+    copy = tmp_path / "copy/test-00000-of-00001.parquet"
+    copy.parent.mkdir()
+    parquet.write_table(parquet.read_table(folder / "data/test-00000-of-00001.parquet"), copy)
+    assert open_source(f"{copy.parent}#test").fingerprint() == fingerprint
+    write(copy, [7, 9], labels=[1, 2])
+    assert open_source(f"{copy.parent}#test").fingerprint() != fingerprint
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        ("#label=species", "no column 'species'; it has: image, label"),
+        ("#label=species", "no column 'species'; expected one of image, label"),
         ("#image=photo", "no column 'photo'"),
-        ("#image=label", "'label' of .* holds int64, not the bytes"),
+        ("#image=label", "'label' of .* contains int64; expected image bytes"),
         ("#id=name", "no column 'name'"),
         ("#id=image.name", "no column 'image.name'"),
-        ("#label=score", "holds double: labels are"),
-        ("#label=low", "down to -2"),
+        ("#label=score", "contains double; expected integers"),
+        ("#label=low", "the label -2"),
         ("#split=train", None),
     ],
 )
-def test_options_that_do_not_fit(tmp_path, options, says):
+def test_rejected_options(tmp_path, options, message):
     path = write(tmp_path / "a.parquet", [1, 2], score=[0.5, 1.0], low=[0, -2])
-    if says is None:  # one file is not searched for splits
+    if message is None:  # one file is not searched for splits
         assert len(open_source(f"parquet:{path}{options}")) == 2
         return
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         open_source(f"parquet:{path}{options}")
 
 
-def test_files_that_are_refused(tmp_path):
+def test_rejected_files(tmp_path):
     path = tmp_path / "a.parquet"
 
-    def refused(says, spec=f"parquet:{tmp_path}"):
-        with pytest.raises(DataError, match=says):
+    def assert_rejected(message, spec=f"parquet:{tmp_path}"):
+        with pytest.raises(DataError, match=message):
             open_source(spec)
 
-    refused("no .parquet files")
+    assert_rejected("no .parquet files")
     (tmp_path / "data-00000-of-00001.arrow").touch()
-    refused("Arrow files.*to_parquet")
-    refused("Arrow files.*to_parquet", str(tmp_path))
+    assert_rejected("Arrow files.*to_parquet")
+    assert_rejected("Arrow files.*to_parquet", str(tmp_path))
     path.write_bytes(b"PAR1 text")
-    refused("a.parquet is not a Parquet file")
-    refused("a.parquet is not a Parquet file", str(path))
+    assert_rejected("a.parquet is not a Parquet file")
+    assert_rejected("a.parquet is not a Parquet file", str(path))
     whole = write(path, [1, 2]).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused("a.parquet is not a Parquet file")
+    assert_rejected("a.parquet is not a Parquet file")
     write(path, [1, 2], labels=[0, 3])
-    refused("go up to 3, and it names 3")
+    assert_rejected("label 3, but names only 3 classes")
     write(path, [1, 2])
     write(tmp_path / "b.parquet", [1, 2], names=["x", "y", "z"])
-    refused("b.parquet and .*a.parquet differ")
+    assert_rejected("b.parquet and .*a.parquet differ")
     parquet.write_table(pyarrow.table({"one": [b"x"], "two": [b"y"]}), path)
-    refused("several columns of bytes", str(path))
+    assert_rejected("several columns of bytes", str(path))
     features = {name: {"names": NAMES, "_type": "ClassLabel"} for name in ("fine", "coarse")}
     table = pyarrow.table({"img": [png(1)], "fine": [0], "coarse": [1]})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     parquet.write_table(table.replace_schema_metadata(metadata), path)
-    refused(r"columns of labels \(fine, coarse\).*#label=", str(path))
+    assert_rejected(r"columns of labels \(fine, coarse\).*#label=", str(path))
     assert open_source(f"{path}#label=coarse").class_names == tuple(NAMES)
 
 
@@ -247,11 +247,11 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", [1])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for spec in (path, f"parquet:{path}"):
-        with pytest.raises(DataError, match=r"need pyarrow: pip install .*\[parquet\]"):
+        with pytest.raises(DataError, match=r"require pyarrow: pip install .*\[parquet\]"):
             open_source(str(spec))
 
 
-def test_blocks_made_at_once_read_each_row_group_once(tmp_path, monkeypatch):
+def test_blocks_read_in_parallel_read_each_row_group_once(tmp_path, monkeypatch):
     file = write(tmp_path / "a.parquet", range(240))
     read, real = [], ParquetSource._read_group
     monkeypatch.setattr(ParquetSource, "_read_group", lambda source, group: read.append(group) or real(source, group))
@@ -259,7 +259,7 @@ def test_blocks_made_at_once_read_each_row_group_once(tmp_path, monkeypatch):
     blocks = Blocks(source, Preprocessing(8, 8), range(240), range(0, 240, 8), 8, 0, True, 0)
     before = torch.get_num_threads()
     torch.set_num_threads(8)
-    found = list(map_blocks(blocks, lambda block: block.reasons))
+    reasons = list(map_blocks(blocks, lambda block: block.reasons))
     torch.set_num_threads(before)
-    assert found == [{}] * 30
+    assert reasons == [{}] * 30
     assert sorted(read) == list(range(120))

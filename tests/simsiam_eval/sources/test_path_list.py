@@ -23,7 +23,7 @@ def written(folder, text):
     return open_source(str(folder / "list.txt"))
 
 
-def test_a_path_a_line_with_comments_and_empty_lines(folder):
+def test_paths_with_comments_and_empty_lines(folder):
     source = written(folder, f"\ufeff# two images\r\nb c.png\r\n\r\n{folder}/a.png\n./#d.png\ngone.png")
     assert source.ids_of(range(4)) == ["b c.png", f"{folder}/a.png", "./#d.png", "gone.png"]
     assert [int(np.asarray(source.image(row)).max()) for row in range(3)] == [1, 0, 2]
@@ -56,15 +56,15 @@ def test_names_that_are_not_utf8(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "no paths"),
         ("# nothing\n\n", "no paths"),
         ("a.png\n\tdog\n", "line 2: the path is empty"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "no text"),
-        ("x.png\ny.png\n", r"None of the first 2 images .*x\.png.*start"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not text"),
+        ("x.png\ny.png\n", r"None of the first 2 images .*x\.png.*relative"),
     ],
 )
-def test_lists_that_are_refused(folder, text, says):
-    with pytest.raises(DataError, match=says):
+def test_rejected_lists(folder, text, message):
+    with pytest.raises(DataError, match=message):
         written(folder, text)

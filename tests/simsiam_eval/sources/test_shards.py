@@ -28,17 +28,17 @@ def test_ranges_lists_and_wildcards(tmp_path):
     assert names("odd{1..2}.tar") == ["odd{1..2}.tar"]
 
 
-def test_files_that_are_missing(tmp_path):
+def test_missing_files(tmp_path):
     touch(tmp_path, "t-0.tar", "t-2.tar")
-    with pytest.raises(DataError, match=r"no .*t-1.tar \(1 of 3 files"):
+    with pytest.raises(DataError, match=r"t-1.tar does not exist \(1 of 3 files"):
         files_of(tmp_path / "t-{0..2}.tar", "spec")
-    with pytest.raises(DataError, match=r"no file .*u-"):
+    with pytest.raises(DataError, match=r"No file matches .*u-"):
         files_of(tmp_path / "u-*.tar", "spec")
     with pytest.raises(UsageError, match="more than"):
         files_of(tmp_path / "{0..9999999}.tar", "spec")
 
 
-def test_names_are_short_and_different(tmp_path):
+def test_names_are_short_and_distinct(tmp_path):
     assert names_of([tmp_path / "x/a.tar", tmp_path / "y/a.tar"]) == ["x/a.tar", "y/a.tar"]
     assert names_of([tmp_path / "x/a.tar", tmp_path / "x/b.tar"]) == ["a.tar", "b.tar"]
 
@@ -56,8 +56,8 @@ def test_names_are_short_and_different(tmp_path):
     ],
 )
 def test_splits_in_file_names(names, splits):
-    found = by_split(Path("d"), [Path("d") / name for name in names])
-    assert {split: len(files) for split, files in found.items()} == splits
+    groups = by_split(Path("d"), [Path("d") / name for name in names])
+    assert {split: len(files) for split, files in groups.items()} == splits
 
 
 def test_missing_file_of_a_numbered_set():

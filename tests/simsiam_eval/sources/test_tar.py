@@ -25,7 +25,7 @@ def png(value):
 
 
 def pack(path, members):
-    """members: (name, content) in order, a number for an image of that red."""
+    """Write members, (name, content), in order; a number stands for an image of that red."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members:
@@ -43,7 +43,7 @@ def red(source, row):
 @pytest.fixture
 def shards(tmp_path):
     """Two shards of a training set and one of a validation set, with labels in .cls and .json."""
-    place = tmp_path / "shards"
+    folder = tmp_path / "shards"
     number = 0
     for name in ("train-0000", "train-0001", "val-0000"):
         members = []
@@ -55,8 +55,8 @@ def shards(tmp_path):
                 (f"{number:04d}.txt", f"caption {number}"),
             ]
             number += 1
-        pack(place / f"{name}.tar", members)
-    return place
+        pack(folder / f"{name}.tar", members)
+    return folder
 
 
 def test_shards_in_order_with_labels(shards):
@@ -73,7 +73,7 @@ def test_shards_in_order_with_labels(shards):
     assert open_source(f"tar:{shards}/train-0000.tar").id(0) == "0000.jpg"
 
 
-def test_a_folder_of_shards_has_splits(shards):
+def test_splits_of_a_folder_of_shards(shards):
     assert len(open_source(f"tar:{shards}#train")) == len(open_source(str(shards), "train")) == 6
     assert red(open_source(f"{shards}#split=validation"), 0) == 6
     with pytest.raises(DataError, match="splits"):
@@ -89,7 +89,7 @@ def tree(tmp_path, prefix=""):
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "data/set/"])
-def test_an_archive_of_class_folders_is_as_the_folder(tmp_path, prefix):
+def test_archive_of_class_folders_equals_the_folder(tmp_path, prefix):
     archive = tree(tmp_path, prefix)
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path / "unpacked", filter="data")
@@ -103,7 +103,7 @@ def test_an_archive_of_class_folders_is_as_the_folder(tmp_path, prefix):
     assert red(open_source(str(archive), "train"), 0) == 0
     with pytest.raises(DataError, match=r"splits \(train, val\)"):
         open_source(str(archive))
-    with pytest.raises(DataError, match="no images in a folder nowhere"):
+    with pytest.raises(DataError, match="no images in the folder nowhere"):
         open_source(f"{archive}#folder=nowhere")
 
 
@@ -148,7 +148,7 @@ def test_flat_archives_have_no_labels(tmp_path):
         open_source(f"{tmp_path}/a.tar#train")
 
 
-def test_one_of_several_images_of_a_sample(tmp_path):
+def test_sample_with_several_images(tmp_path):
     members = [("1.left.png", 1), ("1.right.png", 2), ("1.cls", "cat")]
     pack(tmp_path / "a.tar", members)
     with pytest.raises(DataError, match=r"sample 1 .*two images.*#image=left.png"):
@@ -173,43 +173,43 @@ class Rows:
         return red(self.source, row), os.getpid()
 
 
-def test_workers_read_what_this_process_has_open(shards):
+def test_workers_open_their_own_shards(shards):
     source = open_source(f"tar:{shards}#train")
     assert red(source, 5) == 5
-    found = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
-    assert [value for value, _ in found] == list(range(6))
-    assert len({process for _, process in found}) == 2
+    rows = list(DataLoader(Rows(source), batch_size=None, num_workers=2))
+    assert [value for value, _ in rows] == list(range(6))
+    assert len({process for _, process in rows}) == 2
     assert red(pickle.loads(pickle.dumps(source)), 4) == 4
 
 
-def test_headers_are_walked_once(shards, monkeypatch):
+def test_headers_are_read_once(shards, monkeypatch):
     first = open_source(f"tar:{shards}#train")
-    walked = []
+    read_shards = []
     members = tar_index._members
-    monkeypatch.setattr(tar_index, "_members", lambda shard: walked.append(shard) or members(shard))
+    monkeypatch.setattr(tar_index, "_members", lambda shard: read_shards.append(shard) or members(shard))
     again = open_source(f"tar:{shards}#train")
-    assert walked == []
+    assert read_shards == []
     assert again.ids_of(range(6)) == first.ids_of(range(6))
     pack(shards / "train-0001.tar", [("9.png", 9), ("9.cls", "1")])
     changed = open_source(f"tar:{shards}#train")
-    assert (len(changed), red(changed, 3), len(walked)) == (4, 9, 2)
+    assert (len(changed), red(changed, 3), len(read_shards)) == (4, 9, 2)
     assert changed.fingerprint() != first.fingerprint()
 
 
-def test_the_fingerprint_follows_content_labels_and_order_not_place(shards, tmp_path):
-    one = open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint()
+def test_fingerprint_follows_content_labels_and_order_not_path(shards, tmp_path):
+    fingerprint = open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint()
     os.rename(shards, tmp_path / "elsewhere")
     shards = tmp_path / "elsewhere"
-    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint() == one
-    assert open_source(f"tar:{shards}/train-{{0001..0000}}.tar").fingerprint() != one
-    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar#label=species").fingerprint() != one
+    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar").fingerprint() == fingerprint
+    assert open_source(f"tar:{shards}/train-{{0001..0000}}.tar").fingerprint() != fingerprint
+    assert open_source(f"tar:{shards}/train-{{0000..0001}}.tar#label=species").fingerprint() != fingerprint
 
 
-def test_unreadable_images_and_shards_that_change(tmp_path):
+def test_unreadable_images_and_changed_shards(tmp_path):
     path = pack(tmp_path / "a.tar", [("1.png", "text"), ("2.png", ""), ("3.png", 3)])
     source = open_source(str(path))
-    for row, says in ((0, "not an image"), (1, "empty")):
-        with pytest.raises(UnreadableImage, match=says):
+    for row, message in ((0, "not an image"), (1, "empty")):
+        with pytest.raises(UnreadableImage, match=message):
             source.image(row)
     os.truncate(path, 2060)
     with pytest.raises(UnreadableImage, match="shorter"):
@@ -219,47 +219,47 @@ def test_unreadable_images_and_shards_that_change(tmp_path):
         pickle.loads(pickle.dumps(source)).image(2)
 
 
-def test_archives_that_are_refused(tmp_path):
+def test_rejected_archives(tmp_path):
     whole = pack(tmp_path / "a.tar", [("1.png", 1), ("2.png", 2)]).read_bytes()
 
-    def refused(content, says, name="b.tar"):
+    def assert_rejected(content, message, name="b.tar"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=says) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             open_source(f"tar:{tmp_path / name}")
         assert name in str(caught.value)
 
-    refused(gzip.compress(whole), "compressed.*gzip -d", "b.tar.gz")
-    refused(gzip.compress(whole), "compressed.*gzip -d")
-    refused(b"", "truncated or no tar")
-    refused(b"text" * 300, "truncated or no tar")
-    refused(whole[:600], "truncated or no tar")  # in an image
-    refused(whole[:2048], "truncated")  # between a header and the end mark
-    refused(whole[:1024] + b"x" * 512 + whole[1536:], "damaged at byte 1024")
-    refused(whole + whole, "joined")
-    refused(whole[:2048] + whole, "b.tar holds 1.png twice")
+    assert_rejected(gzip.compress(whole), "compressed.*gzip -d", "b.tar.gz")
+    assert_rejected(gzip.compress(whole), "compressed.*gzip -d")
+    assert_rejected(b"", "truncated or not a tar")
+    assert_rejected(b"text" * 300, "truncated or not a tar")
+    assert_rejected(whole[:600], "truncated or not a tar")  # in an image
+    assert_rejected(whole[:2048], "truncated")  # between a header and the end mark
+    assert_rejected(whole[:1024] + b"x" * 512 + whole[1536:], "damaged at byte 1024")
+    assert_rejected(whole + whole, "joined")
+    assert_rejected(whole[:2048] + whole, "b.tar contains 1.png twice")
 
 
-def test_contents_that_are_refused(tmp_path):
-    def refused(members, says, options=""):
+def test_rejected_contents(tmp_path):
+    def assert_rejected(members, message, options=""):
         path = pack(tmp_path / "b.tar", members)
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=message):
             open_source(f"tar:{path}{options}")
         path.unlink()
 
-    refused([("1.png", 1), ("1.png", 2)], "holds 1.png twice")
-    refused([("a.txt", "x")], "no images")
-    refused([("1.png", 1)], r"no images \(\.x\)", "#image=x")
-    refused([("1.png", 1), ("cat/2.png", 2)], "beside class folders.*#label=none")
-    refused([("1.png", 1), ("1.cls", "3")], "#folder is for class folders", "#folder=x")
-    refused([("1.png", 1)], "no .cls members", "#label=cls")
-    refused([("1.png", 1), ("1.json", '{"kind": 1}')], r"key 'species' \(keys: kind\)", "#label=species")
-    refused([("1.png", 1)], "there are no .json", "#label=species")
-    refused([("1.png", 1), ("1.json", "{")], "1.json in .*no JSON", "#label=species")
-    refused([("1.png", 1), ("1.json", "[]")], "no JSON object", "#label=species")
-    refused([("1.png", 1), ("1.json", '{"species": [1]}')], "no label but a list", "#label=species")
+    assert_rejected([("1.png", 1), ("1.png", 2)], "contains 1.png twice")
+    assert_rejected([("a.txt", "x")], "no images")
+    assert_rejected([("1.png", 1)], r"no images \(\.x\)", "#image=x")
+    assert_rejected([("1.png", 1), ("cat/2.png", 2)], "beside class folders.*#label=none")
+    assert_rejected([("1.png", 1), ("1.cls", "3")], "#folder requires class folders", "#folder=x")
+    assert_rejected([("1.png", 1)], "no .cls members", "#label=cls")
+    assert_rejected([("1.png", 1), ("1.json", '{"kind": 1}')], r"key 'species' \(keys: kind\)", "#label=species")
+    assert_rejected([("1.png", 1)], "there are no .json", "#label=species")
+    assert_rejected([("1.png", 1), ("1.json", "{")], "1.json in .*not JSON", "#label=species")
+    assert_rejected([("1.png", 1), ("1.json", "[]")], "not a JSON object", "#label=species")
+    assert_rejected([("1.png", 1), ("1.json", '{"species": [1]}')], "is a list; expected a label", "#label=species")
 
 
-def test_links_are_refused(tmp_path):
+def test_links_are_rejected(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "1.png")
     os.link(tmp_path / "1.png", tmp_path / "2.png")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
@@ -269,7 +269,7 @@ def test_links_are_refused(tmp_path):
         open_source(str(tmp_path / "a.tar"))
 
 
-def test_folders_without_shards_are_refused(tmp_path):
+def test_folders_without_shards_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"no \.tar files"):
         open_source(f"tar:{tmp_path}")
     (tmp_path / "a.tgz").write_bytes(gzip.compress(b"x"))
