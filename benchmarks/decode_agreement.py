@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms import functional as transforms
 
 from simsiam_eval.encoders.checkpoint import load_encoder
-from simsiam_eval.images.decode import preprocess
+from simsiam_eval.images import preprocess
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source

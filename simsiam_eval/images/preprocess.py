@@ -19,15 +19,16 @@ from simsiam_eval.images.decode import OpenedImage, UnreadableImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MARGIN = 2.0  # pixels a side of a scaled image to those asked of it, at least (benchmarks/results/decode_agreement.md)
-_STRIP = 8  # a resized image this many times longer than its crop is cut first: it would not fit into memory
+# A scaled image keeps at least this many times the resolution it is resized to (benchmarks/results/decode_agreement.md).
+MARGIN = 2.0
+_STRIP = 8  # an image this many times longer than its crop is cropped before the resize, which may not fit into memory
 
 
 def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: int) -> torch.Tensor:
-    """A part of an image at another size: bilinear, antialiased, as Pillow does it to within one gray level (rarely two).
+    """Resize a part of an image (bilinear, antialiased), equal to Pillow to within one gray level (rarely two).
 
-    By torch, in a fraction of Pillow's time; a box between pixels, as scaled decoding makes it, by Pillow: half a pixel off
-    would move features more than the scale does.
+    Done by torch in a fraction of Pillow's time. A box that lies between pixels, as after scaled decoding, is left to
+    Pillow: an error of half a pixel would change features more than the scaling does.
 
     Args:
         pixels: (H,W,3) uint8.
@@ -37,12 +38,12 @@ def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: 
         (3,height,width) uint8.
     """
     top, left, bottom, right = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    first, start = math.floor(top), math.floor(left)
-    part = pixels[first : math.ceil(bottom), start : math.ceil(right)]
+    first_row, first_column = math.floor(top), math.floor(left)
+    part = pixels[first_row : math.ceil(bottom), first_column : math.ceil(right)]
     if part.shape[:2] != (box[2], box[3]):
-        edges = (left - start, top - first, right - start, bottom - first)
+        edges = (left - first_column, top - first_row, right - first_column, bottom - first_row)
         return _pillow_resize(part, edges, height, width)
-    writable = np.require(part, requirements="W")  # torch warns of an array that it could overwrite
+    writable = np.require(part, requirements="W")  # torch warns about a read-only array
     image = torch.from_numpy(writable).permute(2, 0, 1)[None]
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
 
@@ -50,28 +51,31 @@ def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: 
 def _pillow_resize(
     pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int
 ) -> torch.Tensor:
-    """`edges`: left, top, right, bottom."""
+    """`edges`: left, top, right, bottom in pixels. Returns (3,height,width) uint8."""
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, edges)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def _center(image: torch.Tensor, side: int) -> torch.Tensor:
-    """(3,H,W) -> (3,side,side), black where there is no image: torchvision's center_crop."""
-    high, wide = (max(0, side - length) for length in image.shape[1:])
-    if high or wide:
-        image = F.pad(image, (wide // 2, (wide + 1) // 2, high // 2, (high + 1) // 2))
-    first, start = (round((length - side) / 2) for length in image.shape[1:])
-    return image[:, first : first + side, start : start + side]
+def _center_crop(image: torch.Tensor, side: int) -> torch.Tensor:
+    """(3,H,W) -> (3,side,side), padded with black: torchvision's center_crop."""
+    pad_y, pad_x = (max(0, side - length) for length in image.shape[1:])
+    if pad_y or pad_x:
+        image = F.pad(image, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2))
+    top, left = (round((length - side) / 2) for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side to `resize` pixels (bilinear, antialiased), center crop of `crop` pixels, then (x / 255 - mean) / std per
-    channel. The defaults are the reference's test transform on ImageNet.
+    """Resize, center crop and normalize. The defaults are the reference's test transform on ImageNet.
 
-    `squash`: the whole image is resized to the square instead, whatever its proportions.
-    `decode`: full, or scaled: a JPEG whose short side is 2 x MARGIN x `resize` pixels or more is decoded to a half, a
-    quarter or an eighth of its sides, as long as they stay MARGIN x `resize`.
+    Attributes:
+        resize: the short side in pixels after the resize (bilinear, antialiased).
+        crop: side of the center crop in pixels.
+        mean, std: per channel; a pixel x becomes (x / 255 - mean) / std.
+        squash: resize the whole image to a square of `crop` pixels instead, whatever its aspect ratio.
+        decode: "full", or "scaled": a JPEG whose short side is at least 2 x MARGIN x `resize` pixels is decoded to a half,
+            a quarter or an eighth of its sides, as long as they stay at least MARGIN x `resize`.
     """
 
     resize: int = 256
@@ -82,36 +86,39 @@ class Preprocessing:
     decode: str = "full"
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
-        """Image -> (3,crop,crop) uint8, within one gray level (rarely two) of torchvision's Resize and CenterCrop on PIL.
+        """Image -> (3,crop,crop) uint8, equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
 
         Raises:
             UnreadableImage: it cannot be decoded.
         """
-        short, wanted = min(image.height, image.width), self.crop if self.squash else self.resize
+        short, target = min(image.height, image.width), self.crop if self.squash else self.resize
         if short < 1:
-            raise UnreadableImage(f"no pixels: {image.height} x {image.width}")
-        height, width = (int(wanted * side / short) for side in (image.height, image.width))
+            raise UnreadableImage(f"no pixels ({image.height} x {image.width})")
+        height, width = (int(target * side / short) for side in (image.height, image.width))
         if self.squash:
-            height = width = wanted
-        pixels, factor = image.reduced(short / (MARGIN * wanted) if self.decode == "scaled" else 1)
-        high, wide = image.height / factor, image.width / factor
-        # CIFAR's: the general way takes longer to be called.
+            height = width = target
+        pixels, factor = image.reduced(short / (MARGIN * target) if self.decode == "scaled" else 1)
+        source_height, source_width = image.height / factor, image.width / factor
+        # Images of the right size, such as CIFAR's: calling resize would take longer than the work.
         if pixels.shape[:2] == (height, width) == (self.crop, self.crop):
             return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
         if max(height, width) > _STRIP * max(self.crop, self.resize):
-            resized = self._middle(pixels, high, wide, height, width)
+            resized = self._resize_strip(pixels, source_height, source_width, height, width)
         else:
-            resized = resize(pixels, (0, 0, high, wide), height, width)
-        return _center(resized, self.crop)
+            resized = resize(pixels, (0, 0, source_height, source_width), height, width)
+        return _center_crop(resized, self.crop)
 
-    def _middle(self, pixels: NDArray[np.uint8], high: float, wide: float, height: int, width: int) -> torch.Tensor:
-        """The part of the resized image that the center crop takes of its long side."""
-        first = round((max(height, width) - self.crop) / 2)
-        last = first + self.crop
+    def _resize_strip(
+        self, pixels: NDArray[np.uint8], source_height: float, source_width: float, height: int, width: int
+    ) -> torch.Tensor:
+        """The part of the image, resized to (height, width), that the center crop keeps of its long side."""
+        start = round((max(height, width) - self.crop) / 2)
+        end = start + self.crop
         if height > width:
-            edges = (0.0, first * high / height, wide, last * high / height)
-            return _pillow_resize(pixels, edges, self.crop, width)
-        return _pillow_resize(pixels, (first * wide / width, 0.0, last * wide / width, high), height, self.crop)
+            top, bottom = start * source_height / height, end * source_height / height
+            return _pillow_resize(pixels, (0.0, top, source_width, bottom), self.crop, width)
+        left, right = start * source_width / width, end * source_width / width
+        return _pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""
@@ -119,8 +126,11 @@ class Preprocessing:
         return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as feature files and checkpoints record them; `squash` and `decode` only where they are not the
-        defaults: so records from before there was a choice are equal to those of today."""
+        """Plain values, as feature files and checkpoints record them.
+
+        `squash` and `decode` are left out at their defaults, so that records made before these options existed compare
+        equal.
+        """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {
             name: value
@@ -130,6 +140,11 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """What `to_dict` recorded.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or impossible.
+        """
         sides, colors = (int(values["resize"]), int(values["crop"])), (tuple(values["mean"]), tuple(values["std"]))
         if min(sides) < 1:
             raise ValueError(f"impossible sides {sides}")
@@ -138,11 +153,11 @@ class Preprocessing:
 
 @cache
 def _by_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """(3,1,1); kept, since a GPU would be waited for."""
+    """(3,1,1); cached, because copying to a GPU would wait for it."""
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
-# `--transform`: the published test transforms by name, and one that cuts nothing off.
+# `--transform`: the published test transforms by name, and one without a crop.
 TRANSFORMS = {
     "imagenet": Preprocessing(),
     "cifar": Preprocessing(resize=32, crop=32),
@@ -162,14 +177,14 @@ def preprocessing_for(
     """How the images of an encoder are prepared.
 
     Args:
-        stem: imagenet (256 / 224 px) or cifar (32 px): the default's.
-        own: what our own checkpoint recorded, which goes before the stem's default.
-        transform: a name in TRANSFORMS, which goes before both; "auto": none.
-        resize, crop, decode: go before all; `crop` alone also sets `resize` in the same proportion.
+        stem: "imagenet" (256 / 224 px) or "cifar" (32 px), the default.
+        own: the record of a checkpoint of ours, whose preprocessing overrides the default.
+        transform: a name in TRANSFORMS, which overrides both; "auto": none.
+        resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
 
     Raises:
-        DataError: what the checkpoint recorded cannot be used.
-        UsageError: a crop larger than what it is cut from.
+        DataError: the checkpoint's preprocessing is damaged.
+        UsageError: the crop is larger than the resized image.
     """
     if transform != "auto":
         chosen = TRANSFORMS[transform]
@@ -178,7 +193,7 @@ def preprocessing_for(
             chosen = Preprocessing.from_dict(own["preprocessing"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"The checkpoint's own preprocessing cannot be used ({error}): give --transform."
+                f"The checkpoint's own preprocessing cannot be used ({error}); choose one with --transform."
             ) from error
     else:
         chosen = TRANSFORMS[stem]
@@ -189,5 +204,5 @@ def preprocessing_for(
     if decode is not None:
         chosen = replace(chosen, decode=decode)
     if chosen.resize < chosen.crop and not chosen.squash:
-        raise UsageError(f"--resize {chosen.resize} is smaller than --crop {chosen.crop}: give a larger one.")
+        raise UsageError(f"--resize {chosen.resize} is smaller than --crop {chosen.crop}; expected at least the crop.")
     return chosen

@@ -57,7 +57,7 @@ def reject_compressed(file: Path) -> None:
     if command:
         raise DataError(
             f"{file} is compressed, so its images cannot be read one by one; make it a plain .tar "
-            f"({command} {file.name}) or unpack it."
+            f"(`{command} {file.name}`) or unpack it."
         )
 
 
@@ -165,8 +165,8 @@ def _members(shard: Path) -> Iterator[_Member]:
                     yield _Member(name, key, extension.lower(), entry.offset_data, entry.size)
                 elif not entry.isdir() and is_image(last):
                     raise DataError(
-                        f"{name} in {shard} is a link or a sparse file; pack it again with tar's --dereference "
-                        "--hard-dereference."
+                        f"{name} in {shard} is a link or a sparse file; pack it again with "
+                        "`tar --dereference --hard-dereference`."
                     )
             end = archive.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
@@ -184,7 +184,7 @@ def _reject_damaged_end(shard: Path, end: int) -> None:
         raise DataError(f"{shard} is damaged at byte {end}; get it again.")
     if rest.strip(b"\0"):
         raise DataError(
-            f"{shard} continues after its end, as joined archives do; unpack it with tar -i and pack it again."
+            f"{shard} continues after its end, as joined archives do; unpack it with `tar -i` and pack it again."
         )
 
 

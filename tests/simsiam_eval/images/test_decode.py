@@ -1,4 +1,4 @@
-"""Every stored form of an image becomes the RGB image a viewer shows, however it is decoded; damage has a reason."""
+"""Every stored form of an image becomes the RGB image that a viewer shows; a damaged one has a reason."""
 
 import io
 
@@ -50,23 +50,23 @@ def test_colors_are_kept(mode):
 
 
 def test_cmyk():
-    found = decoded(stored(Image.fromarray(RED_GREEN).resize((16, 16), 0).convert("CMYK"), "TIFF"))
-    assert np.abs(found[0, 0].astype(int) - RED_GREEN[0, 0]).max() <= 1
+    pixels = decoded(stored(Image.fromarray(RED_GREEN).resize((16, 16), 0).convert("CMYK"), "TIFF"))
+    assert np.abs(pixels[0, 0].astype(int) - RED_GREEN[0, 0]).max() <= 1
 
 
 def test_gray_has_three_equal_channels():
-    found = decoded(stored(Image.fromarray(np.array([[7, 200]], dtype=np.uint8))))
-    assert found.tolist() == [[[7] * 3, [200] * 3]]
+    pixels = decoded(stored(Image.fromarray(np.array([[7, 200]], dtype=np.uint8))))
+    assert pixels.tolist() == [[[7] * 3, [200] * 3]]
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
-    found = decoded(stored(Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))))
-    assert found[0, :, 0].tolist() == [0, 128, 255]
+    pixels = decoded(stored(Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))))
+    assert pixels[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_transparent_lies_on_white():
-    found = decoded(stored(Image.new("RGBA", (2, 1), (0, 0, 0, 0))))
-    assert found.tolist() == [[[255, 255, 255]] * 2]
+def test_transparency_becomes_white():
+    pixels = decoded(stored(Image.new("RGBA", (2, 1), (0, 0, 0, 0))))
+    assert pixels.tolist() == [[[255, 255, 255]] * 2]
 
 
 def test_exif_orientation_is_applied():
@@ -76,23 +76,25 @@ def test_exif_orientation_is_applied():
 
 
 @pytest.mark.parametrize("form", JPEGS)
-def test_jpegs_are_as_pillow_shows_them(form):
+def test_jpegs_equal_pillow(form):
     with Image.open(io.BytesIO(JPEGS[form])) as image:
         expected = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(decoded(JPEGS[form]) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("form", JPEGS)
-@pytest.mark.parametrize(("most", "factor"), [(0.3, 1), (1.99, 1), (2, 2), (7.9, 4), (100, 8)])
-def test_a_reduced_jpeg_is_the_mean_of_its_blocks(form, most, factor):
+@pytest.mark.parametrize(("max_factor", "factor"), [(0.3, 1), (1.99, 1), (2, 2), (7.9, 4), (100, 8)])
+def test_reduced_jpeg_is_the_mean_of_its_blocks(form, max_factor, factor):
     image = open_image(JPEGS[form])
-    pixels, was = image.reduced(most)
-    assert was == factor
+    pixels, used = image.reduced(max_factor)
+    assert used == factor
     whole = image.pixels().astype(float)
-    high, wide = image.height // factor, image.width // factor
+    rows, columns = image.height // factor, image.width // factor
     assert pixels.shape == (-(-image.height // factor), -(-image.width // factor), 3)
-    blocks = whole[: high * factor, : wide * factor].reshape(high, factor, wide, factor, 3).mean(axis=(1, 3))
-    assert np.abs(pixels[:high, :wide] - blocks).mean() < 4  # gray levels; the colors of 4:2:0 lie between the pixels
+    blocks = whole[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, 3).mean(axis=(1, 3))
+    assert (
+        np.abs(pixels[:rows, :columns] - blocks).mean() < 4
+    )  # gray levels; the colors of 4:2:0 lie between the pixels
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP", "TIFF"])
@@ -103,27 +105,27 @@ def test_only_jpegs_are_reduced(kind):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("most", [1, 2])
-def test_size_is_known_before_decoding_whatever_the_orientation(orientation, most):
+@pytest.mark.parametrize("factor", [1, 2])
+def test_size_is_known_before_decoding_in_any_orientation(orientation, factor):
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = stored(noise(), "JPEG", exif=exif)
     image = open_image(file)
-    pixels, factor = image.reduced(most)
-    assert factor == most
-    assert pixels.shape == (-(-image.height // most), -(-image.width // most), 3)
-    if most == 1:
+    pixels, used = image.reduced(factor)
+    assert used == factor
+    assert pixels.shape == (-(-image.height // factor), -(-image.width // factor), 3)
+    if factor == 1:
         assert np.array_equal(pixels, ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
 
 
-def test_without_simplejpeg_pillow_gives_the_same(monkeypatch):
+def test_pillow_alone_gives_equal_pixels(monkeypatch):
     fast = {form: decoded(file) for form, file in JPEGS.items()}
     monkeypatch.setattr(images, "simplejpeg", None)
     assert all(np.abs(fast[form] - decoded(file).astype(int)).max() <= 1 for form, file in JPEGS.items())
 
 
 @pytest.mark.parametrize("form", JPEGS)
-def test_a_cut_jpeg_is_unreadable_wherever_it_ends(form):
+def test_truncated_jpeg_is_unreadable(form):
     length = JPEGS[form].index(b"\xff\xd9")  # of the first picture
     for end in [*range(0, length, 61), length]:
         with pytest.raises(UnreadableImage):
@@ -132,7 +134,7 @@ def test_a_cut_jpeg_is_unreadable_wherever_it_ends(form):
             open_image(JPEGS[form][:end]).reduced(2)
 
 
-def test_a_damaged_jpeg_is_to_us_what_it_is_to_pillow(monkeypatch):
+def test_damaged_jpegs_are_treated_as_by_pillow(monkeypatch):
     def read(file):
         try:
             return open_image(file).pixels()
@@ -145,14 +147,14 @@ def test_a_damaged_jpeg_is_to_us_what_it_is_to_pillow(monkeypatch):
         file = bytearray(JPEGS["4:2:0"])
         file[rng.integers(len(file))] = rng.integers(256)
         damaged.append(bytes(file))
-    found = [read(file) for file in damaged]
-    assert {type(one) for one in found} == {str, np.ndarray}
+    results = [read(file) for file in damaged]
+    assert {type(result) for result in results} == {str, np.ndarray}
     monkeypatch.setattr(images, "simplejpeg", None)
-    assert all(np.array_equal(ours, read(file)) for ours, file in zip(found, damaged, strict=True))
+    assert all(np.array_equal(ours, read(file)) for ours, file in zip(results, damaged, strict=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"text"])
-def test_what_is_no_image_is_unreadable(content):
+def test_file_that_is_not_an_image_is_unreadable(content):
     with pytest.raises(UnreadableImage, match="not an image"):
         open_image(content)
 
@@ -174,12 +176,12 @@ def test_missing_file_and_bomb(tmp_path, monkeypatch):
         (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
     ],
 )
-def test_white_of_floats_and_wide_numbers_is_told_from_the_largest(values, shown):
-    found = decoded(stored(Image.fromarray(values), "TIFF"))
-    assert found[0, :, 0].tolist() == shown
+def test_white_of_floats_and_wide_integers_follows_the_largest_value(values, shown):
+    pixels = decoded(stored(Image.fromarray(values), "TIFF"))
+    assert pixels[0, :, 0].tolist() == shown
 
 
-def test_a_gray_value_that_is_marked_as_clear_lies_on_white():
+def test_transparent_gray_value_becomes_white():
     file = io.BytesIO()
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(file, "PNG", transparency=0)
     assert decoded(file.getvalue())[0, :, 0].tolist() == [255, 128, 255]
@@ -187,7 +189,7 @@ def test_a_gray_value_that_is_marked_as_clear_lies_on_white():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_size_in_the_header_is_the_size_of_the_image(tmp_path, kind, orientation):
+def test_size_in_the_header_is_that_of_the_image(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     noise().save(tmp_path / "a", kind, exif=exif)
@@ -199,11 +201,11 @@ def test_the_size_in_the_header_is_the_size_of_the_image(tmp_path, kind, orienta
         assert image_size(tmp_path / "a") == (opened.width, opened.height)
 
 
-def test_a_file_without_a_size(tmp_path):
-    for content, says in ((None, "no such file"), (b"", "not an image"), (b"none", "not an image")):
+def test_files_without_a_size(tmp_path):
+    for content, message in ((None, "no such file"), (b"", "not an image"), (b"none", "not an image")):
         if content is not None:
             (tmp_path / "a").write_bytes(content)
-        with pytest.raises(UnreadableImage, match=says):
+        with pytest.raises(UnreadableImage, match=message):
             image_size(tmp_path / "a")
     with pytest.raises(UnreadableImage, match=r"not a regular file|is a directory"):
         image_size(tmp_path)

@@ -1,3 +1,5 @@
+"""Preprocessing: equal to torchvision, and chosen by user, checkpoint and stem."""
+
 import io
 
 import numpy as np
@@ -35,38 +37,38 @@ def torchvisions(resize, crop):
 @pytest.mark.parametrize(("resize", "crop"), [(32, 28), (32, 32), (27, 22), (20, 33), (70, 64)])
 def test_equals_torchvisions_test_transform(size, resize, crop):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    found = Preprocessing(resize, crop).pixels(DecodedImage(np.array(image)))
-    assert found.dtype == torch.uint8
-    apart = (found.int() - torchvisions(resize, crop)(image).int()).abs()
-    # Gray levels. Two where both passes of the resize meet a value half-way between two: never in a photograph made smaller.
-    assert apart.max() <= 2
-    assert (apart > 1).float().mean() <= 1e-3
-    assert apart.float().mean() <= 0.3
+    pixels = Preprocessing(resize, crop).pixels(DecodedImage(np.array(image)))
+    assert pixels.dtype == torch.uint8
+    difference = (pixels.int() - torchvisions(resize, crop)(image).int()).abs()
+    # Gray levels. Two where both passes of the resize round a value half-way; never in a photograph that shrinks.
+    assert difference.max() <= 2
+    assert (difference > 1).float().mean() <= 1e-3
+    assert difference.float().mean() <= 0.3
 
 
 @pytest.mark.parametrize("size", [(480, 640), (375, 500), (301, 225), (1200, 1601)])
 def test_equals_torchvision_on_photographs_to_one_gray_level(size):
     for pixels in load_sample_images().images:
         image = Image.fromarray(pixels).resize(size[::-1])
-        found = Preprocessing().pixels(DecodedImage(np.array(image)))
-        apart = (found.int() - torchvisions(256, 224)(image).int()).abs()
-        assert apart.max() <= 1
-        assert apart.float().mean() <= 0.02
+        resized = Preprocessing().pixels(DecodedImage(np.array(image)))
+        difference = (resized.int() - torchvisions(256, 224)(image).int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() <= 0.02
 
 
 @pytest.mark.parametrize("size", [(3, 100), (100, 3), (10, 201)])
-def test_of_a_strip_only_the_middle_is_resized(size):
+def test_only_the_middle_of_a_strip_is_resized(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    apart = Preprocessing(20, 16).pixels(DecodedImage(np.array(image))).int() - torchvisions(20, 16)(image).int()
-    assert apart.abs().max() <= 1
+    difference = Preprocessing(20, 16).pixels(DecodedImage(np.array(image))).int() - torchvisions(20, 16)(image).int()
+    assert difference.abs().max() <= 1
 
 
-def test_a_strip_that_would_not_fit_into_memory_when_resized():
+def test_strip_that_would_not_fit_into_memory_when_resized():
     strip = DecodedImage(np.full((1, 1_000_000, 3), 7, np.uint8))  # 196 GB at 256 px
     assert (Preprocessing().pixels(strip) == 7).all()
 
 
-def test_normalizes_as_torchvision():
+def test_normalize_equals_torchvision():
     pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     torch.testing.assert_close(Preprocessing().normalize(pixels), theirs(pixels), rtol=1e-6, atol=1e-6)
@@ -81,17 +83,17 @@ def photo(width, height):
 @pytest.mark.parametrize(
     ("size", "factor"), [((127, 200), 1), ((128, 128), 2), ((255, 257), 2), ((401, 300), 4), ((640, 511), 4)]
 )
-def test_scaled_decoding_keeps_twice_the_pixels_and_the_picture(size, factor, monkeypatch):
+def test_scaled_decoding_keeps_twice_the_resolution(size, factor, monkeypatch):
     image, factors = photo(*size), []
     reduced = image.reduced
-    monkeypatch.setattr(image, "reduced", lambda most: factors.append(reduced(most)[1]) or reduced(most))
+    monkeypatch.setattr(image, "reduced", lambda factor: factors.append(reduced(factor)[1]) or reduced(factor))
     whole, scaled = (Preprocessing(32, 28, decode=decode).pixels(image).float() for decode in ("full", "scaled"))
     assert factors == [1, factor]
     assert torch.equal(whole, scaled) == (factor == 1)
     assert (whole - scaled).abs().mean() < 1  # gray levels
 
 
-def test_plain_values_make_it_again():
+def test_plain_values_round_trip():
     chosen = Preprocessing(resize=10, crop=8, mean=(0.1, 0.2, 0.3))
     assert Preprocessing.from_dict(chosen.to_dict()) == chosen
     scaled = Preprocessing(decode="scaled")
@@ -99,13 +101,13 @@ def test_plain_values_make_it_again():
     assert scaled.to_dict() != Preprocessing().to_dict()
 
 
-def test_a_record_that_is_older_than_scaled_decoding_means_full():
+def test_record_without_decode_means_full():
     old = {"resize": 256, "crop": 224, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     assert Preprocessing.from_dict(old) == Preprocessing(decode="full")
-    assert Preprocessing(decode="full").to_dict() == old  # so that features of both may be used together
+    assert Preprocessing(decode="full").to_dict() == old  # so that features of both can be used together
 
 
-def test_decoding_comes_from_the_user_then_the_checkpoint():
+def test_decode_comes_from_the_user_then_the_checkpoint():
     own = {"preprocessing": Preprocessing(decode="scaled").to_dict()}
     assert preprocessing_for("imagenet", None).decode == "full"
     assert preprocessing_for("imagenet", own).decode == "scaled"
@@ -113,7 +115,7 @@ def test_decoding_comes_from_the_user_then_the_checkpoint():
 
 
 @pytest.mark.parametrize(
-    ("stem", "own", "asked", "sizes"),
+    ("stem", "own", "options", "sizes"),
     [
         ("imagenet", None, {}, (256, 224)),
         ("cifar", None, {}, (32, 32)),
@@ -127,14 +129,14 @@ def test_decoding_comes_from_the_user_then_the_checkpoint():
         ("imagenet", None, {"transform": "cifar", "crop": 28}, (28, 28)),
     ],
 )
-def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, own, asked, sizes):
-    chosen = preprocessing_for(stem, own, **asked)
+def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, own, options, sizes):
+    chosen = preprocessing_for(stem, own, **options)
     assert (chosen.resize, chosen.crop) == sizes
 
 
-def test_squash_cuts_nothing_off():
+def test_squash_keeps_the_whole_image():
     image = Image.new("RGB", (40, 20), "black")
-    image.paste("white", (36, 0, 40, 20))  # a right edge that a center crop loses
+    image.paste("white", (36, 0, 40, 20))  # a right edge that a center crop would lose
     image = DecodedImage(np.array(image))
     squashed = Preprocessing(resize=20, crop=20, squash=True)
     assert squashed.pixels(image).shape == (3, 20, 20)
@@ -144,11 +146,11 @@ def test_squash_cuts_nothing_off():
 
 
 @pytest.mark.parametrize("damaged", [{"resize": "x", "crop": 8}, {"resize": 0, "crop": 8, "mean": [0], "std": [1]}, {}])
-def test_a_checkpoints_damaged_record_is_one_sentence(damaged):
+def test_damaged_record_of_a_checkpoint_is_rejected(damaged):
     with pytest.raises(DataError, match="own preprocessing"):
         preprocessing_for("imagenet", {"preprocessing": {"resize": 8} | damaged})
 
 
-def test_a_crop_larger_than_what_it_is_cut_from_is_refused():
+def test_crop_larger_than_the_resized_image_is_rejected():
     with pytest.raises(UsageError, match="--resize 8 is smaller than --crop 64"):
         preprocessing_for("imagenet", None, resize=8, crop=64)

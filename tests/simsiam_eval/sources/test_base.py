@@ -112,7 +112,7 @@ def test_system_error_is_not_an_unreadable_image(tmp_path, monkeypatch, write_im
     def gone(path, flags):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr("simsiam_eval.images.decode._without_waiting", gone)
+    monkeypatch.setattr("simsiam_eval.images.decode._open_nonblocking", gone)
     for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
         with pytest.raises(DataError, match="cannot be read now"):
             read(open_source(str(tmp_path)))
