@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, setting
+from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import DECODINGS, STEMS
@@ -44,7 +44,7 @@ _IMAGENET: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings(DeviceSettings, PrecisionSettings, SeedSettings):
+class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     """Pretrain an encoder with SimSiam (Chen and He, arXiv 2011.10566) on unlabeled images."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

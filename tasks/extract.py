@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import setting
+from simsiam_eval.commands.settings import ProcessSettings, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractSettings(FeatureSettings):
+class ExtractSettings(FeatureSettings, ProcessSettings):
     """Extract the features of images into an HDF5 feature file; a killed run goes on where it was."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -45,7 +45,9 @@ class ExtractSettings(FeatureSettings):
     ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
 
     def check(self) -> None:
-        if self.engine != "ray":
+        if self.engine == "ray":
+            self.refuse_given(("num_gpus",), "cannot be used with --engine ray: it has --ray-workers")
+        else:
             self.refuse_given(("ray_address", "ray_workers"), "needs --engine ray")
         self.row_range()
 

@@ -18,7 +18,16 @@ from simsiam_eval.files.atomic import refuse_unwritable
 from simsiam_eval.sources.spec import path_of
 from simsiam_eval.vocabulary import PRECISIONS
 
-__all__ = ["DeviceSettings", "PrecisionSettings", "SeedSettings", "Settings", "may_change", "option_name", "setting"]
+__all__ = [
+    "DeviceSettings",
+    "PrecisionSettings",
+    "ProcessSettings",
+    "SeedSettings",
+    "Settings",
+    "may_change",
+    "option_name",
+    "setting",
+]
 
 
 def may_change(settings_class: type[Settings]) -> set[str]:
@@ -135,6 +144,21 @@ class DeviceSettings(Settings):
     GROUPS: ClassVar[dict[str, str]] = {"machine": "device"}
 
     device: str = setting("auto", may_change=True, help="auto (CUDA if available), cpu, cuda or cuda:N.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessSettings(DeviceSettings):
+    """For commands that can compute in several processes."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"machine": "num_gpus"}
+
+    num_gpus: int | None = setting(
+        None,
+        at_least=1,
+        may_change=True,
+        help="Number of processes to start on this machine with torchrun, one per GPU (on a CPU, that many that share its "
+        "cores); default: this process, or those that torchrun started.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

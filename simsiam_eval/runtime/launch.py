@@ -1,4 +1,4 @@
-"""`--num-gpus N`: the same command, started by torchrun in N processes (design, contract 8: no launcher of our own)."""
+"""`--num-gpus N`: the same command, started by torchrun in N processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from simsiam_eval.errors import UsageError
 from simsiam_eval.runtime.machine import usable_cores
 
-_COMMANDS = ("cli", "simsiam-eval")
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def torchrun_group() -> tuple[int, int] | None:
-    """The rank of this process and how many torchrun started, or None without it. (RANK alone is another scheduler's.)
+    """Rank of this process and number of processes that torchrun started; None without torchrun. (RANK alone is another
+    scheduler's.)
 
     Raises:
         UsageError: the variables hold no such numbers.
@@ -22,40 +23,52 @@ def torchrun_group() -> tuple[int, int] | None:
     if rank is None or world is None:
         return None
     try:
-        found = int(rank), int(world)
+        group = int(rank), int(world)
     except ValueError:
-        found = 0, 0
-    if not 0 <= found[0] < found[1]:
+        group = 0, 0
+    if not 0 <= group[0] < group[1]:
         raise UsageError(
-            f"RANK={rank} and WORLD_SIZE={world} are no group of processes: start torchrun, or unset them."
+            f"RANK={rank} and WORLD_SIZE={world} do not describe a group of processes: start torchrun, or unset them."
         )
-    return found
+    return group
 
 
 def under_torchrun(count: int | None, device: str) -> None:
-    """Go on where this is one of `count` processes (None: of any number); else become torchrun, which starts them.
+    """Return if this is one of `count` processes (None: of any number); else replace this process by torchrun, which
+    starts them.
 
     Raises:
-        UsageError: torchrun started another number, there are not so many GPUs, or this is no command line.
+        UsageError: torchrun started another number, there are fewer GPUs, or the program is not the command line.
     """
     if (group := torchrun_group()) is not None:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", group[1]))
-        if count not in (None, here):
-            raise UsageError(f"--num-gpus {count}, but torchrun started {here} here: leave out one of the two.")
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", group[1]))
+        if count not in (None, local):
+            raise UsageError(f"--num-gpus {count}, but torchrun started {local} here: leave out one of the two.")
         return
     if count in (None, 1):
         return
     _check_devices(count, device)
-    if Path(sys.argv[0]).stem not in _COMMANDS:
+    program = _program()
+    if program is None:
         raise UsageError(
-            f"--num-gpus is of the command line: start this program with torchrun --nproc-per-node {count}."
+            f"--num-gpus requires the command line: start this program with `torchrun --nproc-per-node {count}`."
         )
     # Without it torchrun gives each process one thread, and says so.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+    os.execv(sys.executable, [sys.executable, *torchrun, *program, *sys.argv[1:]])
+
+
+def _program() -> list[str] | None:
+    """How torchrun starts the command line that runs here; None for another program."""
+    program = Path(sys.argv[0])
+    if program.stem == "simsiam-eval" or program.resolve() == _PACKAGE.parent / "cli.py":
+        return [sys.argv[0]]
+    if program.resolve() == _PACKAGE / "__main__.py":  # python -m simsiam_eval
+        return ["-m", _PACKAGE.name]
+    return None
 
 
 def _check_devices(count: int, device: str) -> None:
@@ -67,6 +80,6 @@ def _check_devices(count: int, device: str) -> None:
     import torch
 
     if chosen.index is not None:
-        raise UsageError(f"--device {device} is one GPU and --num-gpus {count} are several: give --device cuda.")
+        raise UsageError(f"--device {device} is one GPU, but --num-gpus is {count}: use --device cuda.")
     if count > torch.cuda.device_count():
-        raise UsageError(f"--num-gpus {count}, but this machine shows {torch.cuda.device_count()}.")
+        raise UsageError(f"--num-gpus {count}, but this machine has {torch.cuda.device_count()}.")

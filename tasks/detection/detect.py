@@ -28,7 +28,7 @@ _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
 
 
 def detect(settings: DetectSettings) -> Result:
-    """Run `detect`: on one process, or on those that torchrun started, which --num-gpus makes the command become.
+    """Run `detect`: on one process, or on those that torchrun started.
 
     In a folder that holds runs already it goes on where they were.
 
@@ -37,11 +37,9 @@ def detect(settings: DetectSettings) -> Result:
         DataError: images, annotations or the run folder cannot be used, the loss is not finite, or memory is short.
         Stopped: by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
-    from simsiam_eval.runtime.launch import under_torchrun
     from simsiam_eval.runtime.processes import join_processes
 
     started = time.perf_counter()
-    under_torchrun(settings.num_gpus, settings.device)
     with join_processes(settings.device) as processes:
         return _Detection(settings, processes).result(started)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, setting
+from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import STEMS
@@ -42,7 +42,7 @@ def schedule_name(preset: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings(DeviceSettings, PrecisionSettings, SeedSettings):
+class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     """Fine-tune a detector (Faster or Mask R-CNN) from an encoder, and report AP, AP50 and AP75."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -73,7 +73,7 @@ class DetectSettings(DeviceSettings, PrecisionSettings, SeedSettings):
         "evaluation": "trials metric",
         "preprocessing": "min_sizes test_size max_size",
         "checkpoints": "out checkpoint_every resume",
-        "machine": "num_gpus workers",
+        "machine": "workers",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--checkpoint checkpoint.pth.tar --train voc:VOC2007#trainval --test voc:VOC2007#test --out runs/voc",
@@ -135,13 +135,6 @@ class DetectSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     )
     precise_bn: int | None = setting(
         None, at_least=0, help="Batches for the BN statistics after training; default: 200, on a CPU 20."
-    )
-    num_gpus: int | None = setting(
-        None,
-        at_least=1,
-        may_change=True,
-        help="Processes that torchrun starts on this machine, one for each GPU (on a CPU: so many), which share --batch; "
-        "default: this one, or those that torchrun has started.",
     )
     checkpoint_every: int = setting(1000, at_least=1, may_change=True, help="Steps between two checkpoints.")
     resume: str = setting(

@@ -1,10 +1,12 @@
 """The program: help without torch, and the ways to start it."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cli import main
@@ -49,3 +51,24 @@ def test_the_program_lists_its_commands_in_order_and_whole():
 def test_a_typo_is_answered_by_the_near_command():
     assert "'knn'" in CliRunner().invoke(main, ["kmn"]).stderr
     assert "'search'" in CliRunner().invoke(main, ["retrieval", "serach"]).stderr
+
+
+@pytest.mark.parametrize("program", ["python -m simsiam_eval", "simsiam-eval", "python cli.py"])
+def test_modules_of_the_same_names_in_the_working_folder_change_nothing(program, tmp_path):
+    for name in ("tasks", "pretrain", "cli"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    start = {
+        "python -m simsiam_eval": [sys.executable, "-m", "simsiam_eval"],
+        "simsiam-eval": [Path(sys.executable).parent / "simsiam-eval"],
+        "python cli.py": [sys.executable, ROOT / "cli.py"],
+    }[program]
+    if not Path(start[0]).exists():
+        pytest.skip("simsiam-eval is not installed beside this Python")
+    environment = os.environ | ({"PYTHONPATH": str(ROOT)} if "-m" in start else {})
+    for arguments, status, says in (
+        (["--help"], 0, "linear-eval"),
+        (["inspect", "none.pth"], 1, "none.pth"),
+        (["pretrain", "--preset", "digits", "--data", "nowhere:x", "--out", "run"], 2, "nowhere"),
+    ):
+        run = subprocess.run([*start, *arguments], cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert (run.returncode, says in run.stdout + run.stderr) == (status, True), run.stderr

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.runtime.launch import torchrun_group, under_torchrun
 from simsiam_eval.runtime.processes import join_processes
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture
 def became(monkeypatch):
     """What the process became, instead of becoming it."""
     found = []
     monkeypatch.setattr(os, "execv", lambda program, arguments: found.append([program, *arguments]))
-    monkeypatch.setattr(sys, "argv", ["/somewhere/cli.py", "detect", "--num-gpus", "2"])
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "cli.py"), "detect", "--num-gpus", "2"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -29,6 +32,18 @@ def test_the_same_command_is_torchruns(became):
     assert command[:2] == [sys.executable] * 2
     assert command[2:4] == ["-m", "torch.distributed.run"] and "--nproc-per-node=2" in command
     assert command[-4:] == sys.argv
+
+
+def test_the_installed_command_and_the_module_are_torchruns_too(became, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/simsiam-eval", "extract"])
+    under_torchrun(2, "cpu")
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "simsiam_eval" / "__main__.py"), "extract"])
+    under_torchrun(2, "cpu")
+    assert [command[-2:] for command in became] == [
+        ["/somewhere/bin/simsiam-eval", "extract"],
+        ["simsiam_eval", "extract"],
+    ]
+    assert became[1][-3] == "-m"
 
 
 def test_one_process_and_those_of_torchrun_are_these(became, monkeypatch):
@@ -45,12 +60,12 @@ def test_one_process_and_those_of_torchrun_are_these(became, monkeypatch):
 
 
 def test_gpus_that_are_not_there_and_other_programs(became, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["notebook"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/cli.py"])
     with pytest.raises(UsageError, match="torchrun --nproc-per-node 3"):
         under_torchrun(3, "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device, says in (("auto", "--num-gpus 3, but this machine shows 2"), ("cuda:1", "--device cuda:1 is one GPU")):
+    for device, says in (("auto", "--num-gpus 3, but this machine has 2"), ("cuda:1", "--device cuda:1 is one GPU")):
         with pytest.raises(UsageError, match=says):
             under_torchrun(3, device)
     assert became == []
@@ -58,7 +73,7 @@ def test_gpus_that_are_not_there_and_other_programs(became, monkeypatch):
 
 @pytest.mark.parametrize(("variables", "group"), [
     ({}, None), ({"RANK": "1"}, None), ({"WORLD_SIZE": "2"}, None), ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "no group"), ({"RANK": "0", "WORLD_SIZE": "two"}, "no group"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "do not describe"), ({"RANK": "0", "WORLD_SIZE": "two"}, "do not describe"),
 ])  # fmt: skip
 def test_the_group_is_torchruns_or_none(became, monkeypatch, variables, group):
     for name, value in variables.items():
