@@ -48,7 +48,7 @@ from simsiam_eval.extraction.fused_blocks import fuse_blocks
 from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
 from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
-from simsiam_eval.features.file import read_features
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from report import run, write_table
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.features.file import read_features
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.unit_length import unit_length
 from simsiam_eval.neighbors.exact import search
 

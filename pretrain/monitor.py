@@ -63,8 +63,8 @@ class KnnMonitor:
         options = ExtractionOptions(precision=self._settings.precision, workers=self._settings.workers)
         work = Extraction(encoder, source, self._preprocessing, options, device)
         features = extract_to_memory(work, after_block=lambda block: _refuse_to_go_on(stop))
-        labeled = features.labels >= 0
-        if not labeled.any():
+        labeled = np.flatnonzero(features.labels >= 0)
+        if not len(labeled):
             raise DataError(f"{source.spec} has no labeled image that can be read")
         return features.features[labeled], features.labels[labeled]
 

@@ -14,7 +14,7 @@ from simsiam_eval.vocabulary import SHEET_ENDINGS
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
 
 _SHOWN, _SHEET_GROUPS, _SHEET_IMAGES = 10, 30, 10
 _FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
@@ -60,7 +60,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
         DataError: a feature file cannot be used, or the two are not of one encoder, or of the same images.
     """
     from simsiam_eval.features.compatibility import described_features, refuse_mixture, same_rows
-    from simsiam_eval.features.rows import open_features
+    from simsiam_eval.features.reader import open_features
     from simsiam_eval.files.atomic import write_csv
     from simsiam_eval.neighbors.duplicates import Groups, pairs_above
     from simsiam_eval.runtime.device import resolve_device

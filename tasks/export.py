@@ -14,7 +14,7 @@ from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from simsiam_eval.features.file import FeatureBlock, FeatureReader
+    from simsiam_eval.features.reader import FeatureBlock, FeatureReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def export(settings: ExportSettings) -> Result:
         DataError: the feature file cannot be used, or the output is there already or cannot be written.
         UsageError: pyarrow is not installed.
     """
-    from simsiam_eval.features.file import FeatureReader
+    from simsiam_eval.features.reader import FeatureReader
     from simsiam_eval.files.atomic import cannot_write
 
     started = time.perf_counter()

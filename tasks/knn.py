@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
     from simsiam_eval.neighbors.approximate import NeighborIndex
 
 Pair = tuple[int, float | None]  # k and T; no T where all votes are equal

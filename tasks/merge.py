@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from simsiam_eval.features.file import FeatureReader
+    from simsiam_eval.features.reader import FeatureReader
 
 # What the parts of one extraction have in common.
 _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
@@ -49,7 +49,8 @@ def merge(settings: MergeSettings) -> Result:
     Raises:
         DataError: the parts do not belong together, rows are missing or there twice, or the output cannot be written.
     """
-    from simsiam_eval.features.file import FeatureReader, differences, read_attributes
+    from simsiam_eval.features.file import differences, read_attributes
+    from simsiam_eval.features.reader import FeatureReader
     from simsiam_eval.runtime.progress import say
 
     started = time.perf_counter()

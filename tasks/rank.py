@@ -13,7 +13,7 @@ from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
 if TYPE_CHECKING:
     import torch
 
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def rank(settings: RankSettings) -> Result:
     """
     from simsiam_eval.errors import DataError
     from simsiam_eval.features.compatibility import described_features
-    from simsiam_eval.features.rows import open_features
+    from simsiam_eval.features.reader import open_features
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
@@ -98,8 +98,8 @@ def _alignment(features: Features, some: Any, device: torch.device) -> float | N
     columns = features.attributes["columns"]
     if columns.get("views", (0,))[0] < 2:
         return None
-    rows: Any = features.features
-    views = FeatureRows(features.path, "views", rows.numbers(some))[:]
+    assert features.path is not None
+    views = FeatureRows(features.path, "views", features.rows[some])[:]
     unit = unit_length(torch.from_numpy(views).to(device))
     total = unit.sum(dim=1)
     count = unit.shape[1]

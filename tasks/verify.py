@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from simsiam_eval.features.checks import Check
-    from simsiam_eval.features.file import FeatureReader
+    from simsiam_eval.features.reader import FeatureReader
     from simsiam_eval.sources.base import ImageSource
 
 # Least cosine and largest difference (as part of the row's largest value) of a row computed again. The order of additions
@@ -52,7 +52,8 @@ def verify(settings: VerifySettings) -> Result:
         DataError: there is no such file, or the checkpoint or the images cannot be used.
     """
     from simsiam_eval.features.checks import Check, check_ids, check_layout, check_rows
-    from simsiam_eval.features.file import FeatureReader, part_of
+    from simsiam_eval.features.file import part_of
+    from simsiam_eval.features.reader import FeatureReader
 
     started, path = time.perf_counter(), settings.file
     if path.suffix == ".part":

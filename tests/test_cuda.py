@@ -15,7 +15,7 @@ from pretrain.loader import Loader
 from pretrain.run_folder import random_state, set_random_state
 from pretrain.settings import PretrainSettings
 from simsiam_eval.extraction.blocks import Blocks, read_blocks
-from simsiam_eval.features.file import read_features
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.runtime.processes import Processes

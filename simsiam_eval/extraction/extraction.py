@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block, Blocks, map_blocks, read_blocks
 from simsiam_eval.extraction.fused_blocks import can_fuse
 from simsiam_eval.extraction.inference import FeatureModel, PendingFeatures
-from simsiam_eval.features.file import Features
+from simsiam_eval.features.table import Features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.progress import say
 
@@ -196,8 +195,8 @@ def extract_to_memory(
         ids=np.array([source.id(row) for row in rows], dtype=str),
         attributes=dict(attributes),
         unreadable=len(extraction.rows) - len(rows),
-        path=Path(source.spec),
         rows=np.array(rows, dtype=np.int64),
+        width=extraction.encoder.width,
         columns=further,
     )
 

@@ -13,8 +13,8 @@ from simsiam_eval.extraction.plan import ExtractionOptions, options_like, prepro
 from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, refuse_mixture
-from simsiam_eval.features.file import Features, read_features
-from simsiam_eval.features.rows import open_features
+from simsiam_eval.features.reader import open_features, read_features
+from simsiam_eval.features.table import Features
 
 
 def train_and_test_features(
@@ -89,5 +89,5 @@ def features_of(
     chosen = options if role == "train" else replace(options, views=0)
     if like is None:
         return read(extract_to_cache(checkpoint, spec, role, chosen, device), role)
-    chosen, preprocessing = options_like(like.attributes, chosen), preprocessing_of(like.attributes, like.path)
+    chosen, preprocessing = options_like(like.attributes, chosen), preprocessing_of(like.attributes, like.name)
     return read(extract_to_cache(checkpoint, spec, role, chosen, device, preprocessing), role)

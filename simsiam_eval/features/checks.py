@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.features.file import FeatureBlock, FeatureReader
+from simsiam_eval.features.reader import FeatureBlock, FeatureReader
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.wording import counted
 

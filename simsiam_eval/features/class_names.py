@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.features.file import Features
+from simsiam_eval.features.table import ImageTable, Table
 
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
@@ -33,7 +33,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
     return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
-def in_numbering_of(train: Features, test: Features, missing_is_error: bool = True) -> Features:
+def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = True) -> Table:
     """`test` with the labels of `train`: classes are matched by name, not by number, because two folders number their
     classes alike only if they have the same sub-folders.
 
@@ -46,19 +46,19 @@ def in_numbering_of(train: Features, test: Features, missing_is_error: bool = Tr
     if (train_names is None) != (test_names is None):
         named, unnamed = (train, test) if test_names is None else (test, train)
         raise DataError(
-            f"{named.path} has class names and {unnamed.path} only class numbers, so that classes cannot be matched."
+            f"{named.name} has class names and {unnamed.name} only class numbers, so that classes cannot be matched."
         )
     if train_names is not None and test_names is not None and train_names != test_names:
         number = {name: label for label, name in enumerate(train_names)}
-        for features, names in ((train, train_names), (test, test_names)):
+        for table, names in ((train, train_names), (test, test_names)):
             if len(set(names)) < len(names):
                 raise DataError(
-                    f"{features.path} has two classes of the same name, and the other set numbers its classes differently."
+                    f"{table.name} has two classes of the same name, and the other set numbers its classes differently."
                 )
         unknown = sorted({test_names[label] for label in np.unique(labels[labels >= 0])} - set(train_names))
         if unknown and missing_is_error:
             raise DataError(
-                f"{test.path} has images of a class that {train.path} does not have: {unknown[0]} "
+                f"{test.name} has images of a class that {train.name} does not have: {unknown[0]} "
                 f"({len(unknown)} such classes)."
             )
         number |= {name: len(number) + position for position, name in enumerate(unknown)}
@@ -67,5 +67,5 @@ def in_numbering_of(train: Features, test: Features, missing_is_error: bool = Tr
     missing = np.setdiff1d(labels, train.labels)
     if len(missing) and missing_is_error:
         name = class_name(int(missing[0]), train_names)
-        raise DataError(f"{train.path} has no image of a class of {test.path}: {name} ({len(missing)} such classes).")
+        raise DataError(f"{train.name} has no image of a class of {test.name}: {name} ({len(missing)} such classes).")
     return replace(test, labels=labels)

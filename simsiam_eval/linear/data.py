@@ -14,8 +14,9 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
 from simsiam_eval.features.class_names import class_name, distinct_names
-from simsiam_eval.features.file import Features, read_attributes
+from simsiam_eval.features.file import read_attributes
 from simsiam_eval.features.layers import chosen_layers, layers_in
+from simsiam_eval.features.table import Features
 from simsiam_eval.linear.feeds import CropFeed, Feed, ViewFeed
 from simsiam_eval.linear.training import LabeledFeatures
 

@@ -16,7 +16,7 @@ from simsiam_eval.extraction.blocks import Block
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.inference import PendingFeatures
 from simsiam_eval.extraction.plan import ExtractionOptions
-from simsiam_eval.features.file import Features
+from simsiam_eval.features.table import Features
 from simsiam_eval.sources.base import ImageSource
 
 

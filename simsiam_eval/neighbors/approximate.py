@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.cache import cache_folder, make_cache_folder
@@ -85,7 +86,7 @@ class NeighborIndex:
         return ",".join(f"{name}={value}" for name, value in applied.items())
 
     def search(
-        self, queries: NDArray[np.floating], k: int, own: NDArray[np.int64] | None = None
+        self, queries: FeatureMatrix, k: int, own: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The neighbors of queries (M,D) as neighbors.search returns them; where the index finds fewer than k, row -1
         with similarity -inf.
@@ -97,7 +98,7 @@ class NeighborIndex:
         return self._search(queries, min(k, self.index.ntotal - (own is not None)), own)
 
     def search_blocks(
-        self, queries: NDArray[np.floating], k: int, own_rows: bool
+        self, queries: FeatureMatrix, k: int, own_rows: bool
     ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
         """As neighbors.search_blocks; `own_rows`: the queries are the bank's rows, each left out of its neighbors."""
         for start in range(0, len(queries), _BLOCK):
@@ -143,7 +144,7 @@ class NeighborIndex:
             faiss.write_index(self.index, _writer(write))
 
 
-def build_index(bank: NDArray[np.floating], factory: str, metric: str = "cosine", seed: int = 0) -> NeighborIndex:
+def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed: int = 0) -> NeighborIndex:
     """Train an index on a sample of the bank (N,D) and fill it, reading the bank in blocks.
 
     Raises:
@@ -197,7 +198,7 @@ def load_index(path: Path, factory: str, metric: str) -> NeighborIndex:
         raise DataError(f"{path} is not a FAISS index, or it is damaged: {_reason(error)}; build it again.") from error
 
 
-def cached_index(bank: NDArray[np.floating], factory: str, metric: str, seed: int) -> NeighborIndex:
+def cached_index(bank: FeatureMatrix, factory: str, metric: str, seed: int) -> NeighborIndex:
     """`build_index`, or the one built before for the same rows, from the cache."""
     digest = hashlib.sha256(json.dumps([bank.shape, factory, metric, seed, faiss.__version__]).encode())
     for start in range(0, len(bank), _BLOCK):

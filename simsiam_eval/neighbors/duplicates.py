@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
 from simsiam_eval.metrics.intervals import accuracy_metrics
 from simsiam_eval.neighbors.exact import search
@@ -25,8 +26,8 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def pairs_above(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
+    bank: FeatureMatrix,
+    queries: FeatureMatrix | None,
     threshold: float,
     device: torch.device | None = None,
 ) -> Iterator[Pairs]:
@@ -91,7 +92,7 @@ class Groups:
 
 
 def nearest_similarities(
-    bank: NDArray[np.floating], queries: NDArray[np.floating] | None, seed: int, device: torch.device | None = None
+    bank: FeatureMatrix, queries: FeatureMatrix | None, seed: int, device: torch.device | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cosine similarity of the queries (M,D) to the nearest row of the bank (N,D): rows of the queries, similarities.
 

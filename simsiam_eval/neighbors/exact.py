@@ -18,6 +18,7 @@ from faiss import swig_ptr
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import unit_length, writable
 from simsiam_eval.runtime.matmul import times_transposed
 from simsiam_eval.vocabulary import METRICS
@@ -33,8 +34,8 @@ _CHUNK = 1 << 28  # bytes of the bank, of the queries and of their results that 
 
 
 def search(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
+    bank: FeatureMatrix,
+    queries: FeatureMatrix | None,
     k: int,
     metric: str = "cosine",
     device: torch.device | None = None,
@@ -64,8 +65,8 @@ def search(
 
 
 def search_blocks(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
+    bank: FeatureMatrix,
+    queries: FeatureMatrix | None,
     k: int,
     metric: str = "cosine",
     device: torch.device | None = None,
@@ -95,8 +96,8 @@ def search_blocks(
 
 
 def similarity_blocks(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
+    bank: FeatureMatrix,
+    queries: FeatureMatrix | None,
     query_rows: NDArray[np.int64],
     metric: str = "cosine",
     device: torch.device | None = None,

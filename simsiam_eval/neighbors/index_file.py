@@ -7,13 +7,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.features.file import Features
+from simsiam_eval.features.reader import read_images
+from simsiam_eval.features.table import ImageTable
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.neighbors.approximate import NeighborIndex, load_index
 
@@ -36,7 +37,7 @@ class Measured:
     k: int
 
 
-def write_index_file(path: Path, index: NeighborIndex, features: Features, measured: Measured) -> None:
+def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measured: Measured) -> None:
     """Write both files; the second is written last and names the first by its content.
 
     Raises:
@@ -46,16 +47,16 @@ def write_index_file(path: Path, index: NeighborIndex, features: Features, measu
     with atomic_write(rows_file(path)) as out, h5py.File(out, "w") as file:
         file.attrs.update(
             {"format": _FORMAT, "factory": index.factory, "metric": index.metric, "index": _mark(path)}
-            | {name: json.dumps(features.attributes[name]) for name in _JSON}
-            | {"precision": features.attributes["precision"], "parameters": measured.parameters}
+            | {name: json.dumps(images.attributes[name]) for name in _JSON}
+            | {"precision": images.attributes["precision"], "parameters": measured.parameters}
             | {"recall": measured.recall, "recall_k": measured.k}
         )
-        file["labels"] = features.labels
-        file.create_dataset("ids", data=features.ids.tolist(), dtype=h5py.string_dtype())
+        file["labels"] = images.labels
+        file.create_dataset("ids", data=images.ids.tolist(), dtype=h5py.string_dtype())
 
 
-def read_index_file(path: Path) -> tuple[NeighborIndex, Features, Measured]:
-    """The index, mapped into memory, its rows, as Features of which the features themselves are NaN, and its recall.
+def read_index_file(path: Path) -> tuple[NeighborIndex, ImageTable, Measured]:
+    """The index, mapped into memory, the images of its rows, and its recall.
 
     Raises:
         DataError: one of the two files is missing, damaged or of another build.
@@ -71,14 +72,16 @@ def read_index_file(path: Path) -> tuple[NeighborIndex, Features, Measured]:
             attributes["precision"] = file.attrs["precision"]
             factory, metric, mark = (file.attrs[name] for name in ("factory", "metric", "index"))
             measured = Measured(file.attrs["parameters"], float(file.attrs["recall"]), int(file.attrs["recall_k"]))
-            labels, ids = file["labels"][:], file["ids"].asstr()[:].astype(str)
+            ids, labels, _ = read_images(file)
     except (OSError, KeyError) as error:
         raise DataError(f"{beside} is damaged ({error}): build the index again.") from error
     if mark != _mark(path):
         raise DataError(f"{path} and {beside} are not of one build: build the index again.")
     index = load_index(path, factory, metric)
-    nothing = cast(Any, np.broadcast_to(np.float32(np.nan), (len(ids), index.index.d)))  # no memory, but their shape
-    return index, Features(nothing, labels, ids, attributes, 0, path, np.arange(len(ids)), {}), measured
+    images = ImageTable(
+        ids=ids, labels=labels, rows=np.arange(len(ids)), width=index.index.d, attributes=attributes, path=path
+    )
+    return index, images, measured
 
 
 def rows_file(path: Path) -> Path:

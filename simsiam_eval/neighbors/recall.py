@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
 from simsiam_eval.neighbors.approximate import NeighborIndex, without_own
 from simsiam_eval.neighbors.exact import search
@@ -42,8 +43,8 @@ class ExactSample:
 
 
 def exact_sample(
-    bank: NDArray[np.floating],
-    queries: NDArray[np.floating] | None,
+    bank: FeatureMatrix,
+    queries: FeatureMatrix | None,
     k: int,
     metric: str = "cosine",
     sample: int = 1000,
@@ -62,7 +63,7 @@ def exact_sample(
     return ExactSample(some, own, rows, metric, seconds, str(device or "cpu"))
 
 
-def index_quality(index: NeighborIndex, bank: NDArray[np.floating], exact: ExactSample) -> dict[str, Any]:
+def index_quality(index: NeighborIndex, bank: FeatureMatrix, exact: ExactSample) -> dict[str, Any]:
     """What an index over the bank (N,D) gives away against exact search.
 
     Returns:

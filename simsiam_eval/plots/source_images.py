@@ -15,7 +15,7 @@ _READ_AGAIN = 20_000  # images; a fingerprint is remembered where it has been ma
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import ImageTable
 
 
 class SourceImages:
@@ -44,7 +44,7 @@ class SourceImages:
         self._rows = {name: row for row, name in enumerate(self.source.ids_of(range(len(self.source))))}
 
     @classmethod
-    def of(cls, features: Features) -> SourceImages:
+    def of(cls, features: ImageTable) -> SourceImages:
         """Those that the features say they were made from."""
         source = features.attributes["source"]
         shape = features.attributes.get("shape")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
 
 _BLOCK = 8192  # rows that are scored at once
 _EXAMPLES = 10  # images named in the record, of those that changed sides; --out has all
@@ -198,7 +198,8 @@ def _right_by_heads(heads: tuple[Path, ...], tests: list[Features]) -> NDArray[n
         columns = layers_in(test.attributes)
         if saved.head.layer not in columns:
             raise DataError(f"{path} reads layer {saved.head.layer}, which {test.path} does not hold.")
-        features: Any = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
+        assert test.path is not None
+        features = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
         if features.shape[1] != saved.head.weight.shape[1]:
             raise DataError(f"{path} reads {saved.head.weight.shape[1]} features, {test.path} has {features.shape[1]}.")
         blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]

@@ -10,8 +10,8 @@ import numpy as np
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled
-from simsiam_eval.features.file import Features
-from simsiam_eval.features.rows import open_features
+from simsiam_eval.features.reader import open_features
+from simsiam_eval.features.table import Features
 from simsiam_eval.runtime.progress import say
 
 

@@ -12,7 +12,7 @@ from simsiam_eval.commands.settings import may_change
 from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
     from simsiam_eval.linear.data import ProbeData
     from simsiam_eval.linear.feeds import Feed
     from simsiam_eval.linear.probing import LinearFit

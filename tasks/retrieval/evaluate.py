@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from simsiam_eval.features.file import Features
+    from simsiam_eval.features.table import Features
     from simsiam_eval.neighbors.approximate import NeighborIndex
     from simsiam_eval.neighbors.ranking import QueryScores
 

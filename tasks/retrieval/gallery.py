@@ -16,8 +16,8 @@ from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
 from simsiam_eval.extraction.sets import features_of
 from simsiam_eval.extraction.settings import is_feature_file, is_index_file
 from simsiam_eval.features.compatibility import refuse_mixture, same_rows
-from simsiam_eval.features.file import Features
-from simsiam_eval.features.rows import open_features
+from simsiam_eval.features.reader import open_features
+from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.neighbors.approximate import NeighborIndex
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.neighbors.index_file import Measured, read_index_file
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Gallery:
     """Images that can be found: what they are, and the index with its recall, where there is one."""
 
-    features: Features
+    features: ImageTable
     index: NeighborIndex | None = None
     measured: Measured | None = None
 
@@ -52,6 +52,7 @@ class Gallery:
         if self.index is not None:
             return self.index.search(queries.features, k, np.arange(len(queries.ids)) if queries.own else None)
         asked = None if queries.own else queries.features
+        assert isinstance(self.features, Features)  # there is no index instead
         return search(self.features.features, asked, k, metric or METRICS[0], device)
 
 
@@ -78,7 +79,7 @@ class Queries:
     """
 
     ids: list[str]
-    features: NDArray[np.float32]
+    features: NDArray[np.floating]
     labels: NDArray[np.int64]
     class_names: Sequence[str] | None
     own: bool = False
@@ -106,14 +107,14 @@ def open_queries(spec: str, gallery: Gallery, checkpoint: Path | None, device: t
         found = open_features(Path(spec), (layer,) if layer else ())
         refuse_mixture(gallery.features, found)
         own = same_rows(gallery.features, found)
-        values = np.asarray(found.features)
+        values = found.features[:]
         return Queries(found.ids.tolist(), values, found.labels, found.class_names, own, given=found)
     if checkpoint is None:
         raise DataError(f"{spec} is not a feature file (.h5): images need --checkpoint, the encoder of the gallery.")
     return _extracted(open_source(spec, "test"), gallery.features, checkpoint, device)
 
 
-def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device: torch.device) -> Queries:
+def _extracted(source: ImageSource, gallery: ImageTable, checkpoint: Path, device: torch.device) -> Queries:
     from simsiam_eval.extraction.extraction import extract_to_memory
 
     def name_unreadable(block: BlockFeatures) -> None:
@@ -122,8 +123,8 @@ def _extracted(source: ImageSource, gallery: Features, checkpoint: Path, device:
 
     workers = 0 if device.type == "cuda" and len(source) < 64 else None  # processes take longer to start
     options = ExtractionOptions(workers=workers)
-    work = extraction_like(gallery.attributes, gallery.path, checkpoint, source, options, device)
+    work = extraction_like(gallery.attributes, gallery.name, checkpoint, source, options, device)
     found = extract_to_memory(work, after_block=name_unreadable)
     return Queries(
-        found.ids.tolist(), found.features, found.labels, source.class_names, source=source, rows=found.rows.tolist()
+        found.ids.tolist(), found.features[:], found.labels, source.class_names, source=source, rows=found.rows.tolist()
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.features.file import FeatureReader
+from simsiam_eval.features.reader import FeatureReader
 from simsiam_eval.features.writer import FeatureWriter
 from tasks.export import ExportSettings, export
 

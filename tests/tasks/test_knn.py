@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.features.file import read_features
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.neighbors import classify
 from simsiam_eval.neighbors import exact as neighbors

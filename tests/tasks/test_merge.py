@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from simsiam_eval.features.file import read_attributes, read_features
+from simsiam_eval.features.file import read_attributes
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tm
         file.attrs["precision"] = "bf16"
     refused = call("verify", moved / "v.h5", "--json")
     assert refused.exit_code == 1
-    assert "not the one it was made of" in json.loads(refused.stdout)["metrics"]["faults"][0]
+    assert "not the one it was merged from" in json.loads(refused.stdout)["metrics"]["faults"][0]
 
 
 def test_a_merge_that_was_killed_goes_on(record, parts, tmp_path, monkeypatch):
@@ -135,7 +136,7 @@ def test_parts_from_other_mount_points_belong_together(record, parts, copied):
 def test_a_part_of_other_rows_is_not_that_of_a_virtual_file(record, call, copied):
     record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
     shutil.copy(copied / "0.h5", copied / "12.h5")
-    assert "not the one it was made of" in call("verify", copied / "v.h5").stderr
+    assert "not the one it was merged from" in call("verify", copied / "v.h5").stderr
 
 
 def test_another_file_is_not_overwritten(call, parts, copied):
@@ -175,9 +176,10 @@ def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
     record("merge", *(copied / name for name in NAMES), "--out", copied / "w.h5", "--virtual")
     code = (
         "import sys, resource, torch, simsiam_eval.features.file as module\n"
+        "from simsiam_eval.features.reader import FeatureReader\n"
         "module._OTHER_FILES = 40\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (42, 4096))\n"
-        "readers = [module.FeatureReader(module.Path(name)) for name in sys.argv[1:]]\n"
+        "readers = [FeatureReader(module.Path(name)) for name in sys.argv[1:]]\n"
         "assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 40 + 3 + 3\n"
     )
     run = subprocess.run([sys.executable, "-c", code, copied / "v.h5", copied / "w.h5"], cwd=ROOT, text=True)
@@ -189,4 +191,4 @@ def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert run.returncode == status, run.stderr
-        assert ("3 parts, which have to be open together" in run.stderr) == (status == 1)
+        assert ("3 parts, which must be open together" in run.stderr) == (status == 1)

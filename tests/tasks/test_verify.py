@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.features import checks as feature_checks
-from simsiam_eval.features.file import FeatureReader
+from simsiam_eval.features.reader import FeatureReader
 from simsiam_eval.features.writer import FeatureWriter, write_features
 
 
@@ -124,8 +124,8 @@ def attribute(name, value):
         (attribute("encoder", "{"), "damaged"),
         (attribute("precision", "fp8"), "attribute precision is not one of float32, bf16"),
         (lambda content: content.attrs.__delitem__("precision"), "attribute precision is not one of"),
-        (attribute("source", '{"rows": [3]}'), "says rows [3] of more, and it holds 40"),
-        (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, and it holds 40"),
+        (attribute("source", '{"rows": [3]}'), "says rows [3] of more, but it holds 40"),
+        (attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, but it holds 40"),
         (attribute("views", "[3]"), "attribute views is not a JSON object"),
     ],
 )

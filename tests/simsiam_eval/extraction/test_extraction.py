@@ -22,7 +22,7 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.plan import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
-from simsiam_eval.features.file import read_features
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.compiler import refuse_without_compiler
 from simsiam_eval.runtime.processes import Processes

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.features.file import read_attributes, read_features
+from simsiam_eval.features.file import read_attributes
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import write_features
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -65,7 +66,7 @@ def test_a_label_beyond_the_class_names_is_one_sentence(call, tmp_path):
     path = tmp_path / "f.h5"
     rows = np.eye(3, dtype=np.float32)
     write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": ["cat", "dog"]})
-    with pytest.raises(DataError, match="row 2 has the label 2, and there are 2 class names"):
+    with pytest.raises(DataError, match="row 2 has the label 2, but there are only 2 class names"):
         read_features(path)
     for command in ("linear-eval", "knn"):
         said = call(command, "--train", path, "--test", path)

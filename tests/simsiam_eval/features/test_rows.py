@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.features.file import read_features
-from simsiam_eval.features.rows import FeatureRows, open_features
+from simsiam_eval.features.reader import open_features, read_features
+from simsiam_eval.features.rows import FeatureRows
 from simsiam_eval.features.writer import write_features
 
 ROWS = np.arange(24, dtype=np.float32).reshape(8, 3)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.features.file import read_attributes, read_features
+from simsiam_eval.features.file import read_attributes
+from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter, write_features
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)

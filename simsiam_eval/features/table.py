@@ -1,0 +1,97 @@
+"""The images behind rows of features (ids, labels, class names), and the features that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsiam_eval.features.rows import FeatureMatrix, FeatureRows
+
+Table = TypeVar("Table", bound="ImageTable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """The images behind N rows of features, without the features.
+
+    Attributes:
+        ids: (N,) str.
+        labels: (N,) int64, -1 for none.
+        rows: (N,) int64, which rows of the file, or of the image source, these are.
+        width: D, the number of features of a row.
+        attributes: root attributes of the file: encoder, preprocessing, source, precision, ...
+        unreadable: how many rows were left out because their image could not be read.
+        path: the file that was read; None for features extracted into memory.
+    """
+
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    width: int
+    attributes: dict[str, Any]
+    unreadable: int = 0
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the file, or the image source."""
+        return str(self.path or self.attributes["source"].get("spec"))
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Name of each label; None if the classes have only numbers."""
+        names: list[str] | None = self.attributes["source"].get("class_names")
+        return names
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
+        """Only these rows, or those that are True in (N,)."""
+        chosen = _numbers(rows)
+        return replace(self, ids=self.ids[chosen], labels=self.labels[chosen], rows=self.rows[chosen])
+
+
+def _numbers(rows: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(ImageTable):
+    """Features and the images they are of; unpacks as `X, y = features`.
+
+    Attributes:
+        features: (N,D) float32, in memory or on the disk (FeatureRows).
+        columns: further datasets that were read, such as `layers/layer3` (N,D) or `views` (N,V,D), of the file's dtype.
+    """
+
+    features: FeatureMatrix
+    columns: dict[str, NDArray[np.floating]]
+
+    @property
+    def X(self) -> FeatureMatrix:
+        """The features."""
+        return self.features
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """The labels."""
+        return self.labels
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.features
+        yield self.labels
+
+    def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
+        """Only these rows, or those that are True in (N,); features on the disk stay there."""
+        if rows.dtype == bool and rows.all():
+            return self
+        chosen = _numbers(rows)
+        features, columns = self.features, {name: values[chosen] for name, values in self.columns.items()}
+        taken = features.take(chosen) if isinstance(features, FeatureRows) else features[chosen]
+        return replace(super().subset(chosen), features=taken, columns=columns)
