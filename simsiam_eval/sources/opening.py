@@ -33,7 +33,7 @@ from simsiam_eval.sources.parquet import open_parquet
 from simsiam_eval.sources.parquet_columns import image_columns, read_footer
 from simsiam_eval.sources.path_list import open_list
 from simsiam_eval.sources.shards import is_pattern
-from simsiam_eval.sources.spec import Spec, parse_spec
+from simsiam_eval.sources.spec import Spec, parse_spec, without_options
 from simsiam_eval.sources.tar import open_tar
 
 
@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def open_source(spec: str, split: str | None = None) -> ImageSource:
+def open_source(spec: str | os.PathLike[str], split: str | None = None) -> ImageSource:
     """Open an image source.
 
     Args:
@@ -78,7 +78,8 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
         UsageError: an unknown kind or option.
         DataError: the images are missing or damaged.
     """
-    if spec.partition("#")[0] == "digits":
+    spec = os.fspath(spec)
+    if without_options(spec) == "digits":
         return _open_digits(spec, split)
     parsed = parse_spec(spec, KINDS, "image source")
     if parsed.kind == "digits":
@@ -100,7 +101,8 @@ def open_source(spec: str, split: str | None = None) -> ImageSource:
 
 
 def _open_digits(spec: str, split: str | None) -> ImageSource:
-    name, _, tail = spec.partition("#")
+    name = without_options(spec)
+    tail = spec[len(name) + 1 :]
     if Path(name).exists():
         say("digits is scikit-learn's dataset; to read the path ./digits, write ./digits.")
     options = Spec(spec, "digits", Path(), tail).options(KINDS["digits"].options)

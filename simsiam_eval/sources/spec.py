@@ -88,19 +88,28 @@ def parse_spec(text: str, kinds: Collection[str], noun: str) -> Spec:
     return Spec(text, kind, Path(os.path.expanduser(path)), tail)
 
 
+def without_options(text: str) -> str:
+    """A spec of any kind, or a plain path, without the `#` and what follows it.
+
+    >>> without_options("tar:shards/a.tar#train")
+    'tar:shards/a.tar'
+    """
+    for body, _ in _cuts(text):
+        if _exists(body) or _exists(body.partition(":")[2]):
+            return body
+    return _cut_at_first(text)[0]
+
+
 def path_of(text: str) -> Path:
     """The path in a spec of any kind, or in a plain path.
 
     >>> str(path_of("tar:shards/a.tar#train"))
     'shards/a.tar'
     """
-    for body, _ in _cuts(text):
-        for path in (body, body.partition(":")[2]):
-            if _exists(path):
-                return Path(os.path.expanduser(path))
-    body, _ = _cut_at_first(text)
+    body = without_options(text)
     kind, colon, path = body.partition(":")
-    return Path(os.path.expanduser(path if colon and _looks_like_kind(kind) else body))
+    has_kind = colon and not _exists(body) and (_looks_like_kind(kind) or _exists(path))
+    return Path(os.path.expanduser(path if has_kind else body))
 
 
 def _cuts(text: str) -> Iterator[tuple[str, str]]:

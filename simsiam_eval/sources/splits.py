@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.sources.spec import without_options
 from simsiam_eval.wording import counted
 
 SPELLINGS = {
@@ -75,15 +76,15 @@ def folder_layout(names: Sequence[str], sub_folders: SubFolders) -> Layout:
     if not named:
         return _layout_by_structure(names, sub_folders)
     classes = frozenset().union(*(sub_folders(name) for name in named))
-    if len({split_of(split_word(name) or "") for name in named}) > 1:
+    splits = {split_of(split_word(name) or "") for name in named}
+    if len(splits) > 1:
         alike = [name for name in others if len(classes & sub_folders(name)) > 1]
         return Layout((*named, *alike), unclear=not classes)
     # One name alone may also be a class: a train among vehicles.
     if len(classes) < 2:
         return Layout()
-    inside = {name: sub_folders(name) for name in others}
-    alike = [name for name in others if len(classes & inside[name]) > 1]
-    if alike or not any(inside.values()):
+    alike = [name for name in others if len(classes & sub_folders(name)) > 1]
+    if alike or not any(map(sub_folders, others)):
         return Layout((*named, *alike), unclear=True)
     return Layout()
 
@@ -131,7 +132,7 @@ def choose_folder(
     if asked == NO_SPLIT:
         return None
     layout = folder_layout(names, sub_folders)
-    body = spec.partition("#")[0]
+    body = without_options(spec)
     if layout.nested and len(names) == 1:
         raise DataError(f"{body}: the splits ({_listed(layout.nested)}) are inside {names[0]}; add it to the path.")
     if layout.nested:
@@ -167,7 +168,7 @@ def choose_split(names: Iterable[str], asked: str | None, default: str | None, s
     >>> choose_split(["Training", "Testing"], "test", None, "folder:photos#test")
     'Testing'
     """
-    names, body = sorted(names), spec.partition("#")[0]
+    names, body = sorted(names), without_options(spec)
     if asked == NO_SPLIT:
         return None
     if not names:

@@ -93,7 +93,9 @@ def test_split_folders(tmp_path, write_image, train, test):
         assert source.spec == spec
         assert source.class_names == folders[name].class_names
         assert source.fingerprint() == folders[name].fingerprint()
-    with pytest.raises(DataError, match=rf"has several splits \({test}, {train}\); choose one, for example .*a#train"):
+    with pytest.raises(
+        DataError, match=rf"has several splits \({test}, {train}\); choose one, for example .*a#b#train"
+    ):
         open_source(f"folder:{root}")
     with pytest.raises(DataError, match=rf"no split 'val'; expected one of {test}, {train}"):
         open_source(f"folder:{root}#val")

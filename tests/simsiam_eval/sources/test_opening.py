@@ -47,7 +47,7 @@ def test_rejected_files(classes, spec, message):
 
 
 def test_single_image(classes):
-    for spec in (f"{classes}/dog/b.png", f"image:{classes}/dog/b.png"):
+    for spec in (classes / "dog/b.png", f"{classes}/dog/b.png", f"image:{classes}/dog/b.png"):
         source = open_source(spec)
         assert (len(source), source.id(0), source.labels.tolist()) == (1, "b.png", [-1])
         assert np.array_equal(

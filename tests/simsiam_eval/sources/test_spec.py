@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.sources.spec import parse_spec, path_of
+from simsiam_eval.sources.spec import parse_spec, path_of, without_options
 
 KINDS = ("folder", "tar")
 
@@ -40,6 +40,7 @@ def test_number_sign_and_colon_in_existing_paths(tmp_path):
             spec = parse_spec(f"{prefix}{body}#train", KINDS, "source")
             assert (spec.kind, str(spec.path), spec.tail) == (kind, body, "train")
             assert str(path_of(f"{prefix}{body}#train")) == body
+            assert without_options(f"{prefix}{body}#train") == f"{prefix}{body}"
 
 
 def test_home_folder_is_expanded(monkeypatch, tmp_path):
