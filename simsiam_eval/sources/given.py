@@ -1,4 +1,4 @@
-"""Images that were given from Python, one by one: Pillow images, arrays, paths."""
+"""Images passed from Python: Pillow images, arrays, paths."""
 
 from __future__ import annotations
 

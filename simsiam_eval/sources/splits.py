@@ -118,18 +118,18 @@ def _layout_by_structure(names: Sequence[str], sub_folders: SubFolders) -> Layou
 
 
 def choose_folder(
-    names: Sequence[str], sub_folders: SubFolders, asked: str | None, default: str | None, spec: str
+    names: Sequence[str], sub_folders: SubFolders, requested: str | None, default: str | None, spec: str
 ) -> str | None:
     """The folder that holds the chosen split; None: the folders are classes.
 
     Args:
         names, sub_folders: as those of `folder_layout`.
-        asked, default: as those of `choose_split`.
+        requested, default: as those of `choose_split`.
 
     Raises:
         DataError: as `choose_split`; the folders can be splits or classes; the splits are inside the classes.
     """
-    if asked == NO_SPLIT:
+    if requested == NO_SPLIT:
         return None
     layout = folder_layout(names, sub_folders)
     body = without_options(spec)
@@ -140,23 +140,23 @@ def choose_folder(
             f"{body} has splits inside its {counted(len(names), 'class folder')} ({names[0]}/{layout.nested[0]}, ...); "
             "expected split folders that hold class folders. Add #split=none to ignore the splits."
         )
-    if asked is not None and not layout.splits:
-        return choose_split([name for name in names if split_of(name)], asked, None, spec)
-    if layout.unclear and asked is None:
+    if requested is not None and not layout.splits:
+        return choose_split([name for name in names if split_of(name)], requested, None, spec)
+    if layout.unclear and requested is None:
         raise DataError(
             f"{body} can be read in two ways: as splits ({_listed(layout.splits)}) or as "
             f"{len(names)} classes. Choose a split, for example {_example(body, layout.splits)}, or add #split=none "
             "to read every sub-folder as a class."
         )
-    return choose_split(layout.splits, asked, default, spec)
+    return choose_split(layout.splits, requested, default, spec)
 
 
-def choose_split(names: Iterable[str], asked: str | None, default: str | None, spec: str) -> str | None:
+def choose_split(names: Iterable[str], requested: str | None, default: str | None, spec: str) -> str | None:
     """The name of the chosen split among those of a source.
 
     Args:
         names: the splits that the source has; none if it has no splits.
-        asked: the split that the spec names, under any spelling; "none": take everything.
+        requested: the split that the spec names, under any spelling; "none": take everything.
         default: the split to take otherwise, train or test; None: the only one.
 
     Returns:
@@ -169,13 +169,13 @@ def choose_split(names: Iterable[str], asked: str | None, default: str | None, s
     'Testing'
     """
     names, body = sorted(names), without_options(spec)
-    if asked == NO_SPLIT:
+    if requested == NO_SPLIT:
         return None
     if not names:
-        if asked is not None:
-            raise DataError(f"{body} has no splits; remove #{asked}.")
+        if requested is not None:
+            raise DataError(f"{body} has no splits; remove #{requested}.")
         return None
-    wanted = asked if asked is not None else default
+    wanted = requested if requested is not None else default
     if wanted is None:
         if len(names) == 1:
             return names[0]

@@ -20,7 +20,7 @@ def class_folders(
     Args:
         names: the paths of all images in the archive.
         folder: the folder that contains the class folders, or the split folders; default: the one that all share.
-        split, default_split: as `choose_split`'s asked and default.
+        split, default_split: as `choose_split`'s requested and default.
 
     Returns:
         (M,) the chosen rows, sorted; their M names below the folder of the classes; (M,) labels, -1 for none; the classes,
