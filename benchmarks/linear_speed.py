@@ -157,10 +157,10 @@ def _seconds_per_image(images: int) -> tuple[float, float]:
     view = ViewExtraction(*common, ExtractionOptions(views=1), torch.device("cpu"))
     crop = Extraction(*common, ExtractionOptions(), torch.device("cpu"))
     few = set(range(32))
-    view.of_views(few)
+    view.view_features(few)
     list(crop.compute(crop.starts[:2]))
     return (
-        _seconds(lambda: view.of_views(set(range(images)))) / images,
+        _seconds(lambda: view.view_features(set(range(images)))) / images,
         _seconds(lambda: list(crop.compute(crop.starts))) / images,
     )
 

@@ -1,4 +1,4 @@
-"""What linear probes are trained and tested on."""
+"""The training and test sets of linear probes, read from feature files or extracted first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from simsiam_eval.features.layers import chosen_layers, layers_in
 from simsiam_eval.features.table import Features
 from simsiam_eval.linear.feeds import CropFeed, Feed, ViewFeed
 from simsiam_eval.linear.training import LabeledFeatures
+from simsiam_eval.wording import counted
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """Training and test features on one device, and the name of each class (C)."""
+    """Training and test features on one device, and the C class names."""
 
     train: LabeledFeatures
     test: LabeledFeatures
@@ -46,44 +47,45 @@ def read_probe_data(
     device: torch.device,
     every_layer: bool,
 ) -> tuple[ProbeData, Features, Features]:
-    """Features and labels of both sets on `device`, and what was read.
+    """Features and labels of both sets on `device`, and the sets as they were read.
 
     Args:
-        train_spec, test_spec: feature files, or image sources, which need the checkpoint.
-        options: how images become features; of feature files its layers and views are read.
-        every_layer: whether all layers of the files are read instead.
+        train_spec, test_spec: feature files, or image sources, which require the checkpoint.
+        options: how images become features; of feature files, its layers and views are read.
+        every_layer: read all layers of the files instead.
 
     Raises:
-        UsageError, DataError: the features cannot be used, or there is one class only.
+        UsageError, DataError: the features cannot be used, or there is only one class.
     """
     columns: dict[str, dict[str, str]] = {}
 
-    def wanted(path: Path, role: str) -> Sequence[str]:
+    def further_columns(path: Path, role: str) -> Sequence[str]:
         columns[role] = chosen_layers(options.layers, path, every_layer)
         views = ["views"] if role == "train" and options.views else []
         if views:
-            _refuse_other_views(path, options.views, columns[role])
+            _check_views(path, options.views, columns[role])
         return [name for name in columns[role].values() if name != "features"] + views
 
-    train, test = train_and_test_features(train_spec, test_spec, checkpoint, options, device, wanted)
+    train, test = train_and_test_features(train_spec, test_spec, checkpoint, options, device, further_columns)
     columns.setdefault("test", columns["train"])
     classes, train_labels = np.unique(train.labels, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"{train_spec} has one class only: there is nothing to classify.")
+        raise DataError(f"{train_spec} has only one class; a classifier needs at least two.")
     names = distinct_names(train.class_names) if train.class_names is not None else None
-    common = [layer for layer in columns["train"] if layer in columns["test"]]
+    train_columns, test_columns = (
+        {layer: columns[role][layer] for layer in columns["train"] if layer in columns["test"]}
+        for role in ("train", "test")
+    )
     data = ProbeData(
-        train=_labeled(train, train_labels, {layer: columns["train"][layer] for layer in common}, device),
-        test=_labeled(
-            test, np.searchsorted(classes, test.labels), {layer: columns["test"][layer] for layer in common}, device
-        ),
+        train=_labeled(train, train_labels, train_columns, device),
+        test=_labeled(test, np.searchsorted(classes, test.labels), test_columns, device),
         class_names=[class_name(label, names) for label in classes.tolist()],
     )
     return data, train, test
 
 
 def feed_of(views: int, data: ProbeData, train: Features) -> Feed:
-    """What the heads are trained on: so many augmented views of each image or, of 0, the center crop."""
+    """The stored `views` of each image in turn, or center crops where `views` is 0."""
     if not views:
         return CropFeed(data.train.layers)
     layer = next(layer for layer, name in layers_in(train.attributes).items() if name == "features")
@@ -100,13 +102,14 @@ def _labeled(
     return LabeledFeatures(layers, torch.from_numpy(labels).to(device))
 
 
-def _refuse_other_views(path: Path, wanted: int, layers: dict[str, str]) -> None:
+def _check_views(path: Path, views: int, layers: dict[str, str]) -> None:
+    """Reject a feature file with fewer views, or with views of another layer."""
     attributes = read_attributes(path)
-    there = attributes["columns"].get("views", (0,))[0]
-    if there < wanted:
+    stored = attributes["columns"].get("views", (0,))[0]
+    if stored < views:
         raise DataError(
-            f"{path} holds {there} views per image, not --views {wanted}: extract it with --views {wanted}."
+            f"{path} has {counted(stored, 'view')} per image, but --views is {views}. Extract it with --views {views}."
         )
     if "features" not in layers.values():
-        own = next(iter(layers_in(attributes)))
-        raise DataError(f"The views in {path} are of its layer {own}, not of --layer {' '.join(layers)}.")
+        layer = next(iter(layers_in(attributes)))
+        raise DataError(f"The views in {path} are of layer {layer}, but --layer is {' '.join(layers)}.")

@@ -1,4 +1,4 @@
-"""A trained head in a safetensors file, with all that it takes to classify images by it."""
+"""A trained head in a safetensors file, with everything that is needed to classify images with it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ FORMAT, FORMAT_VERSION = "simsiam-eval-head", 1
 
 @dataclass(frozen=True)
 class SavedHead:
-    """A head and where it belongs.
+    """A head, and the features that it was trained on.
 
     Attributes:
-        class_names: (C,) what each score is of, no two the same.
-        encoder: attributes of the feature file that it was trained on: weights_sha256, arch, stem, pooling, flip_average,
-            normalize.
-        preprocessing: of the images, as feature files record it; None for features of unknown images.
-        precision: of the encoder; None where it is not known.
-        trained: protocol and settings, for the reader.
+        class_names: C distinct names.
+        encoder: as in the attributes of a feature file: weights_sha256, arch, stem, pooling, flip_average, normalize.
+        preprocessing: of the images, as in a feature file; None for features of unknown images.
+        precision: of the encoder; None if unknown.
+        trained: protocol, settings and test accuracy, for information.
     """
 
     head: Head
@@ -42,7 +41,7 @@ class SavedHead:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of the features that the head reads, named as in a feature file."""
+        """The attributes of the features that the head reads, named as in a feature file."""
         return {"encoder": self.encoder, "preprocessing": self.preprocessing, "precision": self.precision}
 
 
@@ -56,7 +55,7 @@ def write_head(path: Path, saved: SavedHead) -> None:
 
     head = saved.head
     tensors = {"weight": head.weight, "bias": head.bias, "mean": head.scaling.mean, "std": head.scaling.std}
-    described = {
+    description = {
         "class_names": list(saved.class_names),
         "layer": head.layer,
         "scaling": head.scaling.name,
@@ -65,59 +64,64 @@ def write_head(path: Path, saved: SavedHead) -> None:
         "precision": saved.precision,
         "trained": saved.trained,
     }
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "head": json.dumps(described)}
-    content = save({name: one.cpu().contiguous() for name, one in tensors.items() if one is not None}, metadata)
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "head": json.dumps(description)}
+    content = save(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}, metadata
+    )
     with atomic_write(path) as file:
         file.write(content)
 
 
 def read_head(path: Path) -> SavedHead:
-    """Read what `write_head` wrote.
+    """Read a head that `write_head` wrote.
 
     Raises:
-        DataError: missing, not a head, of a newer version, or damaged.
+        DataError: the file is missing, not a head, of a newer format version, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise DataError(f"There is no head {path}; linear-eval --save-head writes one.")
+        raise DataError(f"Head {path} not found. Create one with `simsiam-eval linear-eval --save-head`.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is not a safetensors file, or it is damaged: {error}.") from error
+        raise DataError(f"{path} is not a safetensors file, or is damaged: {error}.") from error
     if metadata.get("format") != FORMAT:
-        raise DataError(f"{path} holds no head of linear-eval (no format {FORMAT} in its metadata).")
+        raise DataError(f"{path} is not a head of linear-eval: its metadata lack format {FORMAT}.")
     if int(metadata["format_version"]) > FORMAT_VERSION:
-        raise DataError(f"{path} has format version {metadata['format_version']}; this program reads {FORMAT_VERSION}.")
+        raise DataError(f"{path} has format version {metadata['format_version']}; this version reads {FORMAT_VERSION}.")
     try:
-        told = json.loads(metadata["head"])
-        scaling = Scaling(told["scaling"], tensors.get("mean"), tensors.get("std"))
-        head = Head(tensors["weight"], tensors["bias"], told["layer"], scaling)
+        description = json.loads(metadata["head"])
+        scaling = Scaling(description["scaling"], tensors.get("mean"), tensors.get("std"))
+        head = Head(tensors["weight"], tensors["bias"], description["layer"], scaling)
         saved = SavedHead(
             head,
-            distinct_names(told["class_names"]),
-            told["encoder"],
-            told["preprocessing"],
-            told.get("precision"),
-            told["trained"],
+            distinct_names(description["class_names"]),
+            description["encoder"],
+            description["preprocessing"],
+            description.get("precision"),
+            description["trained"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: its metadata lacks {error}.") from error
-    _refuse_misfit(path, saved)
+        raise DataError(f"{path} is damaged: metadata {error}.") from error
+    _check(path, saved)
     return saved
 
 
-def _refuse_misfit(path: Path, saved: SavedHead) -> None:
+def _check(path: Path, saved: SavedHead) -> None:
+    """Reject tensors that do not fit each other or the metadata, or are not finite."""
     weight, bias, scaling = saved.head.weight, saved.head.bias, saved.head.scaling
     classes = len(saved.class_names)
-    fits = weight.dim() == 2 and weight.shape[0] == classes and bias.shape == (classes,) and scaling.name in SCALINGS
-    wanted = scaling.name == "standard"
-    for one in (scaling.mean, scaling.std):
-        fits = fits and (one is None if not wanted else one is not None and one.shape == weight.shape[1:])
-    fits = fits and saved.precision in (None, *PRECISIONS)
-    if not fits or not all(bool(torch.isfinite(one).all()) for one in (weight, bias)):
+    valid = weight.dim() == 2 and weight.shape[0] == classes and bias.shape == (classes,) and scaling.name in SCALINGS
+    for moment in (scaling.mean, scaling.std):
+        if scaling.name == "standard":
+            valid = valid and moment is not None and moment.shape == weight.shape[1:]
+        else:
+            valid = valid and moment is None
+    valid = valid and saved.precision in (None, *PRECISIONS)
+    if not valid or not all(bool(torch.isfinite(tensor).all()) for tensor in (weight, bias)):
         raise DataError(
-            f"{path} is damaged: weight {tuple(weight.shape)}, bias, precision and {classes} classes do not fit."
+            f"{path} is damaged: weight {tuple(weight.shape)}, bias, precision and {classes} classes do not match."
         )

@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen features, trained as SimSiam's linear evaluation trains its fc layer, many at a time."""
+"""Linear classifiers on frozen features, trained as SimSiam's linear evaluation trains its fc layer, many at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from simsiam_eval.linear.scaling import Scaling
 from simsiam_eval.linear.schedule import epoch_lr, scaled_lr
 from simsiam_eval.runtime.matmul import times_transposed
 
-_BLOCK = 8192  # rows that are scored at once
-# Logarithm of the smallest probability. Below -87 it would be subnormal, which makes exp and products many times slower, as
-# an exp of -inf does; the rest is for the products with features.
-_LEAST = -70.0
+_BLOCK = 8192  # rows scored at once
+# Probabilities below exp(-87) are subnormal, and so are their products with features from a little above: exp and matrix
+# products are many times slower with subnormal numbers.
+_MIN_LOG_PROBABILITY = -70.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """A trained classifier: `weight` (C,D) and `bias` (C,) on features of `layer`, scaled by `scaling`."""
+    """A linear classifier: `weight` (C,D) and `bias` (C,) for features of `layer` scaled by `scaling`."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -30,24 +30,27 @@ class Head:
 
     @torch.no_grad()
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """(N,D) -> (N,C)."""
+        """Features (N,D) -> logits (N,C)."""
         blocks = [self.scaling(block) @ self.weight.T + self.bias for block in features.split(_BLOCK)]
         return torch.cat(blocks)
 
 
 class HeadStack:
-    """K heads on the same features, trained together by products of one matrix, each as if it were alone.
+    """K heads on the same features, trained together by one matrix product per batch, each as if it were trained alone.
 
-    Weights start as N(0, .01), biases at 0 (paper, App. A); every head of a seed starts the same and sees the same
-    batches. The gradient of the cross-entropy is written out: an epoch has no autograd and, but for the batches, no
-    copies. Scores lie as (K,C,B), whose softmax over C is 27 times as fast as over the last dimension for 10 classes, and
-    rows are taken by index_select, a tenth of the time of indexing (benchmarks/linear_speed.py).
+    Weights are initialized from N(0, .01), biases with 0 (paper, App. A). All heads of a stack start the same and see the
+    same batches. The gradient of the cross-entropy is written out instead of using autograd, which saves copies. Scores are
+    laid out as (K,C,B): for 10 classes the softmax over C is then 27 times as fast as over the last dimension. Rows are
+    gathered by index_select, which takes a tenth of the time of indexing (benchmarks/linear_speed.py).
 
     Args:
-        recipes: one per head, equal but for lr and weight_decay.
-        features: (N,D) float32, what `standard` scaling is fitted on; where it runs.
+        recipes: one per head, different only in lr and weight_decay.
+        features: (N,D) float32, to fit `standard` scaling; training runs on their device.
         labels: (N,) int64 in 0..classes-1, on the same device.
-        rows: the rows to train on; default: all.
+        rows: (M,) rows to train on; default: all.
+
+    Raises:
+        ValueError: the recipes differ in more than lr and weight_decay.
     """
 
     def __init__(
@@ -59,8 +62,8 @@ class HeadStack:
         rows: torch.Tensor | None = None,
     ) -> None:
         first = self.recipe = recipes[0]
-        if any(replace(one, lr=first.lr, weight_decay=first.weight_decay) != first for one in recipes):
-            raise ValueError("heads of a stack differ in lr and weight_decay only")
+        if any(replace(recipe, lr=first.lr, weight_decay=first.weight_decay) != first for recipe in recipes):
+            raise ValueError("heads of a stack must not differ in more than lr and weight_decay")
         self.recipes, self.labels, self.rows = tuple(recipes), labels, rows
         self.scaling = Scaling.fit(first.scaling, features if rows is None else features[rows])
         device, heads, width = features.device, len(recipes), features.shape[1]
@@ -68,23 +71,23 @@ class HeadStack:
         self.weight = start.to(device).repeat(heads, 1, 1)  # (K,C,D)
         self.bias = torch.zeros(heads, classes, 1, device=device)
         self._velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
-        # Of its own, so that the order of the rows does not depend on D; seeds of users end below 2^32.
+        # A separate generator, so that the order of the rows does not depend on D; seeds of users are below 2^32.
         self._order = torch.Generator().manual_seed(first.seed + 2**32)
-        column = torch.tensor([[one.lr, one.weight_decay] for one in recipes], device=device).T[:, :, None, None]
-        self._lr, self._decay = column[0] * scaled_lr(1.0, first.batch_size), column[1]
-        self._room = torch.empty(min(first.batch_size, self.count), width, device=device)
-        self._whole: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        lrs, decays = torch.tensor([[r.lr, r.weight_decay] for r in recipes], device=device).T[:, :, None, None]
+        self._lr, self._decay = lrs * scaled_lr(1.0, first.batch_size), decays
+        self._buffer = torch.empty(min(first.batch_size, self.count), width, device=device)
+        self._full_batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # of these features
 
     @property
     def count(self) -> int:
-        """How many rows it is trained on."""
+        """Number of rows it is trained on."""
         return len(self.labels) if self.rows is None else len(self.rows)
 
     @torch.no_grad()
     def train_epoch(self, features: torch.Tensor, epoch: int) -> torch.Tensor:
-        """One pass over the rows of `features` (N,D) in a new random order: the mean loss (K,), before each step.
+        """One pass over the rows of `features` (N,D) in a new random order; returns the mean losses (K,) before each step.
 
-        A batch larger than the rows is one step on all of them, its lr still that of the batch.
+        With fewer rows than the batch size, the epoch is one step on all of them, at the learning rate of the full batch.
         """
         rate = epoch_lr(1.0, epoch, self.recipe.epochs, schedule=self.recipe.schedule)
         total = torch.zeros(len(self.recipes), device=features.device)
@@ -93,36 +96,40 @@ class HeadStack:
         return total / self.count
 
     def _batches(self, features: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if self.recipe.batch_size >= self.count:  # their order means nothing
-            if self._whole is None or self._whole[0] is not features:
-                part = (features, self.labels) if self.rows is None else (features[self.rows], self.labels[self.rows])
-                self._whole = (features, self.scaling(part[0]), part[1])
-            yield self._whole[1:]
+        if self.recipe.batch_size >= self.count:  # the order does not matter
+            if self._full_batch is None or self._full_batch[0] is not features:
+                x, labels = (
+                    (features, self.labels) if self.rows is None else (features[self.rows], self.labels[self.rows])
+                )
+                self._full_batch = (features, self.scaling(x), labels)
+            yield self._full_batch[1:]
             return
         order = torch.randperm(self.count, generator=self._order).to(features.device)
         if self.rows is not None:
             order = self.rows[order]
         for batch in order.split(self.recipe.batch_size):
-            x = torch.index_select(features, 0, batch, out=self._room[: len(batch)])
+            x = torch.index_select(features, 0, batch, out=self._buffer[: len(batch)])
             yield self.scaling(x), self.labels.index_select(0, batch)
 
     def _step(self, x: torch.Tensor, labels: torch.Tensor, rate: float) -> torch.Tensor:
-        """One update of all heads by the batch (B,D), (B,): the summed loss (K,)."""
+        """Update all heads by the batch (B,D), (B,); returns the summed losses (K,)."""
         heads = len(self.recipes)
         scores = self._scores(x)
-        chosen = labels.expand(heads, 1, -1)
-        logs = torch.log_softmax(scores, dim=1)
-        loss = logs.gather(1, chosen).sum(dim=(1, 2)).neg_()
-        # Probabilities, then the gradient of the summed loss by the scores.
-        off = logs.clamp_(min=_LEAST).exp_()
-        off.scatter_add_(1, chosen, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
+        targets = labels.expand(heads, 1, -1)
+        log_probabilities = torch.log_softmax(scores, dim=1)
+        loss = log_probabilities.gather(1, targets).sum(dim=(1, 2)).neg_()
+        # The gradient of the summed loss with respect to the scores: probabilities minus one-hot targets.
+        errors = log_probabilities.clamp_(min=_MIN_LOG_PROBABILITY).exp_()
+        errors.scatter_add_(1, targets, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
         for weight, gradient, velocity in (
-            (self.weight, times_transposed(off.view(-1, len(x)), x.T).view_as(self.weight), self._velocity[0]),
-            (self.bias, off.sum(dim=2, keepdim=True), self._velocity[1]),
+            (self.weight, times_transposed(errors.view(-1, len(x)), x.T).view_as(self.weight), self._velocity[0]),
+            (self.bias, errors.sum(dim=2, keepdim=True), self._velocity[1]),
         ):
             gradient /= len(x)
-            step = larc(weight, gradient, self._decay, (1, 2)) if self.recipe.lars else gradient + self._decay * weight
-            velocity.mul_(self.recipe.momentum).add_(step)
+            update = (
+                larc(weight, gradient, self._decay, (1, 2)) if self.recipe.lars else gradient + self._decay * weight
+            )
+            velocity.mul_(self.recipe.momentum).add_(update)
             weight.addcmul_(self._lr, velocity, value=-rate)
         return loss
 
@@ -133,38 +140,38 @@ class HeadStack:
 
     @torch.no_grad()
     def judge(self, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every head's top-1 accuracy and mean loss, (K,) each, on (N,D), (N,)."""
+        """Top-1 accuracy and mean loss of every head, (K,) each, on features (N,D) and labels (N,)."""
         heads = len(self.recipes)
-        right = torch.zeros(heads, dtype=torch.float64, device=features.device)
+        correct = torch.zeros(heads, dtype=torch.float64, device=features.device)
         loss = torch.zeros(heads, device=features.device)
-        for x, truth in zip(features.split(_BLOCK), labels.split(_BLOCK), strict=True):
-            logs = torch.log_softmax(self._scores(self.scaling(x)), dim=1)
-            right += (logs.argmax(dim=1) == truth).sum(dim=1)
-            loss -= logs.gather(1, truth.expand(heads, 1, -1)).sum(dim=(1, 2))
-        return right / len(labels), loss / len(labels)
+        for x, targets in zip(features.split(_BLOCK), labels.split(_BLOCK), strict=True):
+            log_probabilities = torch.log_softmax(self._scores(self.scaling(x)), dim=1)
+            correct += (log_probabilities.argmax(dim=1) == targets).sum(dim=1)
+            loss -= log_probabilities.gather(1, targets.expand(heads, 1, -1)).sum(dim=(1, 2))
+        return correct / len(labels), loss / len(labels)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that the next epoch depends on: copies, on the CPU."""
+        """Everything that the next epoch depends on, copied to the CPU."""
         tensors = {
             "weight": self.weight,
             "bias": self.bias,
             "velocity": self._velocity[0],
             "bias_velocity": self._velocity[1],
         }
-        return {name: one.cpu().clone() for name, one in tensors.items()} | {"order": self._order.get_state()}
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()} | {"order": self._order.get_state()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go back to a `state` of a stack of the same recipes."""
+        """Return to a `state` of a stack of the same recipes."""
         self.weight.copy_(state["weight"])
         self.bias.copy_(state["bias"])
         for velocity, name in zip(self._velocity, ("velocity", "bias_velocity"), strict=True):
             velocity.copy_(state[name])
         self._order.set_state(state["order"])
 
-    def head(self, number: int) -> Head:
-        """Head `number` as it is now."""
-        bias = self.bias[number, :, 0].clone()
-        return Head(self.weight[number].clone(), bias, self.recipe.layer, self.scaling)
+    def head(self, index: int) -> Head:
+        """A copy of head `index`."""
+        bias = self.bias[index, :, 0].clone()
+        return Head(self.weight[index].clone(), bias, self.recipe.layer, self.scaling)
 
 
 def stacks_of(
@@ -174,16 +181,16 @@ def stacks_of(
     classes: int,
     rows: torch.Tensor | None = None,
 ) -> list[HeadStack]:
-    """The recipes' heads in as few stacks as can be: one for each layer, of `features`, and scaling."""
+    """The heads of the recipes in as few stacks as possible: one per layer (of `features`) and scaling."""
     groups: dict[HeadRecipe, list[HeadRecipe]] = {}
-    for one in recipes:
-        groups.setdefault(replace(one, lr=1.0, weight_decay=0.0), []).append(one)
+    for recipe in recipes:
+        groups.setdefault(replace(recipe, lr=1.0, weight_decay=0.0), []).append(recipe)
     return [HeadStack(group, features[group[0].layer], labels, classes, rows) for group in groups.values()]
 
 
 def among_top(scores: torch.Tensor, labels: torch.Tensor, top: int) -> torch.Tensor:
-    """Whether each row's label (N,) is among the `top` highest of its scores (N,C), finite: (N,) bool; of equal
-    ones the lower class goes first."""
-    own = scores.gather(1, labels[:, None])
+    """Whether each label (N,) is among the `top` highest finite scores (N,C) of its row: (N,) bool. Ties go to the lower
+    class."""
+    of_label = scores.gather(1, labels[:, None])
     lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    return ((scores > own) | ((scores == own) & lower)).sum(dim=1) < top
+    return ((scores > of_label) | ((scores == of_label) & lower)).sum(dim=1) < top

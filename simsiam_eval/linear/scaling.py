@@ -1,4 +1,4 @@
-"""What happens to features before a linear head reads them."""
+"""Scaling of the features that a linear head reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BLOCK = 1024  # rows
 
 @dataclass(frozen=True)
 class Scaling:
-    """`none`; `l2`: every row to length one; `standard`: every feature to mean 0 and standard deviation 1 over the
-    training rows, whose `mean` and `std` (D,) are kept."""
+    """`none`; `l2`: rows of unit length; `standard`: features of mean 0 and standard deviation 1 over the training rows, by
+    their `mean` and `std` (D,)."""
 
     name: str
     mean: torch.Tensor | None = None
@@ -24,24 +24,29 @@ class Scaling:
 
     @classmethod
     def fit(cls, name: str, features: torch.Tensor) -> Self:
-        """The scaling `name` for training features (N,D); a feature that is constant keeps its spread."""
+        """The scaling `name` for training features (N,D); constant features are only centered.
+
+        Raises:
+            ValueError: there is no such scaling.
+        """
         if name not in SCALINGS:
-            raise ValueError(f"no scaling {name!r}: {', '.join(SCALINGS)}")
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {name!r}")
         if name != "standard":
             return cls(name)
-        # In float64, whose squares neither overflow nor underflow; off the first row, so that a constant is exactly one.
+        # In float64, where the squares neither overflow nor underflow; relative to the first row, so that the variance of a
+        # constant feature is exactly 0.
         first, count = features[0].double(), len(features)
         total, squares = torch.zeros_like(first), torch.zeros_like(first)
         for block in features.split(_BLOCK):
-            off = block.double().sub_(first)
-            total += off.sum(dim=0)
-            squares += off.square_().sum(dim=0)
+            differences = block.double().sub_(first)
+            total += differences.sum(dim=0)
+            squares += differences.square_().sum(dim=0)
         mean, variance = total / count, (squares / count - (total / count).square_()).clamp_(min=0)
         std = variance.sqrt_().to(features)
         return cls(name, (mean + first).to(features), torch.where(std > 0, std, 1.0))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(B,D) -> (B,D); `none` gives back what it was given."""
+        """(B,D) -> (B,D); `none` returns its argument."""
         if self.name == "l2":
             return unit_length(features)
         if self.mean is not None and self.std is not None:
@@ -49,5 +54,5 @@ class Scaling:
         return features
 
     def to(self, device: torch.device) -> Scaling:
-        tensors = (None if one is None else one.to(device) for one in (self.mean, self.std))
-        return Scaling(self.name, *tensors)
+        moments = (None if moment is None else moment.to(device) for moment in (self.mean, self.std))
+        return Scaling(self.name, *moments)

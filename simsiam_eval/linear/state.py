@@ -1,4 +1,4 @@
-"""Heads in the middle of a long training, kept in a file so that a killed one goes on where it was."""
+"""Heads in the middle of a long training, saved so that an interrupted training can be resumed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from simsiam_eval.runtime.progress import say
 
 
 class ProbeState:
-    """The file `path` for the training that `key`, plain values, describes."""
+    """The file `path` of a training; `key` holds plain values that identify the training."""
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
         self._path, self._key = path, json.dumps(key, sort_keys=True)
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last: `epoch`, the next one, and `heads`; None where nothing was.
+        """The last saved state: `epoch`, the next one to train, and `heads`; None without a file.
 
         Raises:
-            DataError: the file is damaged, or of another training.
+            DataError: the file is damaged, or belongs to another training.
         """
         if not self._path.exists():
             return None
         try:
-            found = torch.load(self._path, map_location="cpu", weights_only=True)
-            same = found["key"] == self._key
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+            same = saved["key"] == self._key
         except Exception as error:  # torch.load has a dozen names for a damaged file
-            raise DataError(f"{self._path} is damaged: delete it to begin anew.") from error
+            raise DataError(f"{self._path} is damaged. Delete it to start again.") from error
         if not same:
-            raise DataError(f"{self._path} is of other images, settings or encoder: give another --out, or delete it.")
-        say(f"{self._path}: going on after epoch {found['epoch'] - 1}.")
-        return found
+            raise DataError(
+                f"{self._path} belongs to other images, settings or encoder weights. Use another --out, or delete it."
+            )
+        say(f"resuming from epoch {saved['epoch']} ({self._path})")
+        return saved
 
     def save(self, epoch: int, heads: list[dict[str, Any]]) -> None:
-        """Keep the heads before `epoch`.
+        """Save the heads as they are before `epoch`.
 
         Raises:
             DataError: the file cannot be written.
@@ -48,5 +50,5 @@ class ProbeState:
             torch.save({"key": self._key, "epoch": epoch, "heads": heads}, file)
 
     def remove(self) -> None:
-        """The training is over."""
+        """Delete the file, after the training."""
         self._path.unlink(missing_ok=True)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, provenance
-from simsiam_eval.commands.settings import may_change
 from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
+    from simsiam_eval.extraction.plan import ExtractionOptions
     from simsiam_eval.features.table import Features
     from simsiam_eval.linear.data import ProbeData
+    from simsiam_eval.linear.end_to_end import EndToEndFeed
     from simsiam_eval.linear.feeds import Feed
     from simsiam_eval.linear.probing import LinearFit
     from simsiam_eval.linear.state import ProbeState
+    from simsiam_eval.sources.base import ImageSource
     from tasks.linear.trials import Trial
 
 _FEEDS = {
@@ -37,9 +40,10 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
             --shots or --fraction, or a head diverged.
     """
     from simsiam_eval.features.compatibility import described_features
-    from simsiam_eval.linear.data import read_probe_data
+    from simsiam_eval.linear.data import feed_of, read_probe_data
     from simsiam_eval.neighbors.duplicates import leakage_warning
     from simsiam_eval.runtime.device import resolve_device
+    from simsiam_eval.sources.opening import open_source
     from tasks.linear.files import make_folder, write_files
     from tasks.linear.report import NOTHING_HELD_OUT, HeadReport, RowsReport, head_report, rows_report
     from tasks.linear.trials import Subset, trials_of
@@ -55,8 +59,14 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     subsets += [Subset(fraction=fraction) for fraction in settings.fraction or ()]
     seeds = range(settings.seed, settings.seed + settings.trials)
     trials = trials_of(data, settings.linear_protocol(), subsets, seeds, settings.per_layer)
-    feed = _feed(settings, data, train, trials)
-    state = _state(settings, train, test)
+    end_to_end, state = None, None
+    if settings.end_to_end:
+        assert settings.checkpoint is not None
+        source = open_source(settings.train, "train")
+        end_to_end = _end_to_end_feed(settings.checkpoint, source, settings.extraction(), train, trials, data)
+        if settings.out is not None:
+            state = _state(settings.out, settings.training_values(), train, test)
+    feed = feed_of(settings.views, data, train) if end_to_end is None else end_to_end
     fits = _fit(trials, data, feed, settings.held_out, state)
     report: HeadReport | RowsReport
     if settings.several:
@@ -74,14 +84,14 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], accuracy)])
     if any(len(trial.probe.recipes) > 1 and not fit.candidates for trial, fit in zip(trials, fits, strict=True)):
         table = replace(table, notes=[*table.notes, NOTHING_HELD_OUT])
-    more = {"end_to_end": feed.described()} if settings.end_to_end else {}
+    encoder = {} if end_to_end is None else {"end_to_end": end_to_end.checked_encoder()}
     result = Result(
         task="linear-eval",
         protocol=settings.protocol(),
         settings=settings.to_dict(),
         metrics=metrics,
         provenance=provenance(
-            started, str(device), train=described_features(train), test=described_features(test), **more
+            started, str(device), train=described_features(train), test=described_features(test), **encoder
         ),
         table=table,
     )
@@ -92,35 +102,31 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     return result
 
 
-def _state(settings: LinearEvalSettings, train: Features, test: Features) -> ProbeState | None:
-    """Where an end-to-end training with --out is saved after every epoch."""
+def _state(out: Path, values: dict[str, Any], train: Features, test: Features) -> ProbeState:
+    """Where an end-to-end training is saved after every epoch, identified by what its heads depend on."""
     from simsiam_eval.linear.state import ProbeState
 
-    if not settings.end_to_end or settings.out is None:
-        return None
-    free = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *may_change(type(settings))}
-    key = {name: value for name, value in settings.to_dict().items() if name not in free}
-    key |= {"encoder": train.attributes["encoder"], "preprocessing": train.attributes["preprocessing"]}
+    key = values | {"encoder": train.attributes["encoder"], "preprocessing": train.attributes["preprocessing"]}
     key |= {"sources": [features.attributes["source"]["fingerprint"] for features in (train, test)]}
-    return ProbeState(settings.out / "unfinished.pt", key)
+    return ProbeState(out / "unfinished.pt", key)
 
 
-def _feed(settings: LinearEvalSettings, data: ProbeData, train: Features, trials: Sequence[Trial]) -> Any:
-    """What the heads are trained on: center crops, --views, or --end-to-end."""
+def _end_to_end_feed(
+    checkpoint: Path,
+    source: ImageSource,
+    options: ExtractionOptions,
+    train: Features,
+    trials: Sequence[Trial],
+    data: ProbeData,
+) -> EndToEndFeed:
+    """The feed of --end-to-end, for the rows that any trial is trained on."""
     import numpy as np
 
-    if not settings.end_to_end:
-        from simsiam_eval.linear.data import feed_of
-
-        return feed_of(settings.views, data, train)
     from simsiam_eval.linear.end_to_end import EndToEndFeed
-    from simsiam_eval.sources.opening import open_source
 
     rows = [trial.probe.rows for trial in trials]
-    needed = np.unique(np.concatenate([np.arange(len(train.rows)) if some is None else some for some in rows]))
-    assert settings.checkpoint is not None
-    source, options = open_source(settings.train, "train"), settings.extraction()
-    return EndToEndFeed(settings.checkpoint, source, options, train, needed, list(data.train.layers), data.device)
+    needed = np.unique(np.concatenate([np.arange(len(data.train)) if part is None else part for part in rows]))
+    return EndToEndFeed(checkpoint, source, options, train, needed, list(data.train.layers), data.device)
 
 
 def _fit(

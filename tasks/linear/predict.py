@@ -18,16 +18,19 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
+    import torch
+
     from simsiam_eval.extraction.extraction import Extraction
+    from simsiam_eval.extraction.plan import ExtractionOptions
     from simsiam_eval.linear.head_file import SavedHead
     from simsiam_eval.sources.base import ImageSource
 
-_SHOWN = 10
+_EXAMPLES = 10  # predictions in the table
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(DeviceSettings, PrecisionSettings):
-    """Classify images with an encoder and a trained head (linear-eval --save-head)."""
+    """Classify images with an encoder and a head trained by linear-eval (--save-head)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "data strict",
@@ -39,110 +42,154 @@ class PredictSettings(DeviceSettings, PrecisionSettings):
         "--checkpoint checkpoint.pth.tar --head head.safetensors --data folder:photos/new --out classes.csv",
     )
 
-    checkpoint: Path = setting(help="Encoder, the one whose features the head was trained on.")
-    head: Path = setting(help="Head (.safetensors) that linear-eval wrote.")
+    checkpoint: Path = setting(help="Checkpoint of the encoder that the head was trained on.")
+    head: Path = setting(help="Head (.safetensors) written by linear-eval.")
     data: str = setting(
-        help="Image source, such as folder:PATH; labels are not needed, and are compared with if there."
+        help="Images to classify: an image source such as folder:PATH. Labels are optional; if there are any, accuracy is "
+        "reported."
     )
     out: Path | None = setting(
-        None, output=True, help="CSV file to write: id, class, probability, and the label where there is one."
+        None, output=True, help="CSV file for the predictions: id, class, probability, and label if there is one."
     )
-    extract_batch: int | None = setting(None, at_least=1, help="Images per forward pass; default: as in `extract`.")
-    workers: int | None = setting(None, at_least=0, help="Decoding processes; default: as in `extract`.")
-    strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
+    extract_batch: int | None = setting(None, at_least=1, help="Images per forward pass (default: as for `extract`).")
+    workers: int | None = setting(None, at_least=0, help="Decoding processes (default: as for `extract`).")
+    strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of one image. `label` is its true class by name, or None."""
+
+    id: str
+    class_name: str
+    probability: float
+    label: str | None
 
 
 def predict(settings: PredictSettings) -> Result:
-    """Run `predict`: images are prepared as those were that the head was trained on.
+    """Run `predict`; images are prepared like those that the head was trained on.
 
     Raises:
-        DataError: the head belongs to another encoder, or to features of unknown images; the images cannot be used.
+        DataError: the head belongs to another encoder, or to features of an unknown one; the images cannot be used.
     """
+    from simsiam_eval.extraction.plan import ExtractionOptions
     from simsiam_eval.linear.head_file import read_head
-    from simsiam_eval.metrics.intervals import accuracy_metrics
+    from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.runtime.progress import progress
+    from simsiam_eval.sources.opening import open_source
 
     started = time.perf_counter()
     settings.try_outputs()
-    saved = read_head(settings.head)
-    work = _work(settings, saved)
-    source = work.source
-    truth = _classes_of(source, saved)
-    columns = ["id", "class", "probability", *(["label"] if truth is not None else [])]
-    counts: Counter[str] = Counter()
-    shown: list[list[str]] = []
-    right = judged = unknown = 0
-    with _csv_file(settings.out) as write, progress("predict", len(source)) as advance:
+    saved, source = read_head(settings.head), open_source(settings.data)
+    options = ExtractionOptions(
+        precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict
+    )
+    device = resolve_device(settings.device)
+    extraction = _extraction(saved, settings.head, settings.checkpoint, source, options, device)
+    labels = _label_names(source, saved)
+    columns = ["id", "class", "probability", *(["label"] if labels is not None else [])]
+    tally = _Tally(frozenset(saved.class_names))
+    examples: list[list[str]] = []
+    with _csv_writer(settings.out) as write, progress("predict", len(source)) as advance:
         write(columns)
-        for line in _lines(work, saved, truth, settings.strict):
-            write(line)
-            shown += [line] if len(shown) < _SHOWN else []
-            counts[line[1]] += 1
-            if line[3:] not in ([], [""]):
-                judged += 1
-                right += line[1] == line[3]
-                unknown += line[3] not in saved.class_names
+        for prediction in _predictions(extraction, saved, labels):
+            label = [] if labels is None else [prediction.label or ""]
+            row = [prediction.id, prediction.class_name, f"{prediction.probability:.4f}", *label]
+            write(row)
+            if len(examples) < _EXAMPLES:
+                examples.append(row)
+            tally.add(prediction)
             advance(1)
-        done = sum(counts.values())
-        if not done:
+        if not tally.images:
             raise DataError(f"None of the {len(source)} images of {settings.data} could be read.")
-    metrics: dict[str, Any] = {"images": done, "unreadable": len(source) - done, "by_class": dict(counts.most_common())}
-    if judged:
-        metrics |= accuracy_metrics("top1", right, judged) | {"labeled": judged, "of_unknown_classes": unknown}
-    notes = [f"The first {len(shown)} of {done} images{'; all are in ' + str(settings.out) if settings.out else ''}."]
-    if judged:
-        notes.append(f"Of {judged} labeled images {percent(metrics['top1'], metrics['top1_interval'])} % are right.")
-    if unknown:
-        notes.append(
-            f"{counted(unknown, 'image')} among them of classes that the head does not know: none can be right."
-        )
+    metrics = {"images": tally.images, "unreadable": len(source) - tally.images} | tally.to_dict()
     return Result(
         task="predict",
         settings=settings.to_dict(),
         metrics=metrics,
-        provenance=provenance(started, str(work.device), encoder=saved.encoder, head=saved.trained),
+        provenance=provenance(started, str(device), encoder=saved.encoder, head=saved.trained),
         files={"predictions": str(settings.out)} if settings.out else {},
         table=Table(
-            f"Classes of {settings.data}",
-            columns,
-            shown,
-            notes,
+            f"Predictions for {settings.data}", columns, examples, _notes(metrics, len(examples), settings.out)
         ),
     )
 
 
-def _work(settings: PredictSettings, saved: SavedHead) -> Extraction:
-    """The extraction of the features that the head reads."""
-    from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
-    from simsiam_eval.runtime.device import resolve_device
-    from simsiam_eval.sources.opening import open_source
+class _Tally:
+    """Counts of predictions by class, and of correct ones among the labeled images."""
+
+    def __init__(self, known_classes: frozenset[str]) -> None:
+        self._known = known_classes
+        self._by_class: Counter[str] = Counter()
+        self._labeled = self._correct = self._unknown = 0
+
+    @property
+    def images(self) -> int:
+        return sum(self._by_class.values())
+
+    def add(self, prediction: Prediction) -> None:
+        self._by_class[prediction.class_name] += 1
+        if prediction.label is not None:
+            self._labeled += 1
+            self._correct += prediction.class_name == prediction.label
+            self._unknown += prediction.label not in self._known
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record; accuracy only where images are labeled."""
+        from simsiam_eval.metrics.intervals import accuracy_metrics
+
+        counts: dict[str, Any] = {"by_class": dict(self._by_class.most_common())}
+        if not self._labeled:
+            return counts
+        accuracy = accuracy_metrics("top1", self._correct, self._labeled)
+        return counts | accuracy | {"labeled": self._labeled, "of_unknown_classes": self._unknown}
+
+
+def _notes(metrics: dict[str, Any], shown: int, out: Path | None) -> list[str]:
+    notes = [f"The first {shown} of {counted(metrics['images'], 'prediction')}{f'; all are in {out}' if out else ''}."]
+    if "top1" in metrics:
+        accuracy = percent(metrics["top1"], metrics["top1_interval"])
+        notes.append(f"Accuracy on {counted(metrics['labeled'], 'labeled image')}: {accuracy} %.")
+    if metrics.get("of_unknown_classes"):
+        images = counted(metrics["of_unknown_classes"], "labeled image")
+        notes.append(f"Counted as errors: {images} of classes that the head was not trained on.")
+    return notes
+
+
+def _extraction(
+    saved: SavedHead,
+    head_file: Path,
+    checkpoint: Path,
+    source: ImageSource,
+    options: ExtractionOptions,
+    device: torch.device,
+) -> Extraction:
+    """The extraction of the features that the head reads.
+
+    Raises:
+        DataError: they cannot be computed with this checkpoint or precision.
+    """
+    from simsiam_eval.extraction.plan import extraction_like
 
     if saved.encoder.get("weights_sha256") is None or saved.preprocessing is None:
-        raise DataError(f"{settings.head} was trained on features of no known encoder: it cannot classify images.")
-    if saved.precision not in (None, settings.precision):
-        raise DataError(
-            f"{settings.head} was trained on features in {saved.precision}: give --precision {saved.precision}."
-        )
-    options = ExtractionOptions(
-        precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict
-    )
-    source, device = open_source(settings.data), resolve_device(settings.device)
+        raise DataError(f"{head_file} was trained on features of an unknown encoder; it cannot classify images.")
+    if saved.precision not in (None, options.precision):
+        raise DataError(f"{head_file} was trained on {saved.precision} features; use --precision {saved.precision}.")
     layers = (saved.head.layer,)
-    work = extraction_like(saved.attributes, settings.head, settings.checkpoint, source, options, device, layers)
-    if work.encoder.width != saved.head.weight.shape[1]:
-        raise DataError(
-            f"{settings.head} reads {saved.head.weight.shape[1]} features, and the encoder gives {work.encoder.width}."
-        )
-    return work
+    extraction = extraction_like(saved.attributes, head_file, checkpoint, source, options, device, layers)
+    width = saved.head.weight.shape[1]
+    if extraction.encoder.width != width:
+        raise DataError(f"{head_file} expects {width} features, but the encoder gives {extraction.encoder.width}.")
+    return extraction
 
 
 @contextmanager
-def _csv_file(path: Path | None) -> Iterator[Callable[[list[str]], Any]]:
-    """What writes a line of the CSV file, which is there once all are written; nothing where there is no path."""
+def _csv_writer(path: Path | None) -> Iterator[Callable[[list[str]], Any]]:
+    """A function that writes a row of the CSV file, which appears once all are written; without a path it does nothing."""
     from simsiam_eval.files.atomic import atomic_write
 
     if path is None:
-        yield lambda line: None
+        yield lambda row: None
         return
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
@@ -150,27 +197,28 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[list[str]], Any]]:
         text.detach()
 
 
-def _lines(work: Extraction, saved: SavedHead, truth: list[str | None] | None, strict: bool) -> Iterator[list[str]]:
-    """Id, class, probability and, where there is any, label of every image that can be read."""
+def _predictions(extraction: Extraction, saved: SavedHead, labels: list[str | None] | None) -> Iterator[Prediction]:
+    """The predictions of all images that can be read; unreadable ones are reported, or an error where that is an option."""
     import torch
 
     from simsiam_eval.runtime.progress import say
 
-    for block in work.compute(work.starts):
+    for block in extraction.compute(extraction.starts):
         for row, reason in sorted(block.reasons.items()):
-            if strict:
-                raise DataError(f"Image {work.source.id(row)} (row {row}) could not be read: {reason}.")
-            say(f"skipped {work.source.id(row)} (row {row}): {reason}")
+            image = f"{extraction.source.id(row)} (row {row})"
+            if extraction.options.strict:
+                raise DataError(f"{image} cannot be read: {reason}.")
+            say(f"skipped {image}: {reason}")
         scores = saved.head.scores(torch.from_numpy(block.columns["features"]))
         best = torch.softmax(scores, dim=1).max(dim=1)
-        for row, chance, guess in zip(block.rows, best.values.tolist(), best.indices.tolist(), strict=True):
+        for row, probability, index in zip(block.rows, best.values.tolist(), best.indices.tolist(), strict=True):
             if row not in block.reasons:
-                label = [] if truth is None else [truth[row] or ""]
-                yield [work.source.id(row), saved.class_names[guess], f"{chance:.4f}", *label]
+                label = None if labels is None else labels[row]
+                yield Prediction(extraction.source.id(row), saved.class_names[index], probability, label)
 
 
-def _classes_of(source: ImageSource, saved: SavedHead) -> list[str | None] | None:
-    """Each row's class by name, None for no label; None where the source has none, or names none of the head's classes."""
+def _label_names(source: ImageSource, saved: SavedHead) -> list[str | None] | None:
+    """The class of each row by name, None for no label; None where the source has no label of the head's classes."""
     from simsiam_eval.features.class_names import class_name, distinct_names
 
     names = distinct_names(source.class_names) if source.class_names is not None else None

@@ -1,4 +1,4 @@
-"""Settings of `linear-eval`, and the recipes that they ask for."""
+"""Settings of `linear-eval`, and the protocol they amount to."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import option_name, setting
+from simsiam_eval.commands.settings import may_change, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings, is_feature_file
 from simsiam_eval.linear.protocols import PROTOCOLS, SWEEP_FACTORS, LogisticProtocol, Protocol, SGDProtocol
+from simsiam_eval.linear.schedule import SCHEDULES
+from simsiam_eval.vocabulary import SCALINGS
 
 _SGD_FIELDS, _LOGISTIC_FIELDS = ([field.name for field in fields(kind)] for kind in (SGDProtocol, LogisticProtocol))
 
 
 def _preset(protocol: Protocol) -> dict[str, Any]:
-    """A protocol's values, and None for those of the other kind."""
+    """A protocol's values, and None for the values of the other kind of protocol."""
     values = {field.name: getattr(protocol, field.name) for field in fields(protocol)}
     return {name: None for name in (*_SGD_FIELDS, *_LOGISTIC_FIELDS) if name not in values} | values
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearEvalSettings(EvaluationSettings):
-    """Train a linear classifier on the frozen features of the training set and report it on the test set.
+    """Train a linear classifier on frozen features of the training set and evaluate it on the test set.
 
-    Several values of --lr, --weight-decay, --layer, --scaling or -C are a sweep: the best is chosen on a part held out of
-    the training set, refitted on all of it, and reported once on the test set.
+    Several values of --lr, --weight-decay, --layer, --scaling or -C are a sweep: the best combination is chosen on a
+    held-out part of the training set, retrained on all of it, and evaluated once on the test set.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {name: _preset(protocol) for name, protocol in PROTOCOLS.items()}
@@ -43,63 +45,70 @@ class LinearEvalSettings(EvaluationSettings):
     )
 
     preset: str = setting(
-        "simsiam-code", choices=tuple(PRESETS), help="Protocol: whose optimizer, lr, batch and epochs."
+        "simsiam-code",
+        choices=tuple(PRESETS),
+        help="Protocol: sets the optimizer, learning rate, batch size and epochs.",
     )
     lars: bool | None = setting(
-        by_preset=True, help="LARS (the trust ratio of LARC, clip off) around SGD, as the reference's --lars."
+        by_preset=True, help="Use LARS (LARC with clipping off) around SGD, like --lars of the reference."
     )
     lr: tuple[float, ...] | None = setting(
         by_preset=True,
         above=0,
         once=True,
-        help="Learning rate per 256 images: the optimizer's is lr x batch / 256. Several: a sweep.",
+        help="Learning rate per 256 images; the optimizer's is lr x batch size / 256. Comma-separated for a sweep.",
     )
     batch_size: int | None = setting(by_preset=True, at_least=1, help="Images per step.")
     epochs: int | None = setting(by_preset=True, at_least=1, help="Passes over the training features.")
     schedule: str | None = setting(
         by_preset=True,
-        choices=("cosine", "step"),
-        help="Of the lr, once an epoch; step: a tenth from 60 %, 80 % of them.",
+        choices=tuple(SCHEDULES),
+        help="Learning-rate schedule: cosine, or step (x0.1 at 60 % and 80 % of training).",
     )
     momentum: float | None = setting(by_preset=True, at_least=0, help="Momentum of SGD, below 1.")
     weight_decay: tuple[float, ...] | None = setting(
-        by_preset=True, at_least=0, once=True, help="Weight decay (the protocols have none). Several: a sweep."
+        by_preset=True, at_least=0, once=True, help="Weight decay. Comma-separated for a sweep."
     )
     c: tuple[float, ...] | None = setting(
         by_preset=True,
         above=0,
         short="-C",
         once=True,
-        help="Logistic regression's C: scikit-learn's, of the summed loss.",
+        help="Inverse regularization strength of logistic regression, as in scikit-learn. Comma-separated for a sweep.",
     )
     scaling: tuple[str, ...] = setting(
         by_preset=True,
-        choices=("none", "l2", "standard"),
+        choices=SCALINGS,
         once=True,
-        help="Of the features: as they are, every row to length one, or every feature to mean 0 and deviation 1 over the "
-        "training images. Several: a sweep.",
+        help="Scaling of the features: none, l2 (unit length), or standard (mean 0 and standard deviation 1 over the "
+        "training images). Comma-separated for a sweep.",
     )
-    sweep: bool = setting(False, help="Try the lr times 13 factors from 1/1000 to 1000 in half powers of ten.")
-    held_out: float = setting(0.1, above=0, help="Share of the training set, class by class, by which a sweep chooses.")
+    sweep: bool = setting(False, help="Try 13 learning rates around --lr, from 1/1000 to 1000 times its value.")
+    held_out: float = setting(
+        0.1, above=0, help="Fraction of every class of the training set on which a sweep chooses the best head."
+    )
     end_to_end: bool = setting(
-        False, help="Train on new random crops in every epoch, through the encoder, as the reference does: slow."
+        False, help="Train on new random crops in every epoch, through the frozen encoder, as the reference does. Slow."
     )
-    per_layer: bool = setting(False, help="Probe every layer of the feature files, one row of the table each.")
+    per_layer: bool = setting(False, help="Train a head on every layer of the feature files, one table row each.")
     fraction: tuple[float, ...] | None = setting(
         None,
         above=0,
         at_most=1,
         once=True,
-        help="Train on this share of every class's images only. Several: one row each.",
+        help="Train on this fraction of the images of every class. Comma-separated for several rows.",
     )
     shots: tuple[int, ...] | None = setting(
-        None, at_least=1, once=True, help="Train on so many images of every class only. Several: one row each."
+        None,
+        at_least=1,
+        once=True,
+        help="Train on this number of images of every class. Comma-separated for several rows.",
     )
-    trials: int = setting(1, at_least=1, help="Seeds, from --seed on, of which mean and standard deviation are given.")
+    trials: int = setting(
+        1, at_least=1, help="Number of seeds, starting at --seed; their mean and standard deviation are reported."
+    )
     out: Path | None = setting(None, help="Folder for the record, confusion matrix, curves and trained head.")
-    save_head: Path | None = setting(
-        None, output=True, help="File (.safetensors) for the trained head, which `predict` reads."
-    )
+    save_head: Path | None = setting(None, output=True, help="File (.safetensors) for the trained head, for `predict`.")
 
     def check(self) -> None:
         super().check()
@@ -108,29 +117,32 @@ class LinearEvalSettings(EvaluationSettings):
         if self.held_out >= 1:
             raise UsageError(f"--held-out must be below 1, got {self.held_out}.")
         if self.seed + self.trials > 2**32:
-            raise UsageError(f"--seed {self.seed} leaves no room for {self.trials} --trials below 2^32.")
+            raise UsageError(f"--seed plus --trials must be at most 2^32, got {self.seed} and {self.trials}.")
         logistic = self.preset == "logistic"
-        foreign = [name for name, value in self.PRESETS[self.preset].items() if value is None]
-        if given := [name for name in foreign if getattr(self, name) is not None]:
-            name = "-C" if given[0] == "c" else option_name(given[0])
-            raise UsageError(f"{name} has no meaning with --preset {self.preset}.")
-        if self.sweep and (logistic or len(self.lr or ()) > 1):
-            raise UsageError("--sweep spreads one --lr: give it without several --lr, and not with --preset logistic.")
-        if logistic and (self.views or self.end_to_end):
-            raise UsageError("--preset logistic has no epochs: --views and --end-to-end are not for it.")
+        absent = [name for name, value in self.PRESETS[self.preset].items() if value is None]
+        if given := [name for name in absent if getattr(self, name) is not None]:
+            option = "-C" if given[0] == "c" else option_name(given[0])
+            raise UsageError(f"{option} cannot be used with --preset {self.preset}.")
+        if self.sweep and logistic:
+            raise UsageError("--sweep cannot be used with --preset logistic, which sweeps -C.")
+        if self.sweep and len(self.lr or ()) > 1:
+            raise UsageError("--sweep requires a single --lr.")
+        for name in ("views", "end_to_end"):
+            if logistic and getattr(self, name):
+                raise UsageError(f"{option_name(name)} cannot be used with --preset logistic, which has no epochs.")
         if self.end_to_end and self.views:
-            raise UsageError("Give --views or --end-to-end, not both.")
+            raise UsageError("--end-to-end and --views cannot be combined.")
         if self.views and (self.per_layer or len(self.layer) > 1):
-            raise UsageError("--views are of one layer: give one --layer, and no --per-layer.")
+            raise UsageError("--views requires a single --layer and cannot be combined with --per-layer.")
         if self.end_to_end and (self.checkpoint is None or is_feature_file(self.train)):
-            raise UsageError("--end-to-end needs --checkpoint, and images as --train.")
+            raise UsageError("--end-to-end requires --checkpoint, and images for --train.")
         if self.save_head is not None and self.several:
             raise UsageError(
-                "--save-head saves one head: give one --fraction or --shots, one trial, and no --per-layer."
+                "--save-head saves a single head: use one --fraction or --shots, one trial, and no --per-layer."
             )
 
     def changed(self) -> list[str]:
-        """As Settings'; --sweep, which changes the lr, too."""
+        """Those of Settings, and --sweep, which changes the learning rate."""
         return [*super().changed(), *(["sweep"] if self.sweep else [])]
 
     @property
@@ -138,8 +150,13 @@ class LinearEvalSettings(EvaluationSettings):
         """Whether there is more than one row of results."""
         return self.per_layer or self.trials > 1 or len(self.fraction or ()) + len(self.shots or ()) > 1
 
+    def training_values(self) -> dict[str, Any]:
+        """The values that the heads depend on, besides the features and the checkpoint."""
+        other = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *may_change(type(self))}
+        return {name: value for name, value in self.to_dict().items() if name not in other}
+
     def linear_protocol(self) -> Protocol:
-        """The preset with the options given in place of its values; --sweep spreads its learning rate."""
+        """The preset, with the options that were given in place of its values."""
         names = _LOGISTIC_FIELDS if self.preset == "logistic" else _SGD_FIELDS
         values = {name: getattr(self, name) for name in names}
         if self.sweep:

@@ -30,7 +30,7 @@ def feed_of(settings, train, needed=None):
     return EndToEndFeed(settings.checkpoint, source, options, train, needed, ["layer1", "layer2"], torch.device("cpu"))
 
 
-def test_epochs_differ_a_seed_repeats_and_only_needed_rows_are_computed(settings, train):
+def test_epochs_differ_seeds_repeat_and_only_needed_rows_are_computed(settings, train):
     feed = feed_of(settings, train)
     first, second = feed(0), feed(1)
     assert {layer: tuple(values.shape) for layer, values in first.items()} == {
@@ -48,16 +48,16 @@ def test_epochs_differ_a_seed_repeats_and_only_needed_rows_are_computed(settings
     assert not torch.equal(other["layer1"][3], first["layer1"][3])
 
 
-def test_an_encoder_that_changes_is_found_out(settings, train):
+def test_a_changed_encoder_is_an_error(settings, train):
     feed = feed_of(settings, train, np.array([0]))
-    assert feed.described()["encoder_unchanged"]
+    assert feed.checked_encoder()["encoder_unchanged"]
     with torch.no_grad():
         feed._encoder.trunk.conv1.weight += 1e-3
     with pytest.raises(DataError, match="weights changed"):
-        feed.described()
+        feed.checked_encoder()
 
 
-def test_rows_of_the_features_are_found_in_the_source(settings, train):
+def test_features_are_those_of_their_rows_of_the_source(settings, train):
     part = train.subset(train.labels == 3)
     whole, some = feed_of(settings, train)(0), feed_of(settings, part)(0)
     torch.testing.assert_close(some["layer2"], whole["layer2"][torch.from_numpy(train.labels == 3)])

@@ -17,26 +17,26 @@ def saved(request):
     return SavedHead(head, ["a", "b", "ü"], {"weights_sha256": "12"}, {"resize": 9}, "bf16", {"protocol": "small"})
 
 
-def test_what_was_written_is_read(saved, tmp_path):
+def test_a_written_head_is_read_back(saved, tmp_path):
     write_head(tmp_path / "h.safetensors", saved)
-    found = read_head(tmp_path / "h.safetensors")
+    read = read_head(tmp_path / "h.safetensors")
     features = torch.randn(5, 4)
-    assert torch.equal(found.head.scores(features), saved.head.scores(features))
+    assert torch.equal(read.head.scores(features), saved.head.scores(features))
     for name in ("class_names", "encoder", "preprocessing", "precision", "trained"):
-        assert getattr(found, name) == getattr(saved, name)
-    assert found.head.layer == "layer3"
+        assert getattr(read, name) == getattr(saved, name)
+    assert read.head.layer == "layer3"
 
 
 def change(path, **metadata):
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        there = file.metadata()
-    save_file(load_file(path), path, there | metadata)
+        before = file.metadata()
+    save_file(load_file(path), path, before | metadata)
 
 
 @pytest.mark.parametrize(
-    ("metadata", "says"),
+    ("metadata", "message"),
     [
         ({"format_version": "2"}, "format version 2"),
         ({"head": "{}"}, "damaged"),
@@ -44,27 +44,27 @@ def change(path, **metadata):
         ({"format": "other"}, FORMAT),
     ],
 )
-def test_other_and_newer_files_are_refused(saved, tmp_path, metadata, says):
+def test_other_and_newer_files_are_rejected(saved, tmp_path, metadata, message):
     path = tmp_path / "h.safetensors"
     write_head(path, saved)
     change(path, **metadata)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         read_head(path)
 
 
-def test_tensors_that_do_not_fit_or_are_not_finite_are_refused(saved, tmp_path):
+def test_tensors_that_do_not_match_or_are_not_finite_are_rejected(saved, tmp_path):
     path = tmp_path / "h.safetensors"
     write_head(path, saved)
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    told = json.loads(metadata["head"]) | {"class_names": ["a", "b"]}
-    change(path, head=json.dumps(told))
-    with pytest.raises(DataError, match="do not fit"):
+    description = json.loads(metadata["head"]) | {"class_names": ["a", "b"]}
+    change(path, head=json.dumps(description))
+    with pytest.raises(DataError, match="do not match"):
         read_head(path)
     tensors = load_file(path)
     tensors["weight"][0, 0] = float("nan")
     save_file(tensors, path, metadata)
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match="do not match"):
         read_head(path)

@@ -19,16 +19,16 @@ def head(record, road, checkpoint, tmp_path_factory):
     return out / "head.safetensors", made
 
 
-def test_images_get_the_classes_that_linear_eval_gave_their_features(record, head, checkpoint, tmp_path):
+def test_predictions_are_those_of_linear_eval(record, head, checkpoint, tmp_path):
     path, made = head
     out = tmp_path / "classes.csv"
-    found = record("predict", "--checkpoint", checkpoint, "--head", path, "--data", "digits#test", "--out", out)
-    assert found["metrics"]["images"] == found["metrics"]["labeled"] == 600
-    assert found["metrics"]["top1"] == pytest.approx(made["metrics"]["top1"], abs=1 / 600)
-    assert sum(found["metrics"]["by_class"].values()) == 600
+    predicted = record("predict", "--checkpoint", checkpoint, "--head", path, "--data", "digits#test", "--out", out)
+    assert predicted["metrics"]["images"] == predicted["metrics"]["labeled"] == 600
+    assert predicted["metrics"]["top1"] == pytest.approx(made["metrics"]["top1"], abs=1 / 600)
+    assert sum(predicted["metrics"]["by_class"].values()) == 600
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 600
-    assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(found["metrics"]["top1"])
+    assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(predicted["metrics"]["top1"])
     assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
 
 
@@ -41,8 +41,8 @@ def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head
     assert (metrics["images"], metrics["unreadable"]) == (2, 1)
     assert "top1" not in metrics
     assert next(csv.reader((tmp_path / "c.csv").open())) == ["id", "class", "probability"]
-    refused = call(*arguments, "--strict", "--out", tmp_path / "d.csv")
-    assert refused.exit_code == 1 and "1.png (row 1)" in refused.stderr
+    result = call(*arguments, "--strict", "--out", tmp_path / "d.csv")
+    assert result.exit_code == 1 and "1.png (row 1)" in result.stderr
     assert not (tmp_path / "d.csv").exists()
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
@@ -50,8 +50,8 @@ def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head
     assert nothing.exit_code == 1 and "None of the 3 images" in nothing.stderr
 
 
-def test_classes_of_one_name_stay_apart_and_unknown_ones_are_said(record, checkpoint, tmp_path):
-    """As ImageNet's two cranes: a number in brackets tells them apart, in the file and where they are compared."""
+def test_classes_of_the_same_name_stay_apart_and_unknown_classes_are_counted(record, checkpoint, tmp_path):
+    """Like ImageNet's two cranes: a number in brackets tells them apart, in the head and in the comparison with labels."""
     pixels, labels = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8), np.arange(90) % 3
     pixels[labels == 1] //= 4
     pixels[labels == 2] //= 16
@@ -63,9 +63,9 @@ def test_classes_of_one_name_stay_apart_and_unknown_ones_are_said(record, checkp
     made = record("linear-eval", *sets, "--preset", "logistic", "-C", 1, "--save-head", head)["metrics"]
     assert list(made["per_class"]) == ["crane (0)", "owl", "crane (2)"]
     given = ("--checkpoint", checkpoint, "--head", head)
-    found = record("predict", *given, "--data", f"parquet:{known}")["metrics"]
-    assert (found["top1"], found["of_unknown_classes"]) == (made["top1"], 0)
-    assert set(found["by_class"]) <= set(made["per_class"])
+    predicted = record("predict", *given, "--data", f"parquet:{known}")["metrics"]
+    assert (predicted["top1"], predicted["of_unknown_classes"]) == (made["top1"], 0)
+    assert set(predicted["by_class"]) <= set(made["per_class"])
     other = record("predict", *given, "--data", f"parquet:{more}")["metrics"]
     assert other["of_unknown_classes"] == 10 and other["top1"] <= 80 / 90
 
@@ -76,8 +76,8 @@ def write_labeled(path, pixels, labels, names):
     import pyarrow.parquet
 
     images = []
-    for one in pixels:
-        Image.fromarray(one).save(buffer := io.BytesIO(), "PNG")
+    for image in pixels:
+        Image.fromarray(image).save(buffer := io.BytesIO(), "PNG")
         images.append({"bytes": buffer.getvalue(), "path": None})
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -85,36 +85,36 @@ def write_labeled(path, pixels, labels, names):
     pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 
-def test_the_head_of_another_precision_is_refused(call, head, checkpoint):
+def test_a_head_for_another_precision_is_rejected(call, head, checkpoint):
     given = ("--checkpoint", checkpoint, "--head", head[0], "--data", "digits", "--precision", "bf16")
-    refused = call("predict", *given)
-    assert refused.exit_code == 1 and "give --precision float32" in refused.stderr
+    result = call("predict", *given)
+    assert result.exit_code == 1 and "use --precision float32" in result.stderr
 
 
-def test_the_head_of_another_encoder_is_refused(call, record, head, small, tmp_path):
+def test_a_head_for_another_encoder_is_rejected(call, record, head, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 8, "--out", tmp_path / "run")["files"]["checkpoint"]
-    refused = call("predict", "--checkpoint", other, "--head", head[0], "--data", "digits")
-    assert refused.exit_code == 1
-    assert "is not the encoder of" in refused.stderr and "Traceback" not in refused.output
+    result = call("predict", "--checkpoint", other, "--head", head[0], "--data", "digits")
+    assert result.exit_code == 1
+    assert "is not the encoder of" in result.stderr and "Traceback" not in result.output
 
 
-def test_a_file_that_is_no_head_is_refused(call, head, checkpoint, tmp_path):
+def test_a_file_that_is_not_a_head_is_rejected(call, head, checkpoint, tmp_path):
     from safetensors.numpy import save_file
 
     broken = tmp_path / "head.safetensors"
-    for content, says in (
-        (None, "There is no head"),
+    for content, message in (
+        (None, "not found"),
         (b"junk", "not a safetensors file"),
-        ("foreign", "holds no head"),
+        ("foreign", "is not a head"),
     ):
         if content == "foreign":
             save_file({"weight": np.zeros((2, 3), np.float32)}, broken)
         elif content:
             broken.write_bytes(content)
-        refused = call("predict", "--checkpoint", checkpoint, "--head", broken, "--data", "digits")
-        assert refused.exit_code == 1 and says in refused.stderr
+        result = call("predict", "--checkpoint", checkpoint, "--head", broken, "--data", "digits")
+        assert result.exit_code == 1 and message in result.stderr
 
 
-def test_json_is_the_record_alone(call, head, checkpoint):
-    told = call("predict", "--checkpoint", checkpoint, "--head", head[0], "--data", "digits#test", "--json")
-    assert json.loads(told.stdout)["task"] == "predict"
+def test_json_prints_only_the_record(call, head, checkpoint):
+    result = call("predict", "--checkpoint", checkpoint, "--head", head[0], "--data", "digits#test", "--json")
+    assert json.loads(result.stdout)["task"] == "predict"
