@@ -42,7 +42,6 @@ from torchvision import transforms
 
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
-from simsiam_eval.extraction.blocks import worker_count
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.fused_blocks import fuse_blocks
 from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
@@ -53,6 +52,7 @@ from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from simsiam_eval.runtime.batch_norm import mean_bn_statistics
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -146,7 +146,7 @@ class Photos:
 
 def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> np.ndarray:
     """ImageFolder's way: a DataLoader, a float32 model, a list, np.save."""
-    loader = DataLoader(Photos(source, count), 32, num_workers=worker_count(None, source))  # type: ignore[arg-type]
+    loader = DataLoader(Photos(source, count), 32, num_workers=worker_count(None))  # type: ignore[arg-type]
     with torch.no_grad():
         features = np.concatenate([encoder.trunk(batch).numpy() for batch in loader])
     np.save(out, features)
@@ -159,7 +159,7 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
 
     names = [str(Path(source.paths[row]).relative_to(folder)) for row in range(count)]  # type: ignore[attr-defined]
     data = LightlyDataset(str(folder), transform=Photos(source, 0).transform)
-    loader = DataLoader(data, 32, num_workers=worker_count(None, source))
+    loader = DataLoader(data, 32, num_workers=worker_count(None))
     with torch.no_grad():
         features = torch.cat([encoder.trunk(batch).flatten(1) for batch, _, _ in loader])
     order = {name: row for row, name in enumerate(data.get_filenames())}

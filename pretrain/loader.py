@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from pretrain.settings import PretrainSettings
 from pretrain.views.augment import ViewParameters, Views, boxes, crop_resident, draw
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.blocks import lost_workers_named, worker_count
+from simsiam_eval.extraction.blocks import lost_workers_named
 from simsiam_eval.images.crops import crop_image
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage
 from simsiam_eval.images.preprocess import MARGIN, Preprocessing
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.runtime.signals import ignore_stop_signals
@@ -139,7 +140,7 @@ class Loader:
             yield crops, parameters
 
     def _worker_crops(self, steps: range) -> Iterator[Any]:
-        workers = worker_count(self._settings.workers, self._source)
+        workers = worker_count(self._settings.workers, self._source.in_memory)
         pinned = self._device.type == "cuda"
         crops = _Crops(self._source, self.schedule, self._settings)
         loader: DataLoader[Any] = DataLoader(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections import deque
@@ -21,7 +20,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.images.crops import RATIO, crop_boxes, crop_image, draw_crops
 from simsiam_eval.images.decode import DecodedImage, UnreadableImage
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.signals import ignore_stop_signals
 
 # As many processes as were asked for are no mistake to be told of by a warning with paths.
@@ -136,7 +135,7 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
     loader: DataLoader[Any] = DataLoader(
         blocks,  # type: ignore[arg-type]
         batch_size=None,
-        num_workers=worker_count(workers, blocks.source),
+        num_workers=worker_count(workers, blocks.source.in_memory),
         pin_memory=device.type == "cuda",
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
@@ -209,12 +208,3 @@ def lost_workers_named() -> Iterator[None]:
             "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "
             "batch, and the same command again."
         ) from error
-
-
-def worker_count(asked: int | None, source: ImageSource) -> int:
-    """DataLoader processes: as asked, else one per core (at most 16) of this process's part of the machine, none for images
-    held in memory."""
-    if asked is not None:
-        return asked
-    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-    return 0 if source.in_memory else max(1, min(16, cores))

@@ -1,4 +1,4 @@
-"""The encoder made ready for speed: uint8 pixels in, float32 features out, nothing computed that is not needed."""
+"""The encoder prepared for fast inference: uint8 pixels in, float32 features out."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from simsiam_eval.runtime.compiler import refuse_without_compiler
 
 
 class FeatureModel:
-    """What extraction calls for every block of images.
+    """An encoder as extraction calls it for every block of images.
 
-    The batch normalizations are folded into the convolutions, on a CPU ReLUs and sums too, and the memory format is
-    channels-last: the same features up to float32's rounding. With `precision` bf16 weights and activations are bfloat16;
-    pooling stays float32.
+    Batch normalizations are folded into the convolutions, on a CPU ReLUs and residual sums too (fused_blocks.py), and the
+    memory format is channels-last: the same features up to rounding. With `precision` bf16, weights and activations are
+    bfloat16; pooling stays float32.
 
     Args:
-        encoder: left as it is; a copy is changed.
-        compile: through torch.compile instead, which takes a minute and a compiler.
+        encoder: not changed; a copy is.
+        compile: use torch.compile, which takes a minute and requires a compiler; blocks are then not fused.
         flip_average: features are the mean of those of the image and of its mirror image.
-        normalize: features are scaled to length one, after the mean.
+        normalize: features are scaled to length 1, after the mean.
+        fuse: whether blocks are fused where the processor supports it.
 
     Raises:
         UsageError: `compile` without a compiler.
@@ -48,69 +49,74 @@ class FeatureModel:
         compile: bool = False,
         flip_average: bool = False,
         normalize: bool = False,
+        fuse: bool = True,
     ) -> None:
         if compile:
             refuse_without_compiler(device)
         self.device, self.preprocessing = device, preprocessing
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        ready = copy.deepcopy(encoder).eval().requires_grad_(False)
-        ready.trunk.fc = nn.Identity()  # type: ignore[assignment]  # a projector, while it is being pretrained
-        ready = fold_batch_norms(ready)
-        ready = ready.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if not compile and can_fuse(device, precision):
-            fuse_blocks(ready.trunk)
-        self._encoder = ready
-        self._model: Any = _PooledInFloat32(ready)
+        model = copy.deepcopy(encoder).eval().requires_grad_(False)
+        model.trunk.fc = nn.Identity()  # type: ignore[assignment]  # during pretraining it is the projector
+        model = fold_batch_norms(model)
+        model = model.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fuse and not compile and can_fuse(device, precision):
+            fuse_blocks(model.trunk)
+        self._encoder = model
+        self._model: Any = _PooledInFloat32(model)
         self._compiling = threading.Lock() if compile else None
         if compile:
             self._model = torch.compile(self._model, dynamic=False)
 
     def weights_sha256(self) -> str:
-        """Of the weights with the batch normalizations in them, of which a CPU's kernels read a copy in their own order."""
+        """Hash of the weights, with the batch normalizations folded into them."""
         return weights_sha256(self._encoder.trunk.state_dict())
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
-        """(B,3,H,W) uint8, of any device -> (B,D) of each layer of the encoder."""
+        """Images (B,3,H,W) uint8, on any device -> features (B,D) of each layer of the encoder."""
         return self.start(pixels).read()
 
     def start(self, pixels: Tensor) -> PendingFeatures:
         """As a call, but on a GPU without waiting for the result."""
-        # The first is alone: of threads that all find nothing compiled each would compile.
+        # The first call runs alone: several threads that find nothing compiled would each compile.
         with torch.no_grad(), self._compiling or nullcontext():
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
             images = images.to(self.dtype, memory_format=torch.channels_last)
             features: Sequence[Tensor] = self._model(images)
             if self.flip_average:
                 mirrored = self._model(images.flip(3).contiguous(memory_format=torch.channels_last))
-                features = [(one.float() + two.float()) / 2 for one, two in zip(features, mirrored, strict=True)]
+                features = [
+                    (plain.float() + flipped.float()) / 2 for plain, flipped in zip(features, mirrored, strict=True)
+                ]
             self._compiling = None
             if self.normalize:
-                features = [nn.functional.normalize(one.float(), dim=1) for one in features]
-            return PendingFeatures([one.float() for one in features])
+                features = [nn.functional.normalize(layer.float(), dim=1) for layer in features]
+            return PendingFeatures([layer.float() for layer in features])
 
 
 class PendingFeatures:
-    """Features that a device is still working on; `read` waits for them."""
+    """Features that a device may still be computing; `read` waits for them."""
 
     def __init__(self, features: Sequence[Tensor]) -> None:
         self._event = None
         if features[0].device.type == "cuda":
-            self._features = [torch.empty(one.shape, pin_memory=True).copy_(one, non_blocking=True) for one in features]
+            self._features = [
+                torch.empty(layer.shape, pin_memory=True).copy_(layer, non_blocking=True) for layer in features
+            ]
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(features[0].device))
         else:
             self._features = list(features)
 
     def read(self) -> list[NDArray[np.float32]]:
-        """(B,D) of each layer."""
+        """Features (B,D) of each layer."""
         if self._event is not None:
             self._event.synchronize()
-        return [one.numpy() for one in self._features]
+        return [layer.numpy() for layer in self._features]
 
 
 class _PooledInFloat32(nn.Module):
-    """All layers of the encoder. bfloat16 has 8 bits, and a mean over 49 positions has more to say."""
+    """All layers of the encoder. The 8 bits of bfloat16 are too few for a mean over 49 positions."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -121,9 +127,10 @@ class _PooledInFloat32(nn.Module):
 
 
 def fold_batch_norms(model: Encoder) -> Encoder:
-    """`model`, in eval mode, with every `bnK` in the `convK` before it, and those of the shortcuts; changed in place.
+    """Fold every `bnK` of `model`, which is in eval mode, into the `convK` before it, and those of the shortcuts; in place.
 
-    A torchvision ResNet has BN nowhere else; the last lines make sure of it.
+    Raises:
+        ValueError: a batch normalization elsewhere, where torchvision's ResNets have none.
     """
     for parent in list(model.modules()):
         children = dict(parent.named_children())

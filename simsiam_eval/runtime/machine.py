@@ -1,4 +1,4 @@
-"""The machine: its usable cores, and the versions of the packages that decide the numbers."""
+"""The machine: its usable cores, decoding processes, and the versions of the packages that decide the numbers."""
 
 import importlib.metadata
 import os
@@ -20,6 +20,15 @@ _PACKAGES = (
 def usable_cores() -> int:
     """Those that this process may run on, where the system tells (Linux), else the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(workers: int | None, in_memory: bool = False) -> int:
+    """Decoding processes of a DataLoader: as given, else one per usable core of this process's share of the machine, at
+    most 16, and none for images in memory."""
+    if workers is not None:
+        return workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, set by torchrun
+    return 0 if in_memory else max(1, min(16, usable_cores() // processes))
 
 
 def versions() -> dict[str, str]:

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.runtime.device import autocast
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.signals import ignore_stop_signals
 from tasks.detection.backends.base import Work
-from tasks.detection.data.batches import worker_count
 from tasks.detection.data.detections import Detections
 from tasks.detection.data.images import ImageProblem
 

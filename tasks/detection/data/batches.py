@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.signals import ignore_stop_signals
 from tasks.detection.data.dataset import DetectionDataset, LabeledImage
 from tasks.detection.data.images import ImageProblem, read_pixels
@@ -120,8 +120,3 @@ def training_batches(
             worker_init_fn=ignore_stop_signals,
         )
     )
-
-
-def worker_count(workers: int | None) -> int:
-    """Of --workers: one per core, at most 16."""
-    return min(16, usable_cores()) if workers is None else workers

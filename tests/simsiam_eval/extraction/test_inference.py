@@ -1,4 +1,4 @@
-"""The encoder made ready for speed against the encoder as it is."""
+"""The encoder prepared for fast inference against the encoder itself."""
 
 import copy
 import pickle
@@ -41,12 +41,6 @@ def can(precision):
     return fused_blocks.can_fuse(CPU, precision)
 
 
-@pytest.fixture
-def unfused(monkeypatch):
-    """Blocks are left as they are from now on."""
-    return lambda: monkeypatch.setattr(inference, "can_fuse", lambda device, precision: False)
-
-
 def is_fused(model):
     return isinstance(model._encoder.trunk.layer1[0], fused_blocks._FusedBlock)
 
@@ -54,19 +48,17 @@ def is_fused(model):
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available(), reason="no oneDNN for this processor"
 )
-def test_blocks_are_fused_where_onednn_is_at_home():
+def test_blocks_are_fused_where_onednn_is_available():
     assert can("float32")
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_layer_is_the_encoders(arch, stem, fused, unfused):
-    if not fused:
-        unfused()
+def test_every_layer_is_the_encoders(arch, stem, fused):
     encoder = encoder_of(arch, stem)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    model = FeatureModel(encoder, TRANSFORMS[stem], CPU)
+    model = FeatureModel(encoder, TRANSFORMS[stem], CPU, fuse=fused)
     assert is_fused(model) == (fused and can("float32"))
     for pixels in (pixels_of(), pixels_of(rows=2, side=64), pixels_of()):  # weights are ordered for each shape anew
         with torch.no_grad():
@@ -77,22 +69,21 @@ def test_every_layer_is_the_encoders(arch, stem, fused, unfused):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_bf16_is_close_and_no_further_where_it_is_fused(arch, unfused):
+def test_bf16_is_close_and_fusing_adds_no_error(arch):
     encoder, pixels = encoder_of(arch, layers=("pool",)), pixels_of(rows=8)
     (exact,) = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU)(pixels)
     model = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")
     assert is_fused(model) == can("bf16")
-    unfused()
-    plain = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16")
-    away = [float(np.linalg.norm(one(pixels)[0] - exact) / np.linalg.norm(exact)) for one in (model, plain)]
-    assert 0 < away[0] < 0.01
-    assert away[0] < 1.2 * away[1]
+    plain = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, "bf16", fuse=False)
+    errors = [float(np.linalg.norm(each(pixels)[0] - exact) / np.linalg.norm(exact)) for each in (model, plain)]
+    assert 0 < errors[0] < 0.01
+    assert errors[0] < 1.2 * errors[1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("stage", ["layer1", "layer4"])
 @pytest.mark.parametrize("convs", [("conv1", "conv2"), ("conv2", "conv3"), ("conv3", "conv3")])
-def test_an_overflow_is_seen(convs, stage, precision):
+def test_an_overflow_stays_visible(convs, stage, precision):
     """Weights are finite, sums are not: infinity, and then infinity less infinity, which no ReLU may make a 0 of."""
     encoder = encoder_of("resnet50", layers=("pool",))
     first, second = getattr(encoder.trunk, stage)[:2]
@@ -104,7 +95,7 @@ def test_an_overflow_is_seen(convs, stage, precision):
     assert not np.isfinite(found).all(axis=1).any()
 
 
-def test_a_model_that_was_used_can_be_copied():
+def test_a_used_model_can_be_copied():
     model, pixels = FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], CPU), pixels_of()
     found = model(pixels)
     for one, two in zip(found, copy.deepcopy(model)(pixels), strict=True):
@@ -112,7 +103,7 @@ def test_a_model_that_was_used_can_be_copied():
     assert len(pickle.dumps(model._encoder)) > 0
 
 
-def test_what_enters_a_stage_is_not_written_on():
+def test_the_input_of_a_stage_is_not_overwritten():
     """ResNet-18's first block adds its input to its output: the stem's features are asked for, too."""
     encoder, pixels = encoder_of("resnet18", layers=("stem", "layer1"), pooling="max"), pixels_of()
     with torch.no_grad():
@@ -121,7 +112,7 @@ def test_what_enters_a_stage_is_not_written_on():
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_pixels_are_left_as_they_are():
+def test_pixels_are_not_changed():
     pixels = pixels_of()
     kept = pixels.clone()
     normal = TRANSFORMS["imagenet"].normalize(pixels)
@@ -155,26 +146,30 @@ class NoSum:
     [object(), Operators(_convolution_pointwise=relu_of_nan_is_zero), Operators(_convolution_pointwise_=NoSum)],
     ids=["missing", "of no NaN", "no sum"],
 )
-def test_where_the_operators_are_missing_or_wrong_nothing_is_fused(operators, monkeypatch):
+def test_without_torchs_private_operators_features_are_those_of_the_plain_path(operators, monkeypatch):
     monkeypatch.setattr(fused_blocks, "_ONEDNN", operators)
-    fused_blocks._are_right.cache_clear()
+    fused_blocks._are_correct.cache_clear()
     before = torch.random.get_rng_state()
     try:
         assert not can("float32")
         assert torch.equal(torch.random.get_rng_state(), before)
-        assert not is_fused(FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], CPU))
+        encoder, pixels = encoder_of("resnet18"), pixels_of()
+        model = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU)
+        plain = FeatureModel(encoder, TRANSFORMS["imagenet"], CPU, fuse=False)
+        assert not is_fused(model)
+        assert all(np.array_equal(*pair) for pair in zip(model(pixels), plain(pixels), strict=True))
     finally:
-        fused_blocks._are_right.cache_clear()
+        fused_blocks._are_correct.cache_clear()
 
 
-def test_another_kind_of_block_is_refused():
+def test_another_kind_of_block_is_rejected():
     trunk = build_trunk("resnet18")
     trunk.layer3[1] = nn.Identity()
     with pytest.raises(ValueError, match="not a block of torchvision's ResNets: Identity"):
         fused_blocks.fuse_blocks(trunk)
 
 
-def test_threads_that_begin_together_compile_once(monkeypatch):
+def test_threads_that_start_together_compile_once(monkeypatch):
     compiled, real = [], torch.compile
 
     def counting(graph, inputs):

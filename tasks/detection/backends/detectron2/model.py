@@ -10,10 +10,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import tasks.detection.backends.detectron2.heads  # noqa: F401 - registers the C4 heads
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from tasks.detection.backends.base import DetectorSpec, Work
 from tasks.detection.backends.detectron2.config import config_values
-from tasks.detection.data.batches import worker_count
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.schedule import Schedule
 

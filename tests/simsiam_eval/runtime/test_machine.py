@@ -1,0 +1,23 @@
+import pytest
+
+from simsiam_eval.runtime import machine
+from simsiam_eval.runtime.machine import worker_count
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "in_memory", "expected"),
+    [(8, None, False, 8), (64, None, False, 16), (8, "2", False, 4), (2, "8", False, 1), (8, None, True, 0)],
+)
+def test_one_worker_per_core_of_this_process_but_none_for_images_in_memory(
+    cores, processes, in_memory, expected, monkeypatch
+):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    assert worker_count(None, in_memory) == expected
+
+
+def test_a_given_number_of_workers_is_kept():
+    assert worker_count(40) == 40
+    assert worker_count(0, in_memory=True) == 0
