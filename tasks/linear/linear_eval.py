@@ -164,7 +164,7 @@ def _fit(
 def _crop_fit(trial: Trial, fit: LinearFit, data: ProbeData, feed: Feed) -> LinearFit | None:
     """The chosen recipe trained on center crops, to compare another feed with."""
     from simsiam_eval.linear.feeds import CropFeed
-    from simsiam_eval.linear.probing import Probe
+    from simsiam_eval.linear.selection import Probe
 
     if feed.name == "crop":
         return None

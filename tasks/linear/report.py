@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from simsiam_eval.commands.record import Table
 from simsiam_eval.linear.data import ProbeData
-from simsiam_eval.linear.probing import LinearFit, Probe, judge
+from simsiam_eval.linear.probing import LinearFit, judge
+from simsiam_eval.linear.selection import Probe
 from simsiam_eval.metrics.confusion import confusion_matrix, per_class_accuracy
 from simsiam_eval.metrics.intervals import accuracy_metrics, bootstrap_intervals
 from simsiam_eval.wording import percent

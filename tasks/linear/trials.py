@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from simsiam_eval.features.splits import fraction_of, shots_of
 from simsiam_eval.linear.data import ProbeData
-from simsiam_eval.linear.probing import Probe
 from simsiam_eval.linear.protocols import Protocol
+from simsiam_eval.linear.selection import Probe
 from simsiam_eval.wording import counted
 
 

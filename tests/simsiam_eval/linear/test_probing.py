@@ -8,8 +8,9 @@ import torch
 from simsiam_eval.errors import DataError
 from simsiam_eval.linear.feeds import CropFeed, ViewFeed
 from simsiam_eval.linear.logistic import fit_logistic
-from simsiam_eval.linear.probing import Candidate, Probe, best_of, fit_in_one_pass, fit_linear, judge
+from simsiam_eval.linear.probing import fit_in_one_pass, fit_linear, judge
 from simsiam_eval.linear.protocols import PROTOCOLS, HeadRecipe, LogisticRecipe
+from simsiam_eval.linear.selection import Candidate, Probe, best_of
 from simsiam_eval.linear.training import LabeledFeatures
 
 RECIPE = HeadRecipe(epochs=8, batch_size=16, lr=2.0, lars=False)
