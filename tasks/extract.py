@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import ProcessSettings, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.extraction.settings import ViewSettings
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractSettings(FeatureSettings, ProcessSettings):
+class ExtractSettings(ViewSettings, ProcessSettings):
     """Extract the features of images into an HDF5 feature file; a killed run goes on where it was."""
 
     GROUPS: ClassVar[dict[str, str]] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import setting
+from simsiam_eval.commands.settings import SeedSettings, setting
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings
 from simsiam_eval.wording import counted, percent
@@ -24,7 +24,7 @@ Pair = tuple[int, float | None]  # k and T; no T where all votes are equal
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnnSettings(EvaluationSettings):
+class KnnSettings(EvaluationSettings, SeedSettings):
     """Classify the test set by a vote of its nearest training features, found exactly unless --index is given."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

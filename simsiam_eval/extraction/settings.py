@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
+class FeatureSettings(DeviceSettings, PrecisionSettings):
     """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "fingerprint strict",
-        "features": "layer pool flip_average normalize views dtype",
+        "features": "layer pool flip_average normalize dtype",
         "preprocessing": "transform resize crop decode",
         "machine": "compile extract_batch workers",
     }
@@ -51,12 +51,6 @@ class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     )
     flip_average: bool = setting(False, help="Features are the mean of those of the image and of its mirror image.")
     normalize: bool = setting(False, help="Features are scaled to length one.")
-    views: int = setting(
-        0,
-        at_least=0,
-        help="Augmented views per image beside the center crop (RandomResizedCrop and flip, drawn from --seed and the row), "
-        "for the linear protocol with augmentation; dataset `views` (N,V,D).",
-    )
     decode: str | None = setting(
         None,
         choices=DECODINGS,
@@ -99,8 +93,6 @@ class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
             decode=self.decode,
             flip_average=self.flip_average,
             normalize=self.normalize,
-            views=self.views,
-            seed=self.seed,
             precision=self.precision,
             dtype=self.dtype,
             compile=self.compile == "on",
@@ -109,6 +101,23 @@ class FeatureSettings(DeviceSettings, PrecisionSettings, SeedSettings):
             fingerprint=self.fingerprint,
             strict=self.strict,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewSettings(FeatureSettings, SeedSettings):
+    """For commands that use the features of augmented views."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"features": "views"}
+
+    views: int = setting(
+        0,
+        at_least=0,
+        help="Augmented views per image beside the center crop (RandomResizedCrop and flip, drawn from --seed and the row), "
+        "for the linear protocol with augmentation; dataset `views` (N,V,D).",
+    )
+
+    def extraction(self) -> ExtractionOptions:
+        return dataclasses.replace(super().extraction(), views=self.views, seed=self.seed)
 
 
 def is_feature_file(spec: str) -> bool:
@@ -177,7 +186,7 @@ class EncoderSettings(FeatureSettings):
 
     def _of_extraction(self) -> list[str]:
         names = [field.name for field in dataclasses.fields(FeatureSettings)]
-        return [name for name in names if name not in self.ON_FILES | {"device", "seed"}]
+        return [name for name in names if name not in self.ON_FILES | {"device"}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

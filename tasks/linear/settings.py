@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import may_change, option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EvaluationSettings, is_feature_file
+from simsiam_eval.extraction.settings import EvaluationSettings, ViewSettings, is_feature_file
 from simsiam_eval.linear.protocols import PROTOCOLS, SWEEP_FACTORS, LogisticProtocol, Protocol, SGDProtocol
 from simsiam_eval.linear.schedule import SCHEDULES
 from simsiam_eval.vocabulary import SCALINGS
@@ -23,7 +23,7 @@ def _preset(protocol: Protocol) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearEvalSettings(EvaluationSettings):
+class LinearEvalSettings(EvaluationSettings, ViewSettings):
     """Train a linear classifier on frozen features of the training set and evaluate it on the test set.
 
     Several values of --lr, --weight-decay, --layer, --scaling or -C are a sweep: the best combination is chosen on a
@@ -31,7 +31,7 @@ class LinearEvalSettings(EvaluationSettings):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {name: _preset(protocol) for name, protocol in PROTOCOLS.items()}
-    ON_FILES, SEVERAL_LAYERS = frozenset({"layer", "views"}), True
+    SEVERAL_LAYERS = True
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "fraction shots",
         "optimization": "lars lr batch_size epochs schedule momentum weight_decay c",

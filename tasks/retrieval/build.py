@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import setting
+from simsiam_eval.commands.settings import SeedSettings, setting
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.settings import EncoderSettings
 from simsiam_eval.vocabulary import INDEX_ENDING
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalBuildSettings(EncoderSettings):
+class RetrievalBuildSettings(EncoderSettings, SeedSettings):
     """Make an index file of a gallery, for `retrieval search`: FAISS's own format, with ids and labels beside it."""
 
     SETS = ("gallery",)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import option_name, setting
+from simsiam_eval.commands.settings import SeedSettings, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EncoderSettings, is_feature_file, leakage_setting
 from simsiam_eval.vocabulary import CHART_ENDINGS
@@ -32,7 +32,7 @@ _PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  #
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalEvalSettings(EncoderSettings):
+class RetrievalEvalSettings(EncoderSettings, SeedSettings):
     """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
 
     SETS = ("gallery", "queries")
