@@ -19,7 +19,7 @@ from report import write_table
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ArraySource
 from simsiam_eval.vocabulary import PRECISIONS

@@ -45,7 +45,7 @@ from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.fused_blocks import fuse_blocks
 from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter

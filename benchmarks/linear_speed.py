@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.images.preprocess import TRANSFORMS
 from simsiam_eval.linear.end_to_end import ViewExtraction

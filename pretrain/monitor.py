@@ -10,7 +10,7 @@ from pretrain.settings import PretrainSettings
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.exact import search_blocks
 from simsiam_eval.neighbors.votes import weighted_vote

@@ -1,7 +1,81 @@
-"""What pretraining and the tasks stand on."""
+"""simsiam-eval for Python: load an encoder, extract its features, evaluate them; every command as a function.
 
+    import simsiam_eval as se
+
+    encoder = se.load_encoder("checkpoint_0099.pth.tar")
+    train, test = se.extract(encoder, "photos/train"), se.open_features("test.h5")
+    se.KNNClassifier(n_neighbors=20).fit(*train).score(*test)
+    se.knn(train="train.h5", test="test.h5", k=20).metrics["top1"]
+
+Names are imported when they are first used, so that `import simsiam_eval` takes no time.
+"""
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
-# Torch's threads spin while they wait for each other: beside another busy process that made pretraining on two cores four
-# times slower (34 images/s against 146 with this). Read when torch is imported, which is later.
+from simsiam_eval.commands.table import COMMANDS
+
+# PyTorch's OpenMP threads spin while they wait for each other, which slows down every other process on the machine:
+# pretraining beside another busy process on two cores ran four times slower. Read when torch is imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from simsiam_eval.api import PretrainedEncoder, extract, load_encoder, open_features
+    from simsiam_eval.commands.record import Result
+    from simsiam_eval.errors import DataError, UsageError, UserError
+    from simsiam_eval.features.table import Features
+    from simsiam_eval.linear.estimator import LinearProbe
+    from simsiam_eval.linear.lars import LARS
+    from simsiam_eval.metrics.similarity import cka
+    from simsiam_eval.metrics.spread import collapse_std, rankme
+    from simsiam_eval.neighbors.estimator import KNNClassifier
+    from simsiam_eval.neighbors.ranking import retrieval_metrics
+
+_MODULE_OF = {
+    "load_encoder": "api",
+    "extract": "api",
+    "open_features": "api",
+    "PretrainedEncoder": "api",
+    "Features": "features.table",
+    "KNNClassifier": "neighbors.estimator",
+    "LinearProbe": "linear.estimator",
+    "LARS": "linear.lars",
+    "retrieval_metrics": "neighbors.ranking",
+    "rankme": "metrics.spread",
+    "cka": "metrics.similarity",
+    "collapse_std": "metrics.spread",
+    "Result": "commands.record",
+    "UserError": "errors",
+    "DataError": "errors",
+    "UsageError": "errors",
+}
+# `extract` is a function of its own, which also takes a loaded encoder and returns the features.
+_COMMAND_OF = {command.python_name: name for name, command in COMMANDS.items() if command.python_name not in _MODULE_OF}
+
+__all__ = [
+    "__version__",
+    *_MODULE_OF,
+    *_COMMAND_OF,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from simsiam_eval.runtime.machine import versions
+
+        value: Any = versions()["simsiam-eval"]
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"simsiam_eval.{_MODULE_OF[name]}"), name)
+    elif name in _COMMAND_OF:
+        from simsiam_eval.commands.function import command_function
+
+        value = command_function(_COMMAND_OF[name])
+    else:
+        raise AttributeError(f"module 'simsiam_eval' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ POOLINGS = ("avg", "max")
 DECODINGS = ("full", "scaled")
 METRICS = ("cosine", "l2")
 SCALINGS = ("none", "l2", "standard")
+SCHEDULES = ("cosine", "step")
 FEATURE_FILE_FORMAT = "simsiam-eval-features"  # the root attribute `format` of a feature file
 FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"

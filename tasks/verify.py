@@ -200,7 +200,8 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
 
 def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Any:
     """The extraction that made the file, with one image in a forward pass."""
-    from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
+    from simsiam_eval.extraction.options import ExtractionOptions
+    from simsiam_eval.extraction.plan import extraction_like
     from simsiam_eval.runtime.device import resolve_device
 
     assert settings.checkpoint is not None

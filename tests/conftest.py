@@ -6,9 +6,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings
+from PIL import Image
 
 from cli import main
 from simsiam_eval.errors import spelled_as
@@ -79,6 +81,19 @@ def road(record, tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(road):
     return road / "run" / "checkpoint_0000.pth.tar"
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """40 images of noise in two class folders; the eighth cannot be read."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(40):
+        path = folder / ("ants" if number < 25 else "bées, the longer name") / f"{number:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(path)
+    (folder / "ants" / "007.png").write_bytes(b"not an image")
+    return folder
 
 
 # Runs commands in forked children, so that torch is imported once; each line of standard input is one run. A child may be

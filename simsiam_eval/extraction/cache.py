@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from simsiam_eval.errors import BeingWritten
-from simsiam_eval.extraction.plan import ExtractionOptions, plan_extraction
+from simsiam_eval.extraction.options import ExtractionOptions
+from simsiam_eval.extraction.plan import plan_extraction
 from simsiam_eval.files.cache import cache_folder, make_cache_folder
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes

@@ -22,7 +22,7 @@ from simsiam_eval.runtime.progress import say
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.encoder import Encoder
-    from simsiam_eval.extraction.plan import ExtractionOptions
+    from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.sources.base import ImageSource
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.plan import ExtractionOptions, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
 from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, refuse_mixture

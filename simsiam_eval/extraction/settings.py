@@ -14,7 +14,7 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import DECODINGS, FEATURE_ENDINGS, INDEX_ENDING, LAYERS, POOLINGS
 
 if TYPE_CHECKING:
-    from simsiam_eval.extraction.plan import ExtractionOptions
+    from simsiam_eval.extraction.options import ExtractionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
 
     def extraction(self) -> ExtractionOptions:
         """These settings as the plain options of an extraction."""
-        from simsiam_eval.extraction.plan import ExtractionOptions
+        from simsiam_eval.extraction.options import ExtractionOptions
 
         return ExtractionOptions(
             layers=self.layer,

@@ -8,6 +8,14 @@ import numpy as np
 import torch
 
 
+def as_numpy(values: Any) -> Any:
+    """A tensor as an array, bfloat16 and float16 as float32; anything else is returned unchanged."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+
+
 def as_rows(features: Any) -> Any:
     """Features (N,D) that NumPy can slice: tensors and lists become arrays, arrays and FeatureRows are returned unchanged.
 
@@ -17,10 +25,8 @@ def as_rows(features: Any) -> Any:
     >>> as_rows(torch.eye(2, dtype=torch.bfloat16)).dtype
     dtype('float32')
     """
-    if isinstance(features, torch.Tensor):
-        features = features.detach().cpu()
-        features = (features if features.dtype in (torch.float32, torch.float64) else features.float()).numpy()
-    elif not hasattr(features, "shape"):
+    features = as_numpy(features)
+    if not hasattr(features, "shape"):
         features = np.asarray(features)
     if len(features.shape) != 2:
         raise ValueError(f"features must have shape (N, D), got {tuple(features.shape)}")
@@ -29,6 +35,4 @@ def as_rows(features: Any) -> Any:
 
 def as_labels(labels: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Labels (N,) int64, of an array, tensor or list."""
-    if isinstance(labels, torch.Tensor):
-        labels = labels.detach().cpu().numpy()
-    return np.asarray(labels, dtype=np.int64)
+    return np.asarray(as_numpy(labels), dtype=np.int64)

@@ -67,7 +67,19 @@ class FeatureRows:
         """The numbers that rows have in the file."""
         return rows if self._rows is None else self._rows[rows]
 
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> NDArray[np.float32]:
+    def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
+        """float32 copies, of what NumPy's indexing of an array (N,D) gives: a row, rows, a mask, `rows, columns`."""
+        rows, *columns = index if isinstance(index, tuple) else (index,)
+        if rows is Ellipsis:
+            rows = slice(None)
+        if isinstance(rows, slice):
+            block = self._read(rows)
+            return block[(slice(None), *columns)] if columns else block
+        chosen = np.arange(len(self))[rows]  # NumPy's rules: negative numbers, masks, what is out of bounds
+        block = self._read(np.atleast_1d(chosen))
+        return block[(slice(None) if chosen.ndim else 0, *columns)]
+
+    def _read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         in_file = rows if self._rows is None else self._rows[rows]
         if isinstance(in_file, slice) or isinstance(self._stored, np.memmap):
             block = np.array(self._stored[in_file], dtype=np.float32)  # a copy: the file is mapped read-only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +85,13 @@ class Features(ImageTable):
         return self.labels
 
     def __iter__(self) -> Iterator[Any]:
-        yield self.features
-        yield self.labels
+        """X, then y, so that `fit(*features)` trains on them."""
+        if unlabeled := int((self.labels < 0).sum()):
+            warnings.warn(
+                f"{unlabeled} of {len(self)} rows have no label (y is -1); features.subset(features.y >= 0) leaves them out",
+                stacklevel=2,
+            )
+        return iter((self.features, self.labels))
 
     def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
         """Only these rows, or those that are True in (N,); features on the disk stay there."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
 from simsiam_eval.features.class_names import class_name, distinct_names
 from simsiam_eval.features.file import read_attributes

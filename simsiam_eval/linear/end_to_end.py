@@ -15,7 +15,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.inference import PendingFeatures
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.features.table import Features
 from simsiam_eval.sources.base import ImageSource
 

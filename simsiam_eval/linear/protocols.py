@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
+
+from simsiam_eval.vocabulary import SCALINGS, SCHEDULES
 
 SWEEP_FACTORS = tuple(10 ** (power / 2) for power in range(-6, 7))  # of the learning rate
 ONE_LAYER = ("features",)  # the layer's name where features come as one array
@@ -76,6 +80,15 @@ class SGDProtocol:
     weight_decay: tuple[float, ...] = (0.0,)
     scaling: tuple[str, ...] = ("none",)
 
+    def __post_init__(self) -> None:
+        _check("lr", self.lr, above=0)
+        _check("batch_size", (self.batch_size,), at_least=1)
+        _check("epochs", (self.epochs,), at_least=1)
+        _check("momentum", (self.momentum,), at_least=0, below=1)
+        _check("weight_decay", self.weight_decay, at_least=0)
+        _check("scaling", self.scaling, choices=SCALINGS)
+        _check("schedule", (self.schedule,), choices=SCHEDULES)
+
     def recipes(self, seed: int = 0, layers: Sequence[str] = ONE_LAYER) -> tuple[HeadRecipe, ...]:
         """Every combination of layer, scaling, weight decay and learning rate, in this order."""
         return tuple(
@@ -93,12 +106,40 @@ class LogisticProtocol:
     c: tuple[float, ...]
     scaling: tuple[str, ...] = ("none",)
 
+    def __post_init__(self) -> None:
+        _check("c", self.c, above=0)
+        _check("scaling", self.scaling, choices=SCALINGS)
+
     def recipes(self, seed: int = 0, layers: Sequence[str] = ONE_LAYER) -> tuple[LogisticRecipe, ...]:
         """Every combination of layer, scaling and C, in this order."""
         return tuple(
             LogisticRecipe(c, seed, layer, scaling)
             for layer, scaling, c in itertools.product(layers, self.scaling, self.c)
         )
+
+
+def _check(
+    name: str,
+    values: Sequence[Any],
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    choices: Sequence[str] = (),
+) -> None:
+    """Raises ValueError for a value that no head can be trained with; NaN is one."""
+    if not values:
+        raise ValueError(f"{name} requires a value")
+    for value in values:
+        if choices:
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        elif not value > above:
+            raise ValueError(f"{name} must be above {above}, got {value}")
+        elif not value >= at_least:
+            raise ValueError(f"{name} must be at least {at_least}, got {value}")
+        elif not value < below:
+            raise ValueError(f"{name} must be below {below}, got {value}")
 
 
 Protocol = SGDProtocol | LogisticProtocol

@@ -12,7 +12,7 @@ from simsiam_eval.commands.record import Result, provenance
 from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
-    from simsiam_eval.extraction.plan import ExtractionOptions
+    from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.features.table import Features
     from simsiam_eval.linear.data import ProbeData
     from simsiam_eval.linear.end_to_end import EndToEndFeed

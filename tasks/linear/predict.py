@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from simsiam_eval.extraction.extraction import Extraction
-    from simsiam_eval.extraction.plan import ExtractionOptions
+    from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.linear.head_file import SavedHead
     from simsiam_eval.sources.base import ImageSource
 
@@ -72,7 +72,7 @@ def predict(settings: PredictSettings) -> Result:
     Raises:
         DataError: the head belongs to another encoder, or to features of an unknown one; the images cannot be used.
     """
-    from simsiam_eval.extraction.plan import ExtractionOptions
+    from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.linear.head_file import read_head
     from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.runtime.progress import progress

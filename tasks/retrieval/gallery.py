@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.extraction.plan import ExtractionOptions, extraction_like
+from simsiam_eval.extraction.options import ExtractionOptions
+from simsiam_eval.extraction.plan import extraction_like
 from simsiam_eval.extraction.sets import features_of
 from simsiam_eval.extraction.settings import is_feature_file, is_index_file
 from simsiam_eval.features.compatibility import refuse_mixture, same_rows

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.extraction import Extraction
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.images.preprocess import Preprocessing

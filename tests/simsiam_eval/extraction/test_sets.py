@@ -7,7 +7,7 @@ from PIL import Image
 
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.extraction import to_file
-from simsiam_eval.extraction.plan import ExtractionOptions
+from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
 from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.compatibility import same_rows

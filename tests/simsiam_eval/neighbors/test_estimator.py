@@ -1,0 +1,90 @@
+"""KNNClassifier: scikit-learn's own checks, and the numbers of the `knn` command."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from simsiam_eval.api import open_features
+from simsiam_eval.neighbors.estimator import KNNClassifier
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 5)).astype(np.float32), RNG.integers(0, 3, 60)
+
+
+@parametrize_with_checks(
+    [
+        KNNClassifier(n_neighbors=3, device="cpu"),
+        KNNClassifier(n_neighbors=3, temperature=None, metric="l2", device="cpu"),
+    ]
+)
+@pytest.mark.filterwarnings("ignore:n_neighbors")
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (200, 0.5), (20, None)])
+def test_its_accuracy_is_the_commands(record, road, k, temperature):
+    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+    options = ["--vote", "majority"] if temperature is None else ["--temperature", temperature]
+    metrics = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", k, *options)["metrics"]
+    assert KNNClassifier(n_neighbors=k, temperature=temperature).fit(*train).score(*test) == metrics["top1"]
+
+
+def test_arrays_tensors_and_rows_on_the_disk_agree(road):
+    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+    arrays = np.asarray(train.X), np.asarray(test.X)
+    expected = KNNClassifier().fit(arrays[0], train.y).predict(arrays[1])
+    tensors = map(torch.from_numpy, arrays)
+    assert np.array_equal(
+        KNNClassifier().fit(next(tensors), torch.from_numpy(train.y)).predict(next(tensors)), expected
+    )
+    assert np.array_equal(KNNClassifier().fit(*train).predict(test.X), expected)
+
+
+def test_a_grid_search_chooses_among_numbers_of_neighbors(road):
+    train = open_features(road / "train.h5")
+    search = GridSearchCV(KNNClassifier(), {"n_neighbors": [1, 20]}, cv=3).fit(*train)
+    assert search.best_params_["n_neighbors"] in (1, 20)
+    assert search.best_score_ > 0.3
+
+
+def test_labels_are_of_any_kind():
+    names = np.array(["ant", "bee", "cat"])[Y]
+    assert set(KNNClassifier().fit(X, names).predict(X)) <= {"ant", "bee", "cat"}
+
+
+def test_neighbors_are_the_most_similar_rows():
+    similarities, rows = KNNClassifier(n_neighbors=4).fit(X, Y).kneighbors(X[:7])
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    expected = unit[:7] @ unit.T
+    assert np.array_equal(rows, np.argsort(-expected, axis=1)[:, :4])
+    assert np.allclose(similarities, -np.sort(-expected, axis=1)[:, :4], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_neighbors": 0}, "n_neighbors must be a positive integer, got 0"),
+        ({"n_neighbors": 2.5}, "n_neighbors must be a positive integer, got 2.5"),
+        ({"temperature": 0}, "temperature must be above 0 or None, got 0"),
+        ({"metric": "cos"}, "metric must be one of cosine, l2, got 'cos'"),
+    ],
+)
+def test_a_wrong_parameter_is_named(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        KNNClassifier(**parameters).fit(X, Y)
+
+
+def test_wrong_widths_are_rejected(road):
+    rows = open_features(road / "test.h5").X
+    with pytest.raises(ValueError, match="expecting 5 features"):
+        KNNClassifier().fit(X, Y).predict(rows)
+    with pytest.raises(ValueError, match="rows and y has shape"):
+        KNNClassifier().fit(rows, Y)
+
+
+def test_fewer_training_rows_than_neighbors_are_warned_of():
+    with pytest.warns(UserWarning, match="only 60 training rows"):
+        KNNClassifier(n_neighbors=61).fit(X, Y)

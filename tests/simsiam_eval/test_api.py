@@ -1,0 +1,146 @@
+"""The front door: what `import simsiam_eval` offers, and that its numbers are the commands'."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import simsiam_eval as se
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoint):
+    return se.load_encoder(checkpoint)
+
+
+def test_importing_imports_nothing_heavy():
+    code = (
+        "import simsiam_eval, sys; print([name for name in sys.modules if name.partition('.')[0] in {heavy}])".format(
+            heavy={"torch", "torchvision", "numpy", "sklearn", "h5py", "faiss", "click", "cloup", "rich", "matplotlib"}
+        )
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", se.__all__)
+def test_every_name_is_there_and_documented(name):
+    value = getattr(se, name)
+    assert name in dir(se)
+    assert name == "__version__" or inspect.getdoc(value)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        se.nothing  # noqa: B018
+
+
+def test_every_command_is_a_function_with_its_settings(road, record):
+    arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "-k", 20]
+    result = se.knn(train=road / "train.h5", test=str(road / "test.h5"), k=np.int64(20))
+    assert isinstance(result, se.Result)
+    assert result.metrics == record("knn", *arguments)["metrics"]
+    assert json.loads(result.to_json())["metrics"]["top1"] == result.metrics["top1"]
+    parameters = inspect.signature(se.knn).parameters
+    assert list(parameters)[:2] == ["train", "test"]
+    assert "Args:" in se.knn.__doc__ and "    k: " in se.knn.__doc__
+
+
+def test_a_wrong_argument_is_named_as_python_names_it(road, messages_name_arguments):
+    with pytest.raises(se.UsageError, match=r"^leakage must be at most 1"):
+        se.knn(train=road / "train.h5", test=road / "test.h5", leakage=2)
+
+
+def test_a_loaded_encoder_says_what_it_is(encoder, checkpoint):
+    assert isinstance(encoder, torch.nn.Module) and not encoder.training
+    assert (encoder.arch, encoder.stem, encoder.width) == ("resnet18", "cifar", 512)
+    assert encoder.report.path == str(checkpoint)
+    image = Image.new("RGB", (20, 10), "red")
+    assert encoder.preprocess(image).shape == (3, 8, 8)
+    with torch.no_grad():
+        assert encoder(encoder.preprocess(image)[None]).shape == (1, 512)
+
+
+def test_layers_and_pooling_are_chosen(checkpoint):
+    encoder = se.load_encoder(str(checkpoint), layer="layer2", pooling="max")
+    assert encoder.embed(Image.new("RGB", (20, 10))).shape == (1, 128)
+    with pytest.raises(se.UsageError, match="layer9"):
+        se.load_encoder(checkpoint, layer="layer9")
+    with pytest.raises(se.UsageError, match="fast"):
+        se.load_encoder(checkpoint, transform="fast")
+
+
+def test_a_few_images_have_the_features_that_extract_gives(encoder, checkpoint, photos, tmp_path):
+    paths = sorted(path for path in photos.rglob("*.png") if path.name != "007.png")
+    features = encoder.embed(paths)
+    se.extract(checkpoint, photos, out=tmp_path / "photos.h5", extract_batch=4, workers=0)
+    stored = se.open_features(tmp_path / "photos.h5")
+    assert [str(photos / name) for name in stored.ids] == [str(path) for path in paths]
+    assert np.allclose(features, stored.X, atol=1e-5)
+    opened = [Image.open(path) for path in paths[:3]]
+    assert np.allclose(encoder.embed(opened), features[:3], atol=1e-6)
+    assert np.allclose(encoder.embed(np.array([np.asarray(image) for image in opened])), features[:3], atol=1e-6)
+    assert encoder.embed([]).shape == (0, 512)
+
+
+def test_an_image_that_cannot_be_read_is_named(encoder, photos):
+    with pytest.raises(se.DataError, match=r"007\.png"):
+        encoder.embed([photos / "ants" / "006.png", photos / "ants" / "007.png"])
+    with pytest.raises(TypeError, match="an image must be"):
+        encoder.embed([3])
+
+
+def test_extract_gives_the_feature_files_rows(encoder, road):
+    features = se.extract(encoder, "digits#test")
+    stored = se.open_features(road / "test.h5")
+    X, y = features
+    assert np.array_equal(X, stored.X) and np.array_equal(y, stored.y)
+    assert features.ids.tolist() == stored.ids.tolist()
+    assert features.class_names == stored.class_names
+    assert len(features) == 600
+
+
+def test_unreadable_images_are_left_out(encoder, photos):
+    features = se.extract(encoder, photos)
+    assert len(features) == 39 and features.unreadable == 1
+    assert features.class_names == ["ants", "bées, the longer name"]
+    assert np.bincount(features.y).tolist() == [24, 15]
+
+
+def test_features_on_the_disk_are_indexed_as_arrays(road):
+    X = se.open_features(road / "test.h5").X
+    array = np.asarray(X)
+    mask = np.arange(len(array)) % 2 == 0
+    for index in (3, -1, np.int64(4), slice(2, 9, 3), slice(None, None, -100), [5, 3, 3, -2], mask, ..., (mask, ...)):
+        assert np.array_equal(X[index], array[index]), index
+    assert np.array_equal(X[[5, 2], 1:4], array[[5, 2], 1:4])
+    assert (X.shape, X.ndim, X.dtype, len(X)) == (array.shape, 2, np.float32, len(array))
+    for outside in (len(array), [len(array)], -len(array) - 1):
+        with pytest.raises(IndexError):
+            X[outside]
+
+
+def test_like_takes_over_class_numbers_and_rejects_another_encoder(encoder, photos, road, tmp_path):
+    train = se.extract(encoder, photos)
+    for name in ("bées, the longer name",):
+        (tmp_path / name).symlink_to(photos / name, target_is_directory=True)
+    assert set(se.extract(encoder, tmp_path).y) == {0}
+    assert set(se.extract(encoder, tmp_path, like=train).y) == {1}
+    with pytest.raises(se.DataError, match="layer"):
+        se.extract(se.load_encoder(train.attributes and encoder.report.path, layer="layer1"), tmp_path, like=train)
+
+
+def test_rows_without_labels_are_warned_of_when_unpacked(encoder, photos):
+    flat = se.extract(encoder, [photos / "ants" / "000.png", photos / "ants" / "001.png"])
+    with pytest.warns(UserWarning, match="2 of 2 rows have no label"):
+        _, y = flat
+    assert y.tolist() == [-1, -1]
+
+
+def test_a_checkpoint_is_needed_to_write_a_file(encoder, tmp_path):
+    with pytest.raises(TypeError, match="path of a checkpoint"):
+        se.extract(encoder, "digits", out=tmp_path / "x.h5")
