@@ -13,8 +13,12 @@ from simsiam_eval.extraction.settings import FeatureSettings, ViewSettings
 
 HEAD = """# Settings
 
-Written by `python docs/settings.py`. Every option may stand in a file, `--config FILE.toml`, with `_` or `-`; a table is for
-one command, the top level for every one:
+Every option of every command, with its default. Written by `python docs/settings.py`.
+
+## Config file
+
+Settings can also be read from a TOML file, `--config FILE.toml`. Its top level is for every command, a table for the command
+of its name. Names are written with `_` or `-`.
 
 ```toml
 seed = 3
@@ -26,16 +30,27 @@ k = [20, 200]
 gallery = "train.h5"
 ```
 
-Options override the command's table, the table that of its group (`[retrieval]`), this the top level, and that the preset.
-Paths are relative to the folder where the command runs.
+Options override the command's table, which overrides its group's (`[retrieval]`), which overrides the top level, which
+overrides the preset. Commands that do not use `device`, `precision` or `seed` ignore them at the top level. Paths are
+relative to the working folder.
 
-Lists of numbers or given words are written with commas or option by option: `-k 20,200` is `-k 20 -k 200`; in TOML they are
-lists. What is on or off is a switch: `--strict`, `--no-strict`; in TOML `true`, `false`. Capital letters are given by
-position, without a name: `simsiam-eval verify FILE`.
+## Values
 
-`--json` prints the record alone on standard output, `--debug` the traceback of an error. Exit status: 0; 1 for bad data (or
-what `verify` found wrong); 2 for wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 129 after
-SIGHUP.
+- Several numbers or choices: `-k 20,200` or `-k 20 -k 200`; in TOML, a list.
+- Several paths or names: `--train a.h5 --train b.h5`.
+- Switches: `--strict` or `--no-strict`; in TOML, `true` or `false`.
+- Names in capital letters are given by position: `simsiam-eval verify FILE`.
+
+## Output and exit status
+
+`--json` prints only the JSON record on standard output. `--debug` shows the traceback of an error.
+
+| exit status | meaning |
+| --- | --- |
+| 0 | success |
+| 1 | bad data, or faults found by `verify` |
+| 2 | wrong usage |
+| 129, 130, 143 | stopped by SIGHUP, Ctrl-C, SIGTERM |
 """
 # Settings that several commands share stand in a section of their own.
 MACHINE = (DeviceSettings, PrecisionSettings, SeedSettings)
@@ -64,7 +79,7 @@ def page() -> str:
 
 
 def _table(rows: list[str]) -> str:
-    return "\n".join(["| option | default | what it is |", "| --- | --- | --- |", *rows]) + "\n"
+    return "\n".join(["| option | default | description |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def _rows(settings_class: type[Settings], *declaring: type) -> list[str]:

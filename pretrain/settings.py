@@ -239,9 +239,9 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         if self.on_collapse == "stop" and not self.health_every:
             raise UsageError("--on-collapse stop needs looks of the collapse doctor: give --health-every above 0.")
         if self.val is None:
-            self.refuse_given(("knn_every", "knn_k", "knn_temperature"), "is of the online kNN: give --val")
+            self.reject_given(("knn_every", "knn_k", "knn_temperature"), "is of the online kNN: give --val")
         if self.predictor == "none":
-            self.refuse_given(("pred_dim", "predictor_bn"), "is of the predictor, and --predictor is none")
+            self.reject_given(("pred_dim", "predictor_bn"), "is of the predictor, and --predictor is none")
         if self.warmup_epochs > self.epochs:
             raise UsageError(f"--warmup-epochs {self.warmup_epochs} are more than the {self.epochs} --epochs.")
         self.save_interval()

@@ -24,7 +24,7 @@ from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.metrics.spread import output_std
 from simsiam_eval.runtime.batch_norm import mean_bn_statistics
-from simsiam_eval.runtime.compiler import refuse_without_compiler
+from simsiam_eval.runtime.compiler import require_compiler
 from simsiam_eval.runtime.processes import Processes, join_processes
 from simsiam_eval.runtime.progress import Advance, progress, say
 from simsiam_eval.runtime.signals import StopRequest, stop_requests
@@ -48,7 +48,7 @@ def pretrain(settings: PretrainSettings) -> Result:
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
         if settings.compile != "off":
-            refuse_without_compiler(processes.device)
+            require_compiler(processes.device)
         source = open_source(settings.data, "train")
         with (
             closing(RunFolder(settings, source, test_preprocessing(settings), processes)) as folder,

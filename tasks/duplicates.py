@@ -48,9 +48,9 @@ class DuplicatesSettings(DeviceSettings):
 
     def check(self) -> None:
         if self.other is None:
-            self.refuse_given(("other_images",), "is of a second file: give OTHER")
+            self.reject_given(("other_images",), "is of a second file: give OTHER")
         if self.out is None:
-            self.refuse_given(("images", "other_images"), "is of the sheet: give --out")
+            self.reject_given(("images", "other_images"), "is of the sheet: give --out")
 
 
 def duplicates(settings: DuplicatesSettings) -> Result:

@@ -46,9 +46,9 @@ class ExtractSettings(ViewSettings, ProcessSettings):
 
     def check(self) -> None:
         if self.engine == "ray":
-            self.refuse_given(("num_gpus",), "cannot be used with --engine ray: it has --ray-workers")
+            self.reject_given(("num_gpus",), "cannot be used with --engine ray: it has --ray-workers")
         else:
-            self.refuse_given(("ray_address", "ray_workers"), "needs --engine ray")
+            self.reject_given(("ray_address", "ray_workers"), "needs --engine ray")
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:

@@ -90,11 +90,11 @@ class KnnSettings(EvaluationSettings, SeedSettings):
                 "--sweep chooses k and T: give --sweep-k and --sweep-temperature, not -k and --temperature."
             )
         if not self.sweep:
-            self.refuse_given(("sweep_k", "sweep_temperature", "held_out"), "is of --sweep: give that too")
+            self.reject_given(("sweep_k", "sweep_temperature", "held_out"), "is of --sweep: give that too")
         if self.index is None:
-            self.refuse_given(("recall_sample",), "is of --index: give that too")
+            self.reject_given(("recall_sample",), "is of --index: give that too")
         if self.vote == "majority":
-            self.refuse_given(("temperature", "sweep_temperature"), "is of the weighted vote, not of --vote majority")
+            self.reject_given(("temperature", "sweep_temperature"), "is of the weighted vote, not of --vote majority")
 
     def changed(self) -> list[str]:
         """As Settings'; a sweep, another vote and another metric too."""

@@ -92,10 +92,10 @@ class Settings:
                 object.__setattr__(self, field.name, self.PRESETS[preset][field.name])
 
     def check(self) -> None:
-        """Refuse settings that contradict each other; a subclass overrides it."""
+        """Reject settings that contradict each other; overridden by subclasses. Raises UsageError."""
 
-    def refuse_given(self, names: Sequence[str], why: str) -> None:
-        """UsageError for the first of these settings that is not at its default: one that changes nothing misleads."""
+    def reject_given(self, names: Sequence[str], why: str) -> None:
+        """UsageError for the first of these settings that is not at its default: a setting without effect misleads."""
         known = {field.name: field for field in dataclasses.fields(self)}
         defaults = {name: field.default for name, field in known.items()}
         if self.PRESETS:

@@ -19,7 +19,7 @@ from simsiam_eval.encoders.checkpoint import weights_sha256
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.extraction.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.runtime.compiler import refuse_without_compiler
+from simsiam_eval.runtime.compiler import require_compiler
 
 
 class FeatureModel:
@@ -52,7 +52,7 @@ class FeatureModel:
         fuse: bool = True,
     ) -> None:
         if compile:
-            refuse_without_compiler(device)
+            require_compiler(device)
         self.device, self.preprocessing = device, preprocessing
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32

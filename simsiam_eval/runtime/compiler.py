@@ -1,4 +1,4 @@
-"""Whether torch.compile can build its kernels here: it calls the machine's own compiler, in the middle of the work."""
+"""Whether torch.compile can build its kernels on this machine: it calls a compiler in the middle of the work."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ import torch
 from simsiam_eval.errors import UsageError
 
 
-def refuse_without_compiler(device: torch.device) -> None:
-    """Of kernels for `device`: C++ for a CPU; for a GPU C, and Python's headers, which Triton's launchers include.
+def require_compiler(device: torch.device) -> None:
+    """Check for the compiler of kernels for `device`: C++ for a CPU; for a GPU C, and Python's headers, which Triton's
+    launchers include.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: one of them is missing.
     """
     if device.type == "cpu":
-        if not _found("CXX", "g++", "clang++"):
-            raise UsageError("--compile needs a C++ compiler (g++ or clang++): install one, or leave it off.")
+        if not _is_installed("CXX", "g++", "clang++"):
+            raise UsageError("--compile requires a C++ compiler (g++ or clang++): install one, or leave out --compile.")
         return
-    if not _found("CC", "gcc", "clang"):
-        raise UsageError("--compile needs a C compiler (gcc or clang): install one, or leave it off.")
-    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's own has no headers
+    if not _is_installed("CC", "gcc", "clang"):
+        raise UsageError("--compile requires a C compiler (gcc or clang): install one, or leave out --compile.")
+    scheme = sysconfig.get_default_scheme().replace(
+        "posix_local", "posix_prefix"
+    )  # Debian's default scheme has no headers
     if not Path(sysconfig.get_path("include", scheme), "Python.h").exists():
-        raise UsageError("--compile needs Python's headers (Debian: python3-dev): install them, or leave it off.")
+        raise UsageError(
+            "--compile requires Python's headers (Debian: python3-dev): install them, or leave out --compile."
+        )
 
 
-def _found(variable: str, *names: str) -> bool:
-    named = os.environ.get(variable)
-    return any(shutil.which(name) for name in ([named.split()[0]] if named and named.split() else names))
+def _is_installed(variable: str, *names: str) -> bool:
+    chosen = (os.environ.get(variable) or "").split()[:1]
+    return any(map(shutil.which, chosen or names))

@@ -18,7 +18,7 @@ _PACKAGES = (
 
 
 def usable_cores() -> int:
-    """Those that this process may run on, where the system tells (Linux), else the machine's."""
+    """Number of cores that this process may run on; of all cores where the system does not say (not Linux)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -32,11 +32,11 @@ def worker_count(workers: int | None, in_memory: bool = False) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of these packages."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            installed[name] = "unknown"
+    return installed

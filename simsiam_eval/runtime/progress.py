@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: always on standard error, so that standard output stays the record's."""
+"""Messages and progress bars: on standard error, so that standard output holds the record alone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import IO, Any, Protocol, cast
 
 from simsiam_eval.errors import spelled
 
-_PLAIN_SECONDS = 10.0  # without a terminal a line now and then, not a bar
+_PLAIN_SECONDS = 10.0  # between two lines, where there is no terminal for a bar
 
 
 def say(message: str) -> None:
-    """One line to the person at the terminal; nothing where nobody can read it (a closed terminal, a full disk): the work is
-    worth more."""
+    """Print one line; nothing where it cannot be written (a closed terminal, a full disk), which must not stop the work."""
     if sys.stderr is not None:
         print(spelled(message), file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
 
 
 class _Lenient:
-    """A stream that may have lost its reader, which is not worth the work either."""
+    """A stream whose errors are ignored: its reader may have left."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -48,7 +47,10 @@ class Advance(Protocol):
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """A progress bar (a terminal) or a line every ten seconds (a log file); call the value with the steps done.
 
-    `done` steps were there before.
+    Args:
+        title: what is done.
+        total: number of steps.
+        done: steps done before.
     """
     if sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console

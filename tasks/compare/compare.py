@@ -67,9 +67,9 @@ class CompareSettings(DeviceSettings):
         if self.train and self.head:
             raise UsageError("Give --train, for kNN, or --head, not both.")
         if self.head:
-            self.refuse_given(("k", "temperature"), "is of the kNN vote, not of --head")
+            self.reject_given(("k", "temperature"), "is of the kNN vote, not of --head")
         if not self.train:
-            self.refuse_given(("leakage",), "is of the training sets: give --train")
+            self.reject_given(("leakage",), "is of the training sets: give --train")
         for name in ("train", "head", "name"):
             given = getattr(self, name)
             if given and len(given) != len(self.file):

@@ -68,9 +68,9 @@ class RetrievalEvalSettings(EncoderSettings, SeedSettings):
         if self.out is not None and not self.index:
             raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
         if self.queries is None:
-            self.refuse_given(("leakage",), "is between queries and gallery: give --queries too")
+            self.reject_given(("leakage",), "is between queries and gallery: give --queries too")
         if not self.index:
-            self.refuse_given(("recall_sample",), "is of --index: give that too")
+            self.reject_given(("recall_sample",), "is of --index: give that too")
         if self.queries is not None and is_feature_file(self.gallery) != is_feature_file(self.queries):
             features, images = sorted((self.gallery, self.queries), key=is_feature_file, reverse=True)
             for field in fields(self):

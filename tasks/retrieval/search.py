@@ -66,7 +66,7 @@ class RetrievalSearchSettings(EncoderSettings):
     def check(self) -> None:
         super().check()
         if self.out is None:
-            self.refuse_given(("images", "sheet_queries"), "is of the contact sheet: give --out too")
+            self.reject_given(("images", "sheet_queries"), "is of the contact sheet: give --out too")
         if self.index_parameters is not None and not is_index_file(self.gallery):
             raise UsageError(f"--index-parameters are for an index file: --gallery {self.gallery} is searched exactly.")
         if is_index_file(self.gallery) and self.layer != ("pool",):

@@ -1,7 +1,13 @@
 """The config file: its tables, what goes before what, and what is wrong with it."""
 
-import pytest
+from dataclasses import dataclass
 
+import pytest
+from click.testing import CliRunner
+
+from simsiam_eval.commands.options import command
+from simsiam_eval.commands.record import Result, Table
+from simsiam_eval.commands.settings import Settings, setting
 from tests.simsiam_eval.commands.oven import bake, settings_of
 
 
@@ -88,3 +94,26 @@ def test_a_config_that_cannot_be_read(tmp_path):
         result = bake("rye", "--config", tmp_path / name)
         assert result.exit_code == 2, name
         assert says in result.stderr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fridge(Settings):
+    """Cools."""
+
+    shelves: int = setting(3, help="How many.")
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('seed = 3\ndevice = "cpu"\nprecision = "bf16"\nshelves = 2\n', 0),
+        ("[fridge]\nseed = 3\n", 2),
+        ("speed = 3\n", 2),
+    ],
+)
+def test_a_command_ignores_device_precision_and_seed_of_all_commands_only(config, text, status):
+    def cool(settings):
+        return Result("fridge", settings.to_dict(), {}, {}, Table(str(settings.shelves), ("a",), []))
+
+    run = CliRunner().invoke(command("fridge", Fridge, cool), ["--config", str(config(text))])
+    assert (run.exit_code, run.stdout) == (status, "" if status else "2\n")

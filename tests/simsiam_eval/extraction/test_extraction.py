@@ -24,7 +24,7 @@ from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.runtime.compiler import refuse_without_compiler
+from simsiam_eval.runtime.compiler import require_compiler
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ArraySource, PathSource
 
@@ -314,7 +314,7 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(record, checkpoint
 
 def test_compiled_features_agree(source, tmp_path):
     try:
-        refuse_without_compiler(torch.device("cpu"))
+        require_compiler(torch.device("cpu"))
     except UsageError as reason:
         pytest.skip(str(reason))
     extract(source, tmp_path / "a.h5", compile="off")

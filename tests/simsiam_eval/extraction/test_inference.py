@@ -176,7 +176,7 @@ def test_threads_that_start_together_compile_once(monkeypatch):
         compiled.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(inference, "refuse_without_compiler", lambda device: None)
+    monkeypatch.setattr(inference, "require_compiler", lambda device: None)
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend=counting))
     model = FeatureModel(encoder_of("resnet18"), TRANSFORMS["imagenet"], torch.device("cpu"), compile=True)
     with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:

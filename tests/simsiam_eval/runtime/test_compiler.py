@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.runtime.compiler import refuse_without_compiler
+from simsiam_eval.runtime.compiler import require_compiler
 
 
 @pytest.fixture
@@ -37,24 +37,24 @@ def tools(tmp_path, monkeypatch):
 )
 def test_what_is_missing_is_named(tools, device, there, missing):
     tools(*there)
-    with pytest.raises(UsageError, match=f"--compile needs {missing}"):
-        refuse_without_compiler(torch.device(device))
+    with pytest.raises(UsageError, match=f"--compile requires {missing}"):
+        require_compiler(torch.device(device))
 
 
 def test_what_is_there_is_enough(tools, monkeypatch):
     (tools("clang", "clang++", "mine") / "Python.h").touch()
     for device in ("cpu", "cuda"):
-        refuse_without_compiler(torch.device(device))
+        require_compiler(torch.device(device))
     monkeypatch.setenv("CXX", "mine -O3")
-    refuse_without_compiler(torch.device("cpu"))
+    require_compiler(torch.device("cpu"))
     monkeypatch.setenv("CXX", "none")
     with pytest.raises(UsageError):
-        refuse_without_compiler(torch.device("cpu"))
+        require_compiler(torch.device("cpu"))
 
 
 def test_pretraining_has_not_begun(tools, call, small, tmp_path):
     tools()
     result = call("pretrain", *small, "--epochs", 1, "--compile", "on", "--device", "cpu", "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert "--compile needs a C++ compiler" in result.stderr
+    assert "--compile requires a C++ compiler" in result.stderr
     assert not (tmp_path / "run").exists()
