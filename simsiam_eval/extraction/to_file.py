@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.extraction import BlockFeatures, Extraction, report_unreadable
 from simsiam_eval.features.file import differences, read_attributes
-from simsiam_eval.features.writer import FeatureWriter, remove_notes
+from simsiam_eval.features.part_file import remove_sidecars
+from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import progress, say
 
@@ -94,7 +95,7 @@ def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -
         )
     if work.options.strict and there["unreadable"]:
         raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
-    remove_notes(out)
+    remove_sidecars(out)
     say(f"{out} is there already and complete: nothing to do.")
     return there
 

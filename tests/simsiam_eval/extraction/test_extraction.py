@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up(call, checkpoint, images, tmp_path, monkeypatch):
         patch.setattr(os, "pwrite", full)
         stopped = call(*arguments)
     assert stopped.exit_code == 1
-    assert "No space left on device" in stopped.stderr and "run the same command again" in stopped.stderr
+    assert "No space left on device" in stopped.stderr and "rerun the command" in stopped.stderr
     assert call(*arguments).exit_code == 0
     assert read_features(tmp_path / "a.h5").unreadable == 1
 

@@ -25,7 +25,7 @@ def test_files_that_are_refused(tmp_path):
         pass
     with pytest.raises(DataError, match="not a feature file"):
         read_attributes(path)
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         write_features(path, ROWS, LABELS, IDS, encoder={}, source={})
     path.unlink()
     write_features(path, ROWS, LABELS, IDS, encoder={}, source={})

@@ -160,7 +160,7 @@ def test_rows_that_were_not_written_are_not_passed_off_as_complete(tmp_path):
 
 def test_shapes_that_do_not_fit(tmp_path):
     for features, labels, ids in ((ROWS[0], LABELS, IDS), (ROWS, LABELS[:3], IDS), (ROWS.astype(int), LABELS, IDS)):
-        with pytest.raises(ValueError, match="wanted"):
+        with pytest.raises(ValueError, match="expected"):
             write_features(tmp_path / "f.h5", features, labels, ids, encoder={}, source={})
 
 
@@ -282,7 +282,7 @@ def test_rows_that_the_file_has_not_are_refused(tmp_path):
 def test_a_file_finished_by_another_process_meanwhile_is_left(tmp_path):
     write_all(tmp_path / "f.h5")
     before = (tmp_path / "f.h5").read_bytes()
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         writer(tmp_path / "f.h5")
     assert (tmp_path / "f.h5").read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["f.h5"]
@@ -303,7 +303,7 @@ def test_a_damaged_part_file_is_refused_not_overwritten(tmp_path):
     with pytest.raises(DataError, match=r"damaged.*delete it"):
         writer(tmp_path / "f.h5")
     assert (tmp_path / "f.h5.part").read_bytes() == b"a night of work" * 1000
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         write_features(tmp_path / "f.h5", ROWS, LABELS, IDS, encoder={}, source={})
 
 
