@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "float32")
     asked = parser.parse_args()
     encoders = dict(one.split("=", 1) for one in asked.encoder)
-    missing = Detectron2Backend().available()
+    missing = Detectron2Backend().unavailable()
     if missing:
         say(missing)
     backends = ["torchvision"] + ([] if missing else ["detectron2"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError, UsageError
-from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
+from tasks.detection.settings import DetectSettings, preset_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,32 +165,41 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
     import torch
 
     from simsiam_eval.files.atomic import atomic_write
-    from tasks.detection.backends.base import detector_spec
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
+    from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
     from tasks.detection.backends.detectron2.config import config_values, yaml_text
-    from tasks.detection.backends.detectron2.names import detectron2_weights, largest_difference, refuse_difference
-    from tasks.detection.schedule import Schedule
+    from tasks.detection.backends.detectron2.weights import detectron2_weights
+    from tasks.detection.detector_spec import Sizes, detector_spec
 
-    asked = DetectSettings(train=("-",), test="-", out=Path("-"), init=("random",), preset=settings.preset)
-    classes = tuple(map(str, range(20 if asked.metric.startswith("voc") else 80)))
+    preset = DetectSettings.PRESETS[settings.preset]
+    classes = tuple(map(str, range(20 if preset["metric"].startswith("voc") else 80)))
     config = settings.out.with_suffix(".yaml")
     if config.exists() and not settings.out.exists():
         raise UsageError(
             f"{config} would be written beside --out {settings.out}, and is there already: give another name."
         )
-    spec, _ = detector_spec(asked, classes, on_cpu=False)
+    spec, _ = detector_spec(
+        heads=preset["heads"],
+        masks=preset["masks"],
+        classes=classes,
+        min_sizes=preset["min_sizes"],
+        test_size=preset["test_size"],
+        max_size=preset["max_size"],
+        sizes=Sizes(),
+        on_cpu=False,
+    )
     weights = detectron2_weights(encoder, spec.heads)
-    missing = Detectron2Backend().available()
+    missing = Detectron2Backend().unavailable()
     difference, notes = None, [f"Not compared with detectron2's own backbone, which is not here: {missing}"]
     if missing is None:
-        from tasks.detection.backends.detectron2.model import fresh_model
+        from tasks.detection.backends.detectron2.model import random_model
 
-        difference = largest_difference(encoder, weights, fresh_model(report.arch, spec), spec.heads)
-        refuse_difference(difference)
+        difference = largest_difference(encoder, weights, random_model(report.arch, spec), spec.heads)
+        check_difference(difference)
         notes = ["res2 to res5 were compared with torchvision's trunk on random images."]
     with atomic_write(settings.out) as file:
         torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
-    values = config_values(report.arch, spec, Schedule(*SCHEDULES[schedule_name(settings.preset)]), "SyncBN")
+    values = config_values(report.arch, spec, preset_schedule(settings.preset), "SyncBN")
     with atomic_write(config) as file:
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(settings.out.resolve())}).encode())
     notes.append(f"Written are {settings.out} and {config}.")
@@ -201,7 +210,7 @@ def _detectron2(settings: ConvertSettings, encoder: Encoder, report: CheckpointR
 def _read_back(settings: ConvertSettings, encoder: Encoder) -> dict[str, Tensor]:
     """The weights in the written file, under torchvision's names."""
     from simsiam_eval.encoders.checkpoint_file import read_checkpoint
-    from tasks.detection.backends.detectron2.names import detectron2_keys
+    from tasks.detection.backends.detectron2.weights import detectron2_keys
 
     content: dict[str, Any] = read_checkpoint(settings.out)
     keys = encoder.trunk.state_dict()

@@ -1,2 +1,2 @@
-"""`detect`: fine-tune a detector from an encoder. The data, the evaluator, the presets and the record are the same for both
-backends, so that their numbers can be compared."""
+"""`detect`: fine-tune a detector from an encoder and evaluate it; data/ and metrics/ know nothing of backends/, and only
+detect.py and settings.py know the settings. Imports simsiam_eval."""

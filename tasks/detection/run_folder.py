@@ -1,67 +1,90 @@
-"""The folder of one run: locked while a process works in it, and refused to a run of other settings or data."""
+"""The run folder: locked while a process works in it, and rejected if it holds a run of other settings or data."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simsiam_eval.commands.settings import may_change, option_name
+from simsiam_eval.commands.settings import option_name
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings
-from tasks.detection.settings import DetectSettings
-
-# What may differ when a folder is gone on with: each start has a folder of its own below it.
-_FREE = may_change(DetectSettings) | {"init", "checkpoint", "trials", "seed", "backend", "arch", "stem"}
+from simsiam_eval.files.strict_json import strict_json
 
 
-class RunFolder:
-    """`--out`, with `run.json`: what it is a run of. In all processes but the main one it does nothing.
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run folder is a run of.
 
-    Raises:
-        DataError: it cannot be written, another process uses it, or it holds a run of other settings or data.
+    Attributes:
+        settings: name -> value, as in the record.
+        training_set, test_set: fingerprints.
+        backend: name of the backend that was chosen.
     """
 
-    def __init__(self, settings: DetectSettings, facts: dict[str, str], main: bool) -> None:
-        self._folder: LockedFolder | None = None
-        if not main:
-            return
-        self._folder = LockedFolder(settings.out)
-        try:
-            self._check(settings.out, settings, facts)
-        except BaseException:
-            self.close()
-            raise
+    settings: dict[str, Any]
+    training_set: str
+    test_set: str
+    backend: str
 
-    def _check(self, out: Path, settings: DetectSettings, facts: dict[str, str]) -> None:
-        now = {"settings": json.loads(json.dumps(settings.to_dict())), "facts": facts}
-        was = read_json(out / "run.json")
-        if was is None:
-            with atomic_write(out / "run.json") as file:
-                file.write(json.dumps(now, indent=1).encode())
-            return
-        if settings.resume == "never":
-            raise DataError(f"{out} holds an earlier run: choose another --out, or go on with it by --resume auto.")
-        reject_other_settings(out, was["settings"], now["settings"], _FREE, option_name)
-        for name, value in facts.items():
-            if name != "backend" and was["facts"].get(name) != value:
-                raise DataError(f"{out} holds a run with another {name} than this: choose another --out.")
-        backend = was["facts"].get("backend")
-        if backend != facts["backend"]:  # which --backend auto may choose anew at any time
-            raise DataError(
-                f"{out} holds a run of backend {backend}, not {facts['backend']}: give --backend {backend}, or choose "
-                "another --out."
-            )
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON reads them again."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
-    def close(self) -> None:
-        """Let another process use it."""
-        if self._folder is not None:
-            self._folder.close()
+
+@contextmanager
+def run_folder(path: Path, identity: RunIdentity, may_change: Collection[str], may_resume: bool) -> Iterator[None]:
+    """Create or resume the run folder, locked within the block; `run.json` in it keeps the identity.
+
+    Args:
+        path: the folder.
+        identity: of this run.
+        may_change: names of the settings that a resumed run may have other values of.
+        may_resume: whether the folder may hold an earlier run.
+
+    Raises:
+        DataError: the folder cannot be written, another process is using it, or it holds a run that cannot be resumed.
+    """
+    folder = LockedFolder(path)
+    try:
+        saved = read_json(path / "run.json")
+        if saved is None:
+            write_json(path / "run.json", identity.to_dict())
+        elif not may_resume:
+            raise DataError(f"{path} holds an earlier run; choose another --out, or resume it with --resume auto.")
+        else:
+            _reject_other_run(path, saved, identity, may_change)
+        yield
+    finally:
+        folder.close()
+
+
+def _reject_other_run(path: Path, saved: dict[str, Any], identity: RunIdentity, may_change: Collection[str]) -> None:
+    given = identity.to_dict()
+    reject_other_settings(path, saved["settings"], given["settings"], may_change, option_name)
+    for name, option in (("training_set", "--train"), ("test_set", "--test")):
+        if saved.get(name) != given[name]:
+            raise DataError(f"{path} holds a run on other data than {option}; choose another --out.")
+    if saved.get("backend") != identity.backend:  # --backend auto can choose differently at any time
+        raise DataError(
+            f"{path} holds a run of backend {saved.get('backend')}, not {identity.backend}; use --backend "
+            f"{saved.get('backend')} or choose another --out."
+        )
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file atomically; NaN becomes null."""
+    with atomic_write(path) as file:
+        file.write(strict_json(values, indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object that was written whole; None where there is no file.
+    """The JSON object in a file; None if there is no file.
 
     Raises:
         DataError: it is damaged.
@@ -71,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it, or choose another --out.") from error
+        raise DataError(f"{path} is damaged ({error}); delete it or choose another --out.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged (no JSON object): delete it, or choose another --out.")
+        raise DataError(f"{path} is damaged (not a JSON object); delete it or choose another --out.")
     return content

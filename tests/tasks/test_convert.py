@@ -54,7 +54,7 @@ def test_reference_and_back(simsiam, checkpoint, tmp_path):
 def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, heads):
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
-    monkeypatch.setattr(Detectron2Backend, "available", lambda _: "it is not here.")
+    monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: "it is not here.")
     result = convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "d.pth", preset=preset))
     assert f"Written are {tmp_path / 'd.pth'} and {tmp_path / 'd.yaml'}." in result.table.notes
     (tmp_path / "own.yaml").write_text("mine")
@@ -73,7 +73,7 @@ def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, h
 
 
 def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
-    with pytest.raises(UsageError, match="3x3 one of CIFAR"):
+    with pytest.raises(UsageError, match="CIFAR's 3x3 stem"):
         convert(ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pth"))
     with pytest.raises(UsageError, match=r"must end in \.pth"):
         ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pkl")

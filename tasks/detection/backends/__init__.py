@@ -1,1 +1,2 @@
-"""The libraries that train and run detectors, behind one interface. May import the data of detection and its settings."""
+"""The libraries that train and run detectors, behind one interface (base.py); imports simsiam_eval, tasks.detection.data,
+schedule.py and detector_spec.py."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import UnreadableImage, image_size, open_image
-from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from tasks.detection.data.dataset import DetectionDataset, LabeledImage
 
@@ -64,7 +64,7 @@ def check_images(data: DetectionDataset, processes: Processes) -> None:
         DataError: in every process, if an image cannot be opened or its size differs from its annotations.
     """
     images, problems = data.images[processes.rank :: processes.world], []
-    with ThreadPoolExecutor(min(16, usable_cores())) as pool:  # the threads wait for the disk
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # the threads wait for the disk
         for start in range(0, len(images), 1024):  # in chunks, so that Ctrl-C does not wait for all of them
             problems += [problem for problem in pool.map(header_problem, images[start : start + 1024]) if problem]
     more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""

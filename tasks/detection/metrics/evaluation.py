@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,23 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The metrics for the record; the warnings have a key of their own there."""
         return {"detections": self.detections, "images": self.images, **self.average_precision, **self.by_class}
+
+    @classmethod
+    def from_dict(cls, metrics: dict[str, Any], warnings: list[str]) -> Evaluation:
+        """From `to_dict`, also if read from JSON, where NaN is null, and the warnings."""
+        values = dict(metrics)
+        detections, images = values.pop("detections"), values.pop("images")
+        average_precision = {name: _nan_if_none(value) for name, value in values.items() if not isinstance(value, dict)}
+        by_class = {
+            name: {label: _nan_if_none(number) for label, number in value.items()}
+            for name, value in values.items()
+            if isinstance(value, dict)
+        }
+        return cls(detections, images, average_precision, by_class, warnings)
+
+
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def evaluate(data: DetectionDataset, detections: Sequence[Detections], metric: str) -> Evaluation:

@@ -14,7 +14,7 @@ COLORS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
 def pytest_collection_modifyitems(items):
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
-    missing = Detectron2Backend().available()
+    missing = Detectron2Backend().unavailable()
     if missing:
         for item in items:
             if item.get_closest_marker("detectron2"):

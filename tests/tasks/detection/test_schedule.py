@@ -1,29 +1,32 @@
-"""The linear rule, and what is printed of it; what a CPU makes smaller."""
+"""The presets' schedules, the linear scaling rule, and the smaller defaults on a CPU."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from tasks.detection.backends.base import StepClock, detector_spec
-from tasks.detection.schedule import schedule_of
-from tasks.detection.settings import SCHEDULES, DetectSettings, schedule_name
+from tasks.detection.detector_spec import Sizes, detector_spec
+from tasks.detection.settings import DetectSettings, preset_schedule
 
 
-def asked(**more):
+def settings(**more):
     return DetectSettings(**{"train": ("a",), "test": "b", "out": Path("c"), "init": ("random",), **more})
 
 
+def spec_and_note(preset, on_cpu, **sizes):
+    values = DetectSettings.PRESETS[preset]
+    detector = {name: values[name] for name in ("heads", "masks", "min_sizes", "test_size", "max_size")}
+    return detector_spec(**detector, classes=("a",), sizes=Sizes(**sizes), on_cpu=on_cpu)
+
+
 @pytest.mark.parametrize("preset", list(DetectSettings.PRESETS))
-def test_a_preset_at_its_own_batch_is_its_schedule(preset):
-    schedule = schedule_of(asked(preset=preset))
-    assert (schedule.batch, schedule.lr, schedule.iterations, schedule.steps, schedule.warmup) == SCHEDULES[
-        schedule_name(preset)
-    ]
+def test_own_batch_size_keeps_the_schedule(preset):
+    schedule = preset_schedule(preset)
+    assert DetectSettings.PRESETS[preset]["batch"] == schedule.batch
+    assert schedule.rescaled(schedule.batch) == schedule
 
 
-def test_the_linear_rule():
-    schedule = schedule_of(asked(preset="coco-1x", batch=2))
+def test_linear_scaling_rule():
+    schedule = preset_schedule("coco-1x").rescaled(2)
     assert (schedule.lr, schedule.iterations, schedule.steps, schedule.warmup) == (
         0.0025,
         720000,
@@ -31,57 +34,50 @@ def test_the_linear_rule():
         8000,
     )
     assert schedule.sentence() == (
-        "Schedule: 720000 steps of 2 images, lr 0.0025 after 8000 of warm-up, a tenth at 480000 and 640000."
+        "Schedule: 720000 iterations, batch 2, lr 0.0025 after 8000 iterations of warm-up, x0.1 at 480000 and 640000."
     )
+    assert "batch 2 (1 on each of 2 processes), lr" in schedule.sentence(2)
 
 
-def test_images_a_second_are_of_the_steps_alone(monkeypatch):
-    times, clock = iter([100.0, 100.5, 101.0, 101.5]), StepClock()
-    monkeypatch.setattr("tasks.detection.backends.base.time", SimpleNamespace(perf_counter=lambda: next(times)))
-    assert clock.rate is None
-    clock.tick()
-    assert clock.rate is None
-    for _ in range(3):
-        clock.tick()
-    assert clock.rate == 2
-
-
-def test_what_is_given_goes_before_the_rule():
-    schedule = schedule_of(asked(preset="voc07", batch=8, iterations=900, lr=0.5))
+def test_given_values_replace_the_rule():
+    preset = preset_schedule("voc07")
+    schedule = preset.rescaled(8, iterations=900, lr=0.5)
     assert (schedule.lr, schedule.iterations, schedule.steps, schedule.warmup) == (0.5, 900, (675, 825), 10)
-    assert schedule_of(asked(preset="voc07", steps=(5,), warmup=0)).steps == (5,)
-    assert schedule_of(asked(preset="voc07", steps=(5,), warmup=0)).lr_at(0) == 0.02
+    schedule = preset.rescaled(16, steps=(5,), warmup=0)
+    assert schedule.steps == (5,)
+    assert schedule.lr_at(0) == 0.02
 
 
-def test_what_is_not_the_protocols_is_named():
-    own = {"lr": 0.02, "iterations": 9000, "steps": (6750, 8250), "warmup": 100, "rois": 512, "precise_bn": 200}
-    assert asked(preset="voc07", **own).protocol() == "voc07"
-    assert asked(preset="voc07-fpn", proposals=1000).protocol() == "voc07-fpn"
-    assert asked(preset="voc07", proposals=1000).protocol() == "voc07, changed: proposals"
-    assert asked(preset="voc07", batch=8, iterations=20).protocol() == "voc07, changed: batch, iterations"
-    assert asked(preset="voc07", classes=("a",), precise_bn=0).protocol() == "voc07, changed: classes, precise_bn"
+def test_protocol_names_what_differs_from_the_preset():
+    same = {"lr": 0.02, "iterations": 9000, "steps": (6750, 8250), "warmup": 100, "rois": 512, "precise_bn": 200}
+    assert settings(preset="voc07", **same).protocol() == "voc07"
+    assert settings(preset="voc07-fpn", proposals=1000).protocol() == "voc07-fpn"
+    assert settings(preset="voc07", proposals=1000).protocol() == "voc07, changed: proposals"
+    assert settings(preset="voc07", batch=8, iterations=20).protocol() == "voc07, changed: batch, iterations"
+    assert settings(preset="voc07", classes=("a",), precise_bn=0).protocol() == "voc07, changed: classes, precise_bn"
 
 
-@pytest.mark.parametrize(("preset", "on_gpu"), [("voc0712", (512, 2000, 1000)), ("coco-1x-fpn", (512, 1000, 1000))])
-def test_cpu_sized_settings_are_said(preset, on_gpu):
-    spec, said = detector_spec(asked(preset=preset), ("a",), on_cpu=False)
-    assert (spec.rois, *spec.proposals) == on_gpu
-    assert not said
-    spec, said = detector_spec(asked(preset=preset), ("a",), on_cpu=True)
+@pytest.mark.parametrize(("preset", "sizes"), [("voc0712", (512, 2000, 1000)), ("coco-1x-fpn", (512, 1000, 1000))])
+def test_smaller_defaults_on_a_cpu_are_noted(preset, sizes):
+    spec, note = spec_and_note(preset, on_cpu=False)
+    assert (spec.rois, *spec.proposals) == sizes
+    assert note is None
+    spec, note = spec_and_note(preset, on_cpu=True)
     assert spec.rois <= 64
     assert spec.proposals == (100, 100)
-    assert "not the protocol's number" in said[0]
-    assert "100 proposals of 1000 an image" in said[0]
-    few = detector_spec(asked(preset=preset, rois=512, proposals=300, precise_bn=200), ("a",), on_cpu=True)
-    assert few[0].before_nms == (1000, 1000)
-    assert "300 proposals of 1000 an image" in few[1][0]
-    for number in (1000, 2000, 20000):
-        given = asked(preset=preset, rois=512, proposals=number, precise_bn=200)
-        for on_cpu in (True, False):
-            spec, said = detector_spec(given, ("a",), on_cpu)
-            assert said == []
-            assert all(before >= number for before in spec.before_nms)
-            assert spec.before_nms[0] >= (12000 if preset == "voc0712" else 2000)
-    given = asked(preset=preset, rois=512, proposals=1000, precise_bn=200)
-    assert detector_spec(given, ("a",), on_cpu=True)[1] == []
-    assert detector_spec(given, ("a",), on_cpu=True)[0].rois == 512
+    assert "not the protocol's result" in note
+    assert f"100 proposals per image out of 1000 (protocol: {sizes[1]}" in note
+    spec, note = spec_and_note(preset, on_cpu=True, rois=512, proposals=300, precise_bn=200)
+    assert spec.proposals_before_nms == (1000, 1000)
+    assert "300 proposals per image out of 1000" in note
+
+
+@pytest.mark.parametrize("preset", ["voc0712", "coco-1x-fpn"])
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("proposals", [1000, 2000, 20000])
+def test_full_sizes_on_a_cpu_need_no_note(preset, on_cpu, proposals):
+    spec, note = spec_and_note(preset, on_cpu, rois=512, proposals=proposals, precise_bn=200)
+    assert note is None
+    assert spec.rois == 512
+    assert min(spec.proposals_before_nms) >= proposals
+    assert spec.proposals_before_nms[0] >= (12000 if preset == "voc0712" else 2000)

@@ -1,4 +1,4 @@
-"""The reference protocol: detectron2, imported only here and below, and only where it is."""
+"""The reference protocol by detectron2, which is optional: nothing imports it before the backend is chosen."""
 
 from __future__ import annotations
 
@@ -9,101 +9,102 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from simsiam_eval.encoders.encoder import Encoder
-from tasks.detection.backends.base import DetectorSpec, Work
+from tasks.detection.backends.base import RunContext
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.detections import Detections
+from tasks.detection.detector_spec import DetectorSpec
 
-# detectron2's own, about its own calls, which a user of ours can do nothing about.
+if TYPE_CHECKING:
+    from torch import nn
+
+# detectron2's own calls cause these, and users can do nothing about them.
 warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
-NEEDED = (
-    "omegaconf",
-    "fvcore",
-    "iopath",
-    "yacs",
-    "cloudpickle",
-    "tabulate",
-    "termcolor",
-    "cv2",
-)  # modules of the extra
-
-
-@dataclass
-class Detectron2Detector:
-    """`weights`: the encoder's, under the detector's names; the schedule, and with it the config, comes with `fit`."""
-
-    arch: str
-    spec: DetectorSpec
-    weights: dict[str, Any]
-    model: Any = None
+# Modules of the packages in the extra.
+_REQUIRED = ("omegaconf", "fvcore", "iopath", "yacs", "cloudpickle", "tabulate", "termcolor", "cv2")
 
 
 class Detectron2Backend:
     name = "detectron2"
     differences: tuple[str, ...] = ()
 
-    def available(self) -> str | None:
-        found = importlib.util.find_spec("detectron2")
-        if found is None or found.origin is None:  # a folder of that name, such as a clone's outer one, is no package
+    def unavailable(self) -> str | None:
+        spec = importlib.util.find_spec("detectron2")
+        if spec is None or spec.origin is None:  # without origin: a folder of that name, such as the root of a clone
             return (
-                f"detectron2 is not installed: {INSTALL}, or its source on PYTHONPATH (nothing need be compiled), or "
-                "--backend torchvision."
+                f"detectron2 is not installed. Install it with {INSTALL}, put its source on PYTHONPATH (nothing needs to "
+                "be compiled), or use --backend torchvision."
             )
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
         if missing:
             return (
-                f'detectron2 needs further packages ({", ".join(missing)}): pip install "simsiam-eval[detectron2]", or '
-                "--backend torchvision."
+                f"detectron2 requires packages that are not installed ({', '.join(missing)}). Install them with "
+                'pip install "simsiam-eval[detectron2]", or use --backend torchvision.'
             )
         return None
 
     def versions(self) -> dict[str, str]:
         import detectron2
 
-        folder = Path(detectron2.__file__).parent.parent
-        commit = f", commit {found}" if (found := _commit(folder)) else ""
-        return {"detectron2": f"{detectron2.__version__}{commit}", "fvcore": importlib.metadata.version("fvcore")}
+        commit = _commit(Path(detectron2.__file__).parent.parent)
+        version = f"{detectron2.__version__}, commit {commit}" if commit else detectron2.__version__
+        return {"detectron2": version, "fvcore": importlib.metadata.version("fvcore")}
 
     def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
-        from tasks.detection.backends.detectron2.model import fresh_model
-        from tasks.detection.backends.detectron2.names import detectron2_weights, largest_difference, refuse_difference
+        from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
+        from tasks.detection.backends.detectron2.model import random_model
+        from tasks.detection.backends.detectron2.weights import detectron2_weights
 
         weights = detectron2_weights(encoder, spec.heads)
-        refuse_difference(largest_difference(encoder, weights, fresh_model(encoder.arch, spec), spec.heads))
+        check_difference(largest_difference(encoder, weights, random_model(encoder.arch, spec), spec.heads))
         return Detectron2Detector(encoder.arch, spec, weights)
 
-    def fit(self, detector: Detectron2Detector, data: DetectionDataset, work: Work) -> float | None:
+
+@dataclass
+class Detectron2Detector:
+    """The encoder's weights under detectron2's names; `fit`, which knows the schedule and so the config, builds `model`."""
+
+    arch: str
+    spec: DetectorSpec
+    weights: dict[str, Tensor]
+    model: nn.Module | None = None
+
+    def fit(self, data: DetectionDataset, run: RunContext) -> float | None:
         from tasks.detection.backends.detectron2.training import fit
 
-        detector.model, rate = fit(detector.arch, detector.spec, detector.weights, data, work)
+        self.model, rate = fit(self.arch, self.spec, self.weights, data, run)
         return rate
 
-    def predict(self, detector: Detectron2Detector, data: DetectionDataset, work: Work) -> Sequence[Detections]:
+    def predict(self, data: DetectionDataset, run: RunContext) -> Sequence[Detections]:
         from tasks.detection.backends.detectron2.predict import predict
 
-        return predict(detector.arch, detector.spec, detector.model, data, work)
+        if self.model is None:
+            raise ValueError("fit the detector before it predicts")
+        return predict(self.arch, self.spec, self.model, data, run)
 
 
 def _commit(folder: Path) -> str:
-    """Of detectron2's source: what git has checked out in `folder`, or what pip installed from a repository; else empty."""
+    """The commit of detectron2's source: of the clone in `folder`, or as pip recorded it; empty if unknown."""
     git = folder / ".git"
     try:
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
-        name = head.removeprefix("ref: ")
-        if (git / name).is_file():
-            return (git / name).read_text().strip()
-        packed = (line.split() for line in (git / "packed-refs").read_text().splitlines())
-        return next((parts[0] for parts in packed if parts[1:] == [name]), "")
-    except OSError:  # no clone of its own
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text().strip()
+        packed_refs = (line.split() for line in (git / "packed-refs").read_text().splitlines())
+        return next((parts[0] for parts in packed_refs if parts[1:] == [ref]), "")
+    except OSError:  # not a clone
         pass
     try:
-        installed = importlib.metadata.distribution("detectron2").read_text("direct_url.json")
+        direct_url = importlib.metadata.distribution("detectron2").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         return ""
-    return json.loads(installed or "{}").get("vcs_info", {}).get("commit_id", "")
+    return json.loads(direct_url or "{}").get("vcs_info", {}).get("commit_id", "")

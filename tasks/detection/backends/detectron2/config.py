@@ -1,22 +1,22 @@
-"""The reference protocol as values of a detectron2 config. Needs no detectron2: they can be written out without it."""
+"""The reference protocol as the values of a detectron2 config. Needs no detectron2, so that `convert` can write them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from tasks.detection.backends.base import DetectorSpec
-from tasks.detection.backends.detectron2.names import architecture_values
+from tasks.detection.detector_spec import DetectorSpec
 from tasks.detection.schedule import WARMUP_FACTOR, Schedule
 
-HEADER = "# detectron2 config; C4 heads need `import tasks.detection.backends.detectron2.heads` before it is used."
+HEADER = "# detectron2 config; for C4 heads, `import tasks.detection.backends.detectron2.heads` first."
 
 
 def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str = "BN") -> dict[str, Any]:
-    """Key of the config, with dots, -> value: what differs from the defaults of `get_cfg()`, or decides the protocol.
+    """Dotted key of the config -> value, for all that differs from the defaults of `get_cfg()` or decides the protocol.
 
-    `norm` is BN, or SyncBN on several GPUs.
+    `norm`: BN, or SyncBN on several GPUs.
     """
     values: dict[str, Any] = {
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
@@ -27,8 +27,8 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.NORM": norm,
         **{f"MODEL.RESNETS.{name}": value for name, value in architecture_values(arch).items()},
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": spec.before_nms[0],
-        "MODEL.RPN.PRE_NMS_TOPK_TEST": spec.before_nms[1],
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": spec.proposals_before_nms[0],
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": spec.proposals_before_nms[1],
         "MODEL.RPN.POST_NMS_TOPK_TRAIN": spec.proposals[0],
         "MODEL.RPN.POST_NMS_TOPK_TEST": spec.proposals[1],
         "MODEL.ROI_HEADS.NUM_CLASSES": len(spec.classes),
@@ -57,6 +57,19 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
         "VERSION": 2,
     }
     return values | (_c4() if spec.heads == "c4" else _fpn(norm))
+
+
+def architecture_values(arch: str) -> dict[str, Any]:
+    """The MODEL.RESNETS section for an architecture."""
+    block, blocks, groups, width = ARCHITECTURES[arch]
+    basic = block == BASIC
+    return {
+        "DEPTH": (2 if basic else 3) * sum(blocks) + 2,
+        "NUM_GROUPS": groups,
+        "WIDTH_PER_GROUP": width,
+        "RES2_OUT_CHANNELS": 64 if basic else 256,
+        "STRIDE_IN_1X1": False,  # torchvision strides in the 3x3 convolution
+    }
 
 
 def _c4() -> dict[str, Any]:
@@ -95,7 +108,7 @@ def yaml_text(values: dict[str, Any]) -> str:
     """A config file that detectron2's `merge_from_file` reads.
 
     >>> print(yaml_text({"SOLVER.STEPS": [3], "MODEL.RPN.A": 1, "MODEL.B": "x"}), end="")
-    # detectron2 config; C4 heads need `import tasks.detection.backends.detectron2.heads` before it is used.
+    # detectron2 config; for C4 heads, `import tasks.detection.backends.detectron2.heads` first.
     MODEL:
       B: "x"
       RPN:
@@ -104,13 +117,13 @@ def yaml_text(values: dict[str, Any]) -> str:
       STEPS: [3]
     """
     lines = [HEADER]
-    open_parts: list[str] = []
-    for key, value in sorted(values.items(), key=lambda one: one[0].split(".")):
-        *parts, name = key.split(".")
+    open_sections: list[str] = []
+    for key, value in sorted(values.items(), key=lambda item: item[0].split(".")):
+        *sections, name = key.split(".")
         shared = 0
-        while shared < min(len(parts), len(open_parts)) and parts[shared] == open_parts[shared]:
+        while shared < min(len(sections), len(open_sections)) and sections[shared] == open_sections[shared]:
             shared += 1
-        lines += [f"{'  ' * depth}{parts[depth]}:" for depth in range(shared, len(parts))]
-        open_parts = parts
-        lines.append(f"{'  ' * len(parts)}{name}: {json.dumps(value)}")
+        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
+        open_sections = sections
+        lines.append(f"{'  ' * len(sections)}{name}: {json.dumps(value)}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The reference protocol's C4 heads for detectron2, registered when this is imported."""
+"""The reference protocol's C4 heads for detectron2; importing this module registers them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simsiam_eval.encoders.architectures import ARCHITECTURES
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):  # type: ignore[misc]
-    """detectron2's C4 heads with a BN after res5, and with basic blocks for ResNet-18 and -34, which it has not."""
+    """detectron2's C4 heads with BN after res5, and also with the basic blocks of ResNet-18 and -34."""
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:

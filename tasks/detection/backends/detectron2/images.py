@@ -1,4 +1,5 @@
-"""Our images in detectron2's form; one that cannot be read is a reason, as an exception would come as a traceback."""
+"""Images in detectron2's form. An image that cannot be used becomes a reason, as an exception in a worker process would
+come with its traceback."""
 
 from __future__ import annotations
 
@@ -14,46 +15,53 @@ from simsiam_eval.runtime.processes import Processes
 from tasks.detection.data.dataset import LabeledImage
 from tasks.detection.data.images import ImageProblem, read_pixels
 
+_PROBLEM = "problem"  # key of the entry of an image that cannot be used
 
-def as_dict(image: LabeledImage, place: int) -> dict[str, Any]:
-    """The image in detectron2's form; `place` is its number in the set."""
+
+def dataset_dict(image: LabeledImage, index: int) -> dict[str, Any]:
+    """The image and its objects as detectron2's datasets have them; `index`: its position in the dataset."""
     annotations = []
-    for one in image.annotations:
-        entry = {"bbox": list(one.corners), "bbox_mode": BoxMode.XYXY_ABS, "category_id": one.label, "iscrowd": 0}
-        if one.segmentation is not None:
-            entry["segmentation"] = one.segmentation
+    for obj in image.annotations:
+        entry = {"bbox": list(obj.corners), "bbox_mode": BoxMode.XYXY_ABS, "category_id": obj.label, "iscrowd": 0}
+        if obj.segmentation is not None:
+            entry["segmentation"] = obj.segmentation
         annotations.append(entry)
     size = {"width": image.width, "height": image.height}
-    return {"file_name": str(image.path), "image_id": place, "annotations": annotations, **size}
+    return {"file_name": str(image.path), "image_id": index, "annotations": annotations, **size}
 
 
 class Mapper(DatasetMapper):  # type: ignore[misc]
-    """detectron2's mapper; of an unreadable image it gives the reason, as `unreadable`."""
+    """detectron2's mapper, which for an image that cannot be used gives an entry with the reason."""
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
         try:
             mapped: dict[str, Any] = super().__call__(entry)
             return mapped
-        except Exception:  # whatever the decoder met; our own look at the image says it in a clause
+        except Exception:  # whatever the decoder raises; reading the image again gives the reason as a clause
             pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
             if not isinstance(pixels, ImageProblem):
                 raise
-            return {"unreadable": pixels.reason, "width": entry["width"], "height": entry["height"]}
+            return {_PROBLEM: pixels, "width": entry["width"], "height": entry["height"]}
 
 
-class UnreadableImages(DataError):
-    """The reason, as a clause, why an image of a training batch cannot be read."""
+def problem_of(mapped: dict[str, Any]) -> ImageProblem | None:
+    """Why the image of an entry that Mapper returned cannot be used, if so."""
+    return mapped.get(_PROBLEM)
 
 
-class Readable:
-    """A loader that raises UnreadableImages, in every process, for a batch with one."""
+class UnusableImageError(DataError):
+    """Why an image of a training batch cannot be used, as a clause."""
+
+
+class CheckedLoader:
+    """A data loader that raises UnusableImageError, in every process, for a batch with an unusable image."""
 
     def __init__(self, loader: Any, processes: Processes) -> None:
         self.loader, self.dataset, self.processes = loader, getattr(loader, "dataset", None), processes
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            unreadable = next((one["unreadable"] for one in batch if "unreadable" in one), "")
-            if self.processes.largest(bool(unreadable)):
-                raise UnreadableImages(self.processes.first_text(unreadable))
+            reason = next((problem.reason for entry in batch if (problem := problem_of(entry))), "")
+            if self.processes.largest(bool(reason)):
+                raise UnusableImageError(self.processes.first_text(reason))
             yield batch

@@ -1,7 +1,8 @@
-"""Configs and detectors of detectron2, from code alone."""
+"""Builds configs and detectors of detectron2 from code, without config files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,47 +13,51 @@ from torch import nn
 import tasks.detection.backends.detectron2.heads  # noqa: F401 - registers the C4 heads
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
-from tasks.detection.backends.base import DetectorSpec, Work
+from tasks.detection.backends.base import RunContext
 from tasks.detection.backends.detectron2.config import config_values
 from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.detector_spec import DetectorSpec
 from tasks.detection.schedule import Schedule
 
 
-def config(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str = "BN", **more: Any) -> Any:
-    """A detectron2 config, from code alone; `more` has `__` for the dots of the keys."""
+def config(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str, more: Mapping[str, str | int | bool]) -> Any:
+    """A detectron2 config of the protocol, with the dotted keys in `more` set as well."""
     cfg = get_cfg()
-    values = config_values(arch, spec, schedule, norm) | {key.replace("__", "."): value for key, value in more.items()}
+    values = config_values(arch, spec, schedule, norm) | dict(more)
     cfg.merge_from_list([part for key, value in values.items() for part in (key, value)])
     return cfg
 
 
-def fresh_model(arch: str, spec: DetectorSpec, **more: Any) -> nn.Module:
-    """A detector of random weights on the CPU."""
+def random_model(arch: str, spec: DetectorSpec, more: Mapping[str, str | int | bool] | None = None) -> nn.Module:
+    """A detector with random weights on the CPU; torch's random state is unchanged."""
+    values = {"MODEL.DEVICE": "cpu"} | dict(more or {})
     with torch.random.fork_rng(devices=[]):
-        return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), MODEL__DEVICE="cpu", **more))
+        return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), "BN", values))
 
 
-def run_config(arch: str, spec: DetectorSpec, data: DetectionDataset, work: Work) -> Any:
-    """The config of a run: on its device, in its folder; masks as bitmaps where not all of them are polygons."""
-    polygons = all(isinstance(one.segmentation, list) for image in data.images for one in image.annotations)
-    cuda = work.processes.device.type == "cuda"
+def run_config(arch: str, spec: DetectorSpec, data: DetectionDataset, run: RunContext) -> Any:
+    """The config of a run, with its device and folder; masks are bitmaps unless all of them are polygons."""
+    device = run.processes.device
+    polygons = all(isinstance(obj.segmentation, list) for image in data.images for obj in image.annotations)
     return config(
         arch,
         spec,
-        work.schedule,
-        _norm(work.processes),
-        MODEL__DEVICE=work.processes.device.type if work.processes.world > 1 else str(work.processes.device),
-        INPUT__MASK_FORMAT="polygon" if polygons or not spec.masks else "bitmask",
-        DATALOADER__NUM_WORKERS=worker_count(work.workers),
-        SOLVER__CHECKPOINT_PERIOD=work.checkpoint_every,
-        SOLVER__AMP__ENABLED=cuda and work.precision == "bf16",
-        SEED=work.seed,
-        OUTPUT_DIR=str(work.folder),
+        run.schedule,
+        _norm(run.processes),
+        {
+            "MODEL.DEVICE": device.type if run.processes.world > 1 else str(device),
+            "INPUT.MASK_FORMAT": "polygon" if polygons or not spec.masks else "bitmask",
+            "DATALOADER.NUM_WORKERS": worker_count(run.workers),
+            "SOLVER.CHECKPOINT_PERIOD": run.checkpoint_every,
+            "SOLVER.AMP.ENABLED": device.type == "cuda" and run.precision == "bf16",
+            "SEED": run.seed,
+            "OUTPUT_DIR": str(run.folder),
+        },
     )
 
 
 def _norm(processes: Processes) -> str:
-    """Of several processes BN over all of them: without GPUs by detectron2's own, which weighs images of any size alike."""
+    """BN over all processes; naiveSyncBN_N, for CPUs, weights images of any size equally."""
     if processes.world == 1:
         return "BN"
     return "SyncBN" if processes.device.type == "cuda" else "naiveSyncBN_N"

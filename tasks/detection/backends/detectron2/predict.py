@@ -1,4 +1,4 @@
-"""Predictions of a detectron2 detector, in the form that all backends give."""
+"""Predictions of a detectron2 detector."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tasks.detection.backends.base import DetectorSpec, Work
-from tasks.detection.backends.detectron2.images import Mapper, as_dict
+from tasks.detection.backends.base import RunContext
+from tasks.detection.backends.detectron2.images import Mapper, dataset_dict, problem_of
 from tasks.detection.backends.detectron2.model import run_config
-from tasks.detection.backends.predicting import own_rows, predict_all
+from tasks.detection.backends.inference import predict_all, process_rows
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.detections import Detections
 from tasks.detection.data.images import ImageProblem
 from tasks.detection.data.masks import encode_masks
+from tasks.detection.detector_spec import DetectorSpec
 
 
 @torch.no_grad()
 def predict(
-    arch: str, spec: DetectorSpec, model: nn.Module, data: DetectionDataset, work: Work
+    arch: str, spec: DetectorSpec, model: nn.Module, data: DetectionDataset, run: RunContext
 ) -> Sequence[Detections]:
-    """One entry for each image, in the set's order, the same in every process."""
-    model.to(work.processes.device).eval()
-    images = _TestImages(run_config(arch, spec, data, work), data, own_rows(len(data.images), work))
+    """One entry for each image, in the order of the dataset, the same in every process."""
+    model.to(run.processes.device).eval()
+    images = _TestImages(run_config(arch, spec, data, run), data, process_rows(len(data.images), run))
     return predict_all(
-        images, len(data.images), lambda entry: _detections(model([entry])[0]["instances"].to("cpu")), work
+        images, len(data.images), lambda entry: _detections(model([entry])[0]["instances"].to("cpu")), run
     )
 
 
 class _TestImages(Dataset):
-    """Item row -> (row, what the model takes, or the reason why the image cannot be read)."""
+    """Item index -> (row, input of the model or an ImageProblem), for the given rows of the dataset."""
 
     def __init__(self, cfg: Any, data: DetectionDataset, rows: range) -> None:
         self.mapper, self.data, self.rows = Mapper(cfg, is_train=False), data, rows
@@ -40,10 +41,10 @@ class _TestImages(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[int, dict[str, Any] | ImageProblem]:
-        row = self.rows[place]
-        mapped = self.mapper(as_dict(self.data.images[row], row))
-        return row, ImageProblem(mapped["unreadable"]) if "unreadable" in mapped else mapped
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any] | ImageProblem]:
+        row = self.rows[index]
+        mapped = self.mapper(dataset_dict(self.data.images[row], row))
+        return row, problem_of(mapped) or mapped
 
 
 def _detections(instances: Any) -> Detections:

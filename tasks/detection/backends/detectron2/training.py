@@ -1,4 +1,4 @@
-"""detectron2's own engine, with our data before it and our checkpoints, stops and errors around it."""
+"""Fine-tunes a detectron2 detector by detectron2's own engine, with checkpoints, stops and errors as in every backend."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import os
 import re
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
@@ -26,122 +32,136 @@ from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.runtime.progress import Advance, say
-from tasks.detection.backends.base import DetectorSpec, StepClock, Work
+from tasks.detection.backends.base import RunContext
 from tasks.detection.backends.detectron2.config import HEADER
-from tasks.detection.backends.detectron2.images import Mapper, Readable, UnreadableImages, as_dict
+from tasks.detection.backends.detectron2.images import CheckedLoader, Mapper, UnusableImageError, dataset_dict
 from tasks.detection.backends.detectron2.model import run_config
-from tasks.detection.backends.faults import all_finite, memory_is_short, not_finite
+from tasks.detection.backends.step_timer import StepTimer
+from tasks.detection.backends.training_errors import all_finite, not_finite_error, out_of_memory_as_data_error
 from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.detector_spec import DetectorSpec
 
-_REPORT_EVERY = 20  # steps between two lines to the person at the terminal
+_REPORT_EVERY = 20  # steps between two reports of the loss
 
 
 def fit(
-    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionDataset, work: Work
+    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionDataset, run: RunContext
 ) -> tuple[nn.Module, float | None]:
-    """Train to the end of the schedule, from the last checkpoint in the folder; returns the model and StepClock's rate."""
-    processes = work.processes
+    """Train to the end of the schedule, from the last checkpoint in the folder if there is one.
+
+    Returns:
+        The model, and iterations per second as StepTimer measures them.
+    """
+    processes = run.processes
     if processes.world > 1:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    _log_to(work.folder)
-    cfg = run_config(arch, spec, data, work)
+    _log_to(run.folder)
+    cfg = run_config(arch, spec, data, run)
     if processes.main:
-        with atomic_write(work.folder / "config.yaml") as file:
-            file.write(f"{HEADER}\n# SOLVER.AMP is in bfloat16.\n{cfg.dump()}".encode())
-    first = _first_step(work.folder)
-    seed_all_rng(abs(hash((work.seed, processes.rank, first))) % 2**31)
-    with work.progress("detect", work.schedule.iterations, first) as advance:
-        trainer = _Trainer(cfg, data, work, first, advance)
+        with atomic_write(run.folder / "config.yaml") as file:
+            file.write(f"{HEADER}\n# SOLVER.AMP uses bfloat16.\n{cfg.dump()}".encode())
+    first_step = _completed_steps(run.folder)
+    seed_all_rng(abs(hash((run.seed, processes.rank, first_step))) % 2**31)
+    with run.progress("detect", run.schedule.iterations, first_step) as advance:
+        trainer = _Trainer(cfg, data, run, first_step, advance)
         if trainer.checkpointer.has_checkpoint():
-            _read(trainer, work)
+            _resume(trainer, run)
         else:
             _load(trainer.checkpointer.model, weights)
         if trainer.start_iter < trainer.max_iter:
-            with _one_sentence(trainer, work):
+            with _errors_as_data_errors(trainer, run):
                 trainer.train()
-    return trainer.checkpointer.model, trainer.clock.rate
+    return trainer.checkpointer.model, trainer.timer.rate
 
 
 class _Trainer(DefaultTrainer):  # type: ignore[misc]
-    """DefaultTrainer on a dataset of ours, without its evaluation, and with checkpoints that are whole."""
+    """DefaultTrainer on a DetectionDataset, without its evaluation, and with atomic checkpoints."""
 
-    def __init__(self, cfg: Any, data: DetectionDataset, work: Work, first: int, advance: Advance) -> None:
-        self.work, self.advance, self.first, self.clock = work, advance, first, StepClock()
-        self._dicts = [as_dict(image, place) for place, image in enumerate(data.images)]
-        self.build_train_loader = self._train_loader  # DefaultTrainer's is a class method, which knows no data
-        with _ddp_on(work.processes.device):
-            super().__init__(cfg)
+    def __init__(self, cfg: Any, data: DetectionDataset, run: RunContext, first_step: int, advance: Advance) -> None:
+        # DefaultTrainer's own __init__ cannot be used: its DistributedDataParallel requires a GPU, and its AMP is float16.
+        TrainerBase.__init__(self)
+        self.run, self.data, self.first_step, self.advance = run, data, first_step, advance
+        self.timer = StepTimer()
+        self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        device = run.processes.device
+        device_ids = [device.index] if device.type == "cuda" else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         if cfg.SOLVER.AMP.ENABLED:
-            self._trainer.precision = torch.bfloat16
+            self._trainer = AMPTrainer(model, loader, optimizer, precision=torch.bfloat16)
+        else:
+            self._trainer = SimpleTrainer(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = _AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.register_hooks(self.build_hooks())
 
-    def _train_loader(self, cfg: Any) -> Any:
-        return Readable(
+    def build_train_loader(self, cfg: Any) -> CheckedLoader:
+        """A loader of the training set; PreciseBN gets one of its own."""
+        images = [dataset_dict(image, index) for index, image in enumerate(self.data.images)]
+        return CheckedLoader(
             build_detection_train_loader(
-                self._dicts,
+                images,
                 mapper=Mapper(cfg, is_train=True),
-                # The sampler cannot be put where it was: a run that goes on draws its images anew.
-                sampler=TrainingSampler(len(self._dicts), seed=self.work.seed + self.first),
+                # The state of the sampler is not saved: a resumed run draws its images anew.
+                sampler=TrainingSampler(len(images), seed=self.run.seed + self.first_step),
                 total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
                 aspect_ratio_grouping=True,
                 num_workers=cfg.DATALOADER.NUM_WORKERS,
             ),
-            self.work.processes,
+            self.run.processes,
         )
 
     def build_hooks(self) -> list[HookBase]:
-        self.checkpointer = _WholeCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        kept = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
-        return [*kept, _ReportAndStop(self.work, self.first)]
+        default = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
+        return [*default, _ReportAndStop(self.run, self.first_step)]
 
     def run_step(self) -> None:
         super().run_step()
-        self.clock.tick()  # before the hooks, of which PreciseBN is one
+        self.timer.tick()  # before the hooks, one of which is PreciseBN
 
-    def save(self, steps_done: int) -> None:
-        """A checkpoint that `resume_or_load` goes on from after `steps_done` steps."""
-        self.iter = steps_done - 1
+    def save(self, completed_steps: int) -> None:
+        """Write a checkpoint that `resume_or_load` resumes from after `completed_steps` steps."""
+        self.iter = completed_steps - 1
         self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
 
 
-def _ddp_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """DefaultTrainer's DistributedDataParallel wants a GPU's number; on a CPU there is none."""
-    if device.type == "cuda":
-        return contextlib.nullcontext()
-    return mock.patch.object(defaults, "create_ddp_model", partial(defaults.create_ddp_model, device_ids=None))
-
-
 class _ReportAndStop(HookBase):  # type: ignore[misc]
-    """What the person sees, and the stop at a signal."""
+    """Progress on the terminal, and the stop at a signal."""
 
-    def __init__(self, work: Work, first: int) -> None:
-        self._work, self._shown = work, first
+    def __init__(self, run: RunContext, first_step: int) -> None:
+        self._run, self._reported_step = run, first_step
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        status = self._work.processes.largest(self._work.stop.status)
-        if done % _REPORT_EVERY == 0 or done == self.trainer.max_iter:
+        step = self.trainer.iter + 1
+        status = self._run.processes.largest(self._run.stop.status)
+        if step % _REPORT_EVERY == 0 or step == self.trainer.max_iter:
             loss = self.trainer.storage.latest().get("total_loss", (float("nan"),))[0]
-            self.trainer.advance(done - self._shown, f"loss {loss:.4f}")
-            self._shown = done
-        if status and done < self.trainer.max_iter:
-            self.trainer.save(done)
-            self._work.processes.barrier()  # no process leaves before the checkpoint is whole
-            where = f"after step {done} of {self.trainer.max_iter}"
-            raise Stopped(f"Stopped {where}; the same command goes on from {self._work.folder}.", status)
+            self.trainer.advance(step - self._reported_step, f"loss {loss:.4f}")
+            self._reported_step = step
+        if status and step < self.trainer.max_iter:
+            self.trainer.save(step)
+            self._run.processes.barrier()  # no process leaves before the checkpoint is complete
+            raise Stopped(
+                f"Stopped after step {step} of {self.trainer.max_iter}. Run the same command to resume from "
+                f"{self._run.folder}.",
+                status,
+            )
 
 
-class _WholeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
-    """Checkpoints and the mark of the last one are whole or not there; only the last two are kept."""
+class _AtomicCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
+    """Writes checkpoints, and the name of the last one, completely or not at all; keeps the last two."""
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not (self.save_dir and self.save_to_disk):
             return
         content = {
             "model": self.model.state_dict(),
-            **{key: one.state_dict() for key, one in self.checkpointables.items()},
+            **{key: item.state_dict() for key, item in self.checkpointables.items()},
         }
         if not all_finite(content["model"]):
-            raise FloatingPointError  # as of the loss of the next step, and before it is in the good one's place
+            raise FloatingPointError  # as detectron2 does for the next loss, but before a good checkpoint is replaced
         path = Path(self.save_dir) / f"{name}.pth"
 
         def write() -> None:
@@ -162,55 +182,58 @@ class _WholeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             file.write(last_filename_basename.encode())
 
 
-def _first_step(folder: Path) -> int:
-    """Steps that the last checkpoint has behind it, by its name."""
-    mark = folder / "last_checkpoint"
-    found = re.search(r"model_(\d+)", mark.read_text()) if mark.exists() else None
-    return int(found.group(1)) + 1 if found else 0
+def _completed_steps(folder: Path) -> int:
+    """Number of steps before the last checkpoint, from its name."""
+    tag = folder / "last_checkpoint"
+    match = re.search(r"model_(\d+)", tag.read_text()) if tag.exists() else None
+    return int(match.group(1)) + 1 if match else 0
 
 
-def _read(trainer: _Trainer, work: Work) -> None:
+def _resume(trainer: _Trainer, run: RunContext) -> None:
     try:
         trainer.resume_or_load(resume=True)
     except (RuntimeError, KeyError, ValueError, AssertionError, OSError) as error:
         raise DataError(
-            f"{work.folder} holds a checkpoint that cannot be gone on from: choose another --out."
+            f"The checkpoint in {run.folder} cannot be loaded, so the run cannot be resumed; choose another --out."
         ) from error
-    if work.processes.main:
-        done = trainer.start_iter >= trainer.max_iter
-        say(f"{work.folder}: {'this run is finished' if done else f'going on after step {trainer.start_iter}'}.")
+    if run.processes.main:
+        complete = trainer.start_iter >= trainer.max_iter
+        state = "training is complete" if complete else f"resuming after step {trainer.start_iter}"
+        say(f"{run.folder}: {state}.")
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     result = model.load_state_dict(dict(weights), strict=False)
     if result.unexpected_keys:
-        raise DataError(f"The converted weights do not fit the detector ({result.unexpected_keys[0]}).")
+        raise DataError(f"The converted weights do not fit the detector (unexpected key: {result.unexpected_keys[0]}).")
 
 
 @contextlib.contextmanager
-def _one_sentence(trainer: _Trainer, work: Work) -> Iterator[None]:
-    """What can go wrong in training, in one sentence; an unreadable image after a checkpoint."""
+def _errors_as_data_errors(trainer: _Trainer, run: RunContext) -> Iterator[None]:
+    """Errors in training as one sentence; after an unusable image, a checkpoint as well."""
 
     def last_good() -> str:
-        return str(work.folder) if (work.folder / "last_checkpoint").exists() else "the beginning"
+        return str(run.folder) if (run.folder / "last_checkpoint").exists() else "the beginning"
 
     try:
-        with memory_is_short(work.processes.device, lambda: trainer.iter + 1, last_good):
+        with out_of_memory_as_data_error(run.processes.device, lambda: trainer.iter + 1, last_good):
             try:
                 yield
-            except UnreadableImages as error:
-                done = trainer.iter
-                if done < trainer.max_iter:
-                    trainer.save(done)
-                    work.processes.barrier()  # as at a stop
-                where = f"after step {done} of {work.schedule.iterations}"
-                raise DataError(f"Stopped {where}: {error}; put that right, and the same command goes on.") from error
+            except UnusableImageError as error:
+                step = trainer.iter
+                if step < trainer.max_iter:
+                    trainer.save(step)
+                    run.processes.barrier()  # no process leaves before the checkpoint is complete
+                raise DataError(
+                    f"Stopped after step {step} of {run.schedule.iterations}: {error}. Fix this and run the same command "
+                    "to resume."
+                ) from error
     except FloatingPointError as error:
-        raise not_finite(trainer.iter + 1, last_good()) from error
+        raise not_finite_error(trainer.iter + 1, last_good()) from error
 
 
 def _log_to(folder: Path) -> None:
-    """What detectron2 and fvcore say goes to a file: standard output is the record's."""
+    """Send messages of detectron2 and fvcore to a file; standard output is the record's."""
     for name in ("detectron2", "fvcore"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -221,4 +244,4 @@ def _log_to(folder: Path) -> None:
         handler = logging.FileHandler(folder / "detectron2.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of a function that detectron2 asks
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns about a function detectron2 traces

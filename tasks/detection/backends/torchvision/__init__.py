@@ -1,1 +1,1 @@
-"""The torchvision backend. May import the interface and the data of detection."""
+"""The torchvision backend; imports what backends/ may."""

@@ -1,4 +1,4 @@
-"""The road without detectron2: torchvision's detectors on the same encoder, data, schedule and evaluator."""
+"""torchvision's detectors on the same encoder, data, schedule and evaluator as the reference protocol."""
 
 from __future__ import annotations
 
@@ -10,20 +10,15 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from simsiam_eval.encoders.encoder import Encoder
-from tasks.detection.backends.base import DetectorSpec, Work
-from tasks.detection.backends.predicting import own_rows, predict_all
+from tasks.detection.backends.base import RunContext
+from tasks.detection.backends.inference import predict_all, process_rows
 from tasks.detection.backends.torchvision.model import build_detector
 from tasks.detection.backends.torchvision.training import Training
 from tasks.detection.data.batches import TestImages
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.detections import Detections
 from tasks.detection.data.masks import encode_masks
-
-
-@dataclass
-class TorchvisionDetector:
-    model: GeneralizedRCNN
-    spec: DetectorSpec
+from tasks.detection.detector_spec import DetectorSpec
 
 
 class TorchvisionBackend:
@@ -32,11 +27,11 @@ class TorchvisionBackend:
         "box losses: smooth L1 with beta 1/9 (reference: L1)",
         "RoIAlign: not shifted by half a pixel (reference: aligned)",
         "images are resized without antialiasing, on the device (reference: by Pillow)",
-        "a batch is drawn without regard to aspect ratios (reference: in groups)",
+        "batches are not grouped by aspect ratio (reference: grouped)",
         "mask targets come from bitmaps (reference: from polygons)",
     )
 
-    def available(self) -> str | None:
+    def unavailable(self) -> str | None:
         return None
 
     def versions(self) -> dict[str, str]:
@@ -45,27 +40,32 @@ class TorchvisionBackend:
     def build(self, encoder: Encoder, spec: DetectorSpec) -> TorchvisionDetector:
         return TorchvisionDetector(build_detector(encoder, spec), spec)
 
-    def fit(self, detector: TorchvisionDetector, data: DetectionDataset, work: Work) -> float | None:
-        spec = detector.spec
-        training = Training(detector.model, data, spec.masks, spec.precise_bn, work)
-        training.run()
-        detector.model = training.detector  # type: ignore[assignment]
-        return training.clock.rate
+
+@dataclass
+class TorchvisionDetector:
+    model: GeneralizedRCNN
+    spec: DetectorSpec
+
+    def fit(self, data: DetectionDataset, run: RunContext) -> float | None:
+        training = Training(self.model, data, self.spec.masks, self.spec.precise_bn, run)
+        training.train()
+        self.model = training.detector  # type: ignore[assignment]  # over several processes its BN layers are replaced
+        return training.timer.rate
 
     @torch.no_grad()
-    def predict(self, detector: TorchvisionDetector, data: DetectionDataset, work: Work) -> Sequence[Detections]:
-        model = detector.model.to(work.processes.device).eval()
-        model.transform.min_size = (detector.spec.test_size,)
+    def predict(self, data: DetectionDataset, run: RunContext) -> Sequence[Detections]:
+        model = self.model.to(run.processes.device).eval()
+        model.transform.min_size = (self.spec.test_size,)
 
-        def detections(pixels: Tensor) -> Detections:
-            return _detections(model([pixels.to(work.processes.device).float() / 255])[0])
+        def detect(pixels: Tensor) -> Detections:
+            return _detections(model([pixels.to(run.processes.device).float() / 255])[0])
 
-        rows = own_rows(len(data.images), work)
-        return predict_all(TestImages(data, rows), len(data.images), detections, work)
+        images = TestImages(data, process_rows(len(data.images), run))
+        return predict_all(images, len(data.images), detect, run)
 
 
 def _detections(output: dict[str, Tensor]) -> Detections:
-    """From torchvision's numbering, where 0 is the background."""
+    """From torchvision's labels, where 0 is the background."""
     return Detections(
         boxes=output["boxes"].float().cpu().numpy(),
         scores=output["scores"].float().cpu().numpy(),

@@ -1,6 +1,6 @@
-"""Faster and Mask R-CNN of torchvision on our trunk: C4 with a BN after the fourth stage, and FPN.
+"""torchvision's Faster and Mask R-CNN on an encoder's trunk: C4 with BN after the fourth stage, or FPN.
 
-The numbers are detectron2's defaults, where the reference protocol does not give others.
+Hyperparameters are detectron2's defaults unless the reference protocol sets others.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from simsiam_eval.encoders.architectures import feature_width
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from tasks.detection.backends.base import DetectorSpec
+from tasks.detection.detector_spec import DetectorSpec
 
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 
 
 def build_detector(encoder: Encoder, spec: DetectorSpec) -> GeneralizedRCNN:
-    """A torchvision detector around the encoder's own trunk, whose modules it takes over; label 0 is the background."""
+    """A torchvision detector that takes over the modules of the encoder's trunk; label 0 is the background."""
     arch, trunk, classes = encoder.arch, encoder.trunk, len(spec.classes) + 1
     if spec.heads == "c4":
         backbone: nn.Module = _C4Trunk(trunk)
@@ -51,7 +51,7 @@ def build_detector(encoder: Encoder, spec: DetectorSpec) -> GeneralizedRCNN:
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n={"training": spec.before_nms[0], "testing": spec.before_nms[1]},
+        pre_nms_top_n={"training": spec.proposals_before_nms[0], "testing": spec.proposals_before_nms[1]},
         post_nms_top_n={"training": spec.proposals[0], "testing": spec.proposals[1]},
         nms_thresh=0.7,
     )
@@ -60,7 +60,7 @@ def build_detector(encoder: Encoder, spec: DetectorSpec) -> GeneralizedRCNN:
 
 
 class _C4Trunk(nn.Module):
-    """The trunk up to its third stage: images (B,3,H,W) -> (B,C,H/16,W/16)."""
+    """The trunk up to its third stage: images (B,3,H,W) -> feature maps (B,C,H/16,W/16)."""
 
     def __init__(self, trunk: ResNet) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _C4Trunk(nn.Module):
 
 
 class _Res5(nn.Module):
-    """The fourth stage on pooled regions, with the protocol's extra BN: (R,C,14,14) -> (R,D); maps are kept for masks."""
+    """The fourth stage on pooled regions with the protocol's extra BN: (R,C,14,14) -> (R,D); keeps its maps for masks."""
 
     def __init__(self, layer4: nn.Module, width: int) -> None:
         super().__init__()
@@ -86,23 +86,23 @@ class _Res5(nn.Module):
 
 
 class _C4Heads(RoIHeads):  # type: ignore[misc]
-    """Box and mask heads that share the fourth stage: in training it runs once, on the regions of the boxes."""
+    """Box and mask heads that share the fourth stage; in training it runs once, on the regions of the boxes."""
 
     def __init__(self, layer4: nn.Module, width: int, classes: int, spec: DetectorSpec) -> None:
         pool = MultiScaleRoIAlign(["0"], 14, 0)
-        super().__init__(pool, _Res5(layer4, width), _box_predictor(width, classes), **_numbers(spec))
+        super().__init__(pool, _Res5(layer4, width), _box_predictor(width, classes), **_hyperparameters(spec))
         self._positive: Tensor | None = None
         if spec.masks:
             self.mask_roi_pool, self.mask_head = self._mask_maps, nn.Identity()
             self.mask_predictor = MaskRCNNPredictor(width, 256, classes)
 
     def select_training_samples(self, *args: Any) -> Any:
-        chosen = super().select_training_samples(*args)
-        self._positive = torch.cat(chosen[2]) > 0
-        return chosen
+        samples = super().select_training_samples(*args)
+        self._positive = torch.cat(samples[2]) > 0
+        return samples
 
     def _mask_maps(self, *regions: Any) -> Tensor:
-        """(R,D,7,7) of the regions that masks are learned from, or in tests of the boxes that were found."""
+        """Feature maps (R,D,7,7) of the positive regions in training, of the detected boxes in tests."""
         if self.training:
             assert self.box_head.maps is not None and self._positive is not None
             maps, self.box_head.maps = self.box_head.maps, None
@@ -112,16 +112,20 @@ class _C4Heads(RoIHeads):  # type: ignore[misc]
 
 def _fpn_heads(classes: int, spec: DetectorSpec) -> RoIHeads:
     levels = ["0", "1", "2", "3"]
-    masks: dict[str, Any] = {}
+    mask_heads: dict[str, Any] = {}
     if spec.masks:
-        masks = {
+        mask_heads = {
             "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 0),
             "mask_head": MaskRCNNHeads(256, (256,) * 4, 1, nn.BatchNorm2d),
             "mask_predictor": MaskRCNNPredictor(256, 256, classes),
         }
     box_head = TwoMLPHead(256 * 7 * 7, 1024)
     return RoIHeads(
-        MultiScaleRoIAlign(levels, 7, 0), box_head, _box_predictor(1024, classes), **_numbers(spec), **masks
+        MultiScaleRoIAlign(levels, 7, 0),
+        box_head,
+        _box_predictor(1024, classes),
+        **_hyperparameters(spec),
+        **mask_heads,
     )
 
 
@@ -133,13 +137,14 @@ def _box_predictor(width: int, classes: int) -> FastRCNNPredictor:
     return predictor
 
 
-def _numbers(spec: DetectorSpec) -> dict[str, Any]:
+def _hyperparameters(spec: DetectorSpec) -> dict[str, Any]:
+    """Keyword arguments of RoIHeads."""
     return {
         "fg_iou_thresh": 0.5,
         "bg_iou_thresh": 0.5,
         "batch_size_per_image": spec.rois,
         "positive_fraction": 0.25,
-        "bbox_reg_weights": None,  # torchvision's own default, (10, 10, 5, 5), is detectron2's
+        "bbox_reg_weights": None,  # torchvision's default, (10, 10, 5, 5), is also detectron2's
         "score_thresh": 0.05,
         "nms_thresh": 0.5,
         "detections_per_img": 100,

@@ -1,4 +1,4 @@
-"""The key table against torchvision's names and shapes, and its weights in detectron2's own detectors."""
+"""The key rules against torchvision's names and shapes, and converted weights in detectron2's own detectors."""
 
 import re
 
@@ -8,15 +8,9 @@ import torch
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.encoders.families import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
-from tasks.detection.backends.base import DetectorSpec
-from tasks.detection.backends.detectron2.names import (
-    RULES,
-    architecture_values,
-    detectron2_keys,
-    detectron2_weights,
-    largest_difference,
-    refuse_difference,
-)
+from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
+from tasks.detection.backends.detectron2.weights import RULES, detectron2_keys, detectron2_weights
+from tasks.detection.detector_spec import DetectorSpec
 
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d")
 NAME = re.compile(
@@ -31,9 +25,9 @@ def spec(heads, masks=False):
 
 @pytest.fixture
 def encoder():
-    """encoder(arch): random weights and statistics, so that a swap of two would show."""
+    """encoder(arch) -> one with random weights and BN statistics, so that swapped keys change its output."""
 
-    def made(arch, stem="imagenet"):
+    def build(arch, stem="imagenet"):
         torch.manual_seed(0)
         trunk = build_trunk(arch, stem)
         for module in trunk.modules():
@@ -44,7 +38,7 @@ def encoder():
                 module.running_var.uniform_(0.5, 2)
         return Encoder(trunk, arch, stem)
 
-    return made
+    return build
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -67,72 +61,72 @@ def test_every_key_has_one_name(arch, heads):
 
 
 @pytest.mark.parametrize("broken", range(len(RULES)))
-def test_no_rule_can_be_missing(encoder, broken):
-    with pytest.raises(DataError, match="nothing is converted"):
+def test_every_rule_is_needed(encoder, broken):
+    with pytest.raises(DataError, match="nothing was converted"):
         detectron2_weights(encoder("resnet18"), "c4", RULES[:broken] + RULES[broken + 1 :])
 
 
-def test_two_keys_that_become_one_are_refused(encoder):
+def test_two_keys_with_the_same_name_are_rejected(encoder):
     crossed = (*RULES[:2], (RULES[2][0], "res{stage}.{block}.conv1.weight"), *RULES[3:])
-    with pytest.raises(DataError, match="become one"):
+    with pytest.raises(DataError, match="would get the same name"):
         detectron2_weights(encoder("resnet18"), "c4", crossed)
 
 
-def test_an_empty_or_partial_encoder_is_refused(encoder):
+def test_empty_or_partial_encoder_is_rejected(encoder):
     with pytest.raises(DataError, match="empty set"):
         detectron2_keys({}, "c4")
     part = encoder("resnet18")
     del part.trunk.layer3
-    with pytest.raises(DataError, match="not a whole resnet18"):
+    with pytest.raises(DataError, match="not a complete resnet18"):
         detectron2_weights(part, "c4")
-    with pytest.raises(UsageError, match="3x3 one of CIFAR"):
+    with pytest.raises(UsageError, match="CIFAR's 3x3 stem"):
         detectron2_weights(encoder("resnet18", "cifar"), "c4")
 
 
-def test_depth_and_groups():
-    assert {arch: architecture_values(arch)["DEPTH"] for arch in ARCHS} == {
-        "resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnext50_32x4d": 50,
-    }  # fmt: skip
-    assert architecture_values("resnext50_32x4d")["NUM_GROUPS"] == 32
-
-
 @pytest.mark.parametrize("largest", [2e-4, float("nan"), float("inf")])
-def test_a_difference_is_refused(largest):
-    refuse_difference(1e-5)
+def test_large_difference_is_rejected(largest):
+    check_difference(1e-5)
     with pytest.raises(DataError, match="STRIDE_IN_1X1"):
-        refuse_difference(largest)
+        check_difference(largest)
 
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("heads", ["c4", "fpn"])
 def test_detectron2_computes_the_same(encoder, arch, heads):
-    from tasks.detection.backends.detectron2.model import fresh_model
+    from tasks.detection.backends.detectron2.model import random_model
 
-    made = encoder(arch)
-    weights = detectron2_weights(made, heads)
-    assert largest_difference(made, weights, fresh_model(arch, spec(heads)), heads) <= 1e-4
+    torchvision_encoder = encoder(arch)
+    weights = detectron2_weights(torchvision_encoder, heads)
+    assert largest_difference(torchvision_encoder, weights, random_model(arch, spec(heads)), heads) <= 1e-4
     crossed = dict(weights)
     trunk = "backbone." if heads == "c4" else "backbone.bottom_up."
     a, b = f"{trunk}res2.0.conv1.norm.weight", f"{trunk}res2.0.conv1.norm.running_var"
     crossed[a], crossed[b] = crossed[b], crossed[a]
-    assert largest_difference(made, crossed, fresh_model(arch, spec(heads)), heads) > 1e-4
+    assert largest_difference(torchvision_encoder, crossed, random_model(arch, spec(heads)), heads) > 1e-4
 
 
 @pytest.mark.detectron2
-def test_stride_in_the_wrong_convolution_is_caught(encoder):
-    from tasks.detection.backends.detectron2.model import fresh_model
+def test_stride_in_the_wrong_convolution_is_detected(encoder):
+    from tasks.detection.backends.detectron2.model import random_model
 
-    made = encoder("resnet50")
-    model = fresh_model("resnet50", spec("c4"), MODEL__RESNETS__STRIDE_IN_1X1=True)
+    torchvision_encoder = encoder("resnet50")
+    model = random_model("resnet50", spec("c4"), {"MODEL.RESNETS.STRIDE_IN_1X1": True})
     with pytest.raises(DataError, match="STRIDE_IN_1X1"):
-        refuse_difference(largest_difference(made, detectron2_weights(made, "c4"), model, "c4"))
+        check_difference(
+            largest_difference(torchvision_encoder, detectron2_weights(torchvision_encoder, "c4"), model, "c4")
+        )
 
 
 @pytest.mark.detectron2
-def test_a_detector_of_another_architecture_is_refused(encoder):
-    from tasks.detection.backends.detectron2.model import fresh_model
+def test_detector_of_another_architecture_is_rejected(encoder):
+    from tasks.detection.backends.detectron2.model import random_model
 
-    made = encoder("resnet18")
+    torchvision_encoder = encoder("resnet18")
     with pytest.raises(DataError, match="do not fit"):
-        largest_difference(made, detectron2_weights(made, "c4"), fresh_model("resnet34", spec("c4")), "c4")
+        largest_difference(
+            torchvision_encoder,
+            detectron2_weights(torchvision_encoder, "c4"),
+            random_model("resnet34", spec("c4")),
+            "c4",
+        )

@@ -1,0 +1,76 @@
+"""Shows by numbers that a converted trunk computes in detectron2 what it computes in torchvision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.families import some
+from simsiam_eval.errors import DataError
+
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def largest_difference(encoder: Encoder, weights: Mapping[str, Tensor], model: Any, heads: str) -> float:
+    """Largest absolute difference of the stem and res2 to res5 between torchvision's trunk and detectron2's.
+
+    Computed on random images; relative to the largest value of a feature map if that is above 1.
+
+    Args:
+        encoder: has torchvision's trunk.
+        weights: the encoder's weights under detectron2's names; loaded into `model`.
+        model: a detectron2 detector.
+        heads: c4 or fpn.
+
+    Raises:
+        DataError: the weights do not fit the detector.
+    """
+    result = model.load_state_dict(dict(weights), strict=False)
+    extra_norm = "roi_heads.res5.norm."  # the protocol's BN, which no encoder has
+    missing = [
+        key for key in result.missing_keys if re.search(r"(stem\.|\.res\d\.)", key) and not key.startswith(extra_norm)
+    ]
+    if result.unexpected_keys or missing:
+        raise DataError(
+            "The converted weights do not fit the detector (unexpected keys: "
+            f"{some(result.unexpected_keys) or 'none'}; missing keys: {some(missing) or 'none'})."
+        )
+    trunk = encoder.trunk.eval()
+    device = next(trunk.parameters()).device
+    model.eval().to(device)
+    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0)).to(device)
+    bottom = model.backbone if heads == "c4" else model.backbone.bottom_up
+    expected = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+    converted = bottom.stem(images)
+    largest = _difference(expected, converted)
+    for stage in (1, 2, 3, 4):
+        expected = getattr(trunk, f"layer{stage}")(expected)
+        if heads == "c4" and stage == 4:
+            blocks = (block for name, block in model.roi_heads.res5.named_children() if name != "norm")
+        else:
+            blocks = iter(getattr(bottom, f"res{stage + 1}"))
+        for block in blocks:
+            converted = block(converted)
+        largest = max(largest, _difference(expected, converted))
+    return largest
+
+
+def _difference(expected: Tensor, converted: Tensor) -> float:
+    if expected.shape != converted.shape:
+        return float("inf")
+    return float((expected - converted).abs().max() / max(1.0, float(expected.abs().max())))
+
+
+def check_difference(largest: float) -> None:
+    """Raise DataError if stem or stages differ by more than TOLERANCE."""
+    if not largest <= TOLERANCE:
+        raise DataError(
+            f"detectron2's backbone and torchvision's trunk differ by {largest:.2g} on random images (tolerance: "
+            f"{TOLERANCE:g}). The config does not match this encoder (STRIDE_IN_1X1 must be False); nothing was written."
+        )
