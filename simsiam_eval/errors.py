@@ -25,13 +25,18 @@ def spelled_as(names: Literal["options", "arguments"]) -> Iterator[None]:
         _names = before
 
 
+def names_options() -> bool:
+    """Whether messages name options, as the command line does."""
+    return _names == "options"
+
+
 def spelled(message: str) -> str:
     """`message`, which names options as the command line spells them, as the reader knows them.
 
     >>> spelled("--batch-size must be at least 1; `simsiam-eval knn -k 1` uses no -k, see --no-strict.")
     'batch_size must be at least 1; `simsiam-eval knn -k 1` uses no k, see strict=False.'
     """
-    return message if _names == "options" else _OPTION.sub(_argument_name, message)
+    return message if names_options() else _OPTION.sub(_argument_name, message)
 
 
 def _argument_name(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from simsiam_eval.errors import UsageError
+from simsiam_eval.errors import UsageError, names_options
 
 _LARGEST_INTEGER = 10**12  # rows of a source may be billions; libraries count in 64 bits
 _LARGEST_FLOAT = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
@@ -70,6 +70,11 @@ def spelling(field: dataclasses.Field[Any]) -> str:
     return field.metadata["short"] or option_name(field.name)
 
 
+def name_of(field: dataclasses.Field[Any]) -> str:
+    """How a message names a field; a positional one has no dashes by which `errors.spelled` could know it."""
+    return field.name if field.metadata["positional"] and not names_options() else spelling(field)
+
+
 class FieldType(NamedTuple):
     """Scalar type of a field, whether several values may be given, and whether it may be None."""
 
@@ -113,13 +118,13 @@ def checked_values(field: dataclasses.Field[Any], kind: FieldType, value: Any) -
     if field.metadata["once"]:
         checked = tuple(dict.fromkeys(checked))
     if not checked and field.default != ():
-        raise UsageError(f"{spelling(field)} requires a value.")
+        raise UsageError(f"{name_of(field)} requires a value.")
     return checked
 
 
 def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
     value = _converted(field, scalar, value)
-    rules, name = field.metadata, spelling(field)
+    rules, name = field.metadata, name_of(field)
     if "\0" in str(value):
         raise UsageError(f"{name} must not contain zero bytes, got {value!r}.")
     if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
@@ -153,4 +158,4 @@ def _converted(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         return float(value)
     elif isinstance(value, scalar) and isinstance(value, bool) == (scalar is bool):
         return value
-    raise UsageError(f"{spelling(field)} must be {_TYPE_NAMES[scalar]}, got {value!r}.")
+    raise UsageError(f"{name_of(field)} must be {_TYPE_NAMES[scalar]}, got {value!r}.")

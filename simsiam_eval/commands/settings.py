@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from simsiam_eval.commands.fields import checked_values, field_types, option_name, setting, spelling
+from simsiam_eval.commands.fields import checked_values, field_types, name_of, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.files.atomic import refuse_unwritable
 from simsiam_eval.sources.spec import path_of
@@ -67,7 +67,7 @@ class Settings:
     def outputs(self) -> list[tuple[str, Path]]:
         """The files to write: the option that asks for it, and where. A subclass adds those that lie beside them."""
         fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
-        return [(spelling(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
+        return [(name_of(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 
     def _refuse_output_that_is_read(self) -> None:
         """An output takes the place of what is there: that must not be what the command reads, or its other output."""
@@ -78,8 +78,8 @@ class Settings:
             if field.metadata["choices"] or not all(isinstance(path, str | Path) for path in inputs):
                 continue
             for option, output in outputs:
-                if option != spelling(field) and any(_same_file(output, path) for path in inputs):
-                    raise UsageError(f"{option} {output} is the file of {spelling(field)}: choose another.")
+                if option != name_of(field) and any(_same_file(output, path) for path in inputs):
+                    raise UsageError(f"{option} {output} is the file of {name_of(field)}: choose another.")
 
     def _fill_from_preset(self) -> None:
         if not self.PRESETS:
@@ -102,7 +102,7 @@ class Settings:
             defaults |= self.PRESETS[getattr(self, "preset")]  # noqa: B009 - as above
         for name in names:
             if getattr(self, name) != defaults[name]:
-                raise UsageError(f"{spelling(known[name])} {why}.")
+                raise UsageError(f"{name_of(known[name])} {why}.")
 
     def protocol(self) -> str | None:
         """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
@@ -126,10 +126,10 @@ class Settings:
         known = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise UsageError(f"Unknown setting {unknown[0]!r}; there are: {', '.join(known)}.")
+            raise UsageError(f"Unknown setting {unknown[0]!r}; expected one of: {', '.join(known)}.")
         for name, field in known.items():
             if field.default is dataclasses.MISSING and name not in values:
-                raise UsageError(f"{spelling(field)} is required.")
+                raise UsageError(f"{name_of(field)} is required.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

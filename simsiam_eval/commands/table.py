@@ -15,9 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.commands.settings import ProcessSettings
 from simsiam_eval.errors import UsageError
-from simsiam_eval.runtime.launch import under_torchrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +58,9 @@ class Command:
 
     def run(self, settings: Settings) -> Result:
         """Run the command with its settings; with --num-gpus, in as many processes."""
+        from simsiam_eval.commands.settings import ProcessSettings
+        from simsiam_eval.runtime.launch import under_torchrun
+
         if isinstance(settings, ProcessSettings):
             under_torchrun(settings.num_gpus, settings.device)
         run: Callable[..., Result] = load(self.function)

@@ -238,3 +238,12 @@ def test_from_python_a_message_names_the_argument():
         with pytest.raises(UsageError) as error:
             KnnSettings(train="a.h5", test="b.h5", **wrong) if "k" in wrong else Oven(out="x", **wrong)
         assert str(error.value).startswith(says)
+
+
+@pytest.mark.usefixtures("messages_name_arguments")
+def test_from_python_a_message_names_an_argument_that_the_command_line_takes_by_position(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UsageError, match=r"^out .*x is the file of read: choose another"):
+        Reader(read=tmp_path / "x", out=tmp_path / "x")
+    with pytest.raises(UsageError, match=r"^read must be a path, got 3"):
+        Reader(read=3)
