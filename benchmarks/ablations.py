@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from report import run, write_table
 
+from pretrain.run import pretrain
 from pretrain.settings import PretrainSettings
-from pretrain.train import pretrain
 from simsiam_eval.wording import percent
 from tasks.knn import KnnSettings, knn
 from tasks.linear.linear_eval import linear_eval

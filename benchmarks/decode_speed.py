@@ -30,6 +30,7 @@ from sklearn.datasets import load_sample_images
 from torchvision import io as torchvision_io
 from torchvision.transforms import functional as transforms
 
+from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings
 from pretrain.views.parameters import boxes, draw
 from simsiam_eval.images.crops import crop_image
@@ -129,7 +130,7 @@ def ways() -> dict[str, Any]:
 
 
 def with_boxes(file: bytes) -> File:
-    recipe = PretrainSettings(data="none", out="none", preset="imagenet")  # type: ignore[arg-type]
+    recipe = view_recipe(PretrainSettings(data="none", out="none", preset="imagenet"))  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     image = open_image(file)
     views = [boxes(draw(recipe, rng, 8), image.height, image.width) for _ in range(2)]

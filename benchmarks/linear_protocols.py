@@ -17,8 +17,8 @@ from typing import Any
 
 from report import write_table
 
+from pretrain.run import pretrain
 from pretrain.settings import PretrainSettings
-from pretrain.train import pretrain
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.wording import percent
 from tasks.linear.linear_eval import linear_eval

@@ -6,14 +6,18 @@ python benchmarks/memory_format.py
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from report import write_table
 
+from pretrain.build import build_model, build_optimizer, training_recipe
+from pretrain.callback import Callback, Position
 from pretrain.settings import PretrainSettings
-from pretrain.step import TrainingStep
+from pretrain.train import train
 from simsiam_eval.runtime.processes import Processes
 
 CASES = (
@@ -22,6 +26,15 @@ CASES = (
     ("imagenet", "resnet18", 64, 32),
     ("imagenet", "resnet18", 224, 8),
 )
+
+
+def one_step(settings: PretrainSettings) -> Callable[[torch.Tensor], None]:
+    """A function that takes one step on two views."""
+    device = torch.device("cpu")
+    model = build_model(settings, Processes(device))
+    optimizer, recipe = build_optimizer(settings, model, device), training_recipe(settings, 1, device)
+    recipe = dataclasses.replace(recipe, epochs=1)
+    return lambda views: train(model, optimizer, iter([(views[0], views[1])]), recipe, Position(), Callback())
 
 
 def main() -> None:
@@ -36,13 +49,12 @@ def main() -> None:
         steps = {}
         for last in took:
             settings = PretrainSettings(channels_last=last, **chosen)  # type: ignore[arg-type]
-            steps[last] = TrainingStep(settings, Processes(torch.device("cpu")))
-            steps[last].set_lr(0)
-            steps[last](*views)
+            steps[last] = one_step(settings)
+            steps[last](views)
         for _ in range(asked.rounds):
             for last, step in steps.items():
                 started = time.perf_counter()
-                step(*views)
+                step(views)
                 took[last].append(1000 * (time.perf_counter() - started))
         last, contiguous = (statistics.median(took[one]) for one in (True, False))
         rows.append(

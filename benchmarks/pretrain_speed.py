@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from views_speed import reference_transform
 
+from pretrain.build import build_model, build_optimizer, open_loader, training_recipe
+from pretrain.callback import Callback, Position
 from pretrain.health import measure
-from pretrain.loader import PREFETCHED, Loader
-from pretrain.model import SimSiam, parameter_groups, simsiam_loss
+from pretrain.loader import PREFETCHED
+from pretrain.model import SimSiam, parameter_groups
 from pretrain.settings import PretrainSettings
-from pretrain.step import TrainingStep
-from pretrain.train import test_preprocessing
+from pretrain.train import negative_similarity, train
 from simsiam_eval.encoders.architectures import feature_width
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import PathSource
@@ -71,19 +73,25 @@ def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 def step_alone(settings: PretrainSettings, device: torch.device) -> Loop:
     """Forward, backward and SGD on one batch that lies on the device: the limit."""
-    step = TrainingStep(settings, Processes(device))
-    views = torch.randn(2, settings.batch_size, 3, settings.image_size, settings.image_size, device=device)
-    return Loop(lambda: void(step(*views)))
+    view1, view2 = torch.randn(2, settings.batch_size, 3, settings.image_size, settings.image_size, device=device)
+    return Loop(our_step(settings, device, repeat((view1, view2))))
+
+
+def our_step(settings: PretrainSettings, device: torch.device, batches: Iterator[Any]) -> Step:
+    """One step of our loop on the next of `batches`."""
+    model = build_model(settings, Processes(device))
+    optimizer = build_optimizer(settings, model, device)
+    recipe = replace(training_recipe(settings, 1, device), epochs=1, warmup_epochs=0)
+    return lambda: train(model, optimizer, batches, recipe, Position(), Callback())
 
 
 def our_loop(settings: PretrainSettings, paths: list[Path], device: torch.device) -> tuple[str, Loop]:
     """What it reads, and the loop: images of one small size are held on the device, as in any run."""
-    processes = Processes(device)
-    loader = Loader(PathSource(paths), settings, processes, test_preprocessing(settings))
-    step, batches = TrainingStep(settings, processes), loader.batches(0, 1 << 30)
+    loader = open_loader(settings, PathSource(paths), Processes(device))
+    batches = loader.batches(0, 1 << 30)
     reads = "JPEG files, decoded once and held on the device" if loader.resident else "JPEG files"
     waiting = 0 if loader.resident else PREFETCHED * (settings.workers or 0)
-    return reads, Loop(lambda: void(step(*next(batches))), batches, waiting)
+    return reads, Loop(our_step(settings, device, batches), batches, waiting)
 
 
 class Files:
@@ -123,12 +131,15 @@ def reference_loop(settings: PretrainSettings, paths: list[Path], device: torch.
     """As docs/protocols.md describes it: Pillow views in workers, float32 (TF32 where cuDNN takes it), plain SGD."""
     views = reference_transform(settings.image_size)
     batches = forever(Files(paths, TwoViews(views)), settings, workers)
-    model = SimSiam.of(settings).to(device)
+    model = SimSiam(settings.arch, settings.stem, settings.dim, settings.pred_dim, settings.projector_layers,
+                    settings.projector_hidden).to(device)  # fmt: skip
+    D = negative_similarity()
     optimizer = torch.optim.SGD(parameter_groups(model, settings.predictor), 0.05, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         view1, view2 = (view.to(device, non_blocking=True) for view in next(batches))
-        loss = simsiam_loss(model(view1, view2))
+        p1, p2, z1, z2, _ = model(view1, view2)
+        loss = 0.5 * (D(p1, z2) + D(p2, z1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -170,7 +181,7 @@ def lightly_loop(settings: PretrainSettings, paths: list[Path], device: torch.de
 
 
 def look(settings: PretrainSettings, device: torch.device, times: int = 20) -> float:
-    """Seconds of one look of the collapse doctor at a batch of this size."""
+    """Seconds of one collapse check of a batch of this size."""
     width = feature_width(settings.arch)
     features, z1, z2 = (torch.randn(settings.batch_size, d, device=device) for d in (width, settings.dim, settings.dim))
     measure(features, z1, z2)
@@ -178,10 +189,6 @@ def look(settings: PretrainSettings, device: torch.device, times: int = 20) -> f
     for _ in range(times):
         measure(features, z1, z2)  # reads its numbers: nothing is left on the device
     return (time.perf_counter() - started) / times
-
-
-def void(_: object) -> None:
-    """Nothing: a step's result is not kept."""
 
 
 def wait_for(device: torch.device) -> None:
@@ -283,7 +290,7 @@ def main() -> None:
             rows.append([name, "(4) lightly", "not installed", "", ""])
         seconds = look(plain, device)
         share = 100 * seconds * medians[quickest] / (plain.health_every * plain.batch_size)
-        rows.append([name, f"one look of the doctor: {share:.3f} % of the time", "", f"{1000 * seconds:.1f}", ""])
+        rows.append([name, f"one collapse check: {share:.3f} % of the time", "", f"{1000 * seconds:.1f}", ""])
         # After each case: a run that is cut off leaves what it has.
         write("_".join(["pretrain_speed", device.type, *(asked.cases or ())]), rows, workers, steps, asked.repeats)
 

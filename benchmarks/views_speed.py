@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings
 from pretrain.views.augment import Views, crop_resident
 from pretrain.views.parameters import ViewParameters, boxes, draw
@@ -85,7 +86,8 @@ class Batches:
 
     def __init__(self, size: int, images: int, count: int) -> None:
         self.images = images
-        self.recipe = PretrainSettings(data="none", out="none", preset="cifar10" if size == 32 else "imagenet")  # type: ignore[arg-type]
+        preset = "cifar10" if size == 32 else "imagenet"
+        self.recipe = view_recipe(PretrainSettings(data="none", out="none", preset=preset))  # type: ignore[arg-type]
         self.count, self.batch, self.rng = count, BATCH[size], np.random.default_rng(0)
 
     def __iter__(self) -> Iterator[list]:

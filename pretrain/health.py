@@ -1,4 +1,5 @@
-"""Whether the output still spreads over the sphere or has collapsed: to a point (paper, Sec. 4.1) or a few directions."""
+"""Collapse detection: whether the output spreads over the sphere or collapses, to a point (paper, Sec. 4.1) or to a few
+directions."""
 
 from __future__ import annotations
 
@@ -9,26 +10,29 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional
 
+from pretrain.callback import Callback, Position, StepResult
+from pretrain.log import RunLog
 from simsiam_eval.metrics.spread import area_of, output_std, rankme_of, singular_values, uniformity
+from simsiam_eval.runtime.progress import say
 
-# Rows of a batch whose spectrum is taken, far above the ranks at which the doctor speaks. Bounds the cost: (512, 2048) takes
-# 37 ms on one CPU core, with 512 rows 110.
-_ROWS = 256
+# Spectra are of the first rows only, which bounds their cost: (512, 2048) takes 37 ms on one CPU core, 110 ms with all rows.
+# Far above the ranks that are called a collapse.
+_MAX_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Health:
-    """What one batch says about a run; the ranks and the AUC are of its first 256 rows.
+    """Measures of one batch; all but output_std are of its first 256 rows.
 
     Attributes:
         output_std: see `output_std`, of the first view.
         output_rank: RankMe (see `effective_rank`) of the first view's outputs.
-        rank_limit: the most that output_rank can be: the smaller of the rows and d.
+        rank_limit: upper bound of output_rank: the smaller of the number of rows and d.
         feature_rank: RankMe of the first view's features.
         feature_auc: see `explained_variance_auc`, of the first view's features.
         alignment: mean squared distance of an image's two L2-normalized outputs, in [0, 4].
         uniformity: log of the mean over pairs of images of exp(-2 x squared distance) of their L2-normalized outputs, mean
-            over the two views, in [-8, 0]; -4 (nearly) when spread evenly in many dimensions, 0 when all are the same.
+            over the two views, in [-8, 0]; nearly -4 when spread evenly in many dimensions, 0 when all are the same.
 
     Alignment and uniformity: Wang and Isola, arXiv 2005.10242, with their alpha = 2 and t = 2.
     """
@@ -48,21 +52,24 @@ class Health:
 
 @torch.no_grad()
 def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Health:
-    """The health of a training step, from what it has computed anyway.
+    """The health of a training step, from tensors that it has computed anyway.
 
     Args:
-        features: (B,D) of the first view, before the projector; any float dtype, as all three.
+        features: (B,D) of the first view, before the projector; all three of any float dtype.
         z1, z2: (B,d), the projector's outputs of the two views, not normalized; B is at least 2.
 
-    Everything stays on its device until the result is read, once. Input that is not finite gives NaN, no error.
+    Everything stays on its device until the result is read, once. Input that is not finite gives NaN.
+
+    Raises:
+        ValueError: other shapes.
     """
     if not (features.ndim == z1.ndim == 2 and z1.shape == z2.shape and len(features) == len(z1) >= 2):
         raise ValueError(
-            "features (B,D), z1 (B,d) and z2 (B,d) with B >= 2 are wanted, "
+            "expected features (B,D), z1 (B,d) and z2 (B,d) with B >= 2, "
             f"got {tuple(features.shape)}, {tuple(z1.shape)}, {tuple(z2.shape)}."
         )
     std = output_std(z1)
-    features, z1, z2 = (x.detach()[:_ROWS] for x in (features, z1, z2))
+    features, z1, z2 = (x.detach()[:_MAX_ROWS] for x in (features, z1, z2))
     unit1, unit2 = (functional.normalize(z.float(), dim=1) for z in (z1, z2))
     output_values, _ = singular_values(z1)
     feature_values, centered_values = singular_values(features)
@@ -77,12 +84,12 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
         ]
     )
     finite = features.isfinite().all() & z1.isfinite().all() & z2.isfinite().all()
-    std_read, output_rank, feature_rank, area, alignment, evenness = torch.where(finite, values, torch.nan).tolist()
-    return Health(std_read, output_rank, float(min(z1.shape)), feature_rank, area, alignment, evenness)
+    std_value, output_rank, feature_rank, area, alignment, evenness = torch.where(finite, values, torch.nan).tolist()
+    return Health(std_value, output_rank, float(min(z1.shape)), feature_rank, area, alignment, evenness)
 
 
-# What the doctor calls a collapse, from runs of ResNet-18 with this repository's loop on one CPU thread. Healthy: the least
-# of the whole run, its untrained start included; collapsing: the least and the most of the last five looks.
+# Thresholds of a collapse, from runs of ResNet-18 with this repository's loop on one CPU thread. Healthy: the minimum over
+# the whole run, including its untrained start; collapsing: minimum and maximum over the last five checks.
 #   data, pixels, batch, steps                         output_std    output_rank    feature_rank
 #   healthy           digits   10   64  162               .98           10.1           17.2
 #                     digits    8   16  148               .73            4.3            7.2
@@ -95,99 +102,137 @@ def measure(features: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> Healt
 #                     CIFAR-10 16   64  155, lr 1         .50 - .64      2.5 - 3.9     13.8 - 17.1
 #   no stop-gradient  digits   10   64  162               .25 - .48      1.2 - 1.3      9.5 - 14.2
 #                     CIFAR-10 16   64  155, lr 1         .34 - .47      1.4 - 3.7      7.8 - 20.4
-# The projector's BN keeps every channel's std at 1, so that what is left of a collapse is one direction, on which nearly all
-# images are at one point and a few far off (std .3), or two clusters (std up to 1); without that BN the std falls to .01.
-# The perceptron of tests/pretrain/test_health.py, healthy, least of 3 seeds, rank 9.6 at batch 64, 3.9 at 16, 2.6 at 8.
-_SAME = 0.5  # output_std: where channels are alike, a mean cosine of two outputs above .75
-_FEW = 3.0  # output_rank. 4 would have seen no predictor on CIFAR-10 earlier, but data of few classes may have no more.
-# feature_rank: never seen before the outputs go. RankMe is not centered: a large mean alone gives about 1.
-_FEW_FEATURES = 2.0
-_SHARE = 0.2  # of rank_limit at most, for batches under 15: a batch of 8 has rank 2.6 in health
-_PATIENCE = 3  # looks in a row; see Doctor
+# The projector's BN keeps every channel's std at 1, so a collapse leaves one direction, along which nearly all images are
+# at one point and a few far away (std .3), or in two clusters (std up to 1); without that BN the std falls to .01.
+# The perceptron of tests/pretrain/test_health.py, healthy, minimum of 3 seeds: rank 9.6 at batch 64, 3.9 at 16, 2.6 at 8.
+_MIN_OUTPUT_STD = 0.5  # for similar channels: a mean cosine of two outputs above .75
+_MIN_OUTPUT_RANK = (
+    3.0  # 4 would detect a missing predictor on CIFAR-10 earlier, but data of few classes may not have more
+)
+# Never seen to fall before output_rank does. RankMe is not centered: a large mean alone gives about 1.
+_MIN_FEATURE_RANK = 2.0
+_MIN_RANK_SHARE = 0.2  # of rank_limit: bounds both ranks for batches under 15, as a healthy batch of 8 has rank 2.6
+_PATIENCE = 3  # consecutive checks; see CollapseMonitor
 
 
-class Doctor:
-    """Says when a run has collapsed, given its `Health` every so many steps.
+class CollapseMonitor:
+    """Detects a collapse from the `Health` of every so many steps.
 
-    Full collapse: nearly all outputs are the same point. Partial, or dimensional, collapse: they differ, but along a few
-    directions only, or the features do. Either must be found in 3 looks in a row before it is said; a look that finds
-    nothing ends it. What lasts is said again after 6, 12, 24, ... looks, and when partial has become full. A look that is
-    not finite is passed over.
+    Full collapse: nearly all outputs are the same point. Partial, or dimensional, collapse: outputs or features vary along
+    a few directions only. A collapse is reported when 3 consecutive checks find it, again after 6, 12, 24, ... checks while
+    it lasts, and when partial becomes full. It ends with the first check that does not find it. A check with values that
+    are not finite does not count.
 
     Attributes:
-        finding: what holds now: "full", "partial", or "" for nothing.
+        collapse: the present one: "full", "partial", or "" for none.
 
     Args:
-        state: from `to_dict`, of the run that is continued.
-        stop_gradient, predictor: whether the run has them, and trains the predictor; for the advice only.
+        state: from `to_dict`, of the run that is resumed.
+        stop_gradient, trained_predictor: whether the run has them; for the advice only.
 
-    >>> sick = Health(output_std=0.3, output_rank=1.2, rank_limit=64, feature_rank=11, feature_auc=0.9, alignment=0.1,
-    ...               uniformity=-0.1)
-    >>> doctor = Doctor(stop_gradient=False)
-    >>> [doctor.diagnose(sick)[:13] for _ in range(4)]
+    >>> health = Health(output_std=0.3, output_rank=1.2, rank_limit=64, feature_rank=11, feature_auc=0.9, alignment=0.1,
+    ...                 uniformity=-0.1)
+    >>> monitor = CollapseMonitor(stop_gradient=False)
+    >>> [monitor.check(health)[:13] for _ in range(4)]
     ['', '', 'Full collapse', '']
-    >>> doctor.to_dict()
-    {'full': 4, 'any': 4, 'finding': 'full'}
+    >>> monitor.to_dict()
+    {'full': 4, 'any': 4, 'collapse': 'full'}
     """
 
     def __init__(
-        self, state: Mapping[str, int | str] | None = None, *, stop_gradient: bool = True, predictor: bool = True
+        self,
+        state: Mapping[str, int | str] | None = None,
+        *,
+        stop_gradient: bool = True,
+        trained_predictor: bool = True,
     ) -> None:
         state = state or {}
         self._full, self._any = int(state.get("full", 0)), int(state.get("any", 0))
-        self.finding = str(state.get("finding", ""))
-        self._missing = [
-            name for name, there in (("stop-gradient", stop_gradient), ("trained predictor", predictor)) if not there
-        ]
+        self.collapse = str(state.get("collapse", ""))
+        parts = {"stop-gradient": stop_gradient, "trained predictor": trained_predictor}
+        self._missing = [name for name, is_there in parts.items() if not is_there]
 
     def to_dict(self) -> dict[str, int | str]:
-        """State to go on from: looks in a row that found a full collapse, or any, and the finding."""
-        return {"full": self._full, "any": self._any, "finding": self.finding}
+        """State to resume from: numbers of consecutive checks that found a full collapse, and any; the present collapse."""
+        return {"full": self._full, "any": self._any, "collapse": self.collapse}
 
-    def diagnose(self, health: Health) -> str:
-        """Take one look in; the warning, two sentences, or "" where there is nothing (new) to say."""
+    def check(self, health: Health) -> str:
+        """The warning, two sentences, or "" if there is nothing (new) to report."""
         if not all(map(math.isfinite, health.to_dict().values())):
             return ""
-        found, before = collapse_of(health), self.finding
-        self._full = self._full + 1 if found == "full" else 0
-        self._any = self._any + 1 if found else 0
-        if not found:
-            self.finding = ""
+        kind, before = collapse_of(health), self.collapse
+        self._full = self._full + 1 if kind == "full" else 0
+        self._any = self._any + 1 if kind else 0
+        if not kind:
+            self.collapse = ""
         elif self._full >= _PATIENCE:
-            self.finding = (
-                "full"  # and stays so while there is any: outputs that jump between two clusters are not news
-            )
+            self.collapse = "full"  # until no collapse is found: outputs that jump between two clusters are not news
         elif self._any >= _PATIENCE:
-            self.finding = before or "partial"
-        doubled = self._any % _PATIENCE == 0 and (self._any // _PATIENCE).bit_count() == 1
-        if not self.finding or (self.finding == before and not doubled):
+            self.collapse = before or "partial"
+        is_repeated = self._any % _PATIENCE == 0 and (self._any // _PATIENCE).bit_count() == 1
+        if not self.collapse or (self.collapse == before and not is_repeated):
             return ""
-        return f"{_seen(self.finding, health)} {self._advice()}"
+        return f"{_description(self.collapse, health)} {self._advice()}"
 
     def _advice(self) -> str:
         if self._missing:
-            return f"This run has no {' and no '.join(self._missing)}: SimSiam collapses without."
-        return (
-            "What usually helps: a smaller --lr or --weight-decay, a larger --batch-size, a constant learning rate of the "
-            "predictor."
-        )
+            return f"This run has no {' and no '.join(self._missing)}; SimSiam collapses without."
+        return "What usually helps: a smaller --lr or --weight-decay, a larger --batch-size, or --predictor constant."
 
 
 def collapse_of(health: Health) -> str:
-    """What a single look finds: "full", "partial" or ""; the `Doctor` waits for more."""
-    if health.output_std < _SAME:
+    """What a single check finds: "full", "partial" or ""; `CollapseMonitor` waits for several."""
+    if health.output_std < _MIN_OUTPUT_STD:
         return "full"
-    possible = _SHARE * health.rank_limit
-    few_outputs = health.output_rank < min(_FEW, possible)
-    few_features = health.feature_rank < min(_FEW_FEATURES, possible)
-    return "partial" if few_outputs or few_features else ""
+    bound = _MIN_RANK_SHARE * health.rank_limit
+    low_outputs = health.output_rank < min(_MIN_OUTPUT_RANK, bound)
+    low_features = health.feature_rank < min(_MIN_FEATURE_RANK, bound)
+    return "partial" if low_outputs or low_features else ""
 
 
-def _seen(finding: str, health: Health) -> str:
+def _description(collapse: str, health: Health) -> str:
     numbers = (
         f"output std x sqrt(d) {health.output_std:.2f} (healthy: about 1), effective rank of the outputs "
         f"{health.output_rank:.1f} of {health.rank_limit:.0f} and of the features {health.feature_rank:.1f}"
     )
-    if finding == "full":
+    if collapse == "full":
         return f"Full collapse: nearly all outputs are the same; {numbers}."
     return f"Partial (dimensional) collapse: the outputs or features vary along a few directions only; {numbers}."
+
+
+class HealthCheck(Callback):
+    """Measures the health of every N-th step, logs it and warns of a collapse; in the main process.
+
+    Attributes:
+        reason_to_stop: with `stop_on_collapse`, the warning about the present collapse; "" for none.
+
+    Args:
+        steps: per epoch.
+        every: N, in steps of the whole run; 0 for no check.
+    """
+
+    def __init__(
+        self,
+        position: Position,
+        steps: int,
+        every: int,
+        monitor: CollapseMonitor,
+        run_log: RunLog | None,
+        stop_on_collapse: bool = False,
+    ) -> None:
+        self._position, self._steps, self._every = position, steps, every
+        self._monitor, self._run_log, self._stop_on_collapse = monitor, run_log, stop_on_collapse
+        self.reason_to_stop = ""
+
+    def after_step(self, result: StepResult) -> None:
+        steps_done = self._position.steps_done(self._steps)
+        if not self._every or self._run_log is None or steps_done % self._every:
+            return
+        health = measure(result.features, result.z1, result.z2)
+        warning = self._monitor.check(health)
+        self._position.health = self._monitor.to_dict()
+        self._run_log.write("health", steps_done, health.to_dict())
+        if warning:
+            say(f"Warning: step {steps_done}: {warning}")
+        if self._stop_on_collapse and self._monitor.collapse:  # perhaps since before a resume
+            self.reason_to_stop = warning or f"the {self._monitor.collapse} collapse continues"

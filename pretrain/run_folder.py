@@ -1,190 +1,187 @@
-"""The run folder: everything that a run needs to go on as if it had never been stopped."""
+"""The run folder: its checkpoints and their names, and whether a run in it can be resumed."""
 
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
-import time
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 
+from pretrain.callback import Position
 from pretrain.model import SimSiam
-from pretrain.settings import PretrainSettings
-from simsiam_eval.commands.settings import may_change, option_name
-from simsiam_eval.encoders.checkpoint import OWN_KEY, RANDOM_KEY, read_checkpoint, write_checkpoint
+from simsiam_eval.commands.fields import option_name
+from simsiam_eval.encoders.checkpoint import OWN_KEY, read_checkpoint, write_checkpoint
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings
-from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.runtime.processes import Processes
-from simsiam_eval.sources.base import ImageSource
 
 LAST, BEST_KNN = "checkpoint_last.pth.tar", "checkpoint_best_knn.pth.tar"
 
 
-@dataclass
-class Position:
-    """Where a run is.
+@dataclass(frozen=True)
+class RunDescription:
+    """What makes a run this run; every checkpoint holds it.
 
     Attributes:
-        epoch, step: the next step, counted in its epoch.
-        sums: (3,) float64: loss and output std summed over this epoch's steps, and their number.
-        seconds: what this epoch's steps have taken so far.
-        history: one entry for each finished epoch.
-        doctor: state of the collapse doctor.
-        best_knn: the best online kNN accuracy so far.
-        unreadable: row -> why, of the images that could not be read so far.
+        arch, stem: the encoder's.
+        preprocessing: of images for the encoder, as `Preprocessing.to_dict` gives it.
+        settings: all settings, as JSON has them.
+        images: fingerprint of the training images.
+        processes: number of processes.
     """
 
-    epoch: int = 0
-    step: int = 0
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    doctor: dict[str, Any] = field(default_factory=dict)
-    best_knn: float = -1.0
-    unreadable: dict[int, str] = field(default_factory=dict)
+    arch: str
+    stem: str
+    preprocessing: dict[str, Any]
+    settings: dict[str, Any]
+    images: str
+    processes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "format_version": 1,
+            "stem": self.stem,
+            "preprocessing": self.preprocessing,
+            "settings": self.settings,
+            "images": self.images,
+            "processes": self.processes,
+        }
 
 
 class RunFolder:
-    """One run's checkpoints. `checkpoint_last` is where it goes on; `checkpoint_0099` is epoch 99's, kept.
+    """One run's checkpoints. `checkpoint_last` is the one to resume from; `checkpoint_0099` is that of epoch 99.
+
+    Args:
+        out: the folder; created if missing, and locked by the main process until `close`.
+        run: the run that is to be in it.
+        keep: number of checkpoints by epoch that are kept, newest first; 0 for all.
+        main: whether this is the main process.
 
     Raises:
-        DataError: the folder cannot be written, another process is using it, it holds a run of other settings or images,
-            or, by --resume, a run where there should be none, or none where there should be one.
+        DataError: the folder cannot be written, or another process is using it.
     """
 
-    def __init__(
-        self, settings: PretrainSettings, source: ImageSource, preprocessing: Preprocessing, processes: Processes
-    ) -> None:
-        self.out, self.settings = settings.out, settings
-        self.last, self.best_knn = self.out / LAST, self.out / BEST_KNN
-        self._own = {
-            "format_version": 1,
-            "stem": settings.stem,
-            "preprocessing": preprocessing.to_dict(),
-            "settings": settings.to_dict(),
-            "images": source.listing_fingerprint(),
-            "processes": processes.world,
-        }
-        self._saved = time.monotonic()
-        self._main = processes.main
-        self._folder = LockedFolder(self.out, "pretraining") if processes.main else None
-        processes.barrier()  # the folder exists
+    def __init__(self, out: Path, run: RunDescription, keep: int = 0, main: bool = True) -> None:
+        self.out, self.run, self._keep = out, run, keep
+        self.last, self.best_knn = out / LAST, out / BEST_KNN
+        self._folder = LockedFolder(out, "pretraining") if main else None
 
     def close(self) -> None:
         """Let another process use the folder."""
         if self._folder is not None:
             self._folder.close()
 
-    def read(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from, None for a new run."""
-        path, mode = self.last, self.settings.resume
-        if not path.exists():
-            if mode == "must":
-                raise DataError(f"--resume must: there is no run in {self.out} to go on with.")
+    def read(self, resume: str, may_change: Collection[str] = ()) -> dict[str, Any] | None:
+        """The checkpoint to resume from; None for a new run.
+
+        Args:
+            resume: auto, never or must.
+            may_change: names of the settings that may differ from the run's.
+
+        Raises:
+            DataError: the run has other settings or images, is damaged, or `resume` does not allow it.
+        """
+        if not self.last.exists():
+            if resume == "must":
+                raise DataError(f"--resume must: {self.out} holds no run to resume.")
             if any(self.out.glob("checkpoint_*")):
-                raise DataError(f"{self.out} holds a run without {LAST}: choose another --out, or delete it.")
-            if self._main:
-                self._check_space()
+                raise DataError(
+                    f"{self.out} holds checkpoints but no {LAST}: choose another --out, or delete the checkpoints."
+                )
             return None
-        if mode == "never":
+        if resume == "never":
             raise DataError(
-                f"{self.out} holds an earlier run: choose another --out, or go on with it by --resume auto."
+                f"{self.out} holds an earlier run: choose another --out, or resume the run with --resume auto."
             )
         try:
-            checkpoint = dict(read_checkpoint(path))
+            checkpoint = dict(read_checkpoint(self.last))
         except DataError as error:
-            before = max(self.out.glob("checkpoint_[0-9]*.pth.tar"), default=None)
-            if before is None:
+            older = max(self.out.glob("checkpoint_[0-9]*.pth.tar"), default=None)
+            if older is None:
                 raise
-            raise DataError(f"{error}; to go on from the one before it, copy {before} to {path}.") from error
-        own = checkpoint.get(OWN_KEY)
-        if not isinstance(own, dict) or "position" not in own:
-            raise DataError(f"{path} is not a checkpoint that this program can go on from: choose another --out.")
-        self._refuse_changes(own)
+            raise DataError(
+                f"{error}; to resume from the checkpoint before it, copy {older} to {self.last}."
+            ) from error
+        saved = checkpoint.get(OWN_KEY)
+        if not isinstance(saved, dict) or "position" not in saved:
+            raise DataError(f"{self.last} is not a checkpoint of simsiam-eval pretrain: choose another --out.")
+        self._reject_other_run(saved, may_change)
         return checkpoint
 
-    def _refuse_changes(self, own: dict[str, Any]) -> None:
-        saved = {"decode": "full"} | own["settings"]  # runs from before there was --decode
-        reject_other_settings(self.out, saved, self.settings.to_dict(), may_change(PretrainSettings), option_name)
-        if not self.settings.sync_bn and own.get("processes", self._own["processes"]) != self._own["processes"]:
+    def _reject_other_run(self, saved: dict[str, Any], may_change: Collection[str]) -> None:
+        given = self.run.settings
+        settings = {"decode": "full"} | saved["settings"]  # the default for runs from before there was --decode
+        reject_other_settings(self.out, settings, given, may_change, option_name)
+        processes = saved.get("processes", self.run.processes)
+        if not given["sync_bn"] and processes != self.run.processes:
             raise DataError(
-                f"{self.out} holds a run of {own['processes']} processes, each with its own BN statistics (--no-sync-bn): "
-                "give as many, or choose another --out."
+                f"{self.out} holds a run of {processes} processes, each with its own BN statistics (--no-sync-bn): "
+                "start as many, or choose another --out."
             )
-        if own["images"] != self._own["images"]:
-            raise DataError(f"{self.out} holds a run on other images than {self.settings.data}: choose another --out.")
+        if saved["images"] != self.run.images:
+            raise DataError(f"{self.out} holds a run on other images than {given['data']}: choose another --out.")
 
-    def _check_space(self) -> None:
-        """Before the first step, so that a disk that is too small is not found after the first epoch."""
-        with torch.device("meta"):
-            numbers = sum(value.numel() for value in SimSiam.of(self.settings).state_dict().values())
-        need, free = 2 * 2 * 4 * numbers, shutil.disk_usage(self.out).free  # weights and momentum, old and new file
+    def check_space(self, model: SimSiam) -> None:
+        """Check before the first step that the disk has room for two checkpoints, the old one and the new one.
+
+        Raises:
+            DataError: it has not.
+        """
+        numbers = sum(value.numel() for value in model.state_dict().values())
+        need, free = 2 * 2 * 4 * numbers, shutil.disk_usage(self.out).free  # float32 weights and momentum, twice
         if free < need:
             raise DataError(
-                f"{self.out} has {free >> 20} MiB free, and two checkpoints need {need >> 20}: make room first."
+                f"{self.out} has {free >> 20} MiB free, but two checkpoints need {need >> 20} MiB: free some space first."
             )
 
-    def save_due(self, position: Position) -> bool:
-        """Whether --every says that it is time, at the end of a step or of an epoch."""
-        count, unit = self.settings.save_interval()
-        if unit == "minutes":
-            due = time.monotonic() - self._saved >= 60 * count
-            if due:  # the next is so much later, whether this one succeeds, and also in processes that write none
-                self._saved = time.monotonic()
-            return due
-        return position.step == 0 and position.epoch % count == 0
+    def save(self, model: SimSiam, optimizer: torch.optim.Optimizer, position: Position, state: dict[str, Any]) -> None:
+        """Write `checkpoint_last`; at the end of an epoch also under the epoch's name.
 
-    def save(self, model: SimSiam, optimizer: torch.optim.Optimizer, position: Position) -> None:
-        """Write `checkpoint_last`; at the end of an epoch also under the epoch's name."""
-        state = {f"module.{key}": value for key, value in model.state_dict().items()}
-        self._saved = time.monotonic()
-        own = self._own | {"position": vars(position), "history": position.history, RANDOM_KEY: random_state()}
+        Args:
+            state: what else is needed to resume.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         write_checkpoint(
             self.last,
             epoch=position.epoch,
-            arch=self.settings.arch,
-            state_dict=state,
+            arch=self.run.arch,
+            state_dict={f"module.{key}": value for key, value in model.state_dict().items()},
             optimizer=optimizer.state_dict(),
-            own=own,
+            own=self.run.to_dict() | state,
         )
-        name = self._epoch_name(position)
+        name = _epoch_name(position)
         if name:
-            self._name(name)
+            self._name_last(name)
             self._prune()
 
-    def _epoch_name(self, position: Position) -> str | None:
-        """The reference's name of the checkpoint at the end of an epoch, none in the middle of one."""
-        if self.settings.epochs == 0:
-            return "checkpoint_untrained.pth.tar"
-        return f"checkpoint_{position.epoch - 1:04d}.pth.tar" if position.epoch and not position.step else None
+    def path_at(self, position: Position) -> Path:
+        """The checkpoint that was saved at this position."""
+        return self.out / (_epoch_name(position) or LAST)
 
-    def finished(self, position: Position) -> Path:
-        """The checkpoint at the end of the run."""
-        return self.out / (self._epoch_name(position) or LAST)
-
-    def mend_names(self, position: Position) -> None:
-        """Give `checkpoint_last` the names that a kill just after it was written has kept from it."""
-        name = self._epoch_name(position)
+    def restore_names(self, position: Position) -> None:
+        """Give `checkpoint_last` the other names that a kill right after writing it has prevented."""
+        name = _epoch_name(position)
         if name and not (self.out / name).exists():
-            self._name(name)
-        found = [entry.get("knn_top1", -1.0) for entry in position.history]
-        if position.best_knn in found and not position.step and found.index(position.best_knn) == len(found) - 1:
-            self._name(BEST_KNN)  # the first that was so good
+            self._name_last(name)
+        accuracies = [summary.get("knn_top1", -1.0) for summary in position.history]
+        best = position.best_knn
+        if best in accuracies and not position.step and accuracies.index(best) == len(accuracies) - 1:
+            self.keep_best_knn()  # the first epoch with this accuracy
 
     def keep_best_knn(self) -> None:
-        """Give the checkpoint that was just saved the name of the best by kNN."""
-        self._name(BEST_KNN)
+        """Name `checkpoint_last` the best by online kNN."""
+        self._name_last(BEST_KNN)
 
-    def _name(self, name: str) -> None:
-        """A second name for the bytes of `checkpoint_last`, which stay when that one is replaced."""
+    def _name_last(self, name: str) -> None:
+        """Give `checkpoint_last` a second name, which stays when the next checkpoint replaces it."""
         new = self.out / f".{name}.new"
         new.unlink(missing_ok=True)
         try:
@@ -195,63 +192,18 @@ class RunFolder:
         os.replace(new, self.out / name)
 
     def _prune(self) -> None:
-        ours = [(path, re.fullmatch(r"checkpoint_(\d+)\.pth\.tar", path.name)) for path in self.out.iterdir()]
-        kept = sorted((int(match[1]), path) for path, match in ours if match)
-        for _, path in kept[: -self.settings.keep] if self.settings.keep else []:
+        matches = [(path, re.fullmatch(r"checkpoint_(\d+)\.pth\.tar", path.name)) for path in self.out.iterdir()]
+        by_epoch = sorted((int(match[1]), path) for path, match in matches if match)
+        for _, path in by_epoch[: -self._keep] if self._keep else []:
             path.unlink()
 
     def last_good(self) -> str:
-        """What to say of the state that a run that failed can go on from."""
-        return f"the last good state is {self.last}" if self.last.exists() else "no checkpoint had been written yet"
+        """For messages: the checkpoint that a failed run can resume from."""
+        return f"the last good checkpoint is {self.last}" if self.last.exists() else "there is no checkpoint yet"
 
 
-def restore(
-    checkpoint: dict[str, Any], model: SimSiam, optimizer: torch.optim.Optimizer, device: torch.device
-) -> Position:
-    """Load weights, optimizer and random state, and say where the run is."""
-    own = checkpoint[OWN_KEY]
-    model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
-    fused = [group["fused"] for group in optimizer.param_groups]  # of this machine, not of the checkpoint's
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    for group, here in zip(optimizer.param_groups, fused, strict=True):
-        group["fused"] = here
-    # The fused step walks both as they lie in memory, and the parameters may have another format than they had.
-    for parameter, state in optimizer.state.items():
-        if (momentum := state.get("momentum_buffer")) is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-    set_random_state(own[RANDOM_KEY])
-    known = {one.name for one in fields(Position)}
-    position = Position(**{name: value for name, value in own["position"].items() if name in known})
-    position.sums = position.sums.to(device)
-    return position
-
-
-def seed_all(seed: int) -> None:
-    """Seed every global generator."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """State of every global generator, in values that `weights_only` reads. The views need none of it: they are drawn
-    from seed, epoch and step."""
-    version, numbers, gauss = random.getstate()
-    name, keys, place, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """What random_state() saved; a GPU's state only where there are as many GPUs."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _epoch_name(position: Position) -> str | None:
+    """The reference's name of the checkpoint at the end of an epoch; None within an epoch."""
+    if position.step:
+        return None
+    return f"checkpoint_{position.epoch - 1:04d}.pth.tar" if position.epoch else "checkpoint_untrained.pth.tar"

@@ -101,7 +101,7 @@ def photos(tmp_path_factory):
 FORKING = """
 import json, os, signal, sys, threading
 from importlib import import_module
-import cli, pretrain.train, pretrain.step, pretrain.monitor, simsiam_eval.extraction.sets
+import cli, pretrain.run, simsiam_eval.extraction.sets
 import torch
 torch.set_num_threads(1)
 def kill_after(seconds, method):

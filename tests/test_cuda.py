@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.build import view_recipe
+from pretrain.checkpoint import random_state, set_random_state
 from pretrain.loader import Loader
-from pretrain.run_folder import random_state, set_random_state
 from pretrain.settings import PretrainSettings
 from simsiam_eval.extraction.blocks import Blocks, read_blocks
 from simsiam_eval.features.reader import read_features
@@ -71,11 +72,12 @@ def on_a_cpu(losses):
 def test_batches(photos, preset, resident, compile):
     """Copied, cropped and augmented on a stream of its own: the views of the CPU, but for rounding."""
     source = open_source("digits#train" if resident else str(photos))
-    chosen = PretrainSettings(
-        preset=preset, data="-", out="-", image_size=24, batch_size=32, workers=2, resident=resident, compile=compile
+    recipe = view_recipe(PretrainSettings(preset=preset, data="-", out="-", image_size=24))
+    options = dict(batch_size=32, image_size=24, workers=2, resident=resident, compiled=compile == "on")
+    loaders = (
+        Loader(source, recipe, GRAY_LEVELS, Processes(device), **options) for device in (torch.device("cpu"), GPU)
     )
-    makers = (Loader(source, chosen, Processes(device), GRAY_LEVELS) for device in (torch.device("cpu"), GPU))
-    expected, found = (list(maker.batches(1, 4)) for maker in makers)
+    expected, found = (list(loader.batches(1, 4)) for loader in loaders)
     for theirs, ours in zip(expected, found, strict=True):
         for view, other in zip(theirs, ours, strict=True):
             assert other.device.type == GPU.type
@@ -102,14 +104,14 @@ def test_losses(losses, on_a_cpu, options):
 
 
 STOPS = """
-from pretrain.step import TrainingStep
-real, steps = TrainingStep.__call__, []
-def step(*given):
+from pretrain.log import TrainingLog
+real, steps = TrainingLog.after_step, []
+def after_step(*given):
     steps.append(1)
     if len(steps) == 30:
         os.kill(os.getpid(), signal.SIGTERM)
     return real(*given)
-TrainingStep.__call__ = step
+TrainingLog.after_step = after_step
 """
 
 

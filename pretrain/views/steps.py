@@ -1,6 +1,6 @@
-"""The steps of a view on n images at once, each with its own numbers; x is float32 in gray levels.
+"""The steps of a view on n images at once, each with its own parameters; x is float32 in gray levels.
 
-Plain torch on any device; nothing depends on a value, so that each step compiles in one graph.
+Plain torch on any device; no control flow depends on a value, so that each step compiles to one graph.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ def gray(x: Tensor) -> Tensor:
     return level.add_(x[:, 1], alpha=38470 / 65536).add_(x[:, 2], alpha=7471 / 65536).add_(0.5).floor_()
 
 
-def blend_(x: Tensor, factor: Tensor, own: Tensor | None, mean: Tensor | None) -> None:
-    """Brightness, contrast or saturation, by image: the blend of `factor` parts of the image with black, with `mean`
-    parts of its mean gray or with `own` parts of each pixel's own gray, in place.
+def blend_(x: Tensor, factor: Tensor, own_gray: Tensor | None, mean_gray: Tensor | None) -> None:
+    """Brightness, contrast or saturation per image, in place: `factor` parts of the image, blended with black, with
+    `mean_gray` parts of its mean gray level, or with `own_gray` parts of each pixel's own gray level.
 
     Args:
         x: (n,3,P).
-        factor, own, mean: (n,1,1); 1, 0, 0 leaves an image as it is. None where all are 0.
+        factor, own_gray, mean_gray: (n,1,1); 1, 0, 0 leaves an image as it is. None where all are 0.
     """
-    if own is None and mean is None:
+    if own_gray is None and mean_gray is None:
         x.mul_(factor)
     else:
         level = gray(x)[:, None]
-        # Pillow cuts off the fraction: a blend of equals must not lie just below them.
-        other = 1e-4 if mean is None else level.mean(dim=2, keepdim=True).add_(0.5).floor_().mul_(mean).add_(1e-4)
-        if own is None:
+        # Pillow truncates: a blend of equal levels must not lie just below them.
+        other = 1e-4
+        if mean_gray is not None:
+            other = level.mean(dim=2, keepdim=True).add_(0.5).floor_().mul_(mean_gray).add_(1e-4)
+        if own_gray is None:
             x.mul_(factor).add_(other)
         else:
-            torch.addcmul(level.mul_(own).add_(other), x, factor, out=x)
+            torch.addcmul(level.mul_(own_gray).add_(other), x, factor, out=x)
     x.clamp_(0, 255).floor_()
 
 
-def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """(n,3,P) -> (n,3,P), the hue turned by `shift` (n,1): whole 1/256 turns in [0,256), by way of Pillow's 8-bit HSV.
+def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """(n,3,P) -> (n,3,P), the hue shifted by `shift` (n,1), whole 1/256 turns in [0,256), through Pillow's 8-bit HSV.
 
-    Without conditions, which cost four arithmetic steps each on a CPU: with v the largest and c the range of r, g and b,
-    the hue in sixths of a turn is 3 + u if g >= b and 3 - u if not, u = (g + b - r - v) / c - 1. A GPU's compiled division
-    may fall short of a whole quotient, which is then cut off: so .0005 is added to the hue, which is whole or at least
-    1/510 from it, and .1/v to the saturation, whole or at least 1/v from it.
+    Without conditions, each of which costs as much as four arithmetic operations on a CPU: with v the maximum and c the
+    range of r, g and b, the hue in sixths of a turn is 3 + u if g >= b, else 3 - u, with u = (g + b - r - v) / c - 1.
+    A compiled division on a GPU may fall just short of a whole quotient, which is then truncated: so .0005 is added to the
+    hue, which is whole or at least 1/510 from it, and .1/v to the saturation, which is whole or at least 1/v from it.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(green, blue).maximum(red)
@@ -55,11 +57,11 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     hue.mul_(torch.sub(green, blue).mul_(85).add_(42.5).clamp_(-42.5, 42.5)).add_(127.5005).floor_()
     hue.add_(shift)
     hue.sub_(torch.sub(hue, 255).clamp_(0, 1), alpha=256)
-    # value x saturation, which would be the chroma but for the saturation's 8 bits
+    # value x saturation: the chroma, except that the saturation has 8 bits
     depth = chroma.mul_(255).add_(0.1).div_(value.clamp(min=1)).floor_().mul_(value).mul_(1 / 255)
     hue.mul_(6 / 255)
-    # How far each channel is below the value, as a share of the depth: min(2, max(1, |hue - its place|)) - 1 for green
-    # and blue, the rest for red. With a half, to round.
+    # How far each channel is below the value, as a share of the depth: min(2, max(1, |hue - h|)) - 1 with h = 2 for green
+    # and 4 for blue; red has the complement, with h = 3. The 0.5 is for rounding.
     highest = value.add_(0.5).add_(depth)
     green = torch.addcmul(highest, (hue - 2).abs_().clamp_(1, 2), depth, value=-1)
     blue = torch.addcmul(highest, (hue - 4).abs_().clamp_(1, 2), depth, value=-1)
@@ -72,22 +74,22 @@ def warp(x: Tensor, matrices: Tensor) -> Tensor:
     size = x.shape[-1]
     centers = torch.arange(size, device=x.device) + 0.5
     a, b, c = matrices[:, None, None].unbind(-1)  # each (n,1,1,2): x and y
-    places = a * centers[:, None] + (b * centers[:, None, None] + c)
-    inside = ((places >= 0) & (places < size)).all(dim=-1)
-    warped = F.grid_sample(x, places * (2 / size) - 1, mode="bilinear", padding_mode="border", align_corners=False)
-    # Pillow cuts off the fraction too, of a double: a value that is whole there may lie just below in float32.
+    positions = a * centers[:, None] + (b * centers[:, None, None] + c)
+    inside = ((positions >= 0) & (positions < size)).all(dim=-1)
+    warped = F.grid_sample(x, positions * (2 / size) - 1, mode="bilinear", padding_mode="border", align_corners=False)
+    # Pillow truncates doubles: a value that is whole there may lie just below in float32.
     return warped.add_(1e-3).floor_().mul_(inside[:, None])
 
 
-_REACH = 6  # pixels to each side that a blur of the largest radius reads: three boxes of two
-_BLOCK = 32  # rows blurred by one matrix
+_REACH = 6  # pixels to each side that a blur of the maximum radius reads: three boxes of two
+_BLOCK = 32  # pixels of a line that one matrix computes
 
 
 def blur(x: Tensor, taps: Tensor) -> Tensor:
     """Pillow's Gaussian blur of (n,3,S,S): three box blurs each way, the edge pixel repeated, as matrices.
 
-    Three boxes touch only `_REACH` neighbors, so lines are made in blocks, each from a window of its surroundings; a
-    window's matrix is exact at its edges where these are the image's, and the block stays clear of those that are not.
+    Three boxes read only `_REACH` neighbors, so lines are computed in blocks, each from a window around it. A window's
+    matrix is exact at an edge of the window that is an edge of the image; blocks keep `_REACH` from other edges.
 
     Args:
         taps: (n,5), the weights of one box blur.

@@ -85,7 +85,7 @@ _TABLE = (
         "Encoders",
         "Pretrain an encoder with SimSiam.",
         "pretrain.settings:PretrainSettings",
-        "pretrain.train:pretrain",
+        "pretrain.run:pretrain",
     ),
     Command(
         "inspect",

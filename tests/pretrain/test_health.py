@@ -1,4 +1,4 @@
-"""The numbers against closed forms and plain NumPy, and the doctor on runs that truly collapse and one that does not."""
+"""The measures against closed forms and plain NumPy; the collapse monitor on runs that collapse and on one that does not."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from pretrain.health import Doctor, Health, measure
+from pretrain.health import CollapseMonitor, Health, measure
 from simsiam_eval.metrics.spread import effective_rank, explained_variance_auc, output_std
 
 WELL = Health(
@@ -38,7 +38,7 @@ def with_spectrum(values, rows, width):
     return left @ torch.diag(torch.as_tensor(values, dtype=torch.float64)) @ right.T
 
 
-def test_constant_output_is_zero_whatever_its_length():
+def test_the_std_of_a_constant_output_is_zero_whatever_its_length():
     row = torch.randn(1, 64)
     lengths = torch.linspace(0.5, 20, 32)[:, None]
     assert output_std(row.expand(32, 64)).item() == pytest.approx(0, abs=1e-5)
@@ -46,7 +46,7 @@ def test_constant_output_is_zero_whatever_its_length():
 
 
 @pytest.mark.parametrize("width", [32, 2048])
-def test_random_directions_are_about_one(width):
+def test_the_std_of_random_directions_is_about_one(width):
     z = 7 * torch.randn(1000, width, generator=torch.Generator().manual_seed(0))
     assert output_std(z).item() == pytest.approx(1, abs=0.02)
 
@@ -99,7 +99,7 @@ def test_ranks_agree_with_numpys_svd(rows, width, dtype):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_scale_does_not_matter(scale):
+def test_rank_and_area_do_not_depend_on_scale(scale):
     x = normal(20, 30)
     assert effective_rank((x * scale).float()).item() == pytest.approx(effective_rank(x).item(), rel=1e-5)
     assert explained_variance_auc((x * scale).float()).item() == pytest.approx(
@@ -107,7 +107,7 @@ def test_scale_does_not_matter(scale):
     )
 
 
-def test_rank_and_area_do_not_see_rounding():
+def test_rank_and_area_do_not_depend_on_rounding():
     row = normal(1, 512).float()
     x = row * torch.linspace(0.5, 20, 64)[:, None]
     assert effective_rank(x).item() == pytest.approx(1, abs=1e-3)
@@ -130,7 +130,7 @@ def test_alignment_and_uniformity_against_a_double_loop():
     assert health.uniformity == pytest.approx(np.mean(logs), rel=1e-5)
 
 
-def test_health_is_of_the_tensors_that_its_names_say():
+def test_each_measure_is_of_the_tensor_in_its_name():
     features, z1, z2 = normal(20, 12), normal(20, 30, seed=1), normal(20, 30, seed=2)
     health = measure(features, z1.requires_grad_(), z2)
     assert health.output_std == pytest.approx(output_std(z1).item())
@@ -142,7 +142,7 @@ def test_health_is_of_the_tensors_that_its_names_say():
     assert Health(**json.loads(json.dumps(health.to_dict()))) == health
 
 
-def test_of_a_large_batch_a_fixed_number_of_rows_is_taken():
+def test_spectra_of_a_large_batch_are_of_its_first_rows():
     x = normal(600, 400)
     health = measure(x, x, x)
     assert health.rank_limit == 256
@@ -163,86 +163,86 @@ def test_constant_input_is_a_full_collapse_and_no_nan(dtype, value):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_told_and_passed_over(bad):
+def test_values_that_are_not_finite_do_not_count(bad):
     x = torch.randn(8, 16)
     spoilt = x.clone()
     spoilt[3, 3] = bad
     for tensors in ((spoilt, x, x), (x, spoilt, x), (x, x, spoilt)):
         health = measure(*tensors)
         assert np.isnan(health.output_rank)
-        doctor = Doctor()
-        said = [bool(doctor.diagnose(one)) for one in (ONE_LINE, ONE_LINE, health, ONE_LINE)]
+        monitor = CollapseMonitor()
+        said = [bool(monitor.check(one)) for one in (ONE_LINE, ONE_LINE, health, ONE_LINE)]
         assert said == [False, False, False, True]
 
 
-def test_wrong_shapes_are_refused():
+def test_wrong_shapes_are_rejected():
     x = torch.randn(4, 8)
     for tensors in ((x[:3], x, x), (x, x, x[:, :4]), (x[:1], x[:1], x[:1]), (x, x[0], x[0])):
         with pytest.raises(ValueError, match="features"):
             measure(*tensors)
 
 
-def looks(doctor, *healths):
-    return [doctor.diagnose(health).split(" ")[0] for health in healths]
+def warnings_of(monitor, *healths):
+    return [monitor.check(health).split(" ")[0] for health in healths]
 
 
-def test_a_finding_must_last():
-    doctor = Doctor()
-    assert looks(doctor, ONE_POINT, ONE_POINT, WELL, ONE_LINE, ONE_LINE, WELL) == [""] * 6
-    assert looks(doctor, ONE_LINE, ONE_LINE) == ["", ""]
-    assert doctor.finding == ""
-    assert looks(doctor, ONE_LINE) == ["Partial"]
-    assert doctor.finding == "partial"
-    assert looks(doctor, WELL) == [""]
-    assert doctor.finding == ""
+def test_a_collapse_is_reported_after_three_consecutive_checks():
+    monitor = CollapseMonitor()
+    assert warnings_of(monitor, ONE_POINT, ONE_POINT, WELL, ONE_LINE, ONE_LINE, WELL) == [""] * 6
+    assert warnings_of(monitor, ONE_LINE, ONE_LINE) == ["", ""]
+    assert monitor.collapse == ""
+    assert warnings_of(monitor, ONE_LINE) == ["Partial"]
+    assert monitor.collapse == "partial"
+    assert warnings_of(monitor, WELL) == [""]
+    assert monitor.collapse == ""
 
 
-def test_a_lasting_finding_is_repeated_ever_more_rarely():
-    said = [at for at, words in enumerate(looks(Doctor(), *[ONE_POINT] * 50), 1) if words]
+def test_a_lasting_collapse_is_reported_less_and_less_often():
+    said = [at for at, words in enumerate(warnings_of(CollapseMonitor(), *[ONE_POINT] * 50), 1) if words]
     assert said == [3, 6, 12, 24, 48]
 
 
-def test_partial_that_becomes_full_is_said_and_the_other_way_is_not():
-    doctor = Doctor()
-    assert looks(doctor, *[ONE_LINE] * 3, *[ONE_POINT] * 3) == ["", "", "Partial", "", "", "Full"]
-    assert looks(doctor, *[ONE_LINE] * 5, ONE_POINT) == [""] * 5 + ["Full"]  # the 12th look, not news
-    assert looks(doctor, WELL, *[ONE_LINE] * 3) == ["", "", "", "Partial"]
+def test_partial_that_becomes_full_is_reported_and_the_reverse_is_not():
+    monitor = CollapseMonitor()
+    assert warnings_of(monitor, *[ONE_LINE] * 3, *[ONE_POINT] * 3) == ["", "", "Partial", "", "", "Full"]
+    assert warnings_of(monitor, *[ONE_LINE] * 5, ONE_POINT) == [""] * 5 + ["Full"]  # the 12th look, not news
+    assert warnings_of(monitor, WELL, *[ONE_LINE] * 3) == ["", "", "", "Partial"]
 
 
-def test_one_look_of_a_point_between_looks_of_a_line_is_still_partial():
-    assert looks(Doctor(), ONE_LINE, ONE_POINT, ONE_LINE) == ["", "", "Partial"]
+def test_a_full_collapse_in_one_of_three_checks_is_partial():
+    assert warnings_of(CollapseMonitor(), ONE_LINE, ONE_POINT, ONE_LINE) == ["", "", "Partial"]
 
 
-def test_a_small_batch_cannot_show_many_directions_and_is_not_blamed():
+def test_the_low_rank_of_a_small_batch_is_no_collapse():
     for limit in (2, 4, 8):
         few = replace(WELL, rank_limit=limit, output_rank=0.35 * limit, feature_rank=0.35 * limit)
-        assert looks(Doctor(), *[few] * 5) == [""] * 5
+        assert warnings_of(CollapseMonitor(), *[few] * 5) == [""] * 5
 
 
 def test_features_on_one_direction_are_partial():
-    assert looks(Doctor(), *[replace(WELL, feature_rank=1.3)] * 3)[-1] == "Partial"
+    assert warnings_of(CollapseMonitor(), *[replace(WELL, feature_rank=1.3)] * 3)[-1] == "Partial"
 
 
 @pytest.mark.parametrize("cut", range(8))
-def test_a_resumed_doctor_says_the_same(cut):
+def test_a_resumed_monitor_reports_the_same(cut):
     healths = [ONE_LINE, WELL, *[ONE_LINE] * 3, *[ONE_POINT] * 3]
-    whole = Doctor()
-    expected = [whole.diagnose(health) for health in healths]
-    first = Doctor()
-    said = [first.diagnose(health) for health in healths[:cut]]
-    second = Doctor(json.loads(json.dumps(first.to_dict())))
-    said += [second.diagnose(health) for health in healths[cut:]]
+    whole = CollapseMonitor()
+    expected = [whole.check(health) for health in healths]
+    first = CollapseMonitor()
+    said = [first.check(health) for health in healths[:cut]]
+    second = CollapseMonitor(json.loads(json.dumps(first.to_dict())))
+    said += [second.check(health) for health in healths[cut:]]
     assert said == expected
     assert second.to_dict() == whole.to_dict()
 
 
-def test_the_warning_says_what_it_saw_and_what_helps():
+def test_the_warning_has_the_numbers_and_advice():
     message = ""
     for _ in range(3):
-        message = Doctor({"full": 2, "any": 2}).diagnose(ONE_POINT)
+        message = CollapseMonitor({"full": 2, "any": 2}).check(ONE_POINT)
     for part in ("0.30", "1.2 of 64", "20.0", "--lr", "--weight-decay", "--batch-size", "predictor"):
         assert part in message
-    off = Doctor({"full": 2, "any": 2}, stop_gradient=False, predictor=False).diagnose(ONE_POINT)
+    off = CollapseMonitor({"full": 2, "any": 2}, stop_gradient=False, trained_predictor=False).check(ONE_POINT)
     assert "no stop-gradient and no trained predictor" in off
     assert "--lr" not in off
 
@@ -281,19 +281,19 @@ def train(stop_gradient=True, predictor=True, last_norm=True, weight_decay=1e-3,
 
 
 def warnings(healths):
-    doctor = Doctor()
-    return [words for words in looks(doctor, *healths) if words], doctor.finding
+    monitor = CollapseMonitor()
+    return [words for words in warnings_of(monitor, *healths) if words], monitor.collapse
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"last_norm": False}, {"batch_size": 16}, {"batch_size": 8, "seed": 1}], ids=str
 )
-def test_simsiam_as_it_is_is_never_warned(options):
+def test_simsiam_without_ablations_is_never_warned(options):
     assert warnings(train(**options)) == ([], "")
 
 
 @pytest.mark.parametrize("options", [{"stop_gradient": False}, {"predictor": False}], ids=str)
-def test_without_stop_gradient_or_predictor_it_collapses_and_is_told(options):
+def test_without_stop_gradient_or_predictor_it_collapses(options):
     healths = train(**options)
     words, finding = warnings(healths)
     assert words[0] == "Partial"  # the last BN keeps the outputs from being one point at first
@@ -302,13 +302,13 @@ def test_without_stop_gradient_or_predictor_it_collapses_and_is_told(options):
     assert healths[0].output_rank > 10
 
 
-def test_without_the_last_bn_it_is_one_point():
+def test_without_the_last_bn_it_collapses_to_a_point():
     healths = train(stop_gradient=False, last_norm=False, steps=100)
     assert healths[-1].output_std < 0.1
     assert warnings(healths) == (["Full", "Full"], "full")
 
 
-def test_weight_decay_alone_can_take_the_directions():
+def test_weight_decay_alone_can_collapse_dimensions():
     words, finding = warnings(train(weight_decay=1e-2))
     assert (set(words), finding) == ({"Partial"}, "partial")
 

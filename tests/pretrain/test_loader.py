@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pretrain.loader import Loader, Schedule, resident_pixels
-from pretrain.settings import PretrainSettings
+from pretrain.views.parameters import ViewRecipe
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
@@ -15,18 +15,21 @@ from simsiam_eval.sources.base import ArraySource, PathSource
 from simsiam_eval.vocabulary import DECODINGS
 
 CPU = torch.device("cpu")
-UNCHANGED = {"crop_area": 1.0, "jitter": 0.0, "grayscale": 0.0, "flip": 0.0}
+UNCHANGED = {"recipe": ViewRecipe()}
 GRAY_LEVELS = Preprocessing(8, 8, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 
-def settings(**values):
-    return PretrainSettings(
-        **({"data": "x", "out": "x", "preset": "cifar10", "image_size": 8, "batch_size": 4, "workers": 0} | values)
-    )
+CIFAR10 = ViewRecipe(crop_area=0.2, jitter=0.8, jitter_hue=0.1, grayscale=0.2, flip=0.5)
 
 
-def loader(source, processes=None, preprocessing=GRAY_LEVELS, **values):
-    return Loader(source, settings(**values), processes or Processes(CPU), preprocessing)
+def loader(source, processes=None, preprocessing=GRAY_LEVELS, recipe=CIFAR10, **options):
+    options = {"image_size": 8, "batch_size": 4, "workers": 0} | options
+    return Loader(source, recipe, preprocessing, processes or Processes(CPU), **options)
+
+
+def rows(batch_size, step):
+    """Rows of a step of the first epoch of eleven images."""
+    return Schedule(11, batch_size, CIFAR10, 0, slice(None)).rows(0, step)
 
 
 def epoch(made, number):
@@ -64,7 +67,7 @@ def same(first, second):
     return torch.equal(first.view1, second.view1) and torch.equal(first.view2, second.view2)
 
 
-def test_workers_and_residence_change_nothing_but_rounding(files):
+def test_workers_and_resident_pixels_change_only_rounding(files):
     made = [loader(files, workers=0, resident=False), loader(files, workers=2, resident=False), loader(files)]
     for number in (0, 1, 0):
         alone, helped, resident = (epoch(one, number) for one in made)
@@ -98,15 +101,8 @@ def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkey
         return found
 
     monkeypatch.setattr(jpeg, "reduced", noted)
-    options = {
-        "preset": "imagenet",
-        "stem": "cifar",
-        "image_size": 32,
-        "resident": False,
-        "jitter": 0.0,
-        "grayscale": 0.0,
-    }
-    whole, scaled = (epoch(loader(PathSource(paths), blur=0.0, decode=decode, **options), 0)[0] for decode in DECODINGS)
+    options = {"image_size": 32, "resident": False, "recipe": ViewRecipe(crop_area=0.2, flip=0.5)}
+    whole, scaled = (epoch(loader(PathSource(paths), decode=decode, **options), 0)[0] for decode in DECODINGS)
     assert decoded[:4] == [1] * 4
     assert len(decoded) == 8
     assert set(decoded[4:]) <= {2, 4}  # crops of 179 to 400 pixels a side, for views of 32
@@ -115,7 +111,7 @@ def test_large_jpegs_may_be_decoded_smaller_once_for_both_crops(tmp_path, monkey
         assert (a - b).abs().mean() < 1.5  # gray levels
 
 
-def test_only_decoding_is_waited_for(files):
+def test_only_decoding_counts_as_waiting(files):
     """Images that are held have none, however long their views take."""
     held, decoded = loader(files, resident=True), loader(files, resident=False, workers=0)
     for made in (held, decoded):
@@ -154,7 +150,7 @@ def test_views_are_normalized_as_the_encoder_will_be(numbered):
     preprocessing = Preprocessing(8, 8)
     (batch,) = loader(numbered, preprocessing=preprocessing, batch_size=11, **UNCHANGED).batches(0, 1)
     plain = preprocessing.normalize(torch.arange(11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
-    order = Schedule(11, settings(batch_size=11), Processes(CPU)).rows(0, 0)
+    order = rows(11, 0)
     torch.testing.assert_close(batch.view1, plain[torch.from_numpy(order)], atol=1e-5, rtol=1e-5)
 
 
@@ -172,7 +168,7 @@ def test_an_unreadable_images_place_is_taken_by_the_next_readable_one(files, opt
         path = Path(files.paths[row])
         path.write_bytes(content) if content else path.unlink()
     made = loader(files, batch_size=5, **UNCHANGED, **options)
-    order = [Schedule(11, settings(batch_size=5), Processes(CPU)).rows(0, step).tolist() for step in (0, 1)]
+    order = [rows(5, step).tolist() for step in (0, 1)]
     shown = [rows_of([batch]) for batch in epoch(made, 0)]
     for asked, got in zip(order, shown, strict=True):
         ring = asked + asked
@@ -200,7 +196,7 @@ def test_a_batch_without_a_readable_image_is_an_error(tmp_path, resident):
         epoch(loader(PathSource([tmp_path / "a.png", tmp_path / "b.png"]), batch_size=2, resident=resident), 0)
 
 
-def test_only_small_images_of_one_size_are_held(files, tmp_path):
+def test_only_small_images_of_one_size_are_resident(files, tmp_path):
     pixels, reasons = resident_pixels(files)
     assert pixels.shape == (11, 3, 8, 8)
     assert pixels[:, 1, 2, 3].tolist() == list(range(11))
@@ -213,7 +209,7 @@ def test_only_small_images_of_one_size_are_held(files, tmp_path):
     assert resident_pixels(PathSource([tmp_path / "large.png"])) == (None, {})
 
 
-def test_too_few_images_and_batches_that_cannot_be_cut_are_refused(source):
+def test_too_few_images_and_batches_that_cannot_be_divided_are_rejected(source):
     with pytest.raises(DataError, match=r"noise has 11 images.*12.*--batch-size"):
         loader(source, batch_size=12)
     with pytest.raises(UsageError, match="2 processes"):

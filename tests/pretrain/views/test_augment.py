@@ -15,11 +15,12 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings
 from pretrain.views import augment as views
-from pretrain.views.augment import Views, _all_take_each_step, _crop, _numbers, crop_resident
-from pretrain.views.parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, boxes, draw
-from pretrain.views.steps import turn_hue
+from pretrain.views.augment import Views, _compiled_color_steps, _crop, crop_resident
+from pretrain.views.parameters import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION, boxes, draw, pack
+from pretrain.views.steps import shift_hue
 from simsiam_eval.images.crops import crop_image
 from simsiam_eval.images.decode import open_image
 
@@ -35,7 +36,7 @@ LEVELS = Views(mean=(0, 0, 0), std=(1 / 255,) * 3)  # whose views are in gray le
 
 
 def recipe(**values):
-    return PretrainSettings(data="digits", out="unused", **({"preset": "imagenet"} | values))
+    return view_recipe(PretrainSettings(data="digits", out="unused", **({"preset": "imagenet"} | values)))
 
 
 def unchanged(count):
@@ -294,9 +295,9 @@ def test_the_hue_does_not_hang_on_a_divisions_last_bit(monkeypatch, wrong):
     """A GPU's compiled one is not exact."""
     level = torch.arange(0, 256, 3.0)
     colors = torch.stack([one.flatten() for one in torch.meshgrid(level, level, level, indexing="ij")])[None]
-    expected = turn_hue(colors, torch.tensor([[13.0]]))
+    expected = shift_hue(colors, torch.tensor([[13.0]]))
     monkeypatch.setattr(torch.Tensor, "div_", lambda self, other: self.mul_(other.reciprocal()).mul_(wrong))
-    assert torch.equal(turn_hue(colors, torch.tensor([[13.0]])), expected)
+    assert torch.equal(shift_hue(colors, torch.tensor([[13.0]])), expected)
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "cifar10", "digits"])
@@ -309,14 +310,14 @@ def test_what_is_compiled_is_the_same(crops, preset, monkeypatch):
                        Views((0.5,) * 3, (0.2,) * 3).augment(crops, parameters))  # fmt: skip
     where = crops, torch.arange(40), boxes(parameters, 50, 50), 20
     assert torch.equal(crop_resident(*where, compiled=True), crop_resident(*where))
-    assert given == [_all_take_each_step, _crop]
+    assert given == [_compiled_color_steps, _crop]
 
 
 def test_what_is_compiled_is_one_graph(crops):
     """Nothing in it depends on a value. (The eager backend needs no C++ compiler.)"""
-    numbers = torch.from_numpy(_numbers(drawn(), 50, (0, 0, 0), (1, 1, 1)))
+    packed = torch.from_numpy(pack(drawn(), 50))
     cut = crops, torch.arange(40), torch.from_numpy(boxes(drawn(), 50, 50)), 20
-    for function, given in ((_all_take_each_step, (crops.float(), numbers)), (_crop, cut)):
+    for function, given in ((_compiled_color_steps, (crops.float(), packed)), (_crop, cut)):
         compiled = torch.compile(function, backend="eager", fullgraph=True)
         assert torch.equal(compiled(*given), function(*given))
 

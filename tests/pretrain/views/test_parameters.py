@@ -6,14 +6,15 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
+from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings
-from pretrain.views.parameters import BRIGHTNESS, CONTRAST, NOTHING, SATURATION, boxes, draw
+from pretrain.views.parameters import BRIGHTNESS, CONTRAST, NOTHING, SATURATION, PerImage, boxes, draw, pack, unpack
 
 OFF = {"crop_area": 1.0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "flip": 0.0}
 
 
 def recipe(**values):
-    return PretrainSettings(data="digits", out="unused", **({"preset": "imagenet"} | values))
+    return view_recipe(PretrainSettings(data="digits", out="unused", **({"preset": "imagenet"} | values)))
 
 
 # --- draws ---
@@ -120,3 +121,16 @@ def test_parameters_are_plain_arrays():
     arrays = {**vars(parameters), **vars(parameters.crops)}
     del arrays["crops"]
     assert all(array is None or isinstance(array, np.ndarray) for array in arrays.values())
+
+
+def test_packed_columns_keep_their_names():
+    parameters = draw(recipe(rotate=5.0), np.random.default_rng(4), 40)
+    image = unpack(torch.from_numpy(pack(parameters, 32)))
+    assert sum(column.shape[1] for column in image) == pack(parameters, 32).shape[1]
+    assert np.array_equal(image.takes_flip[:, 0] > 0, parameters.flip)
+    assert np.array_equal(image.takes_gray[:, 0] > 0, parameters.gray)
+    assert image.blur_taps.sum(dim=1).tolist() == pytest.approx([1.0] * 40)
+    identity = unpack(torch.from_numpy(pack(draw(recipe(**OFF), np.random.default_rng(0), 1), 32)))
+    assert identity.blend_self.tolist() == [[1.0] * 4]
+    assert not any(column.any() for name, column in zip(PerImage._fields, identity, strict=True)
+                   if name not in ("blend_self", "hue_shift", "blur_taps"))  # fmt: skip
