@@ -1,4 +1,4 @@
-"""The settings of `pretrain` and their presets (protocols: docs/protocols.md). Needs no torch."""
+"""The settings of `pretrain` and their presets (docs/protocols.md). Does not import torch."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
             "image_size": 32,
             "blur": 0.0,
         },
-        # Small, gray, and with a right way up: no flips, crops or colors, but what a hand does to a digit. Under this
-        # weight decay the run without stop-gradient ends below the untrained encoder for most seeds (demo_seeds.md).
+        # Digits are small, gray and have a right way up: no flips, crops or colors, but the variations of handwriting. With
+        # this weight decay a run without stop-gradient ends below the untrained encoder for most seeds (demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",
@@ -105,145 +105,169 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
 
     data: str = setting(
-        may_change=True, help="Image source, such as folder:PATH, cifar10:PATH, manifest:FILE.csv or digits."
+        may_change=True, help="Training images, such as folder:PATH, cifar10:PATH, manifest:FILE.csv or digits."
     )
     out: Path = setting(may_change=True, help="Run folder for checkpoints, log.jsonl and result.json.")
-    preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol: which recipe the other defaults are of.")
+    preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol that the other defaults come from.")
     arch: str = setting(by_preset=True, choices=tuple(ARCHITECTURES), help="Encoder, by torchvision's name.")
     stem: str = setting(by_preset=True, choices=STEMS, help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.")
     epochs: int = setting(
         by_preset=True,
         at_least=0,
-        help="Passes over the images; 0 writes the untrained encoder, BN statistics estimated.",
+        help="Number of epochs; 0 writes the untrained encoder, with estimated BN statistics.",
     )
-    batch_size: int = setting(by_preset=True, at_least=2, help="Images per step, of all processes together.")
+    batch_size: int = setting(by_preset=True, at_least=2, help="Images per step, over all processes.")
     lr: float = setting(
-        by_preset=True, above=0, help="Learning rate per 256 images: the optimizer's is lr x batch / 256."
+        by_preset=True, above=0, help="Learning rate per 256 images; the optimizer's is lr x batch / 256."
     )
     momentum: float = setting(0.9, at_least=0, at_most=1, help="Momentum of SGD.")
-    weight_decay: float = setting(by_preset=True, at_least=0, help="Of every parameter, BN and bias too.")
+    weight_decay: float = setting(
+        by_preset=True, at_least=0, help="Weight decay, on every parameter (BN and bias too)."
+    )
     warmup_epochs: int = setting(
-        0, at_least=0, help="Epochs of linear warm-up, the predictor's lr without (paper: 10 for batches >= 1024)."
+        0,
+        at_least=0,
+        help="Epochs of linear learning-rate warm-up, except for the predictor (paper: 10 for batches >= 1024).",
     )
     predictor: str = setting(
         by_preset=True,
         choices=PREDICTORS,
-        help="none: p = z (0.1); fixed: random, never trained (1.5); its lr cosine (67.7) or constant (68.1), "
-        "the reference's --fix-pred-lr.",
+        help="none: p = z (0.1); fixed: random, not trained (1.5); trained with a cosine (67.7) or constant (68.1) "
+        "learning rate, the latter as by the reference's --fix-pred-lr.",
     )
     stop_gradient: bool = setting(
-        True, help="The stop-gradient of the method (67.7); without it the output collapses (0.1)."
+        True, help="Stop-gradient on the projections (67.7); without it the output collapses (0.1)."
     )
     loss: str = setting(
-        "cosine", choices=("cosine", "cross-entropy"), help="Similarity: cosine 68.1, cross-entropy 63.2."
+        "cosine",
+        choices=("cosine", "cross-entropy"),
+        help="Similarity in the loss: cosine (68.1) or cross-entropy (63.2).",
     )
-    symmetric: bool = setting(True, help="Both views predict the other (68.1), or the first alone the second (64.8).")
+    symmetric: bool = setting(
+        True, help="Symmetric loss (68.1); otherwise only the first view predicts the second (64.8)."
+    )
     dim: int = setting(
-        by_preset=True, at_least=1, help="Width of the projector's output (256 65.3, 512 67.2, 1024 67.5, 2048 68.1)."
+        by_preset=True, at_least=1, help="Output width of the projector (256 65.3, 512 67.2, 1024 67.5, 2048 68.1)."
     )
     pred_dim: int = setting(by_preset=True, at_least=1, help="Hidden width of the predictor.")
-    predictor_bn: str = setting("hidden", choices=NORMS, help="BN of the predictor; all: unstable in the paper.")
-    projector_layers: int = setting(by_preset=True, at_least=1, at_most=3, help="Linear layers of the projector.")
+    predictor_bn: str = setting(
+        "hidden", choices=NORMS, help="Layers of the predictor with BN; all: unstable in the paper."
+    )
+    projector_layers: int = setting(
+        by_preset=True, at_least=1, at_most=3, help="Number of linear layers of the projector."
+    )
     projector_hidden: int = setting(
-        by_preset=True, at_least=0, help="Hidden width of the projector; 0: the encoder's feature width."
+        by_preset=True, at_least=0, help="Hidden width of the projector (0: the encoder's feature width)."
     )
     projector_bn: str = setting(
-        "all", choices=NORMS, help="BN of the projector: all 68.1; hidden 67.4; none, in the predictor too, 34.6."
+        "all", choices=NORMS, help="Layers of the projector with BN: all 68.1; hidden 67.4; none, in both heads, 34.6."
     )
-    image_size: int = setting(by_preset=True, at_least=1, help="Side of a view in pixels.")
+    image_size: int = setting(by_preset=True, at_least=1, help="Side of a view, in pixels.")
     crop_area: float = setting(
-        by_preset=True, above=0, at_most=1, help="Smallest share of the area in RandomResizedCrop; 1: no crop, resized."
+        by_preset=True,
+        above=0,
+        at_most=1,
+        help="Minimum share of the image's area in RandomResizedCrop (1: no crop, resize only).",
     )
-    jitter: float = setting(by_preset=True, at_least=0, at_most=1, help="Probability of color jitter (.4, .4, .4).")
+    jitter: float = setting(
+        by_preset=True,
+        at_least=0,
+        at_most=1,
+        help="Probability of color jitter (brightness, contrast and saturation 0.4).",
+    )
     jitter_hue: float = setting(by_preset=True, at_least=0, at_most=0.5, help="Hue range of the color jitter.")
     grayscale: float = setting(by_preset=True, at_least=0, at_most=1, help="Probability of grayscale.")
-    blur: float = setting(by_preset=True, at_least=0, at_most=1, help="Probability of Gaussian blur, radius U(.1, 2).")
+    blur: float = setting(
+        by_preset=True, at_least=0, at_most=1, help="Probability of Gaussian blur, with a radius from 0.1 to 2 pixels."
+    )
     flip: float = setting(by_preset=True, at_least=0, at_most=1, help="Probability of a horizontal flip.")
-    rotate: float = setting(by_preset=True, at_least=0, at_most=180, help="Rotation up to +- this many degrees.")
-    shift: float = setting(by_preset=True, at_least=0, at_most=1, help="Shift up to +- this share of the side.")
-    zoom: float = setting(by_preset=True, at_least=0, at_most=0.9, help="Scale by 1 +- up to this.")
-    shear: float = setting(by_preset=True, at_least=0, at_most=80, help="Horizontal shear up to +- this many degrees.")
+    rotate: float = setting(by_preset=True, at_least=0, at_most=180, help="Maximum rotation, in degrees.")
+    shift: float = setting(by_preset=True, at_least=0, at_most=1, help="Maximum shift, as a share of the side.")
+    zoom: float = setting(by_preset=True, at_least=0, at_most=0.9, help="Maximum change of scale, as a share.")
+    shear: float = setting(by_preset=True, at_least=0, at_most=80, help="Maximum horizontal shear, in degrees.")
     val: str | None = setting(
-        None, may_change=True, help="Labeled images for the online kNN, with --data as its bank (labeled too)."
+        None,
+        may_change=True,
+        help="Labeled images for the online kNN; the training images, also labeled, are its bank.",
     )
-    knn_every: int = setting(
-        10, at_least=1, may_change=True, help="Epochs between two online kNN evaluations, where there is --val."
-    )
-    knn_k: int = setting(by_preset=True, at_least=1, may_change=True, help="Neighbors of the online kNN.")
+    knn_every: int = setting(10, at_least=1, may_change=True, help="Run the online kNN every N epochs.")
+    knn_k: int = setting(by_preset=True, at_least=1, may_change=True, help="Number of neighbors of the online kNN.")
     knn_temperature: float = setting(0.1, above=0, may_change=True, help="Temperature of the online kNN.")
     health_every: int = setting(
-        by_preset=True, at_least=0, may_change=True, help="Steps between two looks of the collapse doctor; 0: none."
+        by_preset=True, at_least=0, may_change=True, help="Run the collapse check every N steps (0: off)."
     )
-    on_collapse: str = setting("warn", choices=("warn", "stop"), may_change=True, help="What to do about a collapse.")
-    every: str = setting(
-        "10 epochs", may_change=True, help="How often a checkpoint is written: 'N epochs' or 'N minutes'."
+    on_collapse: str = setting(
+        "warn", choices=("warn", "stop"), may_change=True, help="What to do when the output collapses."
     )
+    every: str = setting("10 epochs", may_change=True, help="Checkpoint interval: 'N epochs' or 'N minutes'.")
     keep: int = setting(
-        2, at_least=0, may_change=True, help="Checkpoints of ends of epochs that are kept, newest first; 0: all."
+        2, at_least=0, may_change=True, help="Number of epoch checkpoints to keep, newest first (0: all)."
     )
     resume: str = setting(
         "auto",
         choices=("auto", "never", "must"),
         may_change=True,
-        help="auto: go on with the run in --out, where there is one; never: refuse it; must: refuse an empty folder.",
+        help="auto: resume the run in --out if there is one; never: reject a folder with a run; must: require one.",
     )
-    tensorboard: bool = setting(True, may_change=True, help="Write TensorBoard events beside log.jsonl.")
-    wandb: str | None = setting(
-        None, may_change=True, help="Also log to this Weights & Biases project (extra `wandb`)."
-    )
+    tensorboard: bool = setting(True, may_change=True, help="Write TensorBoard events to the run folder.")
+    wandb: str | None = setting(None, may_change=True, help="Weights & Biases project to log to (extra `wandb`).")
     accumulate: int = setting(
-        1, at_least=1, help="Parts of a batch that are computed one after the other; each has its own BN statistics."
+        1, at_least=1, help="Compute each batch in N parts, one after another, each with its own BN statistics."
     )
-    sync_bn: bool = setting(True, help="BN statistics over all processes, under torchrun; else over each one's part.")
+    sync_bn: bool = setting(
+        True, help="BN statistics over all processes under torchrun; otherwise over each process's part of the batch."
+    )
     channels_last: bool | None = setting(
         None,
         may_change=True,
-        help="Memory format of the convolutions; default: on, but for views of up to 16 pixels on a CPU (slower there).",
+        help="Channels-last memory format (default: on, except for views of up to 16 pixels on a CPU).",
     )
-    fused: bool | None = setting(None, may_change=True, help="The optimizer's step as one kernel; default: on CUDA.")
+    fused: bool | None = setting(None, may_change=True, help="Fused optimizer step (default: on CUDA).")
     compile: str = setting(
         "off",
         choices=("off", "on", "cuda-graphs"),
         may_change=True,
-        help="torch.compile of the model and, on a GPU, of the views; cuda-graphs: for small images.",
+        help="torch.compile of the model and, on a GPU, of the views; cuda-graphs is fastest for small images.",
     )
     resident: bool | None = setting(
-        None, help="Keep all pixels on the device and crop there; default: for images of one size up to 1 GiB."
+        None, help="Keep all pixels on the device and crop there (default: for images of one size, up to 1 GiB)."
     )
     decode: str = setting(
         "full",
         choices=DECODINGS,
-        help="full, or scaled: JPEGs much larger than their crops are decoded to a half, quarter or eighth of their sides.",
+        help="scaled decodes JPEGs much larger than their crops at 1/2, 1/4 or 1/8 of their size.",
     )
     workers: int | None = setting(
         None,
         at_least=0,
         may_change=True,
-        help="Decoding processes; default: one per core, at most 16, none for images held in memory.",
+        help="Number of decoding processes (default: one per core, at most 16; none for images in memory).",
     )
     strict: bool = setting(
-        False, may_change=True, help="Stop at the first unreadable image instead of skipping it by name."
+        False, may_change=True, help="Stop at the first unreadable image instead of skipping it with a message."
     )
 
     def check(self) -> None:
         if self.stem == "imagenet" and self.image_size < 17:
-            raise UsageError(f"--image-size {self.image_size} is too small for the ImageNet stem: use --stem cifar.")
+            raise UsageError(
+                f"--image-size {self.image_size} is too small for the ImageNet stem (minimum 17): use --stem cifar."
+            )
         if self.batch_size % self.accumulate:
             raise UsageError(
-                f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} equal parts."
+                f"--batch-size {self.batch_size} cannot be divided into --accumulate {self.accumulate} equal parts."
             )
         if self.compile == "cuda-graphs" and self.accumulate > 1:
             raise UsageError(
-                "--compile cuda-graphs is not for --accumulate: a graph's memory holds the gradients of one part only."
+                "--compile cuda-graphs cannot be used with --accumulate: a graph's memory holds the gradients of one part."
             )
         if self.on_collapse == "stop" and not self.health_every:
-            raise UsageError("--on-collapse stop needs looks of the collapse doctor: give --health-every above 0.")
+            raise UsageError("--on-collapse stop requires the collapse check: set --health-every above 0.")
         if self.val is None:
-            self.reject_given(("knn_every", "knn_k", "knn_temperature"), "is of the online kNN: give --val")
+            self.reject_given(("knn_every", "knn_k", "knn_temperature"), "requires --val")
         if self.predictor == "none":
-            self.reject_given(("pred_dim", "predictor_bn"), "is of the predictor, and --predictor is none")
+            self.reject_given(("pred_dim", "predictor_bn"), "cannot be used with --predictor none")
         if self.warmup_epochs > self.epochs:
-            raise UsageError(f"--warmup-epochs {self.warmup_epochs} are more than the {self.epochs} --epochs.")
+            raise UsageError(f"--warmup-epochs {self.warmup_epochs} must not exceed --epochs {self.epochs}.")
         self.save_interval()
 
     def save_interval(self) -> tuple[int, str]:

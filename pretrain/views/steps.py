@@ -32,7 +32,7 @@ def blend_(x: Tensor, factor: Tensor, own_gray: Tensor | None, mean_gray: Tensor
     else:
         level = gray(x)[:, None]
         # Pillow truncates: a blend of equal levels must not lie just below them.
-        other = 1e-4
+        other: Tensor | float = 1e-4
         if mean_gray is not None:
             other = level.mean(dim=2, keepdim=True).add_(0.5).floor_().mul_(mean_gray).add_(1e-4)
         if own_gray is None:
