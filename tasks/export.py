@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(Settings):
-    """Write a feature file in another format, block by block."""
+    """Export a feature file to Parquet or NumPy, block by block."""
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file", "output": "to out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5 --to parquet --out train.parquet",)
@@ -27,16 +27,16 @@ class ExportSettings(Settings):
     file: Path = setting(positional=True, help="Feature file (.h5).")
     to: str = setting(
         choices=("parquet", "npy"),
-        help="parquet: one table (extra `parquet`); npy: a folder of arrays for NumPy alone.",
+        help="Format: parquet (one table; extra `parquet`) or npy (a folder of NumPy arrays).",
     )
-    out: Path = setting(help="File (parquet) or folder (npy) to write; refused where it is there already.")
+    out: Path = setting(help="File (parquet) or folder (npy) to write; must not exist.")
 
 
 def export(settings: ExportSettings) -> Result:
     """Run `export`.
 
     Raises:
-        DataError: the feature file cannot be used, or the output is there already or cannot be written.
+        DataError: the feature file cannot be used, or the output already exists or cannot be written.
         UsageError: pyarrow is not installed.
     """
     from simsiam_eval.features.reader import FeatureReader
@@ -45,7 +45,7 @@ def export(settings: ExportSettings) -> Result:
     started = time.perf_counter()
     with FeatureReader(settings.file) as reader:
         if settings.out.exists():
-            raise DataError(f"{settings.out} is there already: delete it or choose another --out.")
+            raise DataError(f"{settings.out} already exists: delete it or choose another --out.")
         try:
             settings.out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -54,7 +54,7 @@ def export(settings: ExportSettings) -> Result:
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
         source = {key: reader.attributes[key] for key in ("encoder", "preprocessing", "source", "precision")}
     out = settings.out
-    size = sum(one.stat().st_size for one in ([out] if out.is_file() else out.rglob("*")) if one.is_file())
+    size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.rglob("*")) if file.is_file())
     table = Table(
         f"{settings.to} in {out}",
         ("rows", "unreadable", "columns", "MB"),
@@ -86,7 +86,7 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError('--to parquet needs pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise UsageError('--to parquet requires pyarrow: pip install "simsiam-eval[parquet]".') from error
 
     def column_type(shape: tuple[int, ...]) -> Any:
         kind = arrow.float16() if reader.attributes["dtype"] == "float16" else arrow.float32()
@@ -123,7 +123,7 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
 
 
 def _plain(name: str) -> str:
-    """layers/layer3 is the column layer3."""
+    """Column name of a dataset: layer3 for layers/layer3."""
     return name.removeprefix("layers/")
 
 

@@ -17,7 +17,7 @@ from simsiam_eval.vocabulary import FEATURE_ENDINGS
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSettings(ViewSettings, ProcessSettings):
-    """Extract the features of images into an HDF5 feature file; a killed run goes on where it was."""
+    """Extract features of images into an HDF5 feature file. Rerun the same command to resume an interrupted extraction."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "data limit rows",
@@ -27,41 +27,39 @@ class ExtractSettings(ViewSettings, ProcessSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--checkpoint checkpoint.pth.tar --data folder:photos/train --out train.h5",)
 
-    checkpoint: Path = setting(help="Encoder: any checkpoint that `inspect` knows.")
+    checkpoint: Path = setting(help="Checkpoint of the encoder, in any format that `inspect` supports.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
-    limit: int | None = setting(None, at_least=1, help="Only the first so many rows of the source.")
+    limit: int | None = setting(None, at_least=1, help="Extract only the first N images.")
     rows: str | None = setting(
-        None, help="Only the rows START:STOP of the source, into a file of their own; `merge` joins such parts."
+        None, help="Extract only the rows START:STOP of the source, as a part that `merge` joins with others."
     )
     engine: str = setting(
         "local",
         choices=("local", "ray"),
-        help="What computes: this process (or torchrun's), or a Ray cluster (extra `ray`).",
+        help="Compute in this process (or those of torchrun), or on a Ray cluster (extra `ray`).",
     )
     ray_address: str | None = setting(
-        None, help="Ray cluster to use; default: that of $RAY_ADDRESS, else one on this machine."
+        None, help="Address of the Ray cluster (default: $RAY_ADDRESS, else a new cluster on this machine)."
     )
-    ray_workers: int = setting(2, at_least=1, help="Processes that Ray keeps at work, each with a copy of the encoder.")
+    ray_workers: int = setting(2, at_least=1, help="Number of Ray workers, each with a copy of the encoder.")
 
     def check(self) -> None:
         if self.engine == "ray":
-            self.reject_given(("num_gpus",), "cannot be used with --engine ray: it has --ray-workers")
+            self.reject_given(("num_gpus",), "cannot be used with --engine ray; use --ray-workers")
         else:
-            self.reject_given(("ray_address", "ray_workers"), "needs --engine ray")
+            self.reject_given(("ray_address", "ray_workers"), "requires --engine ray")
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:
-        """--rows or --limit as first row and the one after the last."""
+        """First row and the one after the last, from --rows or --limit."""
         if self.rows is None:
             return None if self.limit is None else (0, self.limit)
         match = re.fullmatch(r"(\d+):(\d+)", self.rows)
         if not match or int(match[1]) >= int(match[2]):
-            raise UsageError(
-                f"--rows must be like 0:1000, the first row and the one after the last, got {self.rows!r}."
-            )
+            raise UsageError(f"--rows must be START:STOP (STOP is excluded), such as 0:1000; got {self.rows!r}.")
         if self.limit is not None:
-            raise UsageError("Give --rows or --limit, not both.")
+            raise UsageError("--rows and --limit cannot be used together.")
         return int(match[1]), int(match[2])
 
 
@@ -85,7 +83,7 @@ def extract(settings: ExtractSettings) -> Result:
         engine: Any = Extraction.compute
         if settings.engine == "ray":
             if processes.world > 1:
-                raise UsageError("Give --engine ray or torchrun, not both: Ray starts processes of its own.")
+                raise UsageError("--engine ray cannot be used under torchrun: Ray starts its own processes.")
             from simsiam_eval.extraction.ray_engine import ray_engine
 
             engine = ray_engine(settings.ray_address, settings.ray_workers)
@@ -102,7 +100,7 @@ def extract(settings: ExtractSettings) -> Result:
         }
         table = Table(
             f"Features in {settings.out}",
-            ("rows", "width", "unreadable", "computed now", "encoder", "images/s"),
+            ("rows", "width", "unreadable", "computed", "encoder", "images/s"),
             [[str(rows), str(encoder.width), str(unreadable), str(computed), f"{encoder.arch} ({encoder.stem} stem), "
               f"{', '.join(encoder.layers)}", f"{computed / seconds:.0f}" if computed else "-"]],
         )  # fmt: skip

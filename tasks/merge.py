@@ -28,7 +28,7 @@ _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
 
 @dataclass(frozen=True, kw_only=True)
 class MergeSettings(Settings):
-    """Join the parts that `extract --rows START:STOP` wrote into one feature file, the one that a single run writes."""
+    """Join the parts that `extract --rows START:STOP` wrote into one feature file, the same as a single run writes."""
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "parts", "output": "out virtual"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("part-0.h5 part-1.h5 --out train.h5",)
@@ -39,15 +39,15 @@ class MergeSettings(Settings):
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     virtual: bool = setting(
         False,
-        help="Write an HDF5 virtual file, a few kilobytes that point at the parts (by relative paths: move them together).",
+        help="Write a small HDF5 virtual file that points at the parts by relative paths (move them together).",
     )
 
 
 def merge(settings: MergeSettings) -> Result:
-    """Run `merge`; killed, it goes on where it was.
+    """Run `merge`; an interrupted one is resumed.
 
     Raises:
-        DataError: the parts do not belong together, rows are missing or there twice, or the output cannot be written.
+        DataError: the parts cannot be merged, rows are missing or duplicated, or the output cannot be written.
     """
     from simsiam_eval.features.file import differences, read_attributes
     from simsiam_eval.features.reader import FeatureReader
@@ -58,19 +58,19 @@ def merge(settings: MergeSettings) -> Result:
         parts = _in_order([stack.enter_context(FeatureReader(part)) for part in settings.parts])
         attributes = _attributes_of_all(parts)
         if settings.out.exists():
-            there = read_attributes(settings.out)
+            existing = read_attributes(settings.out)
             wanted = attributes | {key: parts[0].attributes[key] for key in ("dtype", "columns")}
-            if differences(there, wanted):
-                raise DataError(f"{settings.out} is there already and another file: choose another --out.")
-            if bool(there["parts"]) != settings.virtual:
-                kind = "a virtual file" if there["parts"] else "one with data of its own"
-                raise DataError(f"{settings.out} is there already as {kind}: choose another --out.")
-            if settings.virtual and [one.resolve() for one in there["parts"]] != [
+            if differences(existing, wanted):
+                raise DataError(f"{settings.out} already exists and has other content: choose another --out.")
+            if bool(existing["parts"]) != settings.virtual:
+                kind = "a virtual file" if existing["parts"] else "a file with its own data"
+                raise DataError(f"{settings.out} already exists as {kind}: choose another --out.")
+            if settings.virtual and [path.resolve() for path in existing["parts"]] != [
                 part.path.resolve() for part in parts
             ]:
-                raise DataError(f"{settings.out} is there already and points at other parts: choose another --out.")
-            say(f"{settings.out} is there already and complete: nothing to do.")
-            unreadable = there["unreadable"]
+                raise DataError(f"{settings.out} already exists and points at other parts: choose another --out.")
+            say(f"{settings.out} already exists and is complete; nothing to do.")
+            unreadable = existing["unreadable"]
         else:
             unreadable = (_write_virtual if settings.virtual else _write)(parts, attributes, settings.out)
         rows = sum(map(len, parts))
@@ -96,7 +96,7 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
     """The parts by their first row.
 
     Raises:
-        DataError: one is no part of a source, or they do not belong together, leave rows out or have rows twice.
+        DataError: one is not a part of a source, or they cannot be merged, leave rows out or overlap.
     """
     from simsiam_eval.features.file import differences
     from simsiam_eval.runtime.progress import say
@@ -106,20 +106,20 @@ def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
         first.attributes["source"] |= {"rows": [0, len(first)], "rows_of": len(first)}
     for part in parts:
         if "rows" not in part.attributes["source"]:
-            raise DataError(f"{part.path} is not a part: it has no source.rows, which `extract --rows` writes.")
+            raise DataError(f"{part.path} is not a part written by `extract --rows` (no source.rows).")
         differ = differences(part.attributes, {key: first.attributes[key] for key in _COMMON})
         differ += differences({"source": _source_of_all(part)}, {"source": _source_of_all(first)})
         if differ:
-            raise DataError(f"{first.path} and {part.path} do not belong together: they differ in their {differ[0]}.")
+            raise DataError(f"{first.path} and {part.path} cannot be merged: they differ in {differ[0]}.")
         for key in ("versions", "computation"):
             if part.attributes[key] != first.attributes[key]:
-                say(f"{part.path} was written with other {key} than {first.path}: its last digits may differ.")
+                say(f"{part.path} was written with different {key} than {first.path}: its last digits may differ.")
     parts = sorted(parts, key=lambda part: part.attributes["source"]["rows"])
     for one, two in pairwise(parts):
         end, start = one.attributes["source"]["rows"][1], two.attributes["source"]["rows"][0]
         if start != end:
-            what = f"rows {end} to {start - 1} are missing" if start > end else f"row {start} is there twice"
-            raise DataError(f"Between {one.path} and {two.path} {what}: give parts that follow each other.")
+            what = f"rows {end} to {start - 1} are missing" if start > end else f"row {start} is duplicated"
+            raise DataError(f"Between {one.path} and {two.path} {what}: pass consecutive parts.")
     return parts
 
 
@@ -141,7 +141,7 @@ def _attributes_of_all(parts: Sequence[FeatureReader]) -> dict[str, Any]:
 
 
 class _JoinedRows:
-    """Ids and labels of all parts, read when asked for, as FeatureWriter wants them."""
+    """Ids and labels of all parts, read on demand, as FeatureWriter takes them."""
 
     def __init__(self, parts: Sequence[FeatureReader]) -> None:
         self._parts = parts

@@ -1,4 +1,4 @@
-"""`verify`: reads a feature file again and says what is wrong with it."""
+"""`verify`: check a feature file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
 from simsiam_eval.errors import DataError
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     from simsiam_eval.features.reader import FeatureReader
     from simsiam_eval.sources.base import ImageSource
 
-# Least cosine and largest difference (as part of the row's largest value) of a row computed again. The order of additions
+# Minimum cosine and maximum difference (relative to the row's largest value) of a recomputed row. The order of additions
 # differs with the number of images in a forward pass, with the machine and with torch.compile; see docs/feature-file.md.
 _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings(DeviceSettings, SeedSettings):
-    """Read a feature file again, whole, and say what is wrong with it; exit status 1 where something is.
+    """Check a whole feature file for errors; exit status 1 if there are any.
 
-    With the checkpoint and the images, some rows are computed again, as the file's attributes say they were.
+    With the checkpoint and the images, some rows are recomputed as the file's attributes record.
     """
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file data", "encoder": "checkpoint", "evaluation": "sample"}
@@ -38,15 +39,15 @@ class VerifySettings(DeviceSettings, SeedSettings):
     )
 
     file: Path = setting(positional=True, help="Feature file (.h5), or an unfinished one (.h5.part).")
-    checkpoint: Path | None = setting(None, help="Encoder that the features should be of.")
-    data: str | None = setting(None, help="Image source that they should be of.")
+    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder that the features should be from.")
+    data: str | None = setting(None, help="Image source that the features should be from.")
     sample: int = setting(
-        32, at_least=1, help="Rows to compute again, drawn by --seed; with --checkpoint and --data only."
+        32, at_least=1, help="Number of rows to recompute, drawn by --seed; requires --checkpoint and --data."
     )
 
 
 def verify(settings: VerifySettings) -> Result:
-    """Run `verify`; `metrics.faults` of the record has a sentence for all that is wrong, `warnings` for what is strange.
+    """Run `verify`; `metrics.faults` of the record has a sentence for every error, `warnings` for what is unusual.
 
     Raises:
         DataError: there is no such file, or the checkpoint or the images cannot be used.
@@ -76,7 +77,7 @@ def verify(settings: VerifySettings) -> Result:
 
 
 def _unfinished(path: Path) -> Check:
-    """How far an extraction is."""
+    """The progress of an unfinished extraction."""
     import h5py
     import numpy as np
 
@@ -92,15 +93,17 @@ def _unfinished(path: Path) -> Check:
                 flags = file["valid"][start : start + (1 << 20)].view(np.uint8)
                 written, unreadable = written + int((flags > 0).sum()), unreadable + int((flags == UNREADABLE).sum())
     except (OSError, KeyError) as error:
-        again = "run its command again"
+        again = "rerun its command"
         return Check(
-            "format", "", [f"{part_of(path)} is being finished, was killed then, or is damaged ({error}): {again}."]
+            "format",
+            "",
+            [f"{part_of(path)} is being finished, was killed while it was, or is damaged ({error}): {again}."],
         )
-    far = f"{written} of {rows} rows ({100 * written / rows:.1f} %)"
+    far = f"{written} of {rows} rows, {100 * written / rows:.1f} %,"
     return Check(
         "complete",
         f"{unreadable} unreadable so far",
-        [f"{path} is not finished, {far} are there: run its command again to go on."],
+        [f"{path} is unfinished ({far} are written): rerun its command to resume."],
         metrics={"rows": rows, "written": written, "unreadable": unreadable},
     )
 
@@ -115,9 +118,9 @@ def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Che
 
         ours, theirs = reader.attributes["encoder"].get("weights_sha256"), inspect_checkpoint(settings.checkpoint)
         same = ours == theirs.weights_sha256
-        wrong = [] if same else [f"The features are of another encoder than {settings.checkpoint}: {ours}, not "
+        wrong = [] if same else [f"The features are from another encoder than {settings.checkpoint}: {ours}, not "
                                  f"{theirs.weights_sha256}."]  # fmt: skip
-        checks.append(Check("encoder", f"sha256 {theirs.weights_sha256[:16]}..., the same" if same else "", wrong))
+        checks.append(Check("encoder", f"sha256 {theirs.weights_sha256[:16]}..., matches" if same else "", wrong))
     if settings.data is not None:
         from simsiam_eval.sources.opening import open_source
 
@@ -135,11 +138,11 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
     described, check = reader.attributes["source"], Check("images")
     first, last = described.get("rows", (0, len(source)))
     if last > len(source) or last - first != len(reader):
-        check.faults.append(f"{spec} has {len(source)} rows, the file {len(reader)}.")
+        check.faults.append(f"{spec} has {len(source)} rows, but the file has {len(reader)}.")
         return check
     fingerprint = str(described.get("fingerprint"))
     if fingerprint != (source.listing_fingerprint() if fingerprint.startswith("listing ") else source.fingerprint()):
-        check.faults.append(f"The features are of other images than {spec}: the fingerprints differ.")
+        check.faults.append(f"The features are from other images than {spec}: the fingerprints differ.")
     for start in range(0, len(reader), 1 << 13):
         rows = range(start, min(start + (1 << 13), len(reader)))
         there = range(first + rows.start, first + rows.stop)
@@ -150,15 +153,15 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
             wrong = [place for place, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
             if wrong:
                 at = wrong[0]
-                check.faults.append(f"Row {start + at} has the {what} {ours[at]}, in {spec} it is {theirs[at]}.")
+                check.faults.append(f"Row {start + at} has the {what} {ours[at]}, but in {spec} it is {theirs[at]}.")
         if check.faults:
             return check
-    check.found = "fingerprint, ids and labels are the same"
+    check.found = "fingerprint, ids and labels match"
     return check
 
 
 def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Check:
-    """Some rows computed again, each in a forward pass of its own, under the file's settings."""
+    """Some rows recomputed, each in its own forward pass, as the file's attributes record."""
     import hashlib
 
     import numpy as np
@@ -177,7 +180,7 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
     for row, block in zip(rows, _work(reader, source, settings).compute([first + row for row in rows]), strict=True):
         if block.reasons:
             (reason,) = block.reasons.values()
-            check.faults.append(f"Row {row} ({source.id(first + row)}) cannot be computed now: {reason}.")
+            check.faults.append(f"Row {row} ({source.id(first + row)}) cannot be recomputed: {reason}.")
             continue
         stored = reader.block(range(row, row + 1)).columns
         for name, values in stored.items():
@@ -187,10 +190,10 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
             equal += values.tobytes() == block.columns[name].astype(values.dtype).tobytes()
             if cosine < cosine_limit or difference > difference_limit:
                 check.faults.append(
-                    f"Row {row} ({source.id(first + row)}) of {name} is not what the encoder gives: cosine {cosine:.6f}, "
+                    f"Row {row} ({source.id(first + row)}) of {name} differs from the recomputed one: cosine {cosine:.6f}, "
                     f"largest difference {difference:.2g} (allowed: {cosine_limit:g} and {difference_limit:g})."
                 )
-    check.found = f"{len(rows)} rows computed again: cosine >= {least:.7f}, difference <= {largest:.2g}"
+    check.found = f"{len(rows)} rows recomputed: cosine >= {least:.7f}, difference <= {largest:.2g}"
     check.metrics["sample"] = {
         "rows": rows, "least_cosine": least, "largest_difference": largest, "same_bytes": equal,
         "cosine_limit": cosine_limit, "difference_limit": difference_limit, "sha256": digest.hexdigest(),
@@ -212,7 +215,7 @@ def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) 
 
 
 def _compared(stored: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Cosine, and the largest difference as part of the largest value."""
+    """Cosine, and the largest difference relative to the largest value."""
     import numpy as np
 
     one, two = stored.reshape(-1).astype(np.float64), computed.reshape(-1).astype(np.float64)
@@ -225,19 +228,19 @@ def _result(settings: VerifySettings, started: float, checks: Sequence[Check], d
     faults = [fault for check in checks for fault in check.faults]
     warnings = [warning for check in checks for warning in check.warnings]
     rows = [
-        [check.name, "wrong" if check.faults else "strange" if check.warnings else "ok", text]
+        [check.name, "error" if check.faults else "warning" if check.warnings else "ok", text]
         for check in checks
         for text in [*([check.found] if check.found else []), *check.faults, *check.warnings]
     ]
     metrics: dict[str, Any] = {"faults": faults, "warnings": warnings}
     for check in checks:
         metrics |= check.metrics
-    title = f"{settings.file}: {'nothing wrong' if not faults else f'{len(faults)} wrong'}"
+    title = f"{settings.file}: {'no errors' if not faults else counted(len(faults), 'error')}"
     return Result(
         task="verify",
         settings=settings.to_dict(),
         metrics=metrics,
         provenance=provenance(started, settings.device, file=str(settings.file), **described),
-        table=Table(title, ("check", "", "found"), rows),
+        table=Table(title, ("check", "", "result"), rows),
         faults=faults,
     )

@@ -1,4 +1,4 @@
-"""Settings that commands share: how features are taken from images, and sets given as feature files or as images.
+"""Settings that commands share: how features are extracted, and sets given as feature files or as images.
 
 Needs no torch, as settings.py.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureSettings(DeviceSettings, PrecisionSettings):
-    """How features are taken from images: shared by `extract` and by every task that extracts first (contract 4)."""
+    """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "fingerprint strict",
@@ -31,54 +31,55 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
     layer: tuple[str, ...] = setting(
         ("pool",),
         choices=LAYERS,
-        help="Which output of the encoder; pool is the trunk's own pool5. Several: all come from one pass, the "
-        "first is `features` of the file, the others lie under layers/.",
+        help="Encoder layer; pool is the average-pooled output (pool5). With several, the first becomes the dataset "
+        "`features`, the others layers/NAME; one forward pass computes all.",
     )
-    pool: str = setting("avg", choices=POOLINGS, help="How the spatial positions of the layer become one vector.")
+    pool: str = setting("avg", choices=POOLINGS, help="Pooling over the spatial positions of the layer.")
     transform: str = setting(
         "auto",
         choices=("auto", "imagenet", "cifar", "squash"),
-        help="auto: as the encoder was trained; imagenet: 256, crop 224; cifar: 32; squash: the whole image to a square.",
+        help="Image preprocessing: auto (as the encoder was trained), imagenet (resize 256, crop 224), cifar (32 px), or "
+        "squash (the whole image resized to a 224 px square).",
     )
     resize: int | None = setting(
         None,
         at_least=1,
         at_most=8192,
-        help="Short side in pixels before the center crop; default: that of --transform.",
+        help="Short side before the center crop, in pixels (default: from --transform).",
     )
-    crop: int | None = setting(
-        None, at_least=1, help="Side of the center crop in pixels; default: that of --transform."
-    )
-    flip_average: bool = setting(False, help="Features are the mean of those of the image and of its mirror image.")
-    normalize: bool = setting(False, help="Features are scaled to length one.")
+    crop: int | None = setting(None, at_least=1, help="Side of the center crop, in pixels (default: from --transform).")
+    flip_average: bool = setting(False, help="Average the features of the image and its mirror image.")
+    normalize: bool = setting(False, help="L2-normalize the features.")
     decode: str | None = setting(
         None,
         choices=DECODINGS,
-        help="full, or scaled: JPEGs much larger than needed are decoded to a half, quarter or eighth of their sides; "
-        "default: as the checkpoint says, else full.",
+        help="JPEG decoding: full, or scaled (large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size; faster). "
+        "Default: as recorded in the checkpoint, else full.",
     )
-    dtype: str = setting("float32", choices=("float32", "float16"), help="Stored precision of the features.")
+    dtype: str = setting("float32", choices=("float32", "float16"), help="Data type of the stored features.")
     compile: str = setting(
-        "off", choices=("on", "off"), help="torch.compile of the encoder; on a CPU instead of fusing its blocks."
+        "off",
+        choices=("on", "off"),
+        help="Run the encoder through torch.compile; on a CPU this replaces the fused blocks.",
     )
     extract_batch: int | None = setting(
         None,
         at_least=1,
-        help="Images per forward pass; default: 8 on a CPU, where every core makes its own, and 256 on a GPU.",
+        help="Images per forward pass (default: 8 per core on a CPU, 256 on a GPU).",
     )
     workers: int | None = setting(
         None,
         at_least=0,
-        help="Decoding processes; default: for a GPU one per core, at most 16, none for images in memory; on a CPU none, "
-        "since its cores decode for themselves.",
+        help="Number of decoding processes (default: on a GPU one per core, at most 16, or 0 for images in memory; on a "
+        "CPU 0, because every core decodes its own batches).",
     )
     fingerprint: str = setting(
         "content",
         choices=("content", "listing"),
-        help="What tells that the images are the same: their content, which is read once and remembered; or ids, labels and "
-        "sizes only, for sources too large to be read twice.",
+        help="How the dataset is fingerprinted: by content (read once, then cached) or by file listing (ids, labels and "
+        "sizes; for sources too large to read twice).",
     )
-    strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it by name.")
+    strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
     def extraction(self) -> ExtractionOptions:
         """These settings as the plain options of an extraction."""
@@ -112,8 +113,8 @@ class ViewSettings(FeatureSettings, SeedSettings):
     views: int = setting(
         0,
         at_least=0,
-        help="Augmented views per image beside the center crop (RandomResizedCrop and flip, drawn from --seed and the row), "
-        "for the linear protocol with augmentation; dataset `views` (N,V,D).",
+        help="Number of augmented views per image (RandomResizedCrop and flip, drawn from --seed and the row) besides the "
+        "center crop, for linear evaluation with augmentation; dataset `views` (N,V,D).",
     )
 
     def extraction(self) -> ExtractionOptions:
@@ -136,13 +137,13 @@ def is_index_file(spec: str) -> bool:
 
 
 def leakage_setting() -> Any:
-    """--leakage of the commands that judge an encoder by its neighbors of another set."""
+    """--leakage of the commands that evaluate an encoder on a test set or on queries."""
     return setting(
         0.99,
         above=0,
         at_most=1,
-        help="Cosine similarity to a training (gallery) image from which a test image (query) is called its near-duplicate: "
-        "their number is said, and the accuracy without them.",
+        help="Similarity threshold for train/test leakage; leaked images are counted, and accuracy is also reported without "
+        "them.",
     )
 
 
@@ -153,11 +154,13 @@ class EncoderSettings(FeatureSettings):
     SETS: ClassVar[tuple[str, ...]]  # names of the settings that are sets
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
 
-    # Names of extraction's settings that the task also applies to a feature file, and whether it reads several layers.
+    # Names of extraction settings that the command also applies to a feature file, and whether it reads several layers.
     ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer"})
     SEVERAL_LAYERS: ClassVar[bool] = False
 
-    checkpoint: Path | None = setting(None, help="Encoder whose features are extracted (into a cache) from images.")
+    checkpoint: Path | None = setting(
+        None, help="Checkpoint of the encoder, for sets given as images; their features are cached."
+    )
 
     def check(self) -> None:
         super().check()
@@ -165,33 +168,33 @@ class EncoderSettings(FeatureSettings):
             raise UsageError(f"Give one --layer; got {', '.join(self.layer)}.")
         if not self._only_files():
             return
-        for name in self._of_extraction():
+        for name in self._extraction_names():
             default = next(field.default for field in dataclasses.fields(self) if field.name == name)
             if getattr(self, name) != default:
                 verb = "holds" if len(self._sets()) == 1 else "hold"
                 raise UsageError(
-                    f"{option_name(name)} is for images: {' and '.join(self._sets())} {verb} features already."
+                    f"{option_name(name)} applies to images only; {' and '.join(self._sets())} already {verb} features."
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """As Settings'; without the settings of an extraction that did not happen."""
-        left_out = self._of_extraction() if self._only_files() else ()
+        """As `Settings.to_dict`, without extraction settings if all sets are feature files."""
+        left_out = self._extraction_names() if self._only_files() else ()
         return {name: value for name, value in super().to_dict().items() if name not in left_out}
 
     def _sets(self) -> list[str]:
         return list(filter(None, (getattr(self, name) for name in self.SETS)))
 
     def _only_files(self) -> bool:
-        return all(is_feature_file(one) or is_index_file(one) for one in self._sets())
+        return all(is_feature_file(spec) or is_index_file(spec) for spec in self._sets())
 
-    def _of_extraction(self) -> list[str]:
+    def _extraction_names(self) -> list[str]:
         names = [field.name for field in dataclasses.fields(FeatureSettings)]
         return [name for name in names if name not in self.ON_FILES | {"device"}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(EncoderSettings):
-    """A training and a test set."""
+    """A training set and a test set."""
 
     SETS = ("train", "test")
     GROUPS: ClassVar[dict[str, str]] = {"data": "train test", "evaluation": "leakage"}

@@ -31,7 +31,7 @@ def write_extraction(
     processes: Processes,
     engine: Engine = Extraction.compute,
 ) -> tuple[int, int]:
-    """Write the features of `work` to `out`; goes on with an unfinished file.
+    """Write the features of `work` to `out`; an unfinished file is resumed.
 
     Args:
         attributes: root attributes of the file, needed by the first process only.
@@ -44,27 +44,27 @@ def write_extraction(
     Raises:
         DataError: the output belongs to something else or cannot be written; with `strict`, an unreadable image.
     """
-    there = _complete_file(work, attributes, out) if processes.main else None
-    if processes.largest(0 if there is None else 1):
-        return 0, 0 if there is None else int(there["unreadable"])
+    existing = _complete_file(work, attributes, out) if processes.main else None
+    if processes.largest(0 if existing is None else 1):
+        return 0, 0 if existing is None else int(existing["unreadable"])
     with closing(_shared_writer(work, attributes, out, processes)) as writer:
         size, first = work.batch, work.rows.start
         if work.options.strict and (before := writer.unreadable()):
             raise DataError(
-                f"{before} images could not be read when {out} was begun; without --strict they are skipped."
+                f"{before} images could not be read in an earlier run of this extraction; without --strict they are skipped."
             )
         starts = np.array(work.starts, dtype=np.int64)
         written = np.array([writer.is_written(_in_file(work, start)) for start in starts.tolist()], dtype=bool)
         lengths = np.minimum(size, work.rows.stop - starts)
         left = int(lengths[~written].sum())
         if processes.main and left < len(work.rows):
-            say(f"{out}: going on, {len(work.rows) - left} of {len(work.rows)} rows are there.")
+            say(f"{out}: resuming, {len(work.rows) - left} of {len(work.rows)} rows are already written.")
         processes.barrier()  # every process has seen the file as it was
-        # What follows each other, so that a shard, row group or chunk is read by one process.
+        # Consecutive blocks, so that a shard, row group or chunk is read by one process.
         mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
         before, named = int(lengths[written].sum()) // processes.world, 0
         todo = before + int(lengths[mine].sum())
-        # Closed by name: what a signal interrupts is else only closed when its traceback is gone.
+        # Closed explicitly: what a signal interrupts is otherwise closed only when its traceback is freed.
         with progress(f"extract {out.name}", todo, before) as advance, closing(engine(work, starts[mine])) as blocks:
             for block in blocks:
                 reasons = {}
@@ -86,23 +86,23 @@ def write_extraction(
 def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
     if not out.exists():
         return None
-    there = read_attributes(out)
+    existing = read_attributes(out)
     wanted = {key: value for key, value in attributes.items() if key != "computation"}
-    differ = differences(there, wanted | {"dtype": work.options.dtype, "columns": work.columns})
-    if differ:
+    differing = differences(existing, wanted | {"dtype": work.options.dtype, "columns": work.columns})
+    if differing:
         raise DataError(
-            f"{out} holds features of another encoder, images or settings ({', '.join(differ)}): choose another --out."
+            f"{out} holds features of another encoder, images or settings ({', '.join(differing)}): choose another --out."
         )
-    if work.options.strict and there["unreadable"]:
-        raise DataError(f"{out} is there already, without {there['unreadable']} images that could not be read.")
+    if work.options.strict and existing["unreadable"]:
+        raise DataError(f"{out} already exists, without {existing['unreadable']} images that could not be read.")
     remove_sidecars(out)
-    say(f"{out} is there already and complete: nothing to do.")
-    return there
+    say(f"{out} already exists and is complete; nothing to do.")
+    return existing
 
 
 def _shared_writer(work: Extraction, attributes: Mapping[str, Any], out: Path, processes: Processes) -> FeatureWriter:
-    """The first process makes the file, the others then open it."""
-    rows = SomeRows(work.source, work.rows)
+    """The first process creates the file, then the others open it."""
+    rows = SourceRows(work.source, work.rows)
 
     def opened() -> FeatureWriter:
         return FeatureWriter(out, rows, work.columns, work.options.dtype, attributes, processes.rank)
@@ -117,8 +117,8 @@ def _in_file(work: Extraction, start: int) -> range:
     return range(first, min(first + work.batch, len(work.rows)))
 
 
-class SomeRows:
-    """Some rows of a source, as FeatureWriter wants them."""
+class SourceRows:
+    """A range of rows of a source, as FeatureWriter takes them."""
 
     def __init__(self, source: ImageSource, rows: range) -> None:
         self._source, self._rows = source, rows

@@ -1,4 +1,4 @@
-"""What can be wrong with a feature file: its datasets, its rows, its ids; read block by block at a flat memory."""
+"""Checks of a feature file: its datasets, rows and ids, read block by block in constant memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from simsiam_eval.features.reader import FeatureBlock, FeatureReader
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.wording import counted
 
-# Rows that differ by less than this part of their length say nothing of their images: a collapsed encoder.
+# Rows that differ by less than this share of their length do not depend on the image: a collapsed encoder.
 COLLAPSED = 1e-3
-_HASHES = 1 << 20  # of ids held at once
-_LOOKED_AT = 1000  # ids that seem to be there twice and are compared letter by letter
+_HASHES = 1 << 20  # of ids in memory at once
+_COMPARED = 1000  # ids with equal hashes that are compared character by character
 
 
 @dataclass
 class Check:
-    """One line of the report: what was looked at, what was found, what is wrong or strange about it (sentences)."""
+    """One line of the report: what was checked, the result, and a sentence for every error and warning."""
 
     name: str
     found: str = ""
@@ -34,7 +34,7 @@ class Check:
 
 
 def check_layout(reader: FeatureReader) -> Check:
-    """Whether all datasets are there, of fitting shapes and types."""
+    """Whether all datasets exist, with matching shapes and types."""
     file, rows = reader.file, len(reader)
     check = Check("datasets", f"{rows} rows: " + ", ".join([*reader.columns, "labels", "ids", "valid", "errors"]))
 
@@ -59,7 +59,7 @@ def check_layout(reader: FeatureReader) -> Check:
            "a table of row, id, reason")  # fmt: skip
     views = reader.attributes["views"] or {}
     if views.get("count", 0) != reader.columns.get("views", (0,))[0]:
-        check.faults.append("The attribute views and the dataset of that name do not fit together.")
+        check.faults.append("The attribute views and the dataset views do not match.")
     return check
 
 
@@ -68,7 +68,7 @@ def _described(data_set: h5py.Dataset) -> str:
 
 
 def check_rows(reader: FeatureReader) -> list[Check]:
-    """Features, validity, errors and labels of every row, and hashes of all that is stored."""
+    """Features, validity, errors and labels of every row, and hashes of all datasets."""
     rows, norms = _RowChecks(reader), _Norms()
     with progress(f"verify {reader.path.name}", len(reader)) as advance:
         for block in reader.blocks():
@@ -84,7 +84,7 @@ def check_rows(reader: FeatureReader) -> list[Check]:
 
 
 class _RowChecks:
-    """Counts what is wrong, kind by kind, with the first row of each."""
+    """Counts every kind of error, with its first row."""
 
     def __init__(self, reader: FeatureReader) -> None:
         self._reader = reader
@@ -104,14 +104,14 @@ class _RowChecks:
             flat = values.reshape(len(values), -1)
             self._note("finite", f"of {name} are not finite", block, ~np.isfinite(flat).all(axis=1))
             zero = ~flat.any(axis=1)
-            self._note("finite", f"of {name} are all zeros though valid", block, zero & (valid != 0))
-            self._note("finite", f"of {name} hold features though their image could not be read", block,
+            self._note("finite", f"of {name} are all zeros although valid", block, zero & (valid != 0))
+            self._note("finite", f"of {name} hold features although their image could not be read", block,
                        ~zero & (valid == 0))  # fmt: skip
         if self._sorted:
             reasons = self._reader.reasons(block.rows)
             named = np.isin(np.asarray(block.rows), list(reasons))
             self._note("errors", "are not valid and have no entry in `errors`", block, (valid == 0) & ~named)
-            self._note("errors", "are in `errors` though valid", block, (valid != 0) & named)
+            self._note("errors", "are in `errors` although valid", block, (valid != 0) & named)
             other = [row in reasons and reasons[row][0] != name.replace("\0", "\\0")
                      for row, name in zip(block.rows, block.ids, strict=True)]  # fmt: skip
             self._note("errors", "have another id in `errors`", block, np.array(other))
@@ -142,14 +142,14 @@ class _RowChecks:
             (label,) = self._reader.ids(range(first, first + 1))
             checks[name].faults.append(f"{count} rows {what}; the first is row {first}, {label}.")
         if not self._sorted:
-            checks["errors"].faults.append("The rows in `errors` are not in order, or not rows of the file.")
+            checks["errors"].faults.append("The rows in `errors` are not ascending, or not rows of the file.")
         for check in checks.values():
             check.found = "" if check.faults and check.name in ("finite", "labels") else check.found
         return checks.values()
 
 
 class _Norms:
-    """Lengths of the valid rows of `features`, and how far they are from all being the same."""
+    """Lengths of the valid rows of `features`, and their spread."""
 
     def __init__(self) -> None:
         # A positive float32 sorts as its bits do: the first 19 of them make bins of 0.05 %, whatever the range.
@@ -187,15 +187,15 @@ class _Norms:
         }
         if self._rows > 1 and spread < COLLAPSED:
             check.warnings.append(
-                f"The rows are all but equal (spread {spread:.1g} of their length): a collapsed encoder?"
+                f"The rows are almost equal (spread {spread:.1g} of their length): a collapsed encoder?"
             )
         return check
 
 
 def check_ids(reader: FeatureReader) -> Check:
-    """Whether an id is there twice; a pass over the ids for every million of them."""
+    """Whether an id occurs twice, in one pass over the ids for every million of them."""
     passes, rows = math.ceil(len(reader) / _HASHES), len(reader)
-    check, doubled, example = Check("ids", "no two are the same"), 0, ""
+    check, doubled, example = Check("ids", "all are distinct"), 0, ""
     for number in range(passes):
         hashes = [_of_pass(_hashes(reader, block), number, passes) for block in _id_blocks(rows)]
         values, counts = np.unique(np.concatenate(hashes), return_counts=True)
@@ -204,7 +204,7 @@ def check_ids(reader: FeatureReader) -> Check:
             continue
         seen: dict[str, int] = {}
         for block in _id_blocks(rows):
-            same = np.flatnonzero(np.isin(_hashes(reader, block), twice[:_LOOKED_AT]))
+            same = np.flatnonzero(np.isin(_hashes(reader, block), twice[:_COMPARED]))
             names = reader.ids(block) if len(same) else []
             for place in same.tolist():
                 if names[place] in seen:
@@ -214,7 +214,7 @@ def check_ids(reader: FeatureReader) -> Check:
     if doubled:
         check.found = ""
         check.warnings.append(
-            f"At least {counted(doubled, 'id')} there before: {example}. A list may name an image twice."
+            f"At least {counted(doubled, 'id')} duplicated: {example}. A list may name an image twice."
         )
     return check
 

@@ -87,7 +87,7 @@ def test_npy(file, tmp_path):
 def test_refused_and_nothing_is_left(file, tmp_path, monkeypatch, to):
     out = tmp_path / "out"
     out.write_text("mine")
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         export(ExportSettings(file=file, to=to, out=out))
     assert out.read_text() == "mine"
     out.unlink()

@@ -1,4 +1,4 @@
-"""Parts joined are the file of one run, byte for byte; what does not belong together is refused."""
+"""Parts joined are the file of one run, byte for byte; parts that do not fit are rejected."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tm
     (tmp_path / "elsewhere").mkdir()
     elsewhere = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
     assert "points at other parts" in call("merge", *elsewhere, "--out", path, "--virtual").stderr
-    assert "already as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
+    assert "already exists as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
     neighbors = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
     assert neighbors[0]["metrics"] == neighbors[1]["metrics"]
     moved = copied.rename(copied.with_name("moved"))
@@ -107,18 +107,18 @@ def test_what_does_not_belong_together(call, record, checkpoint, photos, parts, 
     out = ("--out", copied / "all.h5")
     first, second, third = (copied / name for name in NAMES)
     assert "rows 12 to 27 are missing" in refused(first, third, *out)
-    assert "row 0 is there twice" in refused(first, first, second, *out)
+    assert "row 0 is duplicated" in refused(first, first, second, *out)
     assert "is not a part" in refused(first, parts / "whole.h5", *out)
     assert "no feature file" in refused(first, copied / "none.h5", *out)
     other = copied / "other.h5"
     record("extract", "--checkpoint", checkpoint, "--data", photos, "--rows", "12:28", "--out", other, "--layer", "pool",
            "--layer", "layer2", "--precision", "bf16", "--workers", 0)  # fmt: skip
-    assert "differ in their precision" in refused(first, other, *out)
+    assert "differ in precision" in refused(first, other, *out)
     for key, value, says in (("encoder", "weights_sha256", "encoder"), ("source", "fingerprint", "source")):
         with h5py.File(second, "r+") as file:
             kept = file.attrs[key]
             file.attrs[key] = json.dumps(json.loads(kept) | {value: "another"})
-        assert f"differ in their {says}" in refused(first, second, *out)
+        assert f"differ in {says}" in refused(first, second, *out)
         with h5py.File(second, "r+") as file:
             file.attrs[key] = kept
     with h5py.File(second, "r+") as file:
@@ -143,7 +143,7 @@ def test_another_file_is_not_overwritten(call, parts, copied):
     shutil.copy(parts / "whole.h5", copied / "all.h5")
     result = call("merge", copied / "0.h5", copied / "12.h5", "--out", copied / "all.h5")
     assert result.exit_code == 1
-    assert "there already" in result.stderr
+    assert "already exists" in result.stderr
     assert (copied / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 

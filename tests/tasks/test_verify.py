@@ -100,10 +100,10 @@ def attribute(name, value):
     [
         (write("features", 11, np.nan), "1 rows of features are not finite; the first is row 11, ants/011.png"),
         (write("layers/layer2", slice(20, 23), np.inf), "3 rows of layers/layer2 are not finite; the first is row 20"),
-        (write("features", slice(30, 32), 0), "2 rows of features are all zeros though valid; the first is row 30"),
-        (write("features", 7, 1), "hold features though their image could not be read; the first is row 7"),
+        (write("features", slice(30, 32), 0), "2 rows of features are all zeros although valid; the first is row 30"),
+        (write("features", 7, 1), "hold features although their image could not be read; the first is row 7"),
         (write("valid", 9, False), "1 rows are not valid and have no entry in `errors`; the first is row 9"),
-        (write("valid", 7, True), "1 rows are in `errors` though valid; the first is row 7"),
+        (write("valid", 7, True), "1 rows are in `errors` although valid; the first is row 7"),
         (valid_byte, "neither 0 nor 1"),
         (write("labels", 3, 2), "1 rows have a label below -1 or above 1; the first is row 3"),
         (write("labels", 3, -2), "label below -1"),
@@ -149,10 +149,10 @@ def test_errors_out_of_order(file, faults):
         table = content["errors"][:]
         del content["errors"]
         content.create_dataset("errors", data=np.concatenate([table, table]))
-    assert "not in order" in faults(file)[0]
+    assert "not ascending" in faults(file)[0]
 
 
-def test_a_collapsed_encoder_is_strange_not_wrong(record, tmp_path):
+def test_a_collapsed_encoder_is_a_warning(record, tmp_path):
     rows = np.ones((20, 4), np.float32) + np.random.default_rng(0).normal(scale=1e-5, size=(20, 4)).astype(np.float32)
     names = [str(row) for row in range(20)]
     write_features(tmp_path / "f.h5", rows, np.full(20, -1), names, encoder={}, source={"class_names": None})
@@ -161,13 +161,13 @@ def test_a_collapsed_encoder_is_strange_not_wrong(record, tmp_path):
     assert made["faults"] == []
 
 
-def test_an_id_that_is_there_twice_is_strange_not_wrong(record, file):
+def test_a_duplicated_id_is_a_warning(record, file):
     """A list may name an image twice; the images themselves, with --data, say whether it did."""
     with h5py.File(file, "r+") as content:
         content["ids"][30] = b"ants/011.png"
     made = record("verify", file)["metrics"]
     assert made["faults"] == []
-    assert "1 id there before: ants/011.png (rows 11 and 30)" in made["warnings"][0]
+    assert "1 id duplicated: ants/011.png (rows 11 and 30)" in made["warnings"][0]
 
 
 def test_ids_are_compared_in_passes(record, file, monkeypatch):
@@ -176,14 +176,14 @@ def test_ids_are_compared_in_passes(record, file, monkeypatch):
     with h5py.File(file, "r+") as content:
         content["ids"][:7] = content["ids"][20:27]
         content["ids"][8:20] = content["ids"][28:40]
-    assert "At least 19 ids there before" in record("verify", file)["metrics"]["warnings"][0]
+    assert "At least 19 ids duplicated" in record("verify", file)["metrics"]["warnings"][0]
 
 
 def test_another_encoder_and_other_images(record, faults, small, file, checkpoint, photos, tmp_path):
     made = record("pretrain", *small, "--epochs", 1, "--seed", 5, "--out", tmp_path / "run")
     other = made["files"]["checkpoint"]
     assert "another encoder" in faults(file, "--checkpoint", other)[0]
-    assert "has 600 rows, the file 40" in faults(file, "--data", "digits#test")[0]
+    assert "has 600 rows, but the file has 40" in faults(file, "--data", "digits#test")[0]
     changed = shutil.copytree(photos, tmp_path / "changed")
     shutil.copy(changed / "ants" / "003.png", changed / "ants" / "004.png")
     (found,) = faults(file, "--checkpoint", checkpoint, "--data", changed)
@@ -199,7 +199,7 @@ def test_swapped_rows_are_found(file, faults, checkpoint, photos):
         content["features"][7], content["features"][8] = 0, content["features"][7]
     found = faults(file, "--checkpoint", checkpoint, "--data", photos, "--sample", 4)
     assert len(found) == 4
-    assert "is not what the encoder gives" in found[0]
+    assert "differs from the recomputed one" in found[0]
 
 
 def test_how_far_an_unfinished_one_is(faults, call, tmp_path):
@@ -216,7 +216,7 @@ def test_how_far_an_unfinished_one_is(faults, call, tmp_path):
     with FeatureWriter(tmp_path / "f.h5", Rows(), {"features": (2,)}, "float32", attributes) as writer:
         writer.write(0, {"features": np.ones((4, 2), np.float32)}, {1: ("1", "torn")})
     for name in ("f.h5", "f.h5.part"):
-        assert "4 of 10 rows (40.0 %) are there: run its command again" in faults(tmp_path / name)[0]
+        assert "unfinished (4 of 10 rows, 40.0 %, are written): rerun its command" in faults(tmp_path / name)[0]
     shown = call("verify", tmp_path / "f.h5")
     assert shown.exit_code == 1
     assert "1 unreadable so far" in shown.stdout
