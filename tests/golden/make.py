@@ -4,7 +4,7 @@
     python tests/golden/make.py OUT.json  # write elsewhere, as the test does
 
 Only the command line is used, as a user would, so that modules may move. The records leave out times, machines and
-versions of packages. Arithmetic is pinned (`PINNED`), so that any x86-64 processor with AVX2 gives the same bits.
+versions of packages. Arithmetic is pinned (`PINNED`), so that the number of cores changes nothing.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def main(out: Path) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
 
 
+def processor() -> str:
+    """The processor's model, as Linux names it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
 def run_all(out: str) -> None:
     """Run every command in the working folder, which is empty."""
     records = Records()
@@ -63,8 +69,8 @@ def run_all(out: str) -> None:
     run_digits(records)
     run_photos(records)
     run_detection(records)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    content = {"hashes": records.hashes, "records": records.records, "versions": versions}
+    made_with = {name: importlib.metadata.version(name) for name in PACKAGES} | {"processor": processor()}
+    content = {"hashes": records.hashes, "records": records.records, "made_with": made_with}
     text = re.sub(r"\[[^][{}]+\]", on_one_line, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False))
     if json.loads(text) != content:
         raise RuntimeError("the shortened text does not hold the same records")

@@ -1,4 +1,7 @@
-"""Every command still gives the numbers of records.json: features and weights bit for bit, where packages are the same.
+"""Every command still gives the numbers of records.json: features and weights bit for bit.
+
+Where packages or the processor are others, rounding is too, and a short training multiplies it: then only settings and
+the names of metrics are compared, and the other tests are skipped by name.
 
 Where a number is meant to change, run `python tests/golden/make.py` and review the diff of records.json.
 """
@@ -12,11 +15,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-# Of floats with the same packages: what is float64 (ranks, logistic regression) differs between processors of Intel and
-# AMD in its last digits, though the weights of a training do not.
+# Ranks and logistic regression are computed in float64, whose last digits depend on how threads and caches cut the sums.
 EXACT = {"rel_tol": 1e-6, "abs_tol": 1e-9}
-# With other versions of torch and the rest: rounding differs, and a short training multiplies it.
-TOLERANCE = {"rel_tol": 0.1, "abs_tol": 0.1}
 SHOWN = 15
 
 
@@ -33,33 +33,44 @@ def current(tmp_path_factory):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def test_records_are_the_same(golden, current):
-    exact = golden["versions"] == current["versions"]
-    expected, got = (dict(leaves(content["records"])) for content in (golden, current))
-    if message := differences(expected, got, equal if exact else close):
+@pytest.fixture
+def same_machine(golden, current):
+    """Skips where the bits of results may differ."""
+    for name, value in golden["made_with"].items():
+        if (here := current["made_with"][name]) != value:
+            pytest.skip(f"{name} is {here}; the records were made with {value}")
+
+
+def test_settings_and_names_are_the_same(golden, current):
+    expected, got = (dict(leaves(outline(content["records"]))) for content in (golden, current))
+    if message := differences(expected, got):
         pytest.fail(message, pytrace=False)
 
 
+@pytest.mark.usefixtures("same_machine")
+def test_numbers_are_the_same(golden, current):
+    expected, got = (dict(leaves(content["records"])) for content in (golden, current))
+    if message := differences(expected, got):
+        pytest.fail(message, pytrace=False)
+
+
+@pytest.mark.usefixtures("same_machine")
 def test_hashes_are_the_same(golden, current):
-    for name, version in golden["versions"].items():
-        if (installed := current["versions"][name]) != version:
-            pytest.skip(f"{name} {installed} is installed; the hashes are those of {name} {version}")
-    if message := differences(golden["hashes"], current["hashes"], equal):
+    if message := differences(golden["hashes"], current["hashes"]):
         pytest.fail(message, pytrace=False)
 
 
 def test_differences_name_the_first_keys_with_both_values():
     expected = dict(leaves({"a": [1, 2.0], "b": {"c": "x", "sha256": "1"}, "d": []}))
-    assert not differences(expected, dict(leaves({"a": [1, 2.0], "b": {"c": "x", "sha256": "1"}, "d": []})), equal)
+    assert not differences(expected, dict(leaves({"a": [1, 2.0], "b": {"c": "x", "sha256": "1"}, "d": []})))
     got = dict(leaves({"a": [1, 2.00001], "b": {"e": "x", "sha256": "2"}, "d": []}))
-    message = differences(expected, got, equal)
+    message = differences(expected, got)
     assert message.splitlines()[1:] == [
         "  a.1: 2.0, now 2.00001",
         "  b.c: 'x', now missing",
         "  b.e: missing, now 'x'",
         "  b.sha256: '1', now '2'",
     ]
-    assert differences(expected, got, close).splitlines()[1:] == ["  b.c: 'x', now missing", "  b.e: missing, now 'x'"]
 
 
 def leaves(value, path=()):
@@ -71,24 +82,26 @@ def leaves(value, path=()):
         yield ".".join(path), value
 
 
-def equal(path, expected, got):
+def outline(records):
+    """Of each record its settings, protocol and the names of what it measured."""
+    return {
+        name: {key: record[key] for key in ("task", "protocol", "settings")} | {"metrics": sorted(record["metrics"])}
+        for name, record in records.items()
+        if isinstance(record, dict) and "metrics" in record
+    }
+
+
+def equal(expected, got):
     if isinstance(expected, float) and isinstance(got, float):
         return math.isclose(expected, got, **EXACT)
     return type(expected) is type(got) and expected == got
 
 
-def close(path, expected, got):
-    """Equal but for rounding; hashes of weights and features cannot be."""
-    if isinstance(expected, int | float) and isinstance(got, int | float):
-        return math.isclose(expected, got, **TOLERANCE)
-    return "sha256" in path or expected == got
-
-
-def differences(expected, got, same):
+def differences(expected, got):
     """One line for each of the first keys whose values differ, or an empty text."""
     lines = []
     for path in sorted(expected.keys() | got.keys()):
-        if path not in got or path not in expected or not same(path, expected[path], got[path]):
+        if path not in got or path not in expected or not equal(expected[path], got[path]):
             values = [repr(side[path]) if path in side else "missing" for side in (expected, got)]
             lines.append(f"  {path}: {values[0]}, now {values[1]}")
     more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
