@@ -97,7 +97,7 @@ def test_the_curve_of_index_types_is_drawn(record, road, tmp_path):
     assert {one["index"] for one in indexes} == {"IVF8,Flat", "HNSW8"}
     assert 1 >= max(one["recall"] for one in indexes) > min(one["recall"] for one in indexes) > 0
     with Image.open(picture) as chart:
-        assert chart.size == (900, 520)
+        assert min(chart.size) > 400
 
 
 @pytest.mark.parametrize("suffix", ["png", "html"])
@@ -195,8 +195,8 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
     assert "nprobe=3: recall unknown, measured with -k 10 and nprobe=2" in " ".join(other.split())
     assert record(*search, "--index-parameters", "nprobe=3")["metrics"]["recall"] is None
     assert record(*search, "-k", 3)["metrics"]["recall"] is None  # of three neighbors it is another
-    wide, said = record(*search, "-k", 600)["metrics"], call(*search, "-k", 600).stdout
-    assert wide["fewer"] == sum(len(one["neighbors"]) < 600 for one in wide["found"]) > 0 == found["fewer"]
+    wide, said = record(*search, "-k", 1197)["metrics"], call(*search, "-k", 1197).stdout
+    assert wide["fewer"] == sum(len(one["neighbors"]) < 1197 for one in wide["found"]) > 0 == found["fewer"]
     assert f"found fewer images than -k asks for: of {wide['fewer']} quer" in " ".join(said.split())
     with h5py.File(f"{index}.h5", "r+") as file:
         del file.attrs["parameters"]
