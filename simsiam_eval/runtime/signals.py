@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request that is met at the next safe moment."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop at the next safe moment."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
-    """`status` is 0 until a signal comes, then the exit status it asks for: 130 for Ctrl-C, 129 for SIGHUP, 143 for the
-    others."""
+    """`status` is 0 until a signal arrives, then the exit status: 130 for Ctrl-C, 129 for SIGHUP, 143 for the others."""
 
     status = 0
 
 
 @contextmanager
 def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
-    """Within the block a first signal only sets `status`; a second one acts at once, as it does outside.
+    """Within the block a first signal only sets `status`; a second one has its usual effect at once.
 
-    `patient`: not even a second one does: torchrun passes on a Ctrl-C that the process has had already.
+    Args:
+        patient: a second signal has no effect either: torchrun forwards a Ctrl-C that the process has already received.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield request
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
         del before[signal.SIGHUP]
 
-    def asked(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         request.status = 143 if number == signal.SIGUSR1 else 128 + number
         if not patient:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for name, handler in before.items():
+                signal.signal(name, handler)
 
     for number in before:
-        signal.signal(number, asked)
+        signal.signal(number, handle)
     try:
         yield request
     finally:
@@ -49,6 +49,6 @@ def stop_requests(patient: bool = False) -> Iterator[StopRequest]:
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
-    """For DataLoader workers, which a terminal, torchrun and Slurm signal too: they end when their parent does."""
+    """For DataLoader workers, which terminals, torchrun and Slurm signal too: they exit with their parent."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
