@@ -27,6 +27,26 @@ NOTHING_HELD_OUT = (
 
 
 @dataclass(frozen=True)
+class CropComparison:
+    """The same recipe trained on center crops.
+
+    Attributes:
+        correct, images: its number of correct test images, of all.
+        difference: how much higher the accuracy of the reported head is, with its paired 95 % bootstrap `interval`.
+    """
+
+    correct: int
+    images: int
+    difference: float
+    interval: list[float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        accuracy = accuracy_metrics("crop_top1", self.correct, self.images)
+        return accuracy | {"difference_to_crop": self.difference, "difference_to_crop_interval": self.interval}
+
+
+@dataclass(frozen=True)
 class HeadReport:
     """The result of one head.
 
@@ -34,7 +54,7 @@ class HeadReport:
         feed: what it was trained on: `crop`, `views` or `end-to-end`.
         train_top1: accuracy on its own `train_images` training images.
         confusion: (C,C) int64, true class by predicted class.
-        crop: metrics of the same recipe trained on center crops, and of the difference; None where `feed` is `crop`.
+        crop: None where `feed` is `crop`.
     """
 
     fit: LinearFit
@@ -44,7 +64,7 @@ class HeadReport:
     train_top1: float
     train_images: int
     confusion: NDArray[np.int64]
-    crop: dict[str, Any] | None
+    crop: CropComparison | None
 
     def to_dict(self) -> dict[str, Any]:
         """The record's metrics."""
@@ -62,7 +82,7 @@ class HeadReport:
         if fit.test_top1:
             metrics |= {"top1_best_epoch": max(fit.test_top1), "best_epoch": int(np.argmax(fit.test_top1))}
             metrics |= {"train_loss": fit.train_loss[-1]}
-        metrics |= self.crop or {}
+        metrics |= {} if self.crop is None else self.crop.to_dict()
         if classes <= _MAX_CONFUSION:
             metrics["confusion"] = self.confusion.tolist()
         return metrics | {"test_top1_by_epoch": fit.test_top1, "train_loss_by_epoch": fit.train_loss}
@@ -76,10 +96,11 @@ class HeadReport:
         if self.fit.candidates:
             notes.append(choice_note(self.fit))
         if self.crop is not None:
-            low, high = self.crop["difference_to_crop_interval"]
+            low, high = self.crop.interval
+            top1 = percent(self.crop.correct / self.crop.images)
             notes.append(
-                f"The same head trained on center crops: top-1 {percent(self.crop['crop_top1'])} %; difference "
-                f"{100 * self.crop['difference_to_crop']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]."
+                f"The same head trained on center crops: top-1 {top1} %; difference "
+                f"{100 * self.crop.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]."
             )
         cells = [
             percent(metrics[name], metrics[f"{name}_interval"]) if name in metrics else "-"
@@ -111,7 +132,7 @@ def head_report(fit: LinearFit, probe: Probe, data: ProbeData, feed: str, crop: 
         train_top1=judge(fit.head, features, targets)[0],
         train_images=len(targets),
         confusion=confusion_matrix(labels, predictions, data.classes),
-        crop=None if crop is None else _difference(predictions, _predictions(crop, data), labels, fit.recipe.seed),
+        crop=None if crop is None else _comparison(predictions, _predictions(crop, data), labels, fit.recipe.seed),
     )
 
 
@@ -228,11 +249,10 @@ def _predictions(fit: LinearFit, data: ProbeData) -> NDArray[np.int64]:
     return fit.head.scores(data.test.layers[fit.head.layer]).argmax(dim=1).cpu().numpy()
 
 
-def _difference(
+def _comparison(
     predictions: NDArray[np.int64], of_crop: NDArray[np.int64], labels: NDArray[np.int64], seed: int
-) -> dict[str, Any]:
-    """Accuracy of the head trained on center crops, and the paired difference to it with its bootstrap interval."""
-    gain = (predictions == labels).astype(np.int64) - (of_crop == labels)
-    metrics: dict[str, Any] = accuracy_metrics("crop_top1", int((of_crop == labels).sum()), len(labels))
+) -> CropComparison:
+    correct = of_crop == labels
+    gain = (predictions == labels).astype(np.int64) - correct
     interval = bootstrap_intervals(gain[:, None], seed)[0]
-    return metrics | {"difference_to_crop": float(gain.mean()), "difference_to_crop_interval": interval}
+    return CropComparison(int(correct.sum()), len(labels), float(gain.mean()), interval)
