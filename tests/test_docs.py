@@ -37,9 +37,9 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in _anchors(target), link
 
 
-def test_the_python_example_of_readme_runs(road, checkpoint, tmp_path, monkeypatch):
-    """As written, in a folder that holds what it names."""
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+@pytest.fixture
+def examples(road, checkpoint, tmp_path, monkeypatch):
+    """A working folder with the files that Python examples name."""
     rng = np.random.default_rng(0)
     names = [
         f"photos/{split}/{label}/{number}.jpg" for split in ("train", "test") for label in "ab" for number in range(3)
@@ -47,11 +47,28 @@ def test_the_python_example_of_readme_runs(road, checkpoint, tmp_path, monkeypat
     for name in ("cat.jpg", "dog.jpg", *names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name)
-    shutil.copy(checkpoint, tmp_path / "checkpoint_0099.pth.tar")
+    for name in ("checkpoint.pth.tar", "checkpoint_0099.pth.tar"):
+        shutil.copy(checkpoint, tmp_path / name)
     for split in ("train", "test"):
         shutil.copy(road / f"{split}.h5", tmp_path)
     monkeypatch.chdir(tmp_path)
+
+
+def python_blocks(page):
+    """The Python code of a page."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+
+
+@pytest.mark.usefixtures("examples")
+def test_the_python_example_of_readme_runs():
     with pytest.warns(UserWarning, match="only 6 training rows"):
-        exec(code, names := {})
+        exec(python_blocks(DOCS.parent / "README.md"), names := {})
     assert names["result"].metrics["top1"] > 0.3
     assert names["train"].class_names == ["a", "b"]
+
+
+@pytest.mark.usefixtures("examples")
+def test_the_python_page_runs():
+    exec(python_blocks(DOCS / "python.md"), names := {})
+    assert names["search"].best_score_ > 0.3
+    assert len(names["result"].to_frame()) == 2
