@@ -1,9 +1,9 @@
-"""`duplicates`: near-duplicates inside a feature file, or leakage from one into another, as groups that can be looked at."""
+"""`duplicates`: near-duplicates within a feature file, or between a training and a test set, as groups of images."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,173 +11,229 @@ from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, setting
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import SHEET_ENDINGS
-from simsiam_eval.wording import counted
+from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
+    import torch
+
     from simsiam_eval.features.table import Features
 
-_SHOWN, _SHEET_GROUPS, _SHEET_IMAGES = 10, 30, 10
-_FRAMES = ("#1f4fb4", "#d95f02")  # of the first and of the second file
+_TABLE_GROUPS, _SHEET_GROUPS, _SHEET_IMAGES = 10, 30, 10
+_FRAMES = ("#1f4fb4", "#d95f02")  # around images of the first and of the second file
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesSettings(DeviceSettings):
-    """Find images that are nearly the same: inside one set, or between a training and a test set."""
+    """Find near-duplicate images within one set, or between a training and a test set."""
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file other", "output": "out table images other_images"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5", "train.h5 test.h5 --out pairs.html")
 
-    file: Path = setting(positional=True, help="Feature file (.h5); with a second one: the training set.")
+    file: Path = setting(positional=True, help="Feature file (.h5); given two files, the training set.")
     other: Path | None = setting(
-        None, positional=True, help="Feature file of the test set, by the same encoder: only pairs across count."
+        None,
+        positional=True,
+        help="Feature file of the test set, by the same encoder; only pairs across the two files are reported.",
     )
     threshold: float = setting(
         0.95,
         above=0,
         at_most=1,
-        help="Cosine similarity from which two images are near-duplicates; look at the picture.",
+        help="Minimum cosine similarity of near-duplicates; check it on the contact sheet (--out).",
     )
     out: Path | None = setting(
-        None, output=True, endings=SHEET_ENDINGS, help="Contact sheet of the groups to write (.png or .html)."
+        None, output=True, endings=SHEET_ENDINGS, help="Contact sheet of the groups (.png or .html)."
     )
-    table: Path | None = setting(None, output=True, help="CSV to write: group, file, id, label, similarity.")
-    images: str | None = setting(None, help="Image source of FILE for the sheet; default: the one of its features.")
+    table: Path | None = setting(None, output=True, help="CSV with columns group, file, id, label, similarity.")
+    images: str | None = setting(
+        None, help="Image source of FILE for the contact sheet; default: the source of its features."
+    )
     other_images: str | None = setting(
-        None, help="Image source of OTHER for the sheet; default: the one of its features."
+        None, help="Image source of OTHER for the contact sheet; default: the source of its features."
     )
 
     def check(self) -> None:
         if self.other is None:
-            self.reject_given(("other_images",), "is of a second file: give OTHER")
+            self.reject_given(("other_images",), "requires a second file, OTHER")
         if self.out is None:
-            self.reject_given(("images", "other_images"), "is of the sheet: give --out")
+            self.reject_given(("images", "other_images"), "requires --out")
 
 
 def duplicates(settings: DuplicatesSettings) -> Result:
     """Run `duplicates`, exactly: every pair is compared.
 
     Raises:
-        DataError: a feature file cannot be used, or the two are not of one encoder, or of the same images.
+        DataError: a feature file cannot be used, or the two are of different encoders or of the same images.
     """
     from simsiam_eval.features.compatibility import described_features, refuse_mixture, same_rows
     from simsiam_eval.features.reader import open_features
-    from simsiam_eval.files.atomic import write_csv
-    from simsiam_eval.neighbors.duplicates import Groups, pairs_above
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
     settings.try_outputs()
-    first = open_features(settings.file)
-    sets = [first] if settings.other is None else [first, open_features(settings.other)]
+    sets = [open_features(path) for path in (settings.file, settings.other) if path is not None]
     if len(sets) > 1:
         refuse_mixture(*sets)
         if same_rows(*sets):
-            raise DataError(f"{settings.file} and {settings.other} hold the same images: give one of them.")
-    groups = Groups(sum(len(one.ids) for one in sets))
-    shift = 0 if settings.other is None else len(first.ids)
-    asked = None if settings.other is None else sets[1].features
-    for one, two, similarities in pairs_above(
-        first.features, asked, settings.threshold, resolve_device(settings.device)
-    ):
-        groups.join(one, two + shift, similarities)
-    found = [
-        [_member(sets, int(row), float(groups.similarity[row])) for row in rows.tolist()] for rows in groups.members()
-    ]
-    metrics = _metrics(settings, sets, found, groups.pairs)
+            raise DataError(
+                f"{settings.file} and {settings.other} hold the same images; to search within them, give one file."
+            )
+    found = _find(sets, settings.threshold, resolve_device(settings.device))
     files = {}
     if settings.out is not None:
-        _write_sheet(settings, sets, found)
+        _write_sheet(settings.out, sets, (settings.images, settings.other_images), found)
         files["sheet"] = str(settings.out)
     if settings.table is not None:
-        lines = (
-            (number, one["file"], one["id"], one["label"], f"{one['similarity']:.6f}")
-            for number, group in enumerate(found)
-            for one in group
-        )
-        write_csv(settings.table, ("group", "file", "id", "label", "similarity"), lines)
+        _write_table(settings.table, found)
         files["table"] = str(settings.table)
     return Result(
         task="duplicates",
         settings=settings.to_dict(),
-        metrics=metrics | {"group_members": found},
-        provenance=provenance(started, sets=[described_features(one) for one in sets]),
+        metrics=found.to_dict(),
+        provenance=provenance(started, sets=[described_features(features) for features in sets]),
         files=files,
-        table=_table(settings, metrics, found),
+        table=_table(found, [features.name for features in sets]),
     )
 
 
-def _member(sets: list[Features], row: int, similarity: float) -> dict[str, Any]:
-    """One image of a group; `similarity` is the highest of its pairs."""
-    place = int(row >= len(sets[0].ids))
-    features = sets[place]
-    row -= place * len(sets[0].ids)
-    return {
-        "file": place,
-        "id": str(features.ids[row]),
-        "label": int(features.labels[row]),
-        "similarity": similarity,
-    }
+@dataclass(frozen=True)
+class Member:
+    """An image of a group: the number of its file, 0 or 1, and the highest similarity of its pairs."""
+
+    file: int
+    id: str
+    label: int
+    similarity: float
 
 
-def _metrics(
-    settings: DuplicatesSettings, sets: list[Features], found: list[list[dict[str, Any]]], pairs: int
-) -> dict[str, Any]:
-    disagree = sum(len({one["label"] for one in group if one["label"] >= 0}) > 1 for group in found)
-    metrics = {
-        "threshold": settings.threshold,
-        "pairs": pairs,
-        "groups": len(found),
-        "groups_with_several_labels": disagree,
-        "images": sum(map(len, found)),
-        "compared": [len(one.ids) for one in sets],
-    }
-    if settings.other is not None:
-        leaked = sum(one["file"] for group in found for one in group)
-        metrics |= {"leaked": leaked, "leaked_share": leaked / len(sets[1].ids)}
-    return metrics
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of near-duplicates.
+
+    Attributes:
+        threshold: minimum cosine similarity of a pair.
+        compared: number of images of each file.
+        pairs: number of pairs.
+        groups: images connected by pairs; the group with the most similar pair first.
+    """
+
+    threshold: float
+    compared: tuple[int, ...]
+    pairs: int
+    groups: tuple[tuple[Member, ...], ...]
+
+    @property
+    def groups_with_several_labels(self) -> int:
+        """Groups whose labeled images do not all have the same label."""
+        return sum(len({member.label for member in group if member.label >= 0}) > 1 for group in self.groups)
+
+    @property
+    def leaked(self) -> int:
+        """Images of the second file with a near-duplicate in the first."""
+        return sum(member.file for group in self.groups for member in group)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in a record."""
+        values: dict[str, Any] = {
+            "threshold": self.threshold,
+            "pairs": self.pairs,
+            "groups": len(self.groups),
+            "groups_with_several_labels": self.groups_with_several_labels,
+            "images": sum(map(len, self.groups)),
+            "compared": list(self.compared),
+        }
+        if len(self.compared) > 1:
+            values |= {"leaked": self.leaked, "leaked_share": self.leaked / self.compared[1]}
+        return values | {"group_members": [[asdict(member) for member in group] for group in self.groups]}
 
 
-def _write_sheet(settings: DuplicatesSettings, sets: list[Features], found: list[list[dict[str, Any]]]) -> None:
-    """A line per group, the most similar first; blue frames for FILE, orange ones for OTHER."""
+def _find(sets: list[Features], threshold: float, device: torch.device) -> Duplicates:
+    """Compare all pairs of rows within one set, or across two."""
+    from simsiam_eval.neighbors.duplicates import Groups, pairs_above
+
+    compared = tuple(len(features.ids) for features in sets)
+    joined = Groups(sum(compared))
+    across = len(sets) > 1
+    for first, second, similarities in pairs_above(
+        sets[0].features, sets[1].features if across else None, threshold, device
+    ):
+        joined.join(first, second + (compared[0] if across else 0), similarities)
+    groups = tuple(
+        tuple(_member(sets, row, float(joined.similarity[row])) for row in rows.tolist()) for rows in joined.members()
+    )
+    return Duplicates(threshold, compared, joined.pairs, groups)
+
+
+def _member(sets: list[Features], row: int, similarity: float) -> Member:
+    """The image of a row of all sets together."""
+    file = int(row >= len(sets[0].ids))
+    row -= file * len(sets[0].ids)
+    return Member(file, str(sets[file].ids[row]), int(sets[file].labels[row]), similarity)
+
+
+def _write_table(path: Path, found: Duplicates) -> None:
+    from simsiam_eval.files.atomic import write_csv
+
+    lines = (
+        (number, member.file, member.id, member.label, f"{member.similarity:.6f}")
+        for number, group in enumerate(found.groups)
+        for member in group
+    )
+    write_csv(path, ("group", "file", "id", "label", "similarity"), lines)
+
+
+def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...], found: Duplicates) -> None:
+    """A line per group, the most similar first; images of the first file have blue frames, those of the second orange.
+
+    Args:
+        specs: image source of each set; None: the source of its features.
+    """
     from simsiam_eval.features.class_names import class_name
     from simsiam_eval.plots.contact_sheet import Cell, write_sheet
     from simsiam_eval.plots.source_images import SourceImages
 
-    specs = (settings.images, settings.other_images)
-    images = [SourceImages(spec) if spec else SourceImages.of(one) for spec, one in zip(specs, sets, strict=False)]
+    images = [
+        SourceImages(spec) if spec else SourceImages.of(features) for spec, features in zip(specs, sets, strict=False)
+    ]
     lines = []
-    for group in found[:_SHEET_GROUPS]:
+    for group in found.groups[:_SHEET_GROUPS]:
         line = []
-        for one in group[:_SHEET_IMAGES]:
-            names = sets[one["file"]].class_names
-            name = class_name(one["label"], names) if names is not None else ""
-            caption = (f"{one['similarity']:.4f}", *filter(None, [name]), one["id"])
-            line.append(Cell(images[one["file"]].image(one["id"]), caption, _FRAMES[one["file"]]))
+        for member in group[:_SHEET_IMAGES]:
+            names = sets[member.file].class_names
+            name = class_name(member.label, names) if names is not None else ""
+            caption = (f"{member.similarity:.4f}", *filter(None, [name]), member.id)
+            line.append(Cell(images[member.file].image(member.id), caption, _FRAMES[member.file]))
         if len(group) > _SHEET_IMAGES:
             line.append(Cell(None, (f"and {len(group) - _SHEET_IMAGES} more",)))
         lines.append(line)
-    assert settings.out is not None
-    title = f"{counted(len(found), 'group')} of near-duplicates at {settings.threshold:g}"
-    write_sheet(settings.out, title + (f", the first {_SHEET_GROUPS}" if len(found) > _SHEET_GROUPS else ""), lines)
+    title = f"{counted(len(found.groups), 'group')} of near-duplicates at {found.threshold:g}"
+    write_sheet(path, title + (f", the first {_SHEET_GROUPS}" if len(found.groups) > _SHEET_GROUPS else ""), lines)
 
 
-def _table(settings: DuplicatesSettings, metrics: dict[str, Any], found: list[list[dict[str, Any]]]) -> Table:
+def _table(found: Duplicates, paths: list[str]) -> Table:
     rows = [
-        [f"{max(one['similarity'] for one in group):.4f}", str(len(group)), "  ".join(one["id"] for one in group[:6])]
-        for group in found[:_SHOWN]
+        [
+            f"{max(member.similarity for member in group):.4f}",
+            str(len(group)),
+            "  ".join(member.id for member in group[:6]),
+        ]
+        for group in found.groups[:_TABLE_GROUPS]
     ]
-    notes = [f"and {counted(len(found) - _SHOWN, 'group')} more"] if len(found) > _SHOWN else []
-    if metrics["groups_with_several_labels"]:
-        notes.append(f"Of several labels: {counted(metrics['groups_with_several_labels'], 'group')}.")
-    if settings.other is not None:
+    notes = []
+    if len(found.groups) > _TABLE_GROUPS:
+        notes.append(f"and {counted(len(found.groups) - _TABLE_GROUPS, 'group')} more")
+    if found.groups_with_several_labels:
+        notes.append(f"With more than one label: {counted(found.groups_with_several_labels, 'group')}.")
+    if len(paths) > 1:
         notes.append(
-            f"{metrics['leaked']} of the {counted(metrics['compared'][1], 'image')} of {settings.other} leaked: with a "
-            f"near-duplicate in {settings.file} ({100 * metrics['leaked_share']:.2f} %)."
+            f"{found.leaked} of {counted(found.compared[1], 'image')} ({percent(found.leaked / found.compared[1])} %) in "
+            f"{paths[1]} have a near-duplicate in {paths[0]}."
         )
-    across = "" if settings.other is None else " across the two"
+    across = " across the two files" if len(paths) > 1 else ""
     return Table(
-        f"{counted(metrics['groups'], 'group')} of near-duplicates{across}, cosine at least {settings.threshold:g}",
-        ("highest", "images", "ids"),
+        f"{counted(len(found.groups), 'group')} of near-duplicates{across}, cosine similarity at least "
+        f"{found.threshold:g}",
+        ("highest similarity", "images", "ids"),
         rows,
         notes,
     )

@@ -1,4 +1,4 @@
-"""How far rows of features spread: label-free measures of an encoder, and of whether its training has collapsed."""
+"""Label-free measures of how far features spread, and of whether training has collapsed."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def effective_rank(x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def explained_variance_auc(x: torch.Tensor) -> torch.Tensor:
-    """Area under the curve of what the first k principal directions of (B,D) explain, k = 1 ... K; float64 scalar.
+    """Area under the curve of the variance explained by the first k principal directions of (B,D); float64 scalar.
 
     With s_1 >= s_2 >= ... the singular values of x less its mean row: 1/K sum_k (s_1 + ... + s_k) / (s_1 + ... + s_K).
-    (K + 1) / 2K, about .5, where all directions have the same weight, 1 where one has all or x does not vary. Li, Efros and
-    Pathak (arXiv 2209.15007, Eq. 2) as their code has it: singular values, not squared. They have B > D and so K = D; here
-    K is min(B - 1, D), all that a batch can show. It therefore depends on the batch size.
+    (K + 1) / 2K, about 0.5, where all directions have the same weight; 1 where one has all of it or x is constant. Li, Efros
+    and Pathak (arXiv 2209.15007, Eq. 2) as in their code: singular values, not squared. They have B > D and so K = D; here
+    K is min(B - 1, D), the maximum for a batch. It therefore depends on the batch size.
     """
     return area_of(singular_values(x)[1])
 
@@ -75,7 +75,7 @@ def explained_variance_auc(x: torch.Tensor) -> torch.Tensor:
 def singular_values(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of (B,D), as it is and less its mean row, float64, largest first: min(B,D), and min(B-1,D) of them.
 
-    By the smaller Gram matrix: at (256, 2048) it is 15 times as fast as the SVD. Its squares are why this is float64.
+    From the smaller Gram matrix: at (256, 2048) 15 times as fast as the SVD. float64, because it holds their squares.
     """
     x = x.nan_to_num().double()
     rows, width = x.shape
@@ -102,7 +102,7 @@ def _roots(gram: torch.Tensor, centered: torch.Tensor, rows: int, width: int) ->
 
 @torch.no_grad()
 def singular_values_of_rows(rows: Any, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `singular_values`, of rows (N,D) that are read in blocks: an array or FeatureRows."""
+    """`singular_values` of rows (N,D), array, tensor or FeatureRows, read in blocks."""
     rows = as_rows(rows)
     count, width = rows.shape
     if count <= width:
@@ -131,7 +131,7 @@ def area_of(values: torch.Tensor) -> torch.Tensor:
 
 
 def uniformity(unit: torch.Tensor) -> torch.Tensor:
-    """Log of the mean over pairs of rows (B,D) of length one of exp(-2 x squared distance); float64 scalar, in [-8, 0].
+    """Log of the mean of exp(-2 x squared distance) over pairs of rows (B,D) of length one; float64 scalar, in [-8, 0].
 
     -4 (nearly) when spread evenly in many dimensions, 0 when all are the same (Wang and Isola, arXiv 2005.10242, t = 2).
     """

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbors: FAISS indexes by factory string; index_quality.py holds them against exact search."""
+"""Approximate nearest neighbors: FAISS indexes by factory string. recall.py compares them with exact search."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from simsiam_eval.runtime.progress import say
 from simsiam_eval.vocabulary import METRICS
 
 EXACT = "Flat"
-_BLOCK = 1 << 16  # rows added or asked at once
-_PER_CENTROID = 39  # training rows a centroid that FAISS asks for; it looks at 256 at most
-_TRAIN_ROWS = 1 << 16  # for the product quantizers, of 256 centroids each
-_NPROBE, _EF_SEARCH = 16, 64  # FAISS's own defaults, 1 and 16, find too little to be of use
+_BLOCK = 1 << 16  # rows added, or queries searched, at a time
+_ROWS_PER_CENTROID = 39  # training rows that FAISS recommends; it uses at most 256
+_TRAINING_ROWS = 1 << 16  # for the product quantizers, of 256 centroids each
+_NPROBE, _EF_SEARCH = 16, 64  # FAISS's own defaults, 1 and 16, give too low a recall
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class NeighborIndex:
     """A trained FAISS index over the rows of a bank.
 
     Attributes:
-        index: FAISS's.
-        factory: the string it was made from.
-        metric: cosine or l2, of the similarities it returns (see neighbors.search).
+        index: the FAISS index.
+        factory: its factory string.
+        metric: "cosine" or "l2", of the similarities that it returns (see `exact.search`).
     """
 
     index: Any
@@ -52,89 +52,89 @@ class NeighborIndex:
 
     @property
     def lists(self) -> int:
-        """Inverted lists of an IVF index, the most that nprobe can be; 1 where there are none."""
+        """Number of inverted lists of an IVF index, the maximum of nprobe; 1 for other indexes."""
         return _centroids(self.index)
 
     def set_parameters(self, parameters: str | None, k: int) -> str:
-        """Search parameters in FAISS's spelling, such as "nprobe=32" or "efSearch=128".
+        """Set search parameters in FAISS's notation, such as "nprobe=32" or "efSearch=128".
 
         Returns:
-            what it is searched with, in the same spelling, our defaults for k neighbors included.
+            all parameters in effect, in the same notation, including the defaults for k neighbors.
 
         Raises:
             UsageError: the index has no such parameter, or cannot be searched with its value.
         """
         space = faiss.ParameterSpace()
-        wrong = f"--index-parameters {parameters!r} are not parameters of {self.factory} (such as nprobe=32 for IVF, "
-        wrong += "efSearch=128 for HNSW): "
+        invalid = (
+            f"--index-parameters {parameters!r} cannot be used with {self.factory} (examples: nprobe=32 for IVF, "
+            "efSearch=128 for HNSW): "
+        )
         applied: dict[str, str] = {}
-        for name, value in {"nprobe": _NPROBE, "efSearch": max(_EF_SEARCH, k)}.items():
-            with contextlib.suppress(RuntimeError):  # not every index has them
-                space.set_index_parameter(self.index, name, value)
-                applied[name] = str(value)
+        for name, default in {"nprobe": _NPROBE, "efSearch": max(_EF_SEARCH, k)}.items():
+            with contextlib.suppress(RuntimeError):  # not every index has both
+                space.set_index_parameter(self.index, name, default)
+                applied[name] = str(default)
         if parameters:
             try:
                 space.set_index_parameters(self.index, parameters)  # type: ignore[arg-type]
                 given = dict(part.split("=", 1) for part in re.split("[ ,]+", parameters) if part)
-                low = [part for part in given.items() if part[0] in applied and not float(part[1]) >= 1]
-                if low:  # FAISS takes it and then finds nothing, or refuses it at the first search
-                    raise UsageError(f"{wrong}{low[0][0]} must be at least 1.")
+                for name, value in given.items():
+                    # FAISS accepts it and then finds nothing, or fails at the first search.
+                    if name in applied and not float(value) >= 1:
+                        raise UsageError(f"{invalid}{name} must be at least 1.")
                 self.index.search(np.zeros((1, self.index.d), np.float32), 1)
             except RuntimeError as error:
-                raise UsageError(f"{wrong}{_reason(error)}.") from error
+                raise UsageError(f"{invalid}{_reason(error)}.") from error
             applied |= given
         return ",".join(f"{name}={value}" for name, value in applied.items())
 
     def search(
-        self, queries: FeatureMatrix, k: int, own: NDArray[np.int64] | None = None
+        self, queries: FeatureMatrix, k: int, query_rows: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The neighbors of queries (M,D) as neighbors.search returns them; where the index finds fewer than k, row -1
-        with similarity -inf.
+        """The neighbors of queries (M,D) as `exact.search` returns them; where the index finds fewer than k, row -1 with
+        similarity -inf.
 
         Args:
-            own: (M,) rows that are the queries themselves, which are left out.
+            query_rows: (M,) rows of the index that are the queries themselves, to be left out.
         """
         faiss.omp_set_num_threads(torch.get_num_threads())
-        return self._search(queries, min(k, self.index.ntotal - (own is not None)), own)
-
-    def search_blocks(
-        self, queries: FeatureMatrix, k: int, own_rows: bool
-    ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
-        """As neighbors.search_blocks; `own_rows`: the queries are the bank's rows, each left out of its neighbors."""
-        for start in range(0, len(queries), _BLOCK):
-            block = queries[start : start + _BLOCK]
-            own = np.arange(start, start + len(block)) if own_rows else None
-            yield (slice(start, start + len(block)), *self.search(block, k, own))
-
-    def _search(
-        self, queries: Any, k: int, own: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        k = min(k, self.index.ntotal - (query_rows is not None))
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        values, rows = self.index.search(_prepared(queries, self.metric), k + (own is not None))
+        values, rows = self.index.search(_prepared(queries, self.metric), k + (query_rows is not None))
         if self.metric == "l2":
             values = -values / 2
         values = np.where(rows < 0, -np.inf, values).astype(np.float32)
-        if own is None:
+        if query_rows is None:
             return values, rows
-        kept = without_own(rows, own)
+        kept = without_self(rows, query_rows)
         return values[kept].reshape(len(queries), k), rows[kept].reshape(len(queries), k)
 
+    def search_blocks(
+        self, queries: FeatureMatrix, k: int, leave_one_out: bool
+    ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
+        """As `exact.search_blocks`; with `leave_one_out` the queries are the bank's rows, each without itself."""
+        for start in range(0, len(queries), _BLOCK):
+            block = queries[start : start + _BLOCK]
+            rows = np.arange(start, start + len(block)) if leave_one_out else None
+            yield (slice(start, start + len(block)), *self.search(block, k, rows))
+
     def size(self) -> int:
-        """Bytes of the index, on disk and (not mapped) in memory."""
-        counted = [0]
+        """Bytes of the index, on disk and in memory (unless mapped)."""
+        size = 0
 
         def count(data: bytes) -> None:
-            counted[0] += len(data)
+            nonlocal size
+            size += len(data)
 
         faiss.write_index(self.index, _writer(count))
-        return counted[0]
+        return size
 
     def save(self, path: Path) -> None:
-        """Write it in FAISS's own format, all or nothing.
+        """Write the index in FAISS's own format, atomically.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the file cannot be written.
         """
         with atomic_write(path) as file:
 
@@ -145,86 +145,88 @@ class NeighborIndex:
 
 
 def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed: int = 0) -> NeighborIndex:
-    """Train an index on a sample of the bank (N,D) and fill it, reading the bank in blocks.
+    """Train an index on a sample of the bank (N,D) and add all rows, reading the bank in blocks.
 
     Raises:
-        UsageError: FAISS does not know the factory string, or it does not go with D, or with rows that have no numbers.
+        UsageError: not a FAISS factory string, or one that does not fit D or rows without ids.
         DataError: the bank has fewer rows than the index has centroids.
     """
     assert metric in METRICS
     faiss.omp_set_num_threads(torch.get_num_threads())
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     try:
-        index = faiss.index_factory(bank.shape[1], factory, kind)
+        index = faiss.index_factory(bank.shape[1], factory, faiss_metric)
     except RuntimeError as error:
         raise UsageError(
-            f"--index {factory!r} is no FAISS factory string for {bank.shape[1]} features: {_reason(error)}."
+            f"--index {factory!r} is not a FAISS factory string for {bank.shape[1]}-dimensional features: "
+            f"{_reason(error)}."
         ) from error
     if not index.is_trained:
         centroids = _centroids(index)
-        wanted = max(_TRAIN_ROWS, 256 * centroids)
-        rows = np.sort(np.random.default_rng(seed).permutation(len(bank))[:wanted])
-        if len(rows) < _PER_CENTROID * centroids:
+        count = max(_TRAINING_ROWS, 256 * centroids)
+        rows = np.sort(np.random.default_rng(seed).permutation(len(bank))[:count])
+        if len(rows) < _ROWS_PER_CENTROID * centroids:
             say(
-                f"--index {factory}: {len(rows)} rows are few for {centroids} centroids; {_PER_CENTROID} each are advised."
+                f"--index {factory}: only {len(rows)} rows to train {centroids} centroids; FAISS recommends at least "
+                f"{_ROWS_PER_CENTROID} rows per centroid."
             )
         try:
-            with _quiet():
+            with _standard_error_closed():
                 index.train(_prepared(bank[rows], metric))
         except RuntimeError as error:
             raise DataError(
-                f"--index {factory} cannot be trained on {len(rows)} rows: {_reason(error)}; choose a smaller index."
+                f"--index {factory} cannot be trained on {len(rows)} rows: {_reason(error)}; use a smaller index."
             ) from error
     for start in range(0, len(bank), _BLOCK):
         block = _prepared(bank[start : start + _BLOCK], metric)
         try:
             index.add(block)
         except RuntimeError as error:
-            raise UsageError(f"--index {factory!r} cannot be filled with rows: {_reason(error)}.") from error
+            raise UsageError(f"Rows cannot be added to --index {factory!r}: {_reason(error)}.") from error
     return NeighborIndex(index, factory, metric)
 
 
 def load_index(path: Path, factory: str, metric: str) -> NeighborIndex:
-    """Map an index file into memory: pages are read when a search needs them, and shared between processes.
+    """Memory-map an index file: pages are read when a search needs them, and shared between processes.
 
     Raises:
-        DataError: there is none, or FAISS cannot read it.
+        DataError: the file is missing, or FAISS cannot read it.
     """
     if not path.exists():
-        raise DataError(f"There is no index {path}.")
+        raise DataError(f"Index file {path} does not exist.")
     try:
         return NeighborIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), factory, metric)
     except RuntimeError as error:
-        raise DataError(f"{path} is not a FAISS index, or it is damaged: {_reason(error)}; build it again.") from error
+        raise DataError(f"{path} is not a FAISS index or is damaged: {_reason(error)}. Build it again.") from error
 
 
 def cached_index(bank: FeatureMatrix, factory: str, metric: str, seed: int) -> NeighborIndex:
-    """`build_index`, or the one built before for the same rows, from the cache."""
+    """`build_index`, or the index of the same rows from the cache."""
     digest = hashlib.sha256(json.dumps([bank.shape, factory, metric, seed, faiss.__version__]).encode())
     for start in range(0, len(bank), _BLOCK):
         digest.update(np.ascontiguousarray(bank[start : start + _BLOCK], dtype=np.float32).data)
     path = cache_folder() / "indexes" / f"{digest.hexdigest()[:32]}.index"
     if path.exists():
         try:
-            found = load_index(path, factory, metric)
+            index = load_index(path, factory, metric)
         except DataError:
-            say(f"index {factory}: the one in the cache is damaged and is made again")
+            say(f"index {factory}: the cached file is damaged, building it again")
         else:
-            say(f"index {factory}: from the cache, {path}")
-            return found
-    say(f"index {factory}: training it into the cache, {path}")
+            say(f"index {factory}: using the cached {path}")
+            return index
+    say(f"index {factory}: training, to be cached as {path}")
     make_cache_folder(path.parent)
     index = build_index(bank, factory, metric, seed)
     index.save(path)
     return index
 
 
-def without_own(rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where rows (M,K) are not the queries' own (M,): all but one a line. An approximate search may miss the own row: then
-    the last is the one that is too many."""
-    found = rows == own[:, None]
-    found[~found.any(axis=1), -1] = True
-    return ~found
+def without_self(rows: NDArray[np.int64], query_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mask (M,K) of the neighbors `rows` (M,K) without the query itself (M,), K - 1 in each line. Where a search did not
+    find the query, the last neighbor is dropped."""
+    drop = rows == query_rows[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    return ~drop
 
 
 def _writer(write: Callable[[bytes], None]) -> Any:
@@ -243,18 +245,18 @@ def _centroids(index: Any) -> int:
 
 
 def _reason(error: RuntimeError) -> str:
-    """FAISS's own words without the C++ around them."""
+    """The message of a FAISS error without its C++ location."""
     return str(error).split("failed: ")[-1].split(": ")[-1].strip().rstrip(".")
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """FAISS prints its warnings to the process's standard error, one for every quantizer: ours is said before."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+def _standard_error_closed() -> Iterator[None]:
+    """FAISS writes one warning per quantizer to the process's standard error; build_index has said it once already."""
+    standard_error, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+        os.close(null)

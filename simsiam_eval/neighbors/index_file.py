@@ -1,4 +1,4 @@
-"""An index on disk with what its rows are: NAME, in FAISS's own format, and NAME.h5, ids, labels, attributes and recall."""
+"""An index on disk: NAME in FAISS's own format; NAME.h5 with its recall and the ids, labels and attributes of its rows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from simsiam_eval.neighbors.approximate import NeighborIndex, load_index
 
 _FORMAT = "simsiam-eval-index-rows"
 _JSON = ("encoder", "preprocessing", "source")
-_LOOK = 1 << 20  # bytes at either end by which an index file is known again
+_HASHED = 1 << 20  # bytes at either end of an index file that identify it
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How an index was searched when it was held against exact search.
+class MeasuredRecall:
+    """Recall of an index and the search parameters that it was measured with.
 
     Attributes:
         parameters: FAISS's search parameters.
-        recall, k: the share of the k exact neighbors that it found.
+        recall: share of the k exact neighbors found.
+        k: number of neighbors.
     """
 
     parameters: str
@@ -37,8 +38,8 @@ class Measured:
     k: int
 
 
-def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measured: Measured) -> None:
-    """Write both files; the second is written last and names the first by its content.
+def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measured: MeasuredRecall) -> None:
+    """Write both files; the second is written last and identifies the first by a hash.
 
     Raises:
         DataError: they cannot be written.
@@ -46,7 +47,7 @@ def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measu
     index.save(path)
     with atomic_write(rows_file(path)) as out, h5py.File(out, "w") as file:
         file.attrs.update(
-            {"format": _FORMAT, "factory": index.factory, "metric": index.metric, "index": _mark(path)}
+            {"format": _FORMAT, "factory": index.factory, "metric": index.metric, "index": _fingerprint(path)}
             | {name: json.dumps(images.attributes[name]) for name in _JSON}
             | {"precision": images.attributes["precision"], "parameters": measured.parameters}
             | {"recall": measured.recall, "recall_k": measured.k}
@@ -55,45 +56,46 @@ def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measu
         file.create_dataset("ids", data=images.ids.tolist(), dtype=h5py.string_dtype())
 
 
-def read_index_file(path: Path) -> tuple[NeighborIndex, ImageTable, Measured]:
-    """The index, mapped into memory, the images of its rows, and its recall.
+def read_index_file(path: Path) -> tuple[NeighborIndex, ImageTable, MeasuredRecall]:
+    """The memory-mapped index, the images of its rows, and its recall.
 
     Raises:
-        DataError: one of the two files is missing, damaged or of another build.
+        DataError: one of the two files is missing, damaged or from another build.
     """
-    beside = rows_file(path)
-    if not path.exists() or not beside.exists():
-        raise DataError(f"There is no index {path} with {beside.name} beside it: make both with `retrieval build`.")
+    sidecar = rows_file(path)
+    if not path.exists() or not sidecar.exists():
+        raise DataError(f"{path} and {sidecar.name} are both needed; create them with `retrieval build`.")
     try:
-        with h5py.File(beside, "r", locking=False) as file:
+        with h5py.File(sidecar, "r", locking=False) as file:
             if file.attrs.get("format") != _FORMAT:
-                raise DataError(f"{beside} does not describe the rows of an index.")
+                raise DataError(f"{sidecar} does not describe the rows of an index.")
             attributes: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _JSON}
             attributes["precision"] = file.attrs["precision"]
-            factory, metric, mark = (file.attrs[name] for name in ("factory", "metric", "index"))
-            measured = Measured(file.attrs["parameters"], float(file.attrs["recall"]), int(file.attrs["recall_k"]))
+            factory, metric, fingerprint = (file.attrs[name] for name in ("factory", "metric", "index"))
+            measured = MeasuredRecall(
+                file.attrs["parameters"], float(file.attrs["recall"]), int(file.attrs["recall_k"])
+            )
             ids, labels, _ = read_images(file)
     except (OSError, KeyError) as error:
-        raise DataError(f"{beside} is damaged ({error}): build the index again.") from error
-    if mark != _mark(path):
-        raise DataError(f"{path} and {beside} are not of one build: build the index again.")
+        raise DataError(f"{sidecar} is damaged ({error}). Build the index again.") from error
+    if fingerprint != _fingerprint(path):
+        raise DataError(f"{path} and {sidecar} are from different builds. Build the index again.")
     index = load_index(path, factory, metric)
-    images = ImageTable(
-        ids=ids, labels=labels, rows=np.arange(len(ids)), width=index.index.d, attributes=attributes, path=path
-    )
+    width: int = index.index.d
+    images = ImageTable(ids=ids, labels=labels, rows=np.arange(len(ids)), width=width, attributes=attributes, path=path)
     return index, images, measured
 
 
 def rows_file(path: Path) -> Path:
-    """Where the rows of an index are described."""
+    """Path of the file that describes the rows of an index."""
     return path.with_name(path.name + ".h5")
 
 
-def _mark(path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     size = os.path.getsize(path)
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
-        digest.update(file.read(_LOOK))
-        file.seek(max(0, size - _LOOK))
-        digest.update(file.read(_LOOK))
+        digest.update(file.read(_HASHED))
+        file.seek(max(0, size - _HASHED))
+        digest.update(file.read(_HASHED))
     return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""What an approximate index gives away: recall of the exact neighbors, speed and size, measured."""
+"""Quality of an approximate index compared with exact search: recall, speed and size, measured."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,32 +14,75 @@ from numpy.typing import NDArray
 
 from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
-from simsiam_eval.neighbors.approximate import NeighborIndex, without_own
+from simsiam_eval.neighbors.approximate import NeighborIndex, without_self
 from simsiam_eval.neighbors.exact import search
 
 _ROUNDING = 2e-6  # by which two float32 computations of one similarity may differ, relative to the lengths
-_RUNS, _LONG = 5, 1.0  # timed runs after one to warm up; a first run of so many seconds counts itself
+# Timed runs after one warm-up run; a first run of at least so many seconds is the measurement itself.
+_RUNS, _LONG_SECONDS = 5, 1.0
 
 
 @dataclass(frozen=True)
 class ExactSample:
-    """Some queries with their exact neighbors, against which indexes of one bank are held.
+    """A sample of queries with their exact neighbors, to compare indexes of one bank with.
 
     Attributes:
         queries: (M,D).
-        own: (M,) rows of the bank that are the queries themselves, or None.
+        query_rows: (M,) rows of the bank that are the queries themselves, or None.
         rows: (M,K) their exact neighbors.
-        metric: cosine or l2.
-        seconds: that the exact search took.
-        device: where.
+        metric: "cosine" or "l2".
+        seconds: duration of the exact search.
+        device: device of the exact search.
     """
 
     queries: NDArray[np.float32]
-    own: NDArray[np.int64] | None
+    query_rows: NDArray[np.int64] | None
     rows: NDArray[np.int64]
     metric: str
     seconds: float
     device: str
+
+
+@dataclass(frozen=True)
+class IndexQuality:
+    """An index compared with exact search on this machine.
+
+    Attributes:
+        index: factory string.
+        exact: whether the index is exact.
+        k: number of neighbors.
+        recall: share of the k neighbors found that are as near as the exact k-th (of equally near rows any will do).
+        sample: number of queries.
+        queries_per_second, exact_queries_per_second: of the index and of exact search, medians.
+        exact_device: device of the exact search.
+        bytes, bytes_per_row: size of the index.
+        parameters: search parameters, None for an index without any.
+    """
+
+    index: str
+    exact: bool
+    k: int
+    recall: float
+    sample: int
+    queries_per_second: float
+    exact_queries_per_second: float
+    exact_device: str
+    bytes: int
+    bytes_per_row: float
+    parameters: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in a record."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """The measurement in one sentence."""
+        parameters = f" ({self.parameters})" if self.parameters else ""
+        return (
+            f"{'Exact' if self.exact else 'Approximate'} index {self.index}{parameters}: recall@{self.k} "
+            f"{self.recall:.4f} on {self.sample} queries, {self.queries_per_second:.0f} queries/s (exact search: "
+            f"{self.exact_queries_per_second:.0f}), {self.bytes_per_row:.0f} bytes per row."
+        )
 
 
 def exact_sample(
@@ -51,49 +94,47 @@ def exact_sample(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> ExactSample:
-    """Search k neighbors of random queries (M,D) exactly, on the device; None: the bank's own rows (N,D), each without
-    itself."""
-    asked = bank if queries is None else queries
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(asked))[:sample])
-    some, own = np.asarray(asked[chosen], dtype=np.float32), chosen if queries is None else None
-    most = min(k + (own is not None), len(bank))
-    rows, seconds = _timed(lambda: search(bank, some, most, metric, device)[1])
-    if own is not None:
-        rows = rows[without_own(rows, own)].reshape(len(some), most - 1)
-    return ExactSample(some, own, rows, metric, seconds, str(device or "cpu"))
+    """Find the exact k neighbors of random queries (M,D), and time it; None: rows of the bank (N,D), each without itself."""
+    candidates = bank if queries is None else queries
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(candidates))[:sample])
+    sampled, query_rows = np.asarray(candidates[chosen], dtype=np.float32), chosen if queries is None else None
+    width = min(k + (query_rows is not None), len(bank))
+    rows, seconds = _timed(lambda: search(bank, sampled, width, metric, device)[1])
+    if query_rows is not None:
+        rows = rows[without_self(rows, query_rows)].reshape(len(sampled), width - 1)
+    return ExactSample(sampled, query_rows, rows, metric, seconds, str(device or "cpu"))
 
 
-def index_quality(index: NeighborIndex, bank: FeatureMatrix, exact: ExactSample) -> dict[str, Any]:
-    """What an index over the bank (N,D) gives away against exact search.
-
-    Returns:
-        index, exact (whether it is), k, `recall` (share of the k neighbors that are as near as the exact k-th: of equally
-        near rows any will do), `sample`, `queries_per_second` of both on this machine (the median of some runs), the
-        `exact_device`, `bytes` of the index and `bytes_per_row`.
-    """
+def index_quality(
+    index: NeighborIndex, bank: FeatureMatrix, exact: ExactSample, parameters: str | None = None
+) -> IndexQuality:
+    """Compare an index over the bank (N,D), searched with `parameters`, with exact search."""
     k = exact.rows.shape[1]
-    found, seconds = _timed(lambda: index.search(exact.queries, max(1, k), exact.own)[1])
-    hits = sum(
-        _as_near(bank, query, found[place], exact.rows[place], exact.metric)
-        for place, query in enumerate(exact.queries if k else ())
-    )
+    rows, seconds = _timed(lambda: index.search(exact.queries, max(1, k), exact.query_rows)[1])
+    hits = 0
+    if k:
+        for query, found, expected in zip(exact.queries, rows, exact.rows, strict=True):
+            hits += _count_as_near(bank, query, found, expected, exact.metric)
     size = index.size()
-    return {
-        "index": index.factory,
-        "exact": index.exact,
-        "k": k,
-        "recall": hits / max(1, exact.rows.size),
-        "sample": len(exact.queries),
-        "queries_per_second": len(exact.queries) / seconds,
-        "exact_queries_per_second": len(exact.queries) / exact.seconds,
-        "exact_device": exact.device,
-        "bytes": size,
-        "bytes_per_row": size / len(bank),
-    }
+    return IndexQuality(
+        index=index.factory,
+        exact=index.exact,
+        k=k,
+        recall=hits / max(1, exact.rows.size),
+        sample=len(exact.queries),
+        queries_per_second=len(exact.queries) / seconds,
+        exact_queries_per_second=len(exact.queries) / exact.seconds,
+        exact_device=exact.device,
+        bytes=size,
+        bytes_per_row=size / len(bank),
+        parameters=parameters,
+    )
 
 
-def _as_near(bank: Any, query: NDArray[Any], found: NDArray[np.int64], exact: NDArray[np.int64], metric: str) -> int:
-    """How many of the found rows (-1: none) are in the exact ones or as near as the last of them, to rounding."""
+def _count_as_near(
+    bank: Any, query: NDArray[Any], found: NDArray[np.int64], exact: NDArray[np.int64], metric: str
+) -> int:
+    """How many rows `found` (-1: none) are among the exact ones or, up to rounding, as near as the last of them."""
     others = np.setdiff1d(found[found >= 0], exact)
     hits = int((found >= 0).sum()) - len(others)
     if not len(others):
@@ -102,15 +143,15 @@ def _as_near(bank: Any, query: NDArray[Any], found: NDArray[np.int64], exact: ND
     if metric == "cosine":
         rows, query = l2_normalized(rows), l2_normalized(query[None])[0]
     rows, query = rows.astype(np.float64), query.astype(np.float64)
-    near = -((rows - query) ** 2).sum(axis=1)
+    similarities = -((rows - query) ** 2).sum(axis=1)
     scale = (rows[-1] ** 2).sum() + (query**2).sum()
-    return hits + int((near[:-1] >= near[-1] - _ROUNDING * scale).sum())
+    return hits + int((similarities[:-1] >= similarities[-1] - _ROUNDING * scale).sum())
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and the seconds it takes once it is warm."""
+    """The result, and the median of its seconds once warm."""
     seconds: list[float] = []
-    while not seconds or (seconds[0] < _LONG and len(seconds) <= _RUNS):
+    while not seconds or (seconds[0] < _LONG_SECONDS and len(seconds) <= _RUNS):
         started = time.perf_counter()
         result = work()
         seconds.append(max(1e-9, time.perf_counter() - started))

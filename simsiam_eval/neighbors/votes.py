@@ -1,4 +1,4 @@
-"""The vote of the nearest neighbors, for several k and temperatures from one search."""
+"""Votes of the nearest neighbors for their classes, for several k from one search."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ def votes(
         temperature: T > 0 of the vote's weight exp(similarity / T) (Wu et al. 2018, InstDisc); None: one vote each.
 
     Returns:
-        for each k (M, top) int64, best class first; equal votes rank by the lower label, and -1 fills where fewer
-        classes than `top` are among the neighbors (a class nobody voted for is not a guess).
+        for each k (M, top) int64, best class first. Equal votes rank by the lower label; -1 fills the places of classes
+        without a vote.
     """
     ranked = {k: np.full((len(labels), top), -1, dtype=np.int64) for k in ks}
-    classes, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape)
+    classes, class_index = np.unique(labels, return_inverse=True)
+    class_index = class_index.reshape(labels.shape)
     step = max(1, _ENTRIES // max(1, len(classes)))
     for start in range(0, len(labels), step):
-        rows = slice(start, start + step)
-        near, which = similarities[rows], compact[rows]
-        cast = _Votes(near, which, len(classes), temperature)
+        block = slice(start, start + step)
+        tally = _Tally(similarities[block], class_index[block], len(classes), temperature)
         for k in sorted(ranked):
-            ranked[k][rows] = _best_first(cast.of_first(k), classes, top)
+            ranked[k][block] = _best_first(tally.of_first(k), classes, top)
     return ranked
 
 
@@ -46,50 +45,59 @@ def weighted_vote(
     similarities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, top: int = 5
 ) -> NDArray[np.int64]:
     """`votes` of all neighbors at one temperature."""
-    return votes(similarities, labels, (similarities.shape[1],), temperature, top)[similarities.shape[1]]
+    k = similarities.shape[1]
+    return votes(similarities, labels, (k,), temperature, top)[k]
 
 
-class _Votes:
-    """The logarithms of the votes for each class, of ever more neighbors.
+class _Tally:
+    """Logarithms of the votes for each class, of a growing number of neighbors.
 
     Weights are relative to that of the class's own nearest neighbor, so that at a small temperature a class far behind
     keeps its rank: exp(similarity / T) itself would be 0 for all of them.
     """
 
     def __init__(
-        self, near: NDArray[np.float32], which: NDArray[np.intp], classes: int, temperature: float | None
+        self,
+        similarities: NDArray[np.float32],
+        class_index: NDArray[np.intp],
+        classes: int,
+        temperature: float | None,
     ) -> None:
-        near = np.maximum(near, np.finfo(np.float32).min)  # -inf, where an index found no neighbor: no difference to it
-        self._near, self._places = near, np.arange(len(near))[:, None] * classes + which
-        self._temperature, self._done = temperature, 0
-        self._sum = np.zeros((len(near), classes))
-        self._lead = np.full((len(near), classes), -np.inf, dtype=np.float32)  # the class's highest similarity
-        self._highest = near.max(axis=1, keepdims=True, initial=-np.inf)
+        # -inf, where an index found no neighbor, has no difference to another -inf.
+        self._similarities = np.maximum(similarities, np.finfo(np.float32).min)
+        count = len(similarities)
+        self._positions = np.arange(count)[:, None] * classes + class_index  # in the flattened (M,C)
+        self._temperature, self._counted = temperature, 0
+        self._sum = np.zeros((count, classes))
+        self._nearest_of_class = np.full((count, classes), -np.inf, dtype=np.float32)
+        self._nearest = self._similarities.max(axis=1, keepdims=True, initial=-np.inf)
 
     def of_first(self, k: int) -> NDArray[np.float64]:
-        """(M,C) of the first k neighbors, more than before; -inf is no vote."""
-        some = slice(self._done, k)
-        places, near = self._places[:, some].ravel(), self._near[:, some].ravel()
-        self._done = max(k, self._done)
-        np.maximum.at(self._lead.reshape(-1), places, near)
-        weights = np.ones(len(places))
+        """(M,C) for the first k neighbors, at least as many as in the call before; -inf: no vote."""
+        new = slice(self._counted, k)
+        positions, similarities = self._positions[:, new].ravel(), self._similarities[:, new].ravel()
+        self._counted = max(k, self._counted)
+        nearest_of_class = self._nearest_of_class.reshape(-1)
+        np.maximum.at(nearest_of_class, positions, similarities)
+        weights = np.ones(len(positions))
         if self._temperature is not None:
-            weights = np.exp((near.astype(np.float64) - self._lead.reshape(-1)[places]) / self._temperature)
-        np.add.at(self._sum.reshape(-1), places, weights)  # one after the other, so that equal votes come out equal
+            weights = np.exp((similarities.astype(np.float64) - nearest_of_class[positions]) / self._temperature)
+        np.add.at(self._sum.reshape(-1), positions, weights)  # sequentially, so that equal votes have equal sums
         with np.errstate(divide="ignore"):
-            logs = np.log(self._sum)
+            logarithms = np.log(self._sum)
         if self._temperature is not None:
-            logs += np.where(self._sum > 0, self._lead.astype(np.float64) - self._highest, 0) / self._temperature
-        return logs
+            behind = self._nearest_of_class.astype(np.float64) - self._nearest
+            logarithms += np.where(self._sum > 0, behind, 0) / self._temperature
+        return logarithms
 
 
 def _best_first(scores: NDArray[np.float64], classes: NDArray[np.int64], top: int) -> NDArray[np.int64]:
-    """One maximum after the other: argmax takes the first of equals, a partial sort any."""
+    """The `top` best classes (M, top), one argmax after the other: it takes the first of equals, a partial sort any."""
     scores[:, classes < 0] = -np.inf
     ranked = np.full((len(scores), top), -1, dtype=np.int64)
-    everyone = np.arange(len(scores))
-    for place in range(min(top, len(classes))):
+    queries = np.arange(len(scores))
+    for rank in range(min(top, len(classes))):
         best = scores.argmax(axis=1)
-        ranked[:, place] = np.where(scores[everyone, best] > -np.inf, classes[best], -1)
-        scores[everyone, best] = -np.inf
+        ranked[:, rank] = np.where(scores[queries, best] > -np.inf, classes[best], -1)
+        scores[queries, best] = -np.inf
     return ranked

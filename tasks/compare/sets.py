@@ -16,53 +16,56 @@ from simsiam_eval.runtime.progress import say
 
 
 def same_images(files: Sequence[Path]) -> list[Features]:
-    """The test sets, cut to the images that all have (an unreadable one is missing in some), in the first's order.
+    """The test sets restricted to the images that all files share, in the order of the first.
 
     Raises:
-        DataError: a file has an id twice, they share fewer than two images or label one differently.
+        DataError: a file has an id twice, or the files share fewer than two images or label one differently.
     """
     opened = [open_features(path) for path in files]
-    for one in opened:
-        if len(set(one.ids.tolist())) < len(one.ids):
-            raise DataError(f"{one.path} has an id twice: its images cannot be told apart.")
-    shared = set(opened[0].ids.tolist()).intersection(*(one.ids.tolist() for one in opened[1:]))
+    for features in opened:
+        if len(set(features.ids.tolist())) < len(features.ids):
+            raise DataError(f"{features.path} contains duplicate ids; its images cannot be matched.")
+    shared = set(opened[0].ids.tolist()).intersection(*(features.ids.tolist() for features in opened[1:]))
     if not shared:
         raise DataError(f"{opened[0].path} and {opened[1].path} have no image in common (by id).")
     if len(shared) < 2:
-        raise DataError("compare needs two images or more that all files have.")
-    most = max(len(one.ids) for one in opened)
-    if len(shared) < most:
-        say(f"{most - len(shared)} images that not every file has are left out.")
-    kept = np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared])
-    tests = [opened[0].subset(kept)]
-    for one in opened[1:]:
-        place = {name: row for row, name in enumerate(one.ids.tolist())}
-        found = one.subset(np.array([place[name] for name in tests[0].ids.tolist()]))
-        found = in_numbering_of(tests[0], found, missing_is_error=False)
-        if not np.array_equal(found.labels, tests[0].labels):
-            row = int(np.flatnonzero(found.labels != tests[0].labels)[0])
-            for bare, other in ((found, tests[0]), (tests[0], found)):
-                if bare.labels[row] < 0:
-                    raise DataError(f"{bare.path} has no label of {found.ids[row]}, which {other.path} has.")
-            raise DataError(f"{one.path} and {tests[0].path} label {found.ids[row]} differently.")
-        tests.append(found)
-    if not _one_source(tests):
-        say("The files were made from different sources (their fingerprints differ): images are matched by id alone.")
+        raise DataError("compare requires at least two images that are in all files.")
+    largest = max(len(features.ids) for features in opened)
+    if len(shared) < largest:
+        say(f"{largest - len(shared)} images that are not in every file are left out.")
+    first = opened[0].subset(np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared]))
+    tests = [first, *(_in_order_of(first, features) for features in opened[1:])]
+    if not _same_source(tests):
+        say("The files were extracted from different sources (fingerprints differ); images are matched by id only.")
     return tests
 
 
+def _in_order_of(first: Features, features: Features) -> Features:
+    """The images of `first` in `features`, with the labels of `first`."""
+    row_of = {name: row for row, name in enumerate(features.ids.tolist())}
+    matched = features.subset(np.array([row_of[name] for name in first.ids.tolist()]))
+    matched = in_numbering_of(first, matched, missing_is_error=False)
+    if not np.array_equal(matched.labels, first.labels):
+        row = int(np.flatnonzero(matched.labels != first.labels)[0])
+        for unlabeled, other in ((matched, first), (first, matched)):
+            if unlabeled.labels[row] < 0:
+                raise DataError(f"{unlabeled.path} has no label for {matched.ids[row]}, but {other.path} has one.")
+        raise DataError(f"{features.path} and {first.path} disagree on the label of {matched.ids[row]}.")
+    return matched
+
+
 def training_sets(files: Sequence[Path]) -> list[Features]:
-    """The training sets, labeled images only.
+    """The labeled images of the training sets.
 
     Raises:
-        DataError: they are not of the same images; a difference would be the bank's, not the encoder's.
+        DataError: they hold different images, so that a difference would not be the encoder's.
     """
     banks = [labeled(open_features(path), f"--train {path}") for path in files]
-    for one in banks[1:]:  # parts of one source, and what was readable of it, differ
-        if set(one.ids.tolist()) != set(banks[0].ids.tolist()):
-            raise DataError(f"--train {banks[0].path} and {one.path} are not of the same images (by id).")
+    for bank in banks[1:]:  # fingerprints of one source are equal even where its readable images or its rows are not
+        if set(bank.ids.tolist()) != set(banks[0].ids.tolist()):
+            raise DataError(f"--train {banks[0].path} and {bank.path} do not hold the same images (by id).")
     return banks
 
 
-def _one_source(sets: list[Features]) -> bool:
-    return len({one.attributes["source"].get("fingerprint") for one in sets}) == 1
+def _same_source(sets: list[Features]) -> bool:
+    return len({features.attributes["source"].get("fingerprint") for features in sets}) == 1

@@ -10,6 +10,7 @@ import numpy as np
 from simsiam_eval.linear.data import ProbeData
 from simsiam_eval.linear.heads import among_top
 from simsiam_eval.linear.probing import LinearFit
+from simsiam_eval.metrics.accuracy import reported_top_k
 from simsiam_eval.metrics.intervals import accuracy_interval, bootstrap_intervals, class_mean_metrics
 
 
@@ -32,7 +33,7 @@ class Accuracies:
     def of(cls, fit: LinearFit, data: ProbeData) -> Accuracies:
         """Those of a trained head."""
         scores = fit.head.scores(data.test.layers[fit.head.layer])
-        tops = [top for top in (1, 5) if top < data.classes]  # of five classes every guess is among the first five
+        tops = reported_top_k(data.classes)
         names = [f"top{top}" for top in tops]
         correct = np.stack([among_top(scores, data.test.labels, top).cpu().numpy() for top in tops], axis=1)
         labels = data.test.labels.cpu().numpy()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from simsiam_eval.linear.feeds import Feed
     from simsiam_eval.linear.probing import LinearFit
     from simsiam_eval.linear.state import ProbeState
+    from simsiam_eval.neighbors.leakage import Leakage
     from simsiam_eval.sources.base import ImageSource
     from tasks.linear.trials import Trial
 
@@ -41,7 +42,6 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     """
     from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.linear.data import feed_of, read_probe_data
-    from simsiam_eval.neighbors.duplicates import leakage_warning
     from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.sources.opening import open_source
     from tasks.linear.files import make_folder, write_files
@@ -77,11 +77,12 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     table = report.table(f"Linear evaluation, {settings.protocol()}, {_FEEDS[feed.name].format(settings.views)}")
     # Leakage is measured in the deepest layer: shallow layers find most images similar.
     index = next(index for index, trial in enumerate(trials) if trial.setup.layer == trials[-1].setup.layer)
-    metrics["leakage"] = _leakage(trials[index], fits[index], data, settings.leakage, settings.seed)
-    if metrics["leakage"]:
+    leakage = _leakage(trials[index], fits[index], data, settings.leakage, settings.seed)
+    metrics["leakage"] = leakage and {"layer": fits[index].head.layer} | leakage.to_dict()
+    if leakage:
         row = f"of the first row of {fits[index].head.layer}" if settings.per_layer else "of the first row"
         accuracy = f"top-1 {row} at seed {settings.seed}" if settings.several else "top-1"
-        table = replace(table, notes=[*table.notes, leakage_warning(metrics["leakage"], accuracy)])
+        table = replace(table, notes=[*table.notes, leakage.warning(accuracy)])
     if any(len(trial.probe.recipes) > 1 and not fit.candidates for trial, fit in zip(trials, fits, strict=True)):
         table = replace(table, notes=[*table.notes, NOTHING_HELD_OUT])
     encoder = {} if end_to_end is None else {"end_to_end": end_to_end.checked_encoder()}
@@ -172,10 +173,10 @@ def _crop_fit(trial: Trial, fit: LinearFit, data: ProbeData, feed: Feed) -> Line
     return _fit([single], data, CropFeed(data.train.layers), held_out=0.5)[0]
 
 
-def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, seed: int) -> dict[str, Any] | None:
+def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, seed: int) -> Leakage | None:
     """How much of the accuracy rests on near-duplicates of training images, in the layer of the head."""
     from simsiam_eval.linear.heads import among_top
-    from simsiam_eval.neighbors.duplicates import leakage_metrics, nearest_similarities
+    from simsiam_eval.neighbors.leakage import measure_leakage, nearest_similarities
 
     layer = fit.head.layer
     rows, bank, queries = trial.probe.rows_on(data.device), data.train.layers[layer], data.test.layers[layer]
@@ -183,5 +184,4 @@ def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, se
         bank = bank[rows]
     measured, nearest = nearest_similarities(bank.cpu().numpy(), queries.cpu().numpy(), seed, data.device)
     correct = among_top(fit.head.scores(queries), data.test.labels, 1).cpu().numpy()
-    metrics = leakage_metrics(nearest, correct[measured], threshold, len(correct))
-    return metrics and {"layer": layer} | metrics
+    return measure_leakage(nearest, correct[measured], threshold, len(correct))

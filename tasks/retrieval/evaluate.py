@@ -1,8 +1,9 @@
-"""`retrieval eval`: how well an image finds those of its class."""
+"""`retrieval eval`: how near the top of a ranking the images of the query's class are."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,21 +20,26 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from simsiam_eval.extraction.options import ExtractionOptions
+    from simsiam_eval.features.rows import FeatureMatrix
     from simsiam_eval.features.table import Features
     from simsiam_eval.neighbors.approximate import NeighborIndex
+    from simsiam_eval.neighbors.leakage import Leakage
     from simsiam_eval.neighbors.ranking import QueryScores
+    from simsiam_eval.neighbors.recall import IndexQuality
 
-_TABLE_CLASSES = 10  # the worst ones shown on the terminal; the record has all
-# Settings of an extraction that images take from the feature file that they are compared with.
+_TABLE_CLASSES = 10  # of the lowest mAP; the record has all
+# Extraction settings that images take from the feature file that they are compared with.
 _AS_FEATURES = (
     "pool", "transform", "resize", "crop", "flip_average", "normalize", "decode", "precision", "views",
 )  # fmt: skip
-_PROBES = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}  # points of a curve, by FAISS's parameter
+# Search parameters at which each index is measured: the points of its line in the chart.
+_MEASURED = {"nprobe": (1, 4, 16, 64, 256), "efSearch": (16, 32, 64, 128, 256)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalEvalSettings(EncoderSettings, SeedSettings):
-    """Rank a gallery by similarity for every query, and say how far the images of its class come first."""
+    """Rank a gallery by similarity for every query; images of the query's class are relevant."""
 
     SETS = ("gallery", "queries")
     GROUPS: ClassVar[dict[str, str]] = {
@@ -44,18 +50,16 @@ class RetrievalEvalSettings(EncoderSettings, SeedSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--gallery train.h5 --queries test.h5",)
 
-    gallery: str = setting(help="Images that are found: a feature file (.h5), or an image source with --checkpoint.")
-    queries: str | None = setting(
-        None, help="Images that ask; default: those of the gallery, each left out of its own ranking."
-    )
+    gallery: str = setting(help="Gallery images: a feature file (.h5), or an image source with --checkpoint.")
+    queries: str | None = setting(None, help="Query images (default: the gallery itself, leave-one-out).")
     k: tuple[int, ...] = setting((1, 5, 10), short="-k", at_least=1, once=True, help="k of recall@k and precision@k.")
-    metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity that ranks.")
+    metric: str = setting("cosine", choices=("cosine", "l2"), help="Similarity to rank by.")
     leakage: float = leakage_setting()
-    limit: int | None = setting(None, at_least=1, help="Only so many queries, drawn by --seed.")
+    limit: int | None = setting(None, at_least=1, help="Number of queries, sampled with --seed (default: all).")
     index: tuple[str, ...] = setting(
         (), help="FAISS factory strings, such as IVF256,Flat or HNSW32, whose recall and speed are measured too."
     )
-    recall_sample: int = setting(1000, at_least=1, help="Queries on which those indexes are measured.")
+    recall_sample: int = setting(1000, at_least=1, help="Number of queries used to measure the recall of --index.")
     out: Path | None = setting(
         None,
         output=True,
@@ -66,26 +70,26 @@ class RetrievalEvalSettings(EncoderSettings, SeedSettings):
     def check(self) -> None:
         super().check()
         if self.out is not None and not self.index:
-            raise UsageError(f"--out {self.out} is the picture of index types: give --index too.")
+            raise UsageError(f"--out {self.out} is a chart of index types and requires --index.")
         if self.queries is None:
-            self.reject_given(("leakage",), "is between queries and gallery: give --queries too")
+            self.reject_given(("leakage",), "requires --queries")
         if not self.index:
-            self.reject_given(("recall_sample",), "is of --index: give that too")
+            self.reject_given(("recall_sample",), "requires --index")
         if self.queries is not None and is_feature_file(self.gallery) != is_feature_file(self.queries):
             features, images = sorted((self.gallery, self.queries), key=is_feature_file, reverse=True)
             for field in fields(self):
                 if field.name in _AS_FEATURES and getattr(self, field.name) != field.default:
                     raise UsageError(
-                        f"{option_name(field.name)} cannot be chosen: the images of {images} are prepared as those of "
+                        f"{option_name(field.name)} cannot be used here: the images of {images} are prepared as those of "
                         f"{features} were."
                     )
 
 
 def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
-    """Run `retrieval eval`, exactly; indexes of --index are measured beside it.
+    """Run `retrieval eval` by exact search; the indexes of --index are measured in addition.
 
     Raises:
-        UsageError, DataError: the features cannot be used, or no query has anything to find.
+        UsageError, DataError: the features cannot be used, or no query has a relevant image.
     """
     from simsiam_eval.errors import DataError
     from simsiam_eval.features.compatibility import described_features, same_rows
@@ -95,204 +99,237 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     started = time.perf_counter()
     settings.try_outputs()
     device = resolve_device(settings.device)
-    gallery, queries = _sets(settings, device)
-    own = same_rows(gallery, queries)
-    asked = _drawn(len(queries.labels), settings)
+    gallery, queries = _open_sets(
+        settings.gallery, settings.queries, settings.checkpoint, settings.extraction(), device
+    )
+    leave_one_out = same_rows(gallery, queries)
+    rows = _sample(len(queries.labels), settings.limit, settings.seed)
     scores = score_queries(
         gallery.features,
         gallery.labels,
-        None if own else queries.features,
-        None if own else queries.labels,
+        None if leave_one_out else queries.features,
+        None if leave_one_out else queries.labels,
         settings.k,
         settings.metric,
         device,
-        rows=asked,
+        rows=rows,
     )
     if not len(scores.queries):
-        raise DataError(f"No query has another image of its class in {settings.gallery}: there is nothing to find.")
-    nothing = len(asked) - len(scores.queries)
-    metrics = scores.metrics()
-    by_class = _by_class(scores, queries, gallery, settings.k)
-    leakage = None if own else _leakage(settings, gallery, queries, scores, device)
-    indexes = _indexes(settings, gallery, None if own else queries, device)
+        raise DataError(f"No query has another image of its class in {settings.gallery}; there is nothing to find.")
+    metrics: dict[str, Any] = dict(scores.metrics())
+    classes = _by_class(scores, queries.labels, gallery.class_names)
+    leakage = None if leave_one_out else _leakage(gallery, queries, scores, settings.leakage, settings.seed, device)
+    indexes = []
+    if settings.index:
+        indexes = _measure_indexes(
+            gallery.features,
+            None if leave_one_out else queries.features,
+            settings.index,
+            max(settings.k),
+            settings.metric,
+            settings.recall_sample,
+            settings.seed,
+            device,
+        )
     files = {}
     if settings.out is not None:
-        _curve(settings, indexes)
+        _draw_curve(settings.out, indexes)
         files["curve"] = str(settings.out)
+    without_relevant = len(rows) - len(scores.queries)
     return Result(
         task="retrieval eval",
         settings=settings.to_dict(),
         metrics=metrics
-        | {"queries": len(scores.queries), "queries_without_relevant": nothing, "gallery": len(gallery.labels)}
-        | {"by_class": by_class, "indexes": indexes, "leakage": leakage},
+        | {
+            "queries": len(scores.queries),
+            "queries_without_relevant": without_relevant,
+            "gallery": len(gallery.labels),
+            "by_class": {scores_of.name: scores_of.to_dict() for scores_of in classes},
+            "indexes": [quality.to_dict() for quality in indexes],
+            "leakage": leakage and leakage.to_dict(),
+        },
         provenance=provenance(
             started,
             str(device),
-            leave_one_out=own,
+            leave_one_out=leave_one_out,
             gallery=described_features(gallery),
             queries=described_features(queries),
         ),
         files=files,
-        table=_table(
-            settings, metrics, by_class, indexes, leakage, len(scores.queries), nothing, len(gallery.labels), own
+        table=Table(
+            f"Retrieval, {settings.metric}, {len(gallery.labels):,} gallery images, "
+            f"{counted(len(scores.queries), 'query')}{', leave-one-out' if leave_one_out else ''}",
+            ("metric", "% [95 %]"),
+            _metric_rows(metrics, settings.k),
+            _notes(without_relevant, classes, leakage, indexes),
         ),
     )
 
 
-def _sets(settings: RetrievalEvalSettings, device: torch.device) -> tuple[Features, Features]:
-    """Gallery and queries, labeled images only, the labels in the gallery's numbering."""
+@dataclass(frozen=True)
+class ClassScores:
+    """Means over the queries of one class; recall at the first k."""
+
+    name: str
+    queries: int
+    k: int
+    recall: float
+    average_precision: float
+    r_precision: float
+    reciprocal_rank: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in a record, under the name of the class."""
+        return {
+            "queries": self.queries,
+            f"recall_at_{self.k}": self.recall,
+            "map": self.average_precision,
+            "r_precision": self.r_precision,
+            "mrr": self.reciprocal_rank,
+        }
+
+
+def _open_sets(
+    gallery_spec: str,
+    query_spec: str | None,
+    checkpoint: Path | None,
+    options: ExtractionOptions,
+    device: torch.device,
+) -> tuple[Features, Features]:
+    """Labeled images of gallery and queries, with labels in the gallery's numbering; without a query spec both are one."""
     from simsiam_eval.extraction.sets import features_of
     from simsiam_eval.features.class_names import in_numbering_of
     from simsiam_eval.features.compatibility import labeled, refuse_mixture
 
     def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
-        features = features_of(spec, role, settings.checkpoint, options, device, option=option, like=like)
+        features = features_of(spec, role, checkpoint, options, device, option=option, like=like)
         return labeled(features, f"{option} {spec}")
 
-    options = settings.extraction()
-
-    found = (settings.gallery, "train", "--gallery")
-    if settings.queries is None:
-        gallery = opened(*found)
+    if query_spec is None:
+        gallery = opened(gallery_spec, "train", "--gallery")
         return gallery, gallery
-    asked = (settings.queries, "test", "--queries")
-    if is_feature_file(settings.queries):  # images are prepared as features were
-        queries = opened(*asked)
-        gallery = opened(*found, queries)
+    if is_feature_file(query_spec):  # images are prepared as those of the feature file were
+        queries = opened(query_spec, "test", "--queries")
+        gallery = opened(gallery_spec, "train", "--gallery", queries)
     else:
-        gallery = opened(*found)
-        queries = opened(*asked, gallery if is_feature_file(settings.gallery) else None)
+        gallery = opened(gallery_spec, "train", "--gallery")
+        queries = opened(query_spec, "test", "--queries", gallery if is_feature_file(gallery_spec) else None)
     refuse_mixture(gallery, queries)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 
 
-def _leakage(
-    settings: RetrievalEvalSettings, gallery: Features, queries: Features, scores: QueryScores, device: torch.device
-) -> dict[str, Any] | None:
-    """What of recall@1 rests on queries that have a near-duplicate in the gallery."""
-    from simsiam_eval.neighbors.duplicates import leakage_metrics, nearest_similarities
-
-    asked = queries.subset(scores.queries).features
-    rows, nearest = nearest_similarities(gallery.features, asked, settings.seed, device)
-    return leakage_metrics(nearest, scores.reciprocal_rank[rows] == 1, settings.leakage, len(scores.queries))
-
-
-def _drawn(count: int, settings: RetrievalEvalSettings) -> NDArray[np.int64]:
+def _sample(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """`limit` of `count` rows, ascending; None: all."""
     import numpy as np
 
-    if settings.limit is None or settings.limit >= count:
+    if limit is None or limit >= count:
         return np.arange(count)
-    return np.sort(np.random.default_rng(settings.seed).permutation(count)[: settings.limit])
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _leakage(
+    gallery: Features, queries: Features, scores: QueryScores, threshold: float, seed: int, device: torch.device
+) -> Leakage | None:
+    """Queries with a near-duplicate in the gallery, and recall@1 without them."""
+    from simsiam_eval.neighbors.leakage import measure_leakage, nearest_similarities
+
+    scored = queries.subset(scores.queries).features
+    rows, nearest = nearest_similarities(gallery.features, scored, seed, device)
+    return measure_leakage(nearest, scores.reciprocal_rank[rows] == 1, threshold, len(scores.queries))
 
 
 def _by_class(
-    scores: QueryScores, queries: Features, gallery: Features, ks: tuple[int, ...]
-) -> dict[str, dict[str, Any]]:
+    scores: QueryScores, query_labels: NDArray[np.int64], class_names: Sequence[str] | None
+) -> list[ClassScores]:
     import numpy as np
 
     from simsiam_eval.features.class_names import class_name, distinct_names
 
-    labels, names = queries.labels[scores.queries], distinct_names(gallery.class_names or ())
-    found = {}
+    labels, names = query_labels[scores.queries], distinct_names(class_names or ())
+    classes = []
     for label in np.unique(labels).tolist():
-        mine = labels == label
-        found[class_name(label, names)] = {
-            "queries": int(mine.sum()),
-            f"recall_at_{ks[0]}": float((scores.hits[mine, 0] > 0).mean()),
-            "map": float(scores.average_precision[mine].mean()),
-            "r_precision": float(scores.r_precision[mine].mean()),
-            "mrr": float(scores.reciprocal_rank[mine].mean()),
-        }
-    return found
+        of_class = labels == label
+        classes.append(
+            ClassScores(
+                name=class_name(label, names),
+                queries=int(of_class.sum()),
+                k=scores.ks[0],
+                recall=float((scores.hits[of_class, 0] > 0).mean()),
+                average_precision=float(scores.average_precision[of_class].mean()),
+                r_precision=float(scores.r_precision[of_class].mean()),
+                reciprocal_rank=float(scores.reciprocal_rank[of_class].mean()),
+            )
+        )
+    return classes
 
 
-def _indexes(
-    settings: RetrievalEvalSettings, gallery: Features, queries: Features | None, device: torch.device
-) -> list[dict[str, Any]]:
-    """Every index at several of its search parameters: recall of the exact neighbors, speed and size."""
+def _measure_indexes(
+    gallery: FeatureMatrix,
+    queries: FeatureMatrix | None,
+    factories: Sequence[str],
+    k: int,
+    metric: str,
+    recall_sample: int,
+    seed: int,
+    device: torch.device,
+) -> list[IndexQuality]:
+    """Every index at several search parameters; queries of None are the gallery's own images, leave-one-out."""
     from simsiam_eval.neighbors.approximate import cached_index
     from simsiam_eval.neighbors.recall import exact_sample, index_quality
 
-    if not settings.index:
-        return []
-    found, k = [], max(settings.k)
-    asked = None if queries is None else queries.features
-    exact = exact_sample(gallery.features, asked, k, settings.metric, settings.recall_sample, settings.seed, device)
-    for factory in settings.index:
-        index = cached_index(gallery.features, factory, settings.metric, settings.seed)
-        for parameters in _parameters(index, k):
+    qualities = []
+    exact = exact_sample(gallery, queries, k, metric, recall_sample, seed, device)
+    for factory in factories:
+        index = cached_index(gallery, factory, metric, seed)
+        for parameters in _parameters_to_measure(index, k):
             index.set_parameters(parameters, k)
-            found.append(index_quality(index, gallery.features, exact) | {"parameters": parameters})
-    return found
+            qualities.append(index_quality(index, gallery, exact, parameters))
+    return qualities
 
 
-def _parameters(index: NeighborIndex, k: int) -> list[str | None]:
-    for name, values in _PROBES.items():
-        tried = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
-        if not tried:
+def _parameters_to_measure(index: NeighborIndex, k: int) -> list[str | None]:
+    for name, values in _MEASURED.items():
+        usable = [f"{name}={value}" for value in values if (value <= index.lists if name == "nprobe" else value >= k)]
+        if not usable:
             continue
         try:
-            index.set_parameters(tried[0], k)
+            index.set_parameters(usable[0], k)
         except UsageError:
             continue
-        return list(tried)
+        return list(usable)
     return [None]
 
 
-def _curve(settings: RetrievalEvalSettings, indexes: list[dict[str, Any]]) -> None:
+def _draw_curve(path: Path, indexes: Sequence[IndexQuality]) -> None:
     from simsiam_eval.plots.charts import draw_lines
 
     lines: dict[str, list[tuple[float, float]]] = {}
-    for one in indexes:
-        lines.setdefault(one["index"], []).append((one["recall"], one["queries_per_second"]))
-    lines["exact"] = [(1.0, indexes[0]["exact_queries_per_second"])]
-    assert settings.out is not None
-    k = max(settings.k)
-    draw_lines(
-        settings.out, f"Approximate search, {k} neighbors", f"recall@{k} of the exact neighbors", "queries/s", lines
-    )
+    for quality in indexes:
+        lines.setdefault(quality.index, []).append((quality.recall, quality.queries_per_second))
+    lines["exact"] = [(1.0, indexes[0].exact_queries_per_second)]
+    k = indexes[0].k
+    draw_lines(path, f"Approximate search, {k} neighbors", f"recall@{k} of the exact neighbors", "queries/s", lines)
 
 
-def _table(
-    settings: RetrievalEvalSettings,
-    metrics: dict[str, Any],
-    by_class: dict[str, dict[str, Any]],
-    indexes: list[dict[str, Any]],
-    leakage: dict[str, Any] | None,
-    queries: int,
-    nothing: int,
-    gallery: int,
-    own: bool,
-) -> Table:
-    rows = [[f"recall@{k}", percent(metrics[f"recall_at_{k}"], metrics[f"recall_at_{k}_interval"])] for k in settings.k]
-    rows += [
-        [f"precision@{k}", percent(metrics[f"precision_at_{k}"], metrics[f"precision_at_{k}_interval"])]
-        for k in settings.k
-    ]
-    rows += [
-        [shown, percent(metrics[name], metrics[f"{name}_interval"])]
-        for name, shown in (("map", "mAP"), ("r_precision", "R-precision"), ("mrr", "MRR"))
-    ]
+def _metric_rows(metrics: dict[str, Any], ks: Sequence[int]) -> list[list[str]]:
+    names = {f"recall_at_{k}": f"recall@{k}" for k in ks} | {f"precision_at_{k}": f"precision@{k}" for k in ks}
+    names |= {"map": "mAP", "r_precision": "R-precision", "mrr": "MRR"}
+    return [[title, percent(metrics[name], metrics[f"{name}_interval"])] for name, title in names.items()]
+
+
+def _notes(
+    without_relevant: int, classes: Sequence[ClassScores], leakage: Leakage | None, indexes: Sequence[IndexQuality]
+) -> list[str]:
     notes = []
-    if nothing:
-        notes.append(f"{counted(nothing, 'query')} without another image of the class in the gallery left out.")
-    worst = sorted(by_class.items(), key=lambda one: one[1]["map"])[:_TABLE_CLASSES]
-    if len(by_class) > 1:
-        notes.append("Lowest mAP: " + ", ".join(f"{name} {percent(one['map'])}" for name, one in worst) + ".")
-    if leakage is not None:
-        from simsiam_eval.neighbors.duplicates import leakage_warning
-
-        notes.append(leakage_warning(leakage, "recall@1", ("queries", "gallery image")))
-    for one in indexes:
+    if without_relevant:
         notes.append(
-            f"{one['index']}{' ' + one['parameters'] if one['parameters'] else ''}: finds {one['recall']:.4f} of the "
-            f"{one['k']} exact neighbors, {one['queries_per_second']:.0f} queries/s (exact: "
-            f"{one['exact_queries_per_second']:.0f}), {one['bytes_per_row']:.0f} bytes a row."
+            f"Left out: {counted(without_relevant, 'query')} without another image of the class in the gallery."
         )
-    return Table(
-        f"Retrieval, {settings.metric}, {gallery} in the gallery, {counted(queries, 'query')}"
-        + (", leave-one-out" if own else ""),
-        ("metric", "% [95 %]"),
-        rows,
-        notes,
-    )
+    if len(classes) > 1:
+        lowest = sorted(classes, key=lambda scores: scores.average_precision)[:_TABLE_CLASSES]
+        listed = ", ".join(f"{scores.name} {percent(scores.average_precision)}" for scores in lowest)
+        notes.append(f"Lowest mAP: {listed}.")
+    if leakage is not None:
+        notes.append(leakage.warning("recall@1", "queries", "gallery image"))
+    notes += [quality.sentence() for quality in indexes]
+    return notes

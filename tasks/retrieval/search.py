@@ -1,8 +1,9 @@
-"""`retrieval search`: an image or a folder -> the most similar images of the gallery, to look at."""
+"""`retrieval search`: an image or a folder -> the most similar images of the gallery."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
     from tasks.retrieval.gallery import Gallery, Queries
 
-_SHOWN = 20  # queries in the table
-_RIGHT, _WRONG, _QUERY = "#1b9e3a", "#d62728", "#1f4fb4"
+_TABLE_QUERIES = 20
+_SAME_CLASS_FRAME, _OTHER_CLASS_FRAME, _QUERY_FRAME = "#1b9e3a", "#d62728", "#1f4fb4"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSearchSettings(EncoderSettings):
-    """Find the images of a gallery that are most similar to an image, or to each image of a folder."""
+    """Find the gallery images most similar to an image, or to each image of a folder."""
 
     SETS = ("gallery",)
     GROUPS: ClassVar[dict[str, str]] = {
@@ -39,39 +40,44 @@ class RetrievalSearchSettings(EncoderSettings):
     )
 
     query: str = setting(
-        positional=True, help="An image, a folder or another image source (with --checkpoint), or a feature file."
+        positional=True,
+        help="Query: an image, a folder or another image source (with --checkpoint), or a feature file.",
     )
-    gallery: str = setting(help="Where to look: a feature file (.h5), an index of `retrieval build`, or images.")
-    k: int = setting(10, short="-k", at_least=1, help="Images to find.")
+    gallery: str = setting(
+        help="Gallery: a feature file (.h5), an index by `retrieval build`, or an image source with --checkpoint."
+    )
+    k: int = setting(10, short="-k", at_least=1, help="Number of images to find.")
     metric: str | None = setting(
-        None, choices=("cosine", "l2"), help="Similarity; default: cosine, or the one that an index was built with."
+        None, choices=("cosine", "l2"), help="Similarity to rank by (default: cosine, or the metric of the index)."
     )
     index_parameters: str | None = setting(
         None,
-        help="FAISS's search parameters of an index, such as nprobe=32 or efSearch=128; default: those with which "
-        "`retrieval build` measured its recall.",
+        help="FAISS search parameters of an index, such as nprobe=32 or efSearch=128 (default: those of its measured "
+        "recall).",
     )
     out: Path | None = setting(
         None,
         output=True,
         endings=SHEET_ENDINGS,
-        help="Contact sheet to write (.png or .html): every query and what it found.",
+        help="Contact sheet (.png or .html) of the queries and their neighbors.",
     )
-    table: Path | None = setting(None, output=True, help="CSV to write: query, rank, id, similarity.")
+    table: Path | None = setting(None, output=True, help="CSV with columns query, rank, id, similarity.")
     images: str | None = setting(
-        None, help="Image source of the gallery, for the sheet; default: the one that the features were made from."
+        None, help="Image source of the gallery for the contact sheet (default: the source of its features)."
     )
-    sheet_queries: int = setting(20, at_least=1, help="Queries on the sheet, the first ones.")
+    sheet_queries: int = setting(20, at_least=1, help="Number of queries on the contact sheet.")
 
     def check(self) -> None:
         super().check()
         if self.out is None:
-            self.reject_given(("images", "sheet_queries"), "is of the contact sheet: give --out too")
+            self.reject_given(("images", "sheet_queries"), "requires --out")
         if self.index_parameters is not None and not is_index_file(self.gallery):
-            raise UsageError(f"--index-parameters are for an index file: --gallery {self.gallery} is searched exactly.")
+            raise UsageError(
+                f"--index-parameters requires an index file; --gallery {self.gallery} is searched exactly."
+            )
         if is_index_file(self.gallery) and self.layer != ("pool",):
             raise UsageError(
-                f"--layer {' '.join(self.layer)}: --gallery {self.gallery} is an index of one layer already."
+                f"--layer {' '.join(self.layer)} cannot be used: --gallery {self.gallery} is an index of one layer."
             )
 
 
@@ -79,141 +85,186 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     """Run `retrieval search`.
 
     Raises:
-        UsageError, DataError: the gallery or the queries cannot be used, or the output not be written.
+        UsageError, DataError: the gallery or the queries cannot be used, or the output cannot be written.
     """
-    from simsiam_eval.files.atomic import write_csv
+    from simsiam_eval.extraction.sets import features_of
     from simsiam_eval.runtime.device import resolve_device
-    from tasks.retrieval.gallery import open_gallery, open_queries
+    from tasks.retrieval.gallery import Gallery, open_index_gallery, open_queries
 
     started = time.perf_counter()
     settings.try_outputs()
     device = resolve_device(settings.device)
-    gallery = open_gallery(settings.gallery, settings.checkpoint, settings.extraction(), device)
-    parameters = _parameters(settings, gallery)
-    queries = open_queries(settings.query, gallery, settings.checkpoint, device)
-    begun = time.perf_counter()
-    similarities, rows = gallery.search(queries, settings.k, settings.metric, device)
-    seconds = time.perf_counter() - begun
-    found: list[dict[str, Any]] = [
-        {"query": name, "neighbors": _neighbors(gallery, similarities[place], rows[place])}
-        for place, name in enumerate(queries.ids)
+    if is_index_file(settings.gallery):
+        gallery = open_index_gallery(Path(settings.gallery))
+    else:
+        options = settings.extraction()
+        gallery = Gallery(
+            features_of(settings.gallery, "train", settings.checkpoint, options, device, option="--gallery")
+        )
+    parameters, metric = "", settings.metric or "cosine"
+    if gallery.index is not None and gallery.recall is not None:
+        metric = gallery.index.metric
+        if settings.metric not in (None, metric):
+            raise UsageError(
+                f"--metric {settings.metric} cannot be used: {settings.gallery} was built for {metric}; build another index."
+            )
+        parameters = gallery.index.set_parameters(settings.index_parameters or gallery.recall.parameters, settings.k)
+    queries = open_queries(settings.query, gallery.images, settings.checkpoint, device)
+    search_started = time.perf_counter()
+    similarities, rows = gallery.search(queries, settings.k, metric, device)
+    seconds = time.perf_counter() - search_started
+    answers = [
+        Answer(query, _neighbors(gallery.images.ids, *of_query))
+        for query, *of_query in zip(queries.ids, similarities, rows, strict=True)
     ]
     files = {}
     if settings.out is not None:
-        _write_sheet(settings, gallery, queries, similarities, rows)
+        title = f"{settings.query} in {settings.gallery}{'' if gallery.exact else ' (approximate)'}"
+        _write_sheet(settings.out, title, settings.images, gallery, queries, answers[: settings.sheet_queries])
         files["sheet"] = str(settings.out)
     if settings.table is not None:
-        lines = (
-            (one["query"], rank, near["id"], f"{near['similarity']:.6f}")
-            for one in found
-            for rank, near in enumerate(one["neighbors"], 1)
-        )
-        write_csv(settings.table, ("query", "rank", "id", "similarity"), lines)
+        _write_table(settings.table, answers)
         files["table"] = str(settings.table)
-    metric = gallery.index.metric if gallery.index is not None else settings.metric or "cosine"
-    metrics: dict[str, Any] = {"queries": len(found), "metric": metric, "exact": gallery.exact}
-    metrics |= _index_metrics(gallery, parameters, settings.k)
-    metrics["fewer"] = sum(len(one["neighbors"]) < similarities.shape[1] for one in found)
+    incomplete = sum(len(answer.neighbors) < similarities.shape[1] for answer in answers)
     return Result(
         task="retrieval search",
         settings=settings.to_dict(),
-        metrics=metrics | {"search_seconds": seconds, "found": found},
+        metrics={
+            "queries": len(answers),
+            "metric": metric,
+            "exact": gallery.exact,
+            **_index_metrics(gallery, parameters, settings.k),
+            "fewer": incomplete,
+            "search_seconds": seconds,
+            "found": [answer.to_dict() for answer in answers],
+        },
         provenance=provenance(
             started,
-            leave_one_out=queries.own,
-            gallery=str(gallery.features.path),
-            encoder=gallery.features.attributes["encoder"],
+            leave_one_out=queries.leave_one_out,
+            gallery=str(gallery.images.path),
+            encoder=gallery.images.attributes["encoder"],
         ),
         files=files,
-        table=_table(found, len(gallery.features.ids), _mark(gallery, metrics), queries.own, metrics["fewer"]),
+        table=Table(
+            f"Search in {counted(len(gallery.images.ids), 'image')}{_accuracy_of(gallery, parameters, settings.k)}"
+            + (", leave-one-out" if queries.leave_one_out else ""),
+            ("query", "most similar"),
+            [answer.cells() for answer in answers[:_TABLE_QUERIES]],
+            _notes(len(answers), incomplete),
+        ),
     )
 
 
-def _neighbors(gallery: Gallery, similarities: NDArray[np.float32], rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    return [
-        {"id": str(gallery.features.ids[row]), "similarity": float(similarity)}
-        for similarity, row in zip(similarities, rows, strict=True)
-        if row >= 0  # an approximate index may find fewer
-    ]
+@dataclass(frozen=True)
+class Neighbor:
+    """An image of the gallery, by its row."""
+
+    row: int
+    id: str
+    similarity: float
 
 
-def _parameters(settings: RetrievalSearchSettings, gallery: Gallery) -> str:
-    """Set those of the index, and say what they are."""
-    if gallery.index is None or gallery.measured is None:
-        return ""
-    if settings.metric not in (None, gallery.index.metric):
-        raise UsageError(
-            f"--metric {settings.metric}: {settings.gallery} was built for {gallery.index.metric}; build another index."
-        )
-    return gallery.index.set_parameters(settings.index_parameters or gallery.measured.parameters, settings.k)
+@dataclass(frozen=True)
+class Answer:
+    """The most similar images of a query, the nearest first."""
+
+    query: str
+    neighbors: tuple[Neighbor, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in a record."""
+        neighbors = [{"id": neighbor.id, "similarity": neighbor.similarity} for neighbor in self.neighbors]
+        return {"query": self.query, "neighbors": neighbors}
+
+    def cells(self) -> list[str]:
+        """Row of the table."""
+        return [self.query, "  ".join(f"{neighbor.id} {neighbor.similarity:.3f}" for neighbor in self.neighbors)]
+
+
+def _neighbors(
+    ids: NDArray[np.str_], similarities: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[Neighbor, ...]:
+    """The neighbors (K,) of one query; an approximate index may find fewer, whose rows are then -1."""
+    return tuple(
+        Neighbor(row, str(ids[row]), float(similarity))
+        for similarity, row in zip(similarities, rows.tolist(), strict=True)
+        if row >= 0
+    )
+
+
+def _write_table(path: Path, answers: Sequence[Answer]) -> None:
+    from simsiam_eval.files.atomic import write_csv
+
+    lines = (
+        (answer.query, rank, neighbor.id, f"{neighbor.similarity:.6f}")
+        for answer in answers
+        for rank, neighbor in enumerate(answer.neighbors, 1)
+    )
+    write_csv(path, ("query", "rank", "id", "similarity"), lines)
 
 
 def _write_sheet(
-    settings: RetrievalSearchSettings,
-    gallery: Gallery,
-    queries: Queries,
-    similarities: NDArray[np.float32],
-    rows: NDArray[np.int64],
+    path: Path, title: str, images_spec: str | None, gallery: Gallery, queries: Queries, answers: Sequence[Answer]
 ) -> None:
-    """A line per query: the query, then what it found, framed green or red where both have a label."""
-    from simsiam_eval.features.class_names import class_name
+    """A line per query: the query, then its neighbors; frames are green or red where both have a label.
+
+    Args:
+        images_spec: image source of the gallery; None: the source of its features.
+    """
     from simsiam_eval.plots.contact_sheet import Cell, write_sheet
     from simsiam_eval.plots.source_images import SourceImages
 
-    labels, names = gallery.features.labels, gallery.features.class_names
-    comparable = (names is None) == (queries.class_names is None)  # a number is not a class of that name
-    images = SourceImages(settings.images) if settings.images else SourceImages.of(gallery.features)
-    asked, sheet = queries.images(), []
-    for place, query in enumerate(queries.ids[: settings.sheet_queries]):
-        name = class_name(int(queries.labels[place]), queries.class_names)
-        line = [Cell(asked(place), ("query", *filter(None, [name if queries.class_names else ""]), query), _QUERY)]
-        for similarity, row in zip(similarities[place], rows[place].tolist(), strict=True):
-            if row < 0:
-                continue
-            found, frame = class_name(int(labels[row]), names), "#cccccc"
-            if comparable and name and found:
-                frame = _RIGHT if found == name else _WRONG
-            identity = str(gallery.features.ids[row])
-            caption = (f"{similarity:.4f}", *filter(None, [found if names else ""]), identity)
-            line.append(Cell(images.image(identity), caption, frame))
-        sheet.append(line)
-    assert settings.out is not None
-    title = f"{settings.query} in {settings.gallery}{'' if gallery.exact else ' (approximate)'}"
-    write_sheet(settings.out, title, sheet)
+    # The number of a class is comparable with another number only.
+    comparable = (gallery.images.class_names is None) == (queries.class_names is None)
+    images = SourceImages(images_spec) if images_spec else SourceImages.of(gallery.images)
+    image_of_query, lines = queries.images(), []
+    for number, answer in enumerate(answers):
+        query_class = queries.class_name(number)
+        caption = ("query", *filter(None, [query_class if queries.class_names else ""]), answer.query)
+        line = [Cell(image_of_query(number), caption, _QUERY_FRAME)]
+        for neighbor in answer.neighbors:
+            name, frame = gallery.class_name(neighbor.row), "#cccccc"
+            if comparable and query_class and name:
+                frame = _SAME_CLASS_FRAME if name == query_class else _OTHER_CLASS_FRAME
+            shown_name = name if gallery.images.class_names else ""
+            caption = (f"{neighbor.similarity:.4f}", *filter(None, [shown_name]), neighbor.id)
+            line.append(Cell(images.image(neighbor.id), caption, frame))
+        lines.append(line)
+    write_sheet(path, title, lines)
 
 
 def _index_metrics(gallery: Gallery, parameters: str, k: int) -> dict[str, Any]:
-    """How an index was searched, and the recall that was measured when it was built, if it was so and for as many."""
-    measured = gallery.measured
-    if measured is None:
+    """The search parameters of an index and its recall, None unless it was measured with these and this k."""
+    if gallery.recall is None:
         return {}
-    same = (parameters == measured.parameters and min(k, len(gallery.features.ids) - 1) == measured.k) or gallery.exact
-    return {"parameters": parameters, "recall": measured.recall if same else None, "recall_k": measured.k}
+    return {"parameters": parameters, "recall": _known_recall(gallery, parameters, k), "recall_k": gallery.recall.k}
 
 
-def _mark(gallery: Gallery, metrics: dict[str, Any]) -> str:
+def _known_recall(gallery: Gallery, parameters: str, k: int) -> float | None:
+    measured = gallery.recall
+    assert measured is not None
+    same_search = parameters == measured.parameters and min(k, len(gallery.images.ids) - 1) == measured.k
+    return measured.recall if same_search or gallery.exact else None
+
+
+def _accuracy_of(gallery: Gallery, parameters: str, k: int) -> str:
+    """What the title says of an approximate search."""
     if gallery.exact:
         return ""
-    parameters = metrics["parameters"] or "no parameters"
-    assert gallery.measured is not None
-    if metrics["recall"] is None:
-        measured = f"-k {gallery.measured.k} and {gallery.measured.parameters or 'no parameters'}"
-        return f" (approximate, {parameters}: recall unknown, measured with {measured})"
-    return f" (approximate, {parameters}: recall@{metrics['recall_k']} {metrics['recall']:.4f})"
+    measured = gallery.recall
+    assert measured is not None
+    recall = _known_recall(gallery, parameters, k)
+    if recall is None:
+        known = f"recall unknown, measured with -k {measured.k} and {measured.parameters or 'no parameters'}"
+    else:
+        known = f"recall@{measured.k} {recall:.4f}"
+    return f" (approximate, {parameters or 'no parameters'}: {known})"
 
 
-def _table(found: list[dict[str, Any]], gallery: int, mark: str, own: bool, fewer: int) -> Table:
-    rows, notes = [], []
-    for one in found[:_SHOWN]:
-        near = "  ".join(f"{two['id']} {two['similarity']:.3f}" for two in one["neighbors"])
-        rows.append([one["query"], near])
-    if (more := len(found) - _SHOWN) > 0:
-        notes.append(f"and {counted(more, 'query')} more")
-    if fewer:
-        notes.append(f"The index found fewer images than -k asks for: of {counted(fewer, 'query')}.")
-    return Table(
-        f"Search in {counted(gallery, 'image')}{mark}" + (", leave-one-out" if own else ""),
-        ("query", "most similar"),
-        rows,
-        notes,
-    )
+def _notes(queries: int, incomplete: int) -> list[str]:
+    notes = []
+    if queries > _TABLE_QUERIES:
+        notes.append(f"and {counted(queries - _TABLE_QUERIES, 'query')} more")
+    if incomplete:
+        notes.append(f"The index found fewer than -k images for {counted(incomplete, 'query')}.")
+    return notes

@@ -110,12 +110,12 @@ def test_a_sweep_sees_the_training_set_only(sets, tmp_path):
         KnnSettings(train=sets["train"], test=other, sweep=True, sweep_k=(1, 5, 20), sweep_temperature=(0.05, 0.5))
     )
     assert again.metrics["sweep"] == sweep
-    assert "are counted here too" not in " ".join(again.table.notes)
+    assert "are among the test images" not in " ".join(again.table.notes)
     own = knn(KnnSettings(train=sets["train"], test=sets["train"], sweep=True, sweep_k=(1, 5)))
-    assert "with leave-one-out they are counted here too" in " ".join(own.table.notes)
+    assert "with leave-one-out these are among the test images" in " ".join(own.table.notes)
 
 
-def test_a_sweep_of_single_images_is_refused(tmp_path):
+def test_a_sweep_of_single_images_is_rejected(tmp_path):
     path = write(tmp_path / "a.h5", np.eye(4), np.arange(4))
     with pytest.raises(DataError, match="No class has two training images"):
         knn(KnnSettings(train=path, test=path, sweep=True))
@@ -126,23 +126,23 @@ def test_one_class_is_always_right(tmp_path):
     assert knn(KnnSettings(train=bank, test=bank)).metrics["top1"] == 1
 
 
-def test_a_setting_that_changes_nothing_is_refused(sets):
+def test_a_setting_that_changes_nothing_is_rejected(sets):
     for given, says in (
-        ({"vote": "majority", "temperature": (3.0,)}, "--temperature is of the weighted vote"),
-        ({"recall_sample": 5}, "--recall-sample is of --index"),
-        ({"held_out": 0.3}, "--held-out is of --sweep"),
+        ({"vote": "majority", "temperature": (3.0,)}, "--temperature cannot be used with --vote majority"),
+        ({"recall_sample": 5}, "--recall-sample requires --index"),
+        ({"held_out": 0.3}, "--held-out requires --sweep"),
     ):
         with pytest.raises(UsageError, match=says):
             KnnSettings(**sets, **given)
 
 
-def test_one_image_without_a_neighbor_is_refused(tmp_path):
+def test_one_image_without_a_neighbor_is_rejected(tmp_path):
     one = write(tmp_path / "a.h5", np.ones((1, 4)), [0])
-    with pytest.raises(DataError, match="no neighbor"):
+    with pytest.raises(DataError, match="only one labeled image"):
         knn(KnnSettings(train=one, test=one))
 
 
-def test_classes_that_the_bank_lacks_are_refused_by_name(tmp_path):
+def test_classes_that_the_bank_lacks_are_rejected_by_name(tmp_path):
     rng = np.random.default_rng(0)
     names = ["cat", "dog", "owl"]
     bank = write(tmp_path / "a.h5", rng.normal(size=(6, 4)), [0, 1] * 3, class_names=names)
@@ -178,7 +178,7 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
         knn(KnnSettings(train=nothing, test=nothing))
 
 
-def test_another_encoder_is_refused_by_name(tmp_path):
+def test_another_encoder_is_rejected_by_name(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(4), np.arange(4), arch) for arch in ("r18", "r50"))
     with pytest.raises(DataError, match=r"cannot be used together: they differ in encoder\.arch"):
         knn(KnnSettings(train=ours, test=theirs))
@@ -196,9 +196,9 @@ def test_an_approximate_number_is_marked_with_its_recall(sets, capsys):
     assert 0 < few.metrics["index"]["recall"] < 1
     assert "approximate" in few.table.title
     assert few.metrics["index"]["parameters"] == "nprobe=1"
-    with pytest.raises(UsageError, match="nprobe=4 needs --index"):
+    with pytest.raises(UsageError, match="nprobe=4 requires --index"):
         KnnSettings(**sets, index_parameters="nprobe=4")
-    assert "of the 80 exact neighbors" in few.table.notes[-1]
+    assert "recall@80" in few.table.notes[-1]
 
 
 def test_the_layer_that_was_asked_for_is_read(tmp_path, sets):

@@ -53,6 +53,6 @@ def test_rows_without_a_feature_are_left_out_and_said(call, tmp_path):
         assert "a.h5: 2 unreadable images left out" in call(*command).stderr
 
 
-def test_one_image_is_refused(call, tmp_path):
-    assert "one image only" in call("rank", write(tmp_path / "a.h5", np.ones((1, 3), np.float32))).stderr
+def test_one_image_is_rejected(call, tmp_path):
+    assert "only one image" in call("rank", write(tmp_path / "a.h5", np.ones((1, 3), np.float32))).stderr
     assert call("rank").exit_code == 2

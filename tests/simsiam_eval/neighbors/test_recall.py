@@ -13,8 +13,8 @@ def test_of_equally_near_rows_any_is_a_neighbor(metric):
     same, copies = np.full((600, 8), 3.0), np.repeat(rng.normal(size=(20, 8)), 30, axis=0)
     for bank in (same, rng.permutation(copies)):
         index = build_index(bank, "Flat", metric)
-        assert index_quality(index, bank, exact_sample(bank, None, 10, metric, 200))["recall"] == 1
-        assert index_quality(index, bank, exact_sample(bank, bank[:50], 10, metric))["recall"] == 1
+        assert index_quality(index, bank, exact_sample(bank, None, 10, metric, 200)).recall == 1
+        assert index_quality(index, bank, exact_sample(bank, bank[:50], 10, metric)).recall == 1
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -26,13 +26,13 @@ def test_a_row_that_is_less_near_is_none(metric):
     class Wrong:
         factory, exact, index = "Wrong", False, None
 
-        def search(self, queries, k, own):
+        def search(self, queries, k, query_rows):
             return None, np.array([[0, 2]])
 
         def size(self):
             return 1
 
-    assert index_quality(Wrong(), bank, exact)["recall"] == 0.5
+    assert index_quality(Wrong(), bank, exact).recall == 0.5
 
 
 def test_a_speed_is_the_median_of_warm_runs(monkeypatch):
@@ -55,4 +55,4 @@ def test_exact_search_is_timed_on_the_device_of_the_command(monkeypatch):
     bank = np.random.default_rng(0).normal(size=(40, 4))
     exact = exact_sample(bank, None, 3, device=torch.device("meta"))
     assert set(asked) == {torch.device("meta")}
-    assert index_quality(build_index(bank, "Flat"), bank, exact)["exact_device"] == "meta"
+    assert index_quality(build_index(bank, "Flat"), bank, exact).exact_device == "meta"

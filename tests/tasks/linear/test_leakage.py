@@ -19,7 +19,7 @@ def test_test_images_that_are_training_images_are_counted(tmp_path, sets, monkey
     )
     assert same.metrics["leakage"]["images"] >= 21
     assert "`duplicates`" in same.table.notes[-1]
-    monkeypatch.setattr("simsiam_eval.neighbors.duplicates._MULTIPLICATIONS", 10 * 200 * 6)
+    monkeypatch.setattr("simsiam_eval.neighbors.leakage._MULTIPLICATIONS", 10 * 200 * 6)
     some = linear_eval(LinearEvalSettings(preset="small", epochs=2, leakage=0.1, **sets))
     assert some.metrics["leakage"]["of"] == 10
     assert "drawn from 80" in some.table.notes[-1]

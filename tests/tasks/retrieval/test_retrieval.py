@@ -73,7 +73,7 @@ def test_queries_with_a_copy_in_the_gallery_are_told(tmp_path):
     assert retrieval_eval(RetrievalEvalSettings(gallery=sets["gallery"])).metrics["leakage"] is None
 
 
-def test_another_encoder_is_refused(tmp_path):
+def test_another_encoder_is_rejected(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(3), [0, 0, 1], arch) for arch in ("r18", "r50"))
     with pytest.raises(DataError, match="encoder"):
         retrieval_eval(RetrievalEvalSettings(gallery=ours, queries=theirs))
@@ -145,7 +145,7 @@ def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos,
     index = tmp_path / "a.index"
     record("retrieval", "build", "--gallery", road / "test.h5", "--out", index)
     search = ["retrieval", "search", photos / "3.png", "--gallery", index]
-    assert "need --checkpoint" in call(*search).stderr
+    assert "require --checkpoint" in call(*search).stderr
     assert "must end in .index" in call("retrieval", "build", "--gallery", road / "test.h5", "--out", "x.bin").stderr
     assert "must end in .png or .html" in call(*search, "--out", "sheet.gif").stderr
     other = write(tmp_path / "other.h5", np.ones((3, 512)), [0, 1, 2])
@@ -156,18 +156,18 @@ def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos,
     assert "is not the encoder" in stranger.stderr
     one = write(tmp_path / "one.h5", np.ones((1, 3)), [0])
     assert (
-        "holds one image only" in call("retrieval", "build", "--gallery", one, "--out", tmp_path / "one.index").stderr
+        "holds only one image" in call("retrieval", "build", "--gallery", one, "--out", tmp_path / "one.index").stderr
     )
     index.write_bytes(index.read_bytes()[:-100])
-    assert "not of one build" in call(*search, "--checkpoint", checkpoint).stderr
+    assert "from different builds" in call(*search, "--checkpoint", checkpoint).stderr
     with h5py.File(f"{index}.h5", "r+") as file:
         del file["ids"]
-    assert "build the index again" in call(*search, "--checkpoint", checkpoint).stderr
+    assert "Build the index again" in call(*search, "--checkpoint", checkpoint).stderr
     index.unlink()
-    assert "There is no index" in call(*search, "--checkpoint", checkpoint).stderr
+    assert "are both needed" in call(*search, "--checkpoint", checkpoint).stderr
 
 
-def test_an_index_refuses_the_queries_that_features_refuse(call, record, tmp_path):
+def test_an_index_rejects_the_queries_that_features_reject(call, record, tmp_path):
     rng = np.random.default_rng(0)
     index, features = tmp_path / "a.index", write(tmp_path / "a.h5", rng.normal(size=(20, 6)), np.arange(20) % 2)
     record("retrieval", "build", "--gallery", features, "--out", index)
@@ -197,13 +197,13 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
     assert record(*search, "-k", 3)["metrics"]["recall"] is None  # of three neighbors it is another
     wide, said = record(*search, "-k", 1197)["metrics"], call(*search, "-k", 1197).stdout
     assert wide["fewer"] == sum(len(one["neighbors"]) < 1197 for one in wide["found"]) > 0 == found["fewer"]
-    assert f"found fewer images than -k asks for: of {wide['fewer']} quer" in " ".join(said.split())
+    assert f"found fewer than -k images for {wide['fewer']} quer" in " ".join(said.split())
     with h5py.File(f"{index}.h5", "r+") as file:
         del file.attrs["parameters"]
-    assert "build the index again" in call(*search).stderr
+    assert "Build the index again" in call(*search).stderr
 
 
-def test_settings_without_effect_are_refused(call, record, road, tmp_path):
+def test_settings_without_effect_are_rejected(call, record, road, tmp_path):
     features, index = road / "test.h5", tmp_path / "a.index"
     record("retrieval", "build", "--gallery", features, "--out", index)
     assert record("retrieval", "search", features, "--gallery", index, "-k", 3)["metrics"]["recall"] == 1  # exact
@@ -211,12 +211,12 @@ def test_settings_without_effect_are_refused(call, record, road, tmp_path):
     for command, message in (
         ([*search, features, "--index-parameters", "nprobe=3"], "is searched exactly"),
         ([*search, index, "--metric", "l2"], "was built for cosine"),
-        ([*search, index, "--layer", "layer2"], "an index of one layer already"),
-        ([*search, index, "--index-parameters", "nprobe=3"], "not parameters of Flat"),
-        ([*search, features, "--images", "digits"], "--images is of the contact sheet"),
-        ([*search, features, "--sheet-queries", 3], "--sheet-queries is of the contact sheet"),
-        ([*evaluate, "--leakage", 0.9], "give --queries too"),
-        ([*evaluate, "--out", tmp_path / "c.png"], "give --index too"),
+        ([*search, index, "--layer", "layer2"], "is an index of one layer"),
+        ([*search, index, "--index-parameters", "nprobe=3"], "cannot be used with Flat"),
+        ([*search, features, "--images", "digits"], "--images requires --out"),
+        ([*search, features, "--sheet-queries", 3], "--sheet-queries requires --out"),
+        ([*evaluate, "--leakage", 0.9], "--leakage requires --queries"),
+        ([*evaluate, "--out", tmp_path / "c.png"], "requires --index"),
         ([*evaluate, "--index", "Flat", "--out", tmp_path / "c.jpg"], "must end in .png"),
     ):
         said = call(*command)
@@ -324,7 +324,7 @@ def test_images_are_prepared_as_those_of_the_other_sets_features(call, record, c
     assert call(*turned, "--pool", "max").exit_code == 2
     said = call(*command, "digits#test", "--checkpoint", checkpoint, "--crop", 8)
     assert said.exit_code == 2
-    assert "--crop cannot be chosen" in said.stderr
+    assert "--crop cannot be used here" in said.stderr
     with h5py.File(tmp_path / "g.h5", "r+") as file:
         file.attrs["preprocessing"] = "{}"
     assert "does not record how" in call(*command, "digits#test", "--checkpoint", checkpoint).stderr

@@ -1,0 +1,87 @@
+"""Which test images each encoder classifies correctly: by kNN votes, or by heads of linear evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.features.class_names import class_name, distinct_names, in_numbering_of
+from simsiam_eval.features.compatibility import refuse_mixture, same_rows
+from simsiam_eval.features.file import differences
+from simsiam_eval.features.layers import layers_in
+from simsiam_eval.features.rows import FeatureRows
+from simsiam_eval.features.table import Features
+from simsiam_eval.linear.head_file import read_head
+from simsiam_eval.neighbors.classify import classify
+
+_BLOCK = 8192  # rows scored at a time
+
+Correct = NDArray[np.bool_]  # (F,L): whether each of F files classifies each of the L labeled images correctly
+
+
+def correct_by_knn(
+    tests: Sequence[Features], banks: Sequence[Features], k: int, temperature: float, device: torch.device
+) -> tuple[Correct, NDArray[np.float32]]:
+    """Weighted kNN votes of the labeled images against each file's bank; without banks leave-one-out among themselves.
+
+    Returns:
+        the correct predictions, and (F,L) the similarity of each image's nearest neighbor.
+
+    Raises:
+        DataError: a bank is of another encoder, or holds the test images themselves.
+    """
+    correct, nearest = [], []
+    for number, test in enumerate(tests):
+        labeled = test.subset(tests[0].labels >= 0)
+        bank, queries, labels = labeled, None, labeled.labels
+        if banks:
+            bank, queries = banks[number], labeled.features
+            refuse_mixture(bank, test)
+            if same_rows(bank, labeled):
+                raise DataError(f"{bank.path} holds the same images as {test.path}; omit --train for leave-one-out.")
+            # The labels of all tests are in the numbering of the first.
+            labels = in_numbering_of(bank, tests[0].subset(tests[0].labels >= 0)).labels
+        predicted = classify(bank.features, bank.labels, queries, [k], [temperature], device=device, top=1)
+        correct.append(predicted.ranked[k, temperature][:, 0] == labels)
+        nearest.append(predicted.nearest)
+    return np.array(correct), np.array(nearest)
+
+
+def correct_by_heads(heads: Sequence[Path], tests: Sequence[Features]) -> Correct:
+    """Predictions of each file's head; classes are matched by name.
+
+    Raises:
+        DataError: a head cannot be read, or was trained on other features than its file's.
+    """
+    names, rows = distinct_names(tests[0].class_names or ()), np.flatnonzero(tests[0].labels >= 0)
+    # The labels of all tests are in the numbering of the first.
+    expected = np.array([class_name(label, names or None) for label in tests[0].labels[rows].tolist()])
+    correct = []
+    for path, test in zip(heads, tests, strict=True):
+        saved = read_head(path)
+        described = ("encoder", "preprocessing", *(["precision"] if saved.precision is not None else []))
+        if differ := differences(test.attributes, {key: saved.attributes[key] for key in described}):
+            raise DataError(f"{path} was trained on other features than those of {test.path}: {differ[0]} differs.")
+        columns = layers_in(test.attributes)
+        if saved.head.layer not in columns:
+            raise DataError(f"{path} needs layer {saved.head.layer}, which {test.path} does not contain.")
+        assert test.path is not None
+        features = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
+        if features.shape[1] != saved.head.weight.shape[1]:
+            raise DataError(
+                f"{path} expects {saved.head.weight.shape[1]} features per row; {test.path} has {features.shape[1]}."
+            )
+        if missing := sorted(set(expected.tolist()) - set(saved.class_names)):
+            raise DataError(
+                f"{path} was not trained on all classes of {test.path}: {missing[0]} is missing "
+                f"({len(missing)} such classes)."
+            )
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
+        correct.append(np.array(saved.class_names)[guesses.numpy()] == expected)
+    return np.array(correct)
