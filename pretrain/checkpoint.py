@@ -14,7 +14,7 @@ import torch
 from pretrain.callback import Callback, Position, StepResult
 from pretrain.model import SimSiam
 from pretrain.run_folder import RunFolder
-from simsiam_eval.encoders.checkpoint import OWN_KEY, RANDOM_KEY
+from simsiam_eval.encoders.checkpoint import METADATA_KEY, RANDOM_STATE_KEY
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.runtime.progress import say
@@ -90,7 +90,11 @@ class Checkpoint(Callback):
         self._saved_at = time.monotonic()
         self._position.unreadable |= self._unreadable
         if self._main:
-            own = {"position": vars(self._position), "history": self._position.history, RANDOM_KEY: random_state()}
+            own = {
+                "position": vars(self._position),
+                "history": self._position.history,
+                RANDOM_STATE_KEY: random_state(),
+            }
             self._folder.save(self._model, self._optimizer, self._position, own)
 
     def _is_due(self) -> bool:
@@ -124,7 +128,7 @@ def restore(
     checkpoint: dict[str, Any], model: SimSiam, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Position:
     """Load weights, optimizer and random state; returns the position."""
-    own = checkpoint[OWN_KEY]
+    own = checkpoint[METADATA_KEY]
     model.load_state_dict({key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()})
     fused_before = [group["fused"] for group in optimizer.param_groups]  # this machine's, not the checkpoint's
     optimizer.load_state_dict(checkpoint["optimizer"])
@@ -134,7 +138,7 @@ def restore(
     for parameter, state in optimizer.state.items():
         if (momentum := state.get("momentum_buffer")) is not None:
             state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-    set_random_state(own[RANDOM_KEY])
+    set_random_state(own[RANDOM_STATE_KEY])
     known = {field.name for field in fields(Position)}
     position = Position(**{name: value for name, value in own["position"].items() if name in known})
     position.sums = position.sums.to(device)

@@ -15,7 +15,8 @@ import torch
 from pretrain.callback import Position
 from pretrain.model import SimSiam
 from simsiam_eval.commands.fields import option_name
-from simsiam_eval.encoders.checkpoint import OWN_KEY, read_checkpoint, write_checkpoint
+from simsiam_eval.encoders.checkpoint import METADATA_KEY, write_checkpoint
+from simsiam_eval.encoders.checkpoint_file import read_checkpoint
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings
@@ -108,7 +109,7 @@ class RunFolder:
             raise DataError(
                 f"{error}; to resume from the checkpoint before it, copy {older} to {self.last}."
             ) from error
-        saved = checkpoint.get(OWN_KEY)
+        saved = checkpoint.get(METADATA_KEY)
         if not isinstance(saved, dict) or "position" not in saved:
             raise DataError(f"{self.last} is not a checkpoint of simsiam-eval pretrain: choose another --out.")
         self._reject_other_run(saved, may_change)
@@ -155,7 +156,7 @@ class RunFolder:
             arch=self.run.arch,
             state_dict={f"module.{key}": value for key, value in model.state_dict().items()},
             optimizer=optimizer.state_dict(),
-            own=self.run.to_dict() | state,
+            metadata=self.run.to_dict() | state,
         )
         name = _epoch_name(position)
         if name:

@@ -1,6 +1,6 @@
 """Counts, percentages and lists as sentences and tables show them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, what: str) -> str:
@@ -21,3 +21,14 @@ def percent(value: float, interval: Sequence[float] | None = None) -> str:
     """
     text = f"{100 * value:.2f}"
     return text if interval is None else f"{text} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+
+
+def first_few(names: Iterable[str], limit: int = 4) -> str:
+    """The first `limit` names, and how many more there are.
+
+    >>> first_few("abcdef"), first_few("ab"), first_few([])
+    ('a, b, c, d and 2 more', 'a, b', '')
+    """
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,10 +1,10 @@
-"""`demo`: the whole road in a few minutes without a GPU, on scikit-learn's handwritten digits."""
+"""`demo`: the full pipeline in a few minutes without a GPU, on scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,31 +20,58 @@ from tasks.linear.settings import LinearEvalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
-    """Pretrain on handwritten digits, evaluate, and see the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
+    """Pretrain on handwritten digits, evaluate, and show the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
 
     GROUPS: ClassVar[dict[str, str]] = {"output": "out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--out simsiam-demo",)
 
-    out: Path = setting(Path("simsiam-demo"), help="Folder for everything the demo makes.")
-    epochs: int | None = setting(None, at_least=1, help="Pretraining epochs; default: those of the digits preset.")
+    out: Path = setting(Path("simsiam-demo"), help="Output folder.")
+    epochs: int | None = setting(
+        None, at_least=1, help="Number of pretraining epochs (default: those of the digits preset)."
+    )
 
 
-# name of the folder: (line of the table, what differs from the preset `digits`)
-RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "untrained": ("untrained encoder, BN estimated", {"epochs": 0}),
-    "simsiam": ("SimSiam", {}),
-    "no-stop-gradient": ("SimSiam without stop-gradient", {"stop_gradient": False}),
+@dataclass(frozen=True)
+class Run:
+    """One pretraining of the demo.
+
+    Attributes:
+        title: the row of the table.
+        changes: pretraining settings that differ from the preset digits.
+    """
+
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+# By name of their folder.
+RUNS = {
+    "untrained": Run("untrained encoder, BN estimated", {"epochs": 0}),
+    "simsiam": Run("SimSiam"),
+    "no-stop-gradient": Run("SimSiam without stop-gradient", {"stop_gradient": False}),
 }
 
 
+@dataclass(frozen=True)
+class Accuracies:
+    """kNN and linear top-1 accuracy, as fractions with their 95 % intervals, on so many test images."""
+
+    images: int
+    knn_top1: float
+    knn_top1_interval: Sequence[float]
+    linear_top1: float
+    linear_top1_interval: Sequence[float]
+
+
 def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
-    """Run `demo`; in a folder where it was stopped it goes on, and what is finished is not made again.
+    """Run `demo`. If it was interrupted in this folder it is resumed; finished parts are not computed again.
 
     Args:
+        settings: of the command.
         pretrain: the pretraining command, called with the fields of its settings (tasks do not import pretrain).
 
     Raises:
-        DataError: the folder holds something else, or a demo of other settings, or cannot be written.
+        DataError: the folder contains other files or a demo with other settings, or cannot be written.
     """
     from simsiam_eval.runtime.progress import say
 
@@ -52,31 +79,29 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
     out = settings.out
     pixels = {split: out / f"pixels-{split}.h5" for split in ("train", "test")}
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not pixels["train"].exists())):
-        raise DataError(f"{out} holds something else: give another --out, or delete it.")
-    common: dict[str, Any] = {"device": settings.device, "precision": settings.precision, "seed": settings.seed}
-    metrics: dict[str, Any] = {}
-    rows: list[list[str]] = []
-    files: dict[str, str] = {}
+        raise DataError(f"{out} is not the folder of a demo; give another --out, or delete it.")
+    shared: dict[str, Any] = {"device": settings.device, "precision": settings.precision, "seed": settings.seed}
 
     say("raw pixels")
     write_pixel_features(pixels)
-    metrics["raw_pixels"], row = _judged(pixels, settings)
-    rows.append(["raw 8x8 pixels", *row, "-"])
-
-    for name, (line, changed) in RUNS.items():
-        say(line)
-        run: dict[str, Any] = dict(preset="digits", data="digits#train", out=out / name, **common)
-        run |= {"epochs": settings.epochs} if settings.epochs else {}
-        trained = pretrain(**(run | changed))
-        checkpoint = Path(trained.files["checkpoint"])
+    accuracies = _evaluate(pixels, settings.device, settings.seed)
+    metrics: dict[str, Any] = {"raw_pixels": asdict(accuracies)}
+    rows = [["raw 8x8 pixels", *_cells(accuracies), "-"]]
+    files: dict[str, str] = {}
+    for name, run in RUNS.items():
+        say(run.title)
+        options: dict[str, Any] = {"preset": "digits", "data": "digits#train", "out": out / name, **shared}
+        if settings.epochs:
+            options["epochs"] = settings.epochs
+        pretrained = pretrain(**(options | dict(run.changes)))
+        files[name] = pretrained.files["checkpoint"]
         features = {split: out / f"{name}-{split}.h5" for split in ("train", "test")}
         for split, path in features.items():
-            extract(ExtractSettings(checkpoint=checkpoint, data=f"digits#{split}", out=path, **common))
-        judged, row = _judged(features, settings)
-        std = trained.metrics.get("output_std")
-        metrics[name.replace("-", "_")] = judged | {"output_std": std}
-        rows.append([line, *row, "-" if std is None else f"{std:.3f}"])
-        files[name] = str(checkpoint)
+            extract(ExtractSettings(checkpoint=Path(files[name]), data=f"digits#{split}", out=path, **shared))
+        accuracies = _evaluate(features, settings.device, settings.seed)
+        std = pretrained.metrics.get("output_std")
+        metrics[name.replace("-", "_")] = asdict(accuracies) | {"output_std": std}
+        rows.append([run.title, *_cells(accuracies), "-" if std is None else f"{std:.3f}"])
     return Result(
         task="demo",
         protocol="digits",
@@ -85,21 +110,25 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
         provenance=provenance(started, settings.device),
         files=files,
         table=Table(
-            f"Handwritten digits, {judged['images']} test images, seed {settings.seed}",
+            f"Handwritten digits, {accuracies.images} test images, seed {settings.seed}",
             ("features", "kNN top-1 % [95 %]", "linear top-1 % [95 %]", "output std x sqrt(d)"),
             rows,
             [
-                "kNN: k 20, T 0.07. Linear: LARS, preset small, last epoch. std: 1 spread over the sphere, 0 collapsed.",
-                "The preset was chosen on these test images with seed 0: other seeds are its check.",
-                f"Everything is in {out}; go on with, for example: simsiam-eval inspect {files['simsiam']}",
+                "kNN: k 20, T 0.07. Linear: LARS, preset small, last epoch. "
+                "Output std: 1 if spread over the sphere, 0 if collapsed.",
+                "The preset was chosen on these test images with seed 0; other seeds are a check of it.",
+                f"Outputs are kept in {out}. Use them with other commands, such as: simsiam-eval inspect {files['simsiam']}",
             ],
         ),
     )
 
 
-def write_pixel_features(paths: dict[str, Path]) -> None:
-    """Feature files of the digits' own 64 gray values, in [0, 1], where they are not yet: the line every encoder has to be
-    seen beside."""
+def write_pixel_features(paths: Mapping[str, Path]) -> None:
+    """Write feature files of the digits' 64 gray values in [0, 1], the baseline for every encoder.
+
+    Args:
+        paths: split -> file; an existing file is kept.
+    """
     import numpy as np
 
     from simsiam_eval.features.writer import write_features
@@ -124,12 +153,23 @@ def write_pixel_features(paths: dict[str, Path]) -> None:
         )
 
 
-def _judged(features: dict[str, Path], settings: DemoSettings) -> tuple[dict[str, Any], list[str]]:
-    sets: dict[str, Any] = {split: str(path) for split, path in features.items()}
-    sets |= {"device": settings.device, "seed": settings.seed}
-    near = knn(KnnSettings(k=(20,), temperature=(0.07,), **sets)).metrics
-    linear = linear_eval(LinearEvalSettings(preset="small", **sets)).metrics
-    kept = {"images": near["images"]}
-    for name, found in (("knn", near), ("linear", linear)):
-        kept |= {f"{name}_top1": found["top1"], f"{name}_top1_interval": found["top1_interval"]}
-    return kept, [percent(kept[f"{name}_top1"], kept[f"{name}_top1_interval"]) for name in ("knn", "linear")]
+def _evaluate(features: Mapping[str, Path], device: str, seed: int) -> Accuracies:
+    """Accuracies of the feature files of the splits "train" and "test"."""
+    options: dict[str, Any] = {"train": str(features["train"]), "test": str(features["test"])}
+    options |= {"device": device, "seed": seed}
+    neighbors = knn(KnnSettings(k=(20,), temperature=(0.07,), **options)).metrics
+    linear = linear_eval(LinearEvalSettings(preset="small", **options)).metrics
+    return Accuracies(
+        images=neighbors["images"],
+        knn_top1=neighbors["top1"],
+        knn_top1_interval=neighbors["top1_interval"],
+        linear_top1=linear["top1"],
+        linear_top1_interval=linear["top1_interval"],
+    )
+
+
+def _cells(accuracies: Accuracies) -> list[str]:
+    return [
+        percent(accuracies.knn_top1, accuracies.knn_top1_interval),
+        percent(accuracies.linear_top1, accuracies.linear_top1_interval),
+    ]

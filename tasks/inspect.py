@@ -1,36 +1,49 @@
-"""`inspect`: what a checkpoint is, and what would be taken from it."""
+"""`inspect`: what a checkpoint contains, and what would be loaded from it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
 
+if TYPE_CHECKING:
+    from simsiam_eval.encoders.checkpoint import CheckpointReport
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(Settings):
-    """Say what a checkpoint is: family, architecture, which keys become what, which are left and why."""
+    """Show what a checkpoint contains: family, architecture, the keys that are loaded, and why others are skipped."""
 
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar",)
 
-    checkpoint: Path = setting(positional=True, help="The checkpoint file.")
+    checkpoint: Path = setting(positional=True, help="Checkpoint file.")
 
 
 def inspect(settings: InspectSettings) -> Result:
     """Run `inspect`.
 
     Raises:
-        DataError: no encoder can be taken from the file; the sentence says why.
+        DataError: no encoder can be loaded from the file.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
     started = time.perf_counter()
     report = inspect_checkpoint(settings.checkpoint)
+    return Result(
+        task="inspect",
+        settings=settings.to_dict(),
+        metrics=report.to_dict(),
+        provenance=provenance(started, checkpoint=str(settings.checkpoint)),
+        table=_table(report),
+    )
+
+
+def _table(report: CheckpointReport) -> Table:
     facts = {
         "family": report.family,
         "weights from": report.container,
@@ -42,21 +55,15 @@ def inspect(settings: InspectSettings) -> Result:
         "weights sha256": report.weights_sha256,
     }
     rows = [[name, "-" if value is None else str(value)] for name, value in facts.items()]
-    rows.append([f"taken ({len(report.taken)})", _pairs(report.taken, " -> ")])
-    reasons: dict[str, list[str]] = {}
-    for key, why in report.left.items():
-        reasons.setdefault(why, []).append(key)
-    rows += [[f"left ({len(keys)})", f"{why}: {', '.join(keys[:3])}{', ...' * (len(keys) > 3)}"]
-             for why, keys in reasons.items()]  # fmt: skip
-    return Result(
-        task="inspect",
-        settings=settings.to_dict(),
-        metrics=report.to_dict(),
-        provenance=provenance(started, checkpoint=str(settings.checkpoint)),
-        table=Table(str(settings.checkpoint), ("", ""), rows, ["--json lists every key."]),
-    )
+    loaded = [f"{key} -> {trunk_key}" for key, trunk_key in report.loaded.items()]
+    rows.append([f"loaded ({len(loaded)})", _beginning(loaded, 2)])
+    keys_by_reason: dict[str, list[str]] = {}
+    for key, reason in report.skipped.items():
+        keys_by_reason.setdefault(reason, []).append(key)
+    for reason, keys in keys_by_reason.items():
+        rows.append([f"skipped ({len(keys)})", f"{reason}: {_beginning(keys, 3)}"])
+    return Table(report.path, ("", ""), rows, ["Use --json to list every key."])
 
 
-def _pairs(pairs: dict[str, str], arrow: str) -> str:
-    shown = [f"{key}{arrow}{value}" for key, value in list(pairs.items())[:2]]
-    return ", ".join(shown) + ", ..." * (len(pairs) > 2)
+def _beginning(texts: list[str], limit: int) -> str:
+    return ", ".join(texts[:limit]) + ", ..." * (len(texts) > limit)

@@ -1,9 +1,9 @@
-"""What is known of an encoder without building it: names, stems, layers, widths. Needs no torch."""
+"""The supported architectures and the widths of their layers. Does not import torch."""
 
 BASIC, BOTTLENECK = "basic", "bottleneck"
 
-# name: (residual block, blocks in layer1..layer4, groups, width per group); He et al. 2015, Xie et al. 2016,
-# Zagoruyko and Komodakis 2016, under torchvision's names.
+# torchvision's name: (residual block, blocks in layer1..layer4, groups, width per group). He et al. 2015,
+# Xie et al. 2016, Zagoruyko and Komodakis 2016.
 ARCHITECTURES: dict[str, tuple[str, tuple[int, int, int, int], int, int]] = {
     "resnet18": (BASIC, (2, 2, 2, 2), 1, 64),
     "resnet34": (BASIC, (3, 4, 6, 3), 1, 64),
@@ -19,7 +19,7 @@ ARCHITECTURES: dict[str, tuple[str, tuple[int, int, int, int], int, int]] = {
 
 
 def feature_width(arch: str, layer: str = "pool") -> int:
-    """Number of channels D that `layer` of `arch` gives, known without a forward pass.
+    """Number of channels D of the output of `layer`.
 
     >>> feature_width("resnet50"), feature_width("resnet18", "layer2"), feature_width("resnet50", "stem")
     (2048, 128, 64)

@@ -1,4 +1,4 @@
-"""The encoder: a torchvision ResNet without its classifier or projector, images in, one row of features each out."""
+"""The encoder: a torchvision ResNet without its classifier or projector, from images to features."""
 
 from collections.abc import Sequence
 
@@ -11,24 +11,28 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, POOLINGS, STEMS
 
 
-def _refuse_unknown(what: str, name: str, choices: Sequence[str]) -> None:
+def _reject_unknown(what: str, name: str, choices: Sequence[str]) -> None:
     if name not in choices:
-        raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(choices)}")
+        raise UsageError(f"Unknown {what} {name!r}; expected one of {', '.join(choices)}.")
 
 
 def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = False) -> ResNet:
     """A freshly initialized torchvision ResNet whose `fc` is `nn.Identity()`; nothing is downloaded.
 
-    `stem` "imagenet" is torchvision's own (7x7 convolution of stride 2, max-pool); "cifar" is the one for 32-pixel
-    images (3x3 convolution of stride 1, no max-pool; He et al. 2015, section 4.2). `zero_init_residual` starts the last
-    batch normalization of each block at zero, as SimSiam's pretraining does.
-    Raises UsageError for an unknown `arch` or `stem`.
+    Args:
+        arch: a name in ARCHITECTURES.
+        stem: "imagenet" (torchvision's: 7x7 convolution with stride 2, max pooling) or "cifar" (for 32-pixel images: 3x3
+            convolution with stride 1, no max pooling; He et al. 2015, section 4.2).
+        zero_init_residual: initialize the last batch normalization of each block to zero, as SimSiam's pretraining does.
+
+    Raises:
+        UsageError: unknown `arch` or `stem`.
 
     >>> build_trunk("resnet18", stem="cifar")(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 512])
     """
-    _refuse_unknown("architecture", arch, tuple(ARCHITECTURES))
-    _refuse_unknown("stem", stem, STEMS)
+    _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
+    _reject_unknown("stem", stem, STEMS)
     trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
     trunk.fc = nn.Identity()
     if stem == "cifar":
@@ -39,13 +43,19 @@ def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = Fa
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, H, W) float -> features (B, D) of the images' dtype, D being `width`.
+    """Images (B, 3, H, W) float -> features (B, D) of the images' dtype, where D is `width`.
 
-    `layer` says where to stop: "stem" (what enters layer1: after the max-pool, where there is one), "layer1" to
-    "layer4", or "pool"; later layers are not computed. `pooling` reduces the spatial positions: "avg" or "max". "pool"
-    with "avg" is the trunk's own average pool, the field's pool5; "pool" with "max" is the maximum over layer4.
-    Several layers come from one pass by `all_layers`; the first of them is the encoder's output.
-    Raises UsageError for an unknown `arch`, `stem`, layer or `pooling`, or a layer that is there twice.
+    Args:
+        trunk: from `build_trunk`, with `arch` and `stem`.
+        arch: a name in ARCHITECTURES.
+        stem: "imagenet" or "cifar".
+        layer: "stem" (the input of layer1), "layer1" to "layer4", or "pool"; later layers are not computed. With several,
+            `all_layers` returns them from one forward pass, and the first is the encoder's output.
+        pooling: over spatial positions, "avg" or "max". "pool" with "avg" is the trunk's average pooling (pool5), "pool"
+            with "max" is the maximum over layer4.
+
+    Raises:
+        UsageError: unknown `arch`, `stem`, layer or `pooling`, or a layer given twice.
 
     >>> encoder = Encoder(build_trunk("resnet18"), "resnet18", "imagenet", layer="layer2")
     >>> encoder.width, encoder(torch.zeros(2, 3, 64, 64)).shape
@@ -57,19 +67,19 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
-        _refuse_unknown("architecture", arch, tuple(ARCHITECTURES))
-        _refuse_unknown("stem", stem, STEMS)
-        for one in layers:
-            _refuse_unknown("layer", one, LAYERS)
+        _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
+        _reject_unknown("stem", stem, STEMS)
+        for name in layers:
+            _reject_unknown("layer", name, LAYERS)
         if len(set(layers)) < len(layers) or not layers:
-            raise UsageError(f"every layer once, got {', '.join(layers) or 'none'}")
-        _refuse_unknown("pooling", pooling, POOLINGS)
+            raise UsageError(f"Expected one or more different layers, got {', '.join(layers) or 'none'}.")
+        _reject_unknown("pooling", pooling, POOLINGS)
         self.trunk = trunk
         self.arch, self.stem, self.layers, self.pooling = arch, stem, layers, pooling
 
     @property
     def width(self) -> int:
-        """D, the number of features for an image; known without a forward pass."""
+        """Number of features D for an image, known without a forward pass."""
         return self.widths[0]
 
     @property
@@ -82,11 +92,11 @@ class Encoder(nn.Module):
         return self.all_layers(images)[0]
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) -> features (B, D) of each of `layers`, in one pass; `pool_in`: dtype of the pooling."""
+        """Images (B, 3, H, W) -> features (B, D) of each of `layers`, in one pass; `pool_in`: dtype for the pooling."""
         stages = ["layer4" if layer == "pool" else layer for layer in self.layers]
-        maps = _maps(self.trunk, images, stages)
+        maps = _feature_maps(self.trunk, images, stages)
         if pool_in is not None:
-            maps = {stage: found.to(pool_in) for stage, found in maps.items()}
+            maps = {stage: stage_maps.to(pool_in) for stage, stage_maps in maps.items()}
         return tuple(self._pooled(maps[stage], layer) for stage, layer in zip(stages, self.layers, strict=True))
 
     def _pooled(self, maps: Tensor, layer: str) -> Tensor:
@@ -97,15 +107,15 @@ class Encoder(nn.Module):
 
 
 def pooled_features(trunk: ResNet, images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) -> (B, D): the trunk's average pool, what its `fc` reads."""
-    pooled: Tensor = trunk.avgpool(_maps(trunk, images, ["layer4"])["layer4"])
+    """Images (B, 3, H, W) -> (B, D): the trunk's average pooling, the input of its `fc`."""
+    pooled: Tensor = trunk.avgpool(_feature_maps(trunk, images, ["layer4"])["layer4"])
     return pooled.flatten(1)
 
 
-def _maps(trunk: ResNet, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-    """The outputs (B, C, h, w) of the wanted ones of `stem` and the four stages; later ones are not computed."""
+def _feature_maps(trunk: ResNet, images: Tensor, stages: Sequence[str]) -> dict[str, Tensor]:
+    """The outputs (B, C, h, w) of the given stages ("stem", "layer1" to "layer4"); later stages are not computed."""
     maps: Tensor = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
-    found = {"stem": maps}
-    for name in LAYERS[1 : 1 + max(map(LAYERS.index, wanted))]:
-        maps = found[name] = getattr(trunk, name)(maps)
-    return {name: found[name] for name in wanted}
+    outputs = {"stem": maps}
+    for name in LAYERS[1 : 1 + max(map(LAYERS.index, stages))]:
+        maps = outputs[name] = getattr(trunk, name)(maps)
+    return {name: outputs[name] for name in stages}

@@ -55,7 +55,12 @@ class ExtractionOptions:
     def preprocessing(self, report: CheckpointReport) -> Preprocessing:
         """How images are prepared for the encoder of a checkpoint."""
         return preprocessing_for(
-            report.stem, report.own, transform=self.transform, resize=self.resize, crop=self.crop, decode=self.decode
+            report.stem,
+            report.metadata,
+            transform=self.transform,
+            resize=self.resize,
+            crop=self.crop,
+            decode=self.decode,
         )
 
 

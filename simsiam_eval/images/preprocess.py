@@ -167,7 +167,7 @@ TRANSFORMS = {
 
 def preprocessing_for(
     stem: str,
-    own: dict[str, Any] | None,
+    metadata: dict[str, Any] | None,
     *,
     transform: str = "auto",
     resize: int | None = None,
@@ -178,7 +178,7 @@ def preprocessing_for(
 
     Args:
         stem: "imagenet" (256 / 224 px) or "cifar" (32 px), the default.
-        own: the record of a checkpoint of ours, whose preprocessing overrides the default.
+        metadata: of a checkpoint written by `pretrain`, whose preprocessing overrides the default.
         transform: a name in TRANSFORMS, which overrides both; "auto": none.
         resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
 
@@ -188,12 +188,12 @@ def preprocessing_for(
     """
     if transform != "auto":
         chosen = TRANSFORMS[transform]
-    elif own and own.get("preprocessing"):
+    elif metadata and metadata.get("preprocessing"):
         try:
-            chosen = Preprocessing.from_dict(own["preprocessing"])
+            chosen = Preprocessing.from_dict(metadata["preprocessing"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"The checkpoint's own preprocessing cannot be used ({error}); choose one with --transform."
+                f"The preprocessing stored in the checkpoint cannot be used ({error}); choose one with --transform."
             ) from error
     else:
         chosen = TRANSFORMS[stem]

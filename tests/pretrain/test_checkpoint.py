@@ -15,7 +15,7 @@ from pretrain.checkpoint import random_state, restore
 from pretrain.run_folder import RunFolder
 from pretrain.settings import PretrainSettings
 from pretrain.train import train
-from simsiam_eval.encoders.checkpoint import OWN_KEY, RANDOM_KEY
+from simsiam_eval.encoders.checkpoint import METADATA_KEY, RANDOM_STATE_KEY
 from simsiam_eval.runtime.processes import Processes
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_a_step_after_a_change_of_memory_format_is_the_same(fused):
     saved = {
         "state_dict": {f"module.{name}": value.clone() for name, value in models[0].state_dict().items()},
         "optimizer": copy.deepcopy(optimizers[0].state_dict()),
-        OWN_KEY: {RANDOM_KEY: random_state(), "position": vars(Position())},
+        METADATA_KEY: {RANDOM_STATE_KEY: random_state(), "position": vars(Position())},
     }
     take_step(contiguous, models[0], optimizers[0], views)
     restore(saved, models[1], optimizers[1], CPU)
@@ -107,8 +107,8 @@ def test_the_optimizers_implementation_is_this_machines(before, now):
         return model, optimizer
 
     model, optimizer = trained(before)
-    own = {"position": {}, RANDOM_KEY: random_state()}
-    saved = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), OWN_KEY: own}
+    own = {"position": {}, RANDOM_STATE_KEY: random_state()}
+    saved = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), METADATA_KEY: own}
     other, again = trained(now)
     restore(saved, other, again, CPU)
     assert again.param_groups[0]["fused"] is now

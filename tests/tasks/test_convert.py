@@ -1,4 +1,4 @@
-"""`convert`: what is written is what was read, and other programs read it."""
+"""`convert`: the file contains what was read, and other programs load it."""
 
 import pytest
 import safetensors.torch
@@ -27,9 +27,9 @@ def test_torchvision_and_safetensors(simsiam, tmp_path):
     for to, name in (("torchvision", "a.pth"), ("safetensors", "a.safetensors")):
         result = convert(ConvertSettings(checkpoint=simsiam, to=to, out=tmp_path / name))
         assert result.metrics["weights_sha256"] == expected
-        read = safetensors.torch.load_file if to == "safetensors" else torch.load
+        load = safetensors.torch.load_file if to == "safetensors" else torch.load
         model = torchvision.models.resnet18()
-        loaded = model.load_state_dict(read(tmp_path / name), strict=False)
+        loaded = model.load_state_dict(load(tmp_path / name), strict=False)
         assert loaded == (["fc.weight", "fc.bias"], [])
         assert weights_sha256(model.state_dict()) == expected
         assert inspect_checkpoint(tmp_path / name).weights_sha256 == expected
@@ -39,40 +39,40 @@ def test_reference_and_back(simsiam, checkpoint, tmp_path):
     convert(ConvertSettings(checkpoint=simsiam, to="torchvision", out=tmp_path / "a.pth"))
     convert(ConvertSettings(checkpoint=tmp_path / "a.pth", to="reference", out=tmp_path / "b.pth.tar"))
     back = torch.load(tmp_path / "b.pth.tar", weights_only=True)
-    # What the reference's main_lincls.py does with it.
+    # As the reference's main_lincls.py loads it.
     prefix = "module.encoder"
-    kept = {key[len(prefix) + 1 :]: value for key, value in back["state_dict"].items() if key.startswith(prefix)}
-    assert torchvision.models.resnet18().load_state_dict(kept, strict=False).missing_keys == ["fc.weight", "fc.bias"]
+    trunk = {key[len(prefix) + 1 :]: value for key, value in back["state_dict"].items() if key.startswith(prefix)}
+    assert torchvision.models.resnet18().load_state_dict(trunk, strict=False).missing_keys == ["fc.weight", "fc.bias"]
     assert back["arch"] == "resnet18"
-    ours = convert(ConvertSettings(checkpoint=checkpoint, to="reference", out=tmp_path / "c.pth.tar"))
-    assert "cannot take this one" in ours.table.notes[1]
-    kept_own = inspect_checkpoint(tmp_path / "c.pth.tar").own
-    assert kept_own["preprocessing"] == inspect_checkpoint(checkpoint).own["preprocessing"]
+    result = convert(ConvertSettings(checkpoint=checkpoint, to="reference", out=tmp_path / "c.pth.tar"))
+    assert "cannot load this encoder" in result.table.notes[1]
+    metadata = inspect_checkpoint(tmp_path / "c.pth.tar").metadata
+    assert metadata["preprocessing"] == inspect_checkpoint(checkpoint).metadata["preprocessing"]
 
 
 @pytest.mark.parametrize(("preset", "heads"), [("voc0712", "c4"), ("coco-1x-fpn", "fpn")])
 def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, heads):
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
-    monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: "it is not here.")
+    monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: "not installed.")
     result = convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "d.pth", preset=preset))
-    assert f"Written are {tmp_path / 'd.pth'} and {tmp_path / 'd.yaml'}." in result.table.notes
-    (tmp_path / "own.yaml").write_text("mine")
-    with pytest.raises(UsageError, match=r"own.yaml would be written beside --out .*own.pth, and is there already"):
-        convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "own.pth", preset=preset))
-    assert (tmp_path / "own.yaml").read_text() == "mine"
+    assert f"Wrote {tmp_path / 'd.pth'} and {tmp_path / 'd.yaml'}." in result.table.notes
+    (tmp_path / "other.yaml").write_text("mine")
+    with pytest.raises(UsageError, match=r"--out .*other.pth would overwrite .*other.yaml, which already exists"):
+        convert(ConvertSettings(checkpoint=simsiam, to="detectron2", out=tmp_path / "other.pth", preset=preset))
+    assert (tmp_path / "other.yaml").read_text() == "mine"
     assert result.metrics["largest_difference"] is None
     assert "Not compared" in result.table.notes[0]
     content = torch.load(tmp_path / "d.pth", weights_only=True)
     assert content["matching_heuristics"] is False
-    first = {"c4": "backbone.stem.conv1.weight", "fpn": "backbone.bottom_up.stem.conv1.weight"}[heads]
-    assert torch.equal(content["model"][first], torch.load(simsiam)["state_dict"]["module.encoder.conv1.weight"])
+    name = {"c4": "backbone.stem.conv1.weight", "fpn": "backbone.bottom_up.stem.conv1.weight"}[heads]
+    assert torch.equal(content["model"][name], torch.load(simsiam)["state_dict"]["module.encoder.conv1.weight"])
     text = (tmp_path / "d.yaml").read_text()
     assert "STRIDE_IN_1X1: false" in text
     assert f'WEIGHTS: "{tmp_path / "d.pth"}"' in text
 
 
-def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
+def test_errors(simsiam, checkpoint, tmp_path, call):
     with pytest.raises(UsageError, match="CIFAR's 3x3 stem"):
         convert(ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pth"))
     with pytest.raises(UsageError, match=r"must end in \.pth"):
@@ -82,11 +82,11 @@ def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
     content = torch.load(simsiam)
     content["state_dict"] = {key: value for key, value in content["state_dict"].items() if "layer4" not in key}
     torch.save(content, tmp_path / "part.pth")
-    with pytest.raises(DataError, match="does not hold a whole encoder"):
+    with pytest.raises(DataError, match="does not have a complete encoder"):
         convert(ConvertSettings(checkpoint=tmp_path / "part.pth", to="torchvision", out=tmp_path / "a.pth"))
-    refused = call("convert", simsiam, "--to", "torchvision", "--out", tmp_path / "none" / "a.pth")
-    assert refused.exit_code == 1
-    assert "cannot be written" in refused.stderr
+    result = call("convert", simsiam, "--to", "torchvision", "--out", tmp_path / "none" / "a.pth")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
     assert not list(tmp_path.glob("a.*"))
 
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_converted(simsiam, checkpoint, tmp_path, call):
     ],
 )
 def test_timm_computes_the_same_features(arch, stem, name, tmp_path):
-    """The lines that are printed are run; random statistics of BN, which a fresh network has not."""
+    """Runs the printed code, on an encoder whose BN statistics differ from a new one's."""
     torch.manual_seed(0)
     trunk = build_trunk(arch, stem).eval()
     for key, value in trunk.state_dict().items():
@@ -112,11 +112,11 @@ def test_timm_computes_the_same_features(arch, stem, name, tmp_path):
     assert result.metrics["weights"] == len(trunk.state_dict())
     lines = result.table.notes[1:]
     assert len(lines) == (2 if stem == "imagenet" else 5)
-    made = {}
-    exec("\n".join(lines), made)
+    namespace = {}
+    exec("\n".join(lines), namespace)
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = Encoder(trunk, arch, stem)(images)
         torch.testing.assert_close(
-            made["model"].eval()(images), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
+            namespace["model"].eval()(images), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
         )

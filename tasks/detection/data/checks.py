@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError
+from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
 
 _NO_SEGMENTATION = "box without a segmentation, dropped"
@@ -62,13 +62,13 @@ class DatasetReport:
         """For the terminal; `role` is train or test."""
         lines = [f"{role}: {self.images} images, {self.boxes} boxes, {self.classes} classes."]
         if self.classes_without_boxes:
-            names = some(self.classes_without_boxes)
+            names = first_few(self.classes_without_boxes)
             lines.append(f"{role}: {len(self.classes_without_boxes)} classes without boxes ({names}).")
         if self.excluded:
-            names = some(f"{name}: {count}" for name, count in self.excluded.items())
+            names = first_few(f"{name}: {count}" for name, count in self.excluded.items())
             lines.append(f"{role}: {sum(self.excluded.values())} boxes excluded by --classes ({names}).")
         for issue, ids in self.issues.items():
-            lines.append(f"{role}: {len(ids)} x {issue} ({some(dict.fromkeys(ids))}).")
+            lines.append(f"{role}: {len(ids)} x {issue} ({first_few(dict.fromkeys(ids))}).")
         return lines
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError
+from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage, Segmentation
 
 _MAX_COORDINATE = 1e12  # of areas too
@@ -40,7 +40,7 @@ def open_coco(
         if image not in annotations:
             raise DataError(f"{where} refers to image {image}, which is not in the file.")
         if category not in class_names:
-            known = some(map(str, class_names))
+            known = first_few(map(str, class_names))
             raise DataError(f"{where} refers to category {category}, which is not in the file; it has: {known}.")
         if category not in label_of:
             excluded[class_names[category]] = excluded.get(class_names[category], 0) + 1
@@ -119,7 +119,7 @@ def _locate(path: Path, options: Mapping[str, str], spec: str, role: str) -> tup
     if not split:
         files = sorted((path / "annotations").glob(f"instances_{ {'train': 'train', 'test': 'val'}[role] }*.json"))
         if len(files) != 1:
-            splits = some(
+            splits = first_few(
                 file.stem.removeprefix("instances_") for file in (path / "annotations").glob("instances_*.json")
             )
             raise DataError(f"{spec}: name the split, such as #train2017; available: {splits or 'none'}.")

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.sources.spec import parse_spec
+from simsiam_eval.wording import first_few
 from tasks.detection.data.coco import open_coco
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.voc import open_voc
@@ -63,8 +63,8 @@ def _check_same_classes(train: DetectionDataset, test: DetectionDataset) -> None
     if only_test or (test.kind == train.kind == "coco" and only_train):
         raise DataError(
             f"The classes of {test.spec} differ from those of the training set (only in the test set: "
-            f"{some(only_test) or 'none'}; only in the training set: {some(only_train) or 'none'}). Give files with the "
-            "same class names, or select common classes with --classes."
+            f"{first_few(only_test) or 'none'}; only in the training set: {first_few(only_train) or 'none'}). "
+            "Give files with the same class names, or select common classes with --classes."
         )
 
 
@@ -78,7 +78,7 @@ def _check_known(classes: tuple[str, ...], parts: list[DetectionDataset]) -> Non
     if unknown:
         raise DataError(
             f"--classes {unknown[0]}: no such class in {' + '.join(part.spec for part in parts)}; available: "
-            f"{some(sorted(known)) or 'none'}."
+            f"{first_few(sorted(known)) or 'none'}."
         )
 
 
@@ -133,6 +133,6 @@ def _check_images_exist(dataset: DetectionDataset) -> None:
             missing.append(str(image.path))
     if missing:
         raise DataError(
-            f"{dataset.spec}: {len(missing)} of {len(dataset.images)} images are missing ({some(missing)}). Add them, or "
-            "remove them from the list."
+            f"{dataset.spec}: {len(missing)} of {len(dataset.images)} images are missing ({first_few(missing)}). "
+            "Add them, or remove them from the list."
         )

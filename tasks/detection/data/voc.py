@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import UnreadableImage, image_size
+from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
 
 _DEFAULT_SPLITS = {"train": ("trainval", "train"), "test": ("test", "val")}
@@ -52,7 +52,7 @@ def _image_names(folder: Path, split: str, role: str, spec: str) -> list[str]:
         return sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
     if not split and not lists.is_dir():
         raise DataError(f"{spec}: {folder} is not a VOC folder; it has no Annotations/.")
-    available = some(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+    available = first_few(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
     if not split:
         raise DataError(f"{spec}: name the list, such as #trainval; available: {available}.")
     file = lists / f"{split}.txt"
@@ -63,7 +63,7 @@ def _image_names(folder: Path, split: str, role: str, spec: str) -> list[str]:
         raise DataError(f"{spec}: the list {file} cannot be read; available: {available}.") from error
     if len(set(names)) < len(names):
         repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        raise DataError(f"{file} lists images more than once ({some(repeated)}).")
+        raise DataError(f"{file} lists images more than once ({first_few(repeated)}).")
     return names
 
 

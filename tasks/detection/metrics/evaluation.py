@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simsiam_eval.encoders.families import some
+from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.detections import Detections
 from tasks.detection.metrics.coco_ap import coco_average_precision
@@ -110,8 +110,8 @@ def _left_out_classes(data: DetectionDataset) -> list[str]:
     counted = {obj.label for obj in annotations if not (obj.difficult or obj.crowd)}
     absent = [name for label, name in enumerate(data.classes) if label not in present]
     ignored = [name for label, name in enumerate(data.classes) if label in present - counted]
-    warnings = [f"The test set has no objects of {some(absent)}; left out of the mean."] if absent else []
+    warnings = [f"The test set has no objects of {first_few(absent)}; left out of the mean."] if absent else []
     if ignored:
         mark = "difficult" if data.kind == "voc" else "crowd regions"
-        warnings.append(f"All objects of {some(ignored)} in the test set are {mark}; left out of the mean.")
+        warnings.append(f"All objects of {first_few(ignored)} in the test set are {mark}; left out of the mean.")
     return warnings

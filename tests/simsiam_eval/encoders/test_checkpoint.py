@@ -15,10 +15,10 @@ import torch
 from simsiam_eval.encoders.checkpoint import (
     inspect_checkpoint,
     load_encoder,
-    read_checkpoint,
     weights_sha256,
     write_checkpoint,
 )
+from simsiam_eval.encoders.checkpoint_file import read_checkpoint
 from simsiam_eval.encoders.encoder import build_trunk
 from simsiam_eval.errors import DataError, UsageError
 
@@ -35,7 +35,7 @@ FAMILY_PREFIX = {
 def trunk():
     torch.manual_seed(0)
     trunk = build_trunk("resnet18", "cifar")
-    for module in trunk.modules():  # statistics unlike a fresh model's, so that losing one would show
+    for module in trunk.modules():  # unlike those of a new model, so that a lost one would show
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
@@ -58,21 +58,21 @@ def saved(tmp_path, content, **options):
     return path
 
 
-def refused(path, *says):
-    """The sentence that `inspect_checkpoint` refuses `path` with; it names the file and says all of `says`."""
-    with pytest.raises(DataError) as caught:
+def rejected(path, *parts):
+    """The message that `inspect_checkpoint` rejects `path` with: one line, which names the file and contains all parts."""
+    with pytest.raises(DataError) as error:
         inspect_checkpoint(path)
-    message = str(caught.value)
+    message = str(error.value)
     assert message.startswith(str(path))
     assert "\n" not in message
-    for part in says:
+    for part in parts:
         assert part in message
     return message
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("family", FAMILY_PREFIX)
-def test_load_gives_the_trunks_features_and_hash(tmp_path, trunk, state, family, legacy):
+def test_loaded_encoder_has_the_features_and_hash_of_the_trunk(tmp_path, trunk, state, family, legacy):
     path = saved(
         tmp_path,
         {"state_dict": prefixed(state, FAMILY_PREFIX[family]), "epoch": 5},
@@ -80,7 +80,7 @@ def test_load_gives_the_trunks_features_and_hash(tmp_path, trunk, state, family,
     )
     encoder, report = load_encoder(path)
     assert (report.family, report.container, report.arch, report.stem) == (family, "state_dict", "resnet18", "cifar")
-    assert (report.epoch, report.feature_width, report.own) == (5, 512, None)
+    assert (report.epoch, report.feature_width, report.metadata) == (5, 512, None)
     assert report.weights_sha256 == weights_sha256(state) == weights_sha256(encoder.trunk.state_dict())
     assert not encoder.training
     images = torch.randn(2, 3, 8, 8)
@@ -97,22 +97,22 @@ def test_safetensors(tmp_path, state):
     report = inspect_checkpoint(path)
     assert (report.family, report.container, report.weights_sha256) == ("torchvision", "bare", weights_sha256(state))
     path.write_bytes(path.read_bytes()[:100_000])
-    refused(path, "damaged safetensors")
+    rejected(path, "damaged safetensors")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_dino_teacher_is_preferred_and_a_namespace_is_read(tmp_path, state, legacy):
+def test_teacher_is_preferred_and_namespace_is_allowed(tmp_path, state, legacy):
     student = prefixed({key: tensor + 1 for key, tensor in state.items()}, "module.backbone.")
     teacher = prefixed(state, "backbone.") | {"head.mlp.0.weight": torch.zeros(3, 512)}
     content = {"student": student, "teacher": teacher, "args": argparse.Namespace(arch="resnet18"), "epoch": 1}
     report = inspect_checkpoint(saved(tmp_path, content, _use_new_zipfile_serialization=not legacy))
     assert (report.family, report.container) == ("dino", "teacher")
     assert report.weights_sha256 == weights_sha256(state)
-    assert "preferred" in report.left["student"]
-    assert "head.mlp.0.weight" in report.left
+    assert "preferred" in report.skipped["student"]
+    assert "head.mlp.0.weight" in report.skipped
 
 
-def test_loading_leaves_the_random_state(tmp_path, state):
+def test_loading_keeps_the_random_state(tmp_path, state):
     path = saved(tmp_path, state)
     before = torch.random.get_rng_state()
     load_encoder(path)
@@ -135,7 +135,7 @@ def test_layer_and_pooling(tmp_path, state):
         load_encoder(path, layer="head")
 
 
-def test_hash_depends_on_weights_alone(state):
+def test_hash_depends_only_on_weights(state):
     expected = weights_sha256(state)
     same = dict(reversed(state.items())) | {"fc.weight": torch.zeros(2), "bn1.num_batches_tracked": torch.tensor(9)}
     same["conv1.weight"] = state["conv1.weight"].double().to(memory_format=torch.channels_last)
@@ -158,11 +158,11 @@ class TestWrite:
             "epoch": 3,
             "arch": "resnet18",
             "state_dict": model,
-            "own": {"recipe": {"lr": 0.05}, "seed": (1, None)},
+            "metadata": {"recipe": {"lr": 0.05}, "seed": (1, None)},
             "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1).state_dict(),
         }
 
-    def test_is_read_back(self, tmp_path, state, arguments):
+    def test_file_is_read_back(self, tmp_path, state, arguments):
         path = tmp_path / "checkpoint_0002.pth.tar"
         write_checkpoint(path, **arguments)
         content = torch.load(path, weights_only=True)
@@ -170,25 +170,25 @@ class TestWrite:
         assert list(content["state_dict"]) == list(arguments["state_dict"])
         assert content["optimizer"] == arguments["optimizer"]
         report = inspect_checkpoint(path)
-        assert (report.family, report.epoch, report.own) == ("simsiam", 3, arguments["own"])
+        assert (report.family, report.epoch, report.metadata) == ("simsiam", 3, arguments["metadata"])
         assert (report.projector, report.predictor) == ([512, 2048, 2048], [2048, 512, 2048])
         assert report.weights_sha256 == weights_sha256(state)
         assert os.listdir(tmp_path) == [path.name]
 
     def test_report_is_json(self, tmp_path, arguments):
         path = tmp_path / "checkpoint.pth.tar"
-        write_checkpoint(path, **arguments | {"own": {"random": torch.zeros(3), "seeds": (1, 2)}})
+        write_checkpoint(path, **arguments | {"metadata": {"random": torch.zeros(3), "seeds": (1, 2)}})
         record = json.loads(json.dumps(inspect_checkpoint(path).to_dict()))
         assert record["path"] == str(path)
-        assert record["own"] == {"random": "tensor [3] torch.float32", "seeds": [1, 2]}
+        assert record["metadata"] == {"random": "tensor [3] torch.float32", "seeds": [1, 2]}
 
-    def test_refuses_other_keys(self, tmp_path, arguments, state):
+    def test_rejects_other_keys(self, tmp_path, arguments, state):
         with pytest.raises(ValueError, match=r"conv1\.weight"):
             write_checkpoint(tmp_path / "a", **arguments | {"state_dict": state})
 
-    def test_refuses_what_could_not_be_read_back(self, tmp_path, arguments):
-        with pytest.raises(TypeError, match="athlib"):
-            write_checkpoint(tmp_path / "a", **arguments | {"own": {"path": pathlib.Path("x")}})
+    def test_rejects_what_could_not_be_read_back(self, tmp_path, arguments):
+        with pytest.raises(TypeError, match="pathlib"):
+            write_checkpoint(tmp_path / "a", **arguments | {"metadata": {"path": pathlib.Path("x")}})
         assert os.listdir(tmp_path) == []
 
     def test_missing_folder(self, tmp_path, arguments):
@@ -203,25 +203,25 @@ class Evil:
 
 class TestWrongFiles:
     def test_missing(self, tmp_path):
-        refused(tmp_path / "none.pth", "does not exist")
+        rejected(tmp_path / "none.pth", "does not exist")
 
     def test_folder(self, tmp_path):
-        refused(tmp_path, "is a folder")
+        rejected(tmp_path, "is a folder")
 
     def test_empty(self, tmp_path):
         (tmp_path / "a.pth").touch()
-        refused(tmp_path / "a.pth", "empty file")
+        rejected(tmp_path / "a.pth", "empty file")
 
     @pytest.mark.parametrize("legacy", [False, True])
-    @pytest.mark.parametrize("kept", [0.00001, 0.5, 0.999])
-    def test_truncated(self, tmp_path, state, legacy, kept):
+    @pytest.mark.parametrize("share", [0.00001, 0.5, 0.999])
+    def test_truncated(self, tmp_path, state, legacy, share):
         path = saved(tmp_path, state, _use_new_zipfile_serialization=not legacy)
         whole = path.read_bytes()
-        path.write_bytes(whole[: int(len(whole) * kept)])
-        refused(path, "truncated or damaged")
+        path.write_bytes(whole[: int(len(whole) * share)])
+        rejected(path, "truncated or damaged")
 
     @pytest.mark.parametrize(
-        ("content", "says"),
+        ("content", "kind"),
         [
             (b"conv1.weight, 64, 3\n" * 50, "text"),
             (b"hi", "text"),
@@ -233,20 +233,20 @@ class TestWrongFiles:
             (b"\x80\x04nonsense", "damaged pickle"),
         ],
     )
-    def test_no_checkpoint(self, tmp_path, content, says):
+    def test_not_a_checkpoint(self, tmp_path, content, kind):
         path = tmp_path / "a.pth"
         path.write_bytes(content)
-        refused(path, "not a checkpoint", says)
+        rejected(path, "not a checkpoint", kind)
 
     def test_other_zip(self, tmp_path):
         np.savez(tmp_path / "a.npz", weight=np.zeros(3))
-        refused(tmp_path / "a.npz", "zip archive of weight.npy")
+        rejected(tmp_path / "a.npz", "zip archive of weight.npy")
 
     def test_torchscript(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
             for name in ("data.pkl", "constants.pkl", "version"):
                 archive.writestr(f"a/{name}", b"")
-        refused(tmp_path / "a.pt", "TorchScript")
+        rejected(tmp_path / "a.pt", "TorchScript")
 
     @pytest.mark.parametrize(
         "write",
@@ -261,72 +261,72 @@ class TestWrongFiles:
         monkeypatch.chdir(tmp_path)
         with open("evil.pth", "wb") as file:
             write({"state_dict": {"conv1.weight": 1}, "epoch": Evil()}, file)
-        refused(tmp_path / "evil.pth", "would execute code", "posix.mkdir", "nothing was executed", "state_dict()")
+        rejected(tmp_path / "evil.pth", "would execute code", "posix.mkdir", "Nothing was executed", "state_dict()")
         assert os.listdir() == ["evil.pth"]
 
-    def test_whole_model(self, tmp_path, trunk):
-        refused(saved(tmp_path, trunk), "would execute code", "torchvision.models.resnet.ResNet")
+    def test_pickled_model(self, tmp_path, trunk):
+        rejected(saved(tmp_path, trunk), "would execute code", "torchvision.models.resnet.ResNet")
 
     def test_plain_pickle(self, tmp_path):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"weight": 1}))
-        refused(tmp_path / "a.pkl", "a Python pickle, not a torch checkpoint")
+        rejected(tmp_path / "a.pkl", "a Python pickle, not a torch checkpoint")
 
-    def test_weights_only_is_always_asked_for(self, tmp_path, state):
+    def test_weights_only_is_always_set(self, tmp_path, state):
         path = saved(tmp_path, state)
         with mock.patch("torch.load", wraps=torch.load) as load:
             read_checkpoint(path)
         assert load.call_args.kwargs["weights_only"] is True
 
     @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], 5])
-    def test_no_dictionary(self, tmp_path, content):
-        refused(saved(tmp_path, content), f"holds a {type(content).__name__}")
+    def test_not_a_dictionary(self, tmp_path, content):
+        rejected(saved(tmp_path, content), f"contains a {type(content).__name__}")
 
     def test_optimizer_only(self, tmp_path):
-        refused(saved(tmp_path, {"optimizer": {"state": {}, "param_groups": []}}), "optimizer's state and no weights")
+        rejected(saved(tmp_path, {"optimizer": {"state": {}, "param_groups": []}}), "optimizer's state and no weights")
 
     def test_empty_state_dict(self, tmp_path):
-        refused(saved(tmp_path, {"state_dict": {}}), "empty")
+        rejected(saved(tmp_path, {"state_dict": {}}), "empty")
 
-    def test_half_of_the_layers(self, tmp_path, state):
+    def test_missing_layers(self, tmp_path, state):
         half = {key: tensor for key, tensor in state.items() if not key.startswith(("layer3.", "layer4."))}
-        message = refused(
+        message = rejected(
             saved(tmp_path, prefixed(half, "module.encoder.")), "encoder.layer3.0.conv1.weight", "missing"
         )
         assert len(message) < 600
 
     def test_wrong_prefix(self, tmp_path, state):
-        refused(saved(tmp_path, prefixed(state, "net.body.")), "net.body.", "simsiam", "moco-v3", "dino")
+        rejected(saved(tmp_path, prefixed(state, "net.body.")), "net.body.", "simsiam", "moco-v3", "dino")
 
     def test_wrong_shape(self, tmp_path, state):
         path = saved(tmp_path, state | {"layer3.0.conv1.weight": torch.zeros(256, 128, 1, 1)})
-        refused(path, "layer3.0.conv1.weight is (256, 128, 1, 1), not (256, 128, 3, 3)")
+        rejected(path, "layer3.0.conv1.weight is (256, 128, 1, 1), not (256, 128, 3, 3)")
 
     @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
     def test_not_finite(self, tmp_path, state, value):
         damaged = prefixed(state, "module.encoder.")
         damaged["module.encoder.layer2.1.bn1.weight"] = torch.full((128,), value)
-        refused(saved(tmp_path, damaged), "NaN or infinite", "module.encoder.layer2.1.bn1.weight")
+        rejected(saved(tmp_path, damaged), "NaN or infinite", "module.encoder.layer2.1.bn1.weight")
 
     def test_quantized(self, tmp_path, state):
         path = saved(tmp_path, state | {"conv1.weight": torch.zeros(64, 3, 3, 3, dtype=torch.int8)})
-        refused(path, "conv1.weight as torch.int8")
+        rejected(path, "conv1.weight as torch.int8")
 
-    def test_values_that_were_never_there(self, tmp_path, state):
+    def test_meta_tensor(self, tmp_path, state):
         path = saved(tmp_path, state | {"conv1.weight": state["conv1.weight"].to("meta")})
-        refused(path, "conv1.weight without its values")
+        rejected(path, "conv1.weight without its values")
 
     def test_negative_variance(self, tmp_path, state):
         path = saved(tmp_path, state | {"bn1.running_var": torch.full((64,), -1.0)})
-        refused(path, "negative variances", "bn1.running_var")
+        rejected(path, "negative variances", "bn1.running_var")
 
-    def test_weights_one_level_too_deep(self, tmp_path, state):
-        refused(saved(tmp_path, {"state_dict": {"state_dict": state}}), "no weights in state_dict, only state_dict")
+    def test_weights_nested_too_deeply(self, tmp_path, state):
+        rejected(saved(tmp_path, {"state_dict": {"state_dict": state}}), "no weights in state_dict, only state_dict")
 
-    def test_a_value_that_is_no_tensor(self, tmp_path, state):
-        refused(saved(tmp_path, state | {"conv1.weight": "none"}), "conv1.weight", "missing")
-        assert inspect_checkpoint(saved(tmp_path, state | {"version": 3})).left == {"version": "not a tensor"}
+    def test_value_that_is_not_a_tensor(self, tmp_path, state):
+        rejected(saved(tmp_path, state | {"conv1.weight": "none"}), "conv1.weight", "missing")
+        assert inspect_checkpoint(saved(tmp_path, state | {"version": 3})).skipped == {"version": "not a tensor"}
 
-    def test_any_damaged_byte_gives_one_sentence(self, tmp_path):
+    def test_any_damaged_byte_is_a_data_error(self, tmp_path):
         buffer = io.BytesIO()
         torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, buffer)
         whole = buffer.getvalue()

@@ -9,7 +9,7 @@ from simsiam_eval.vocabulary import LAYERS, POOLINGS
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_width_is_the_real_one_for_every_layer(arch, stem):
+def test_width_is_correct_for_every_layer(arch, stem):
     with torch.device("meta"):
         trunk = build_trunk(arch, stem)
         images = torch.zeros(2, 3, 32, 32)
@@ -19,7 +19,7 @@ def test_width_is_the_real_one_for_every_layer(arch, stem):
         assert encoder.width == feature_width(arch, layer)
 
 
-def test_pool_is_the_trunks_own():
+def test_pool_is_the_output_of_the_trunk():
     trunk = build_trunk("resnet18").eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def test_pool_is_the_trunks_own():
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_poolings_reduce_the_layers_own_map(layer):
+def test_pooling_reduces_the_output_of_the_layer(layer):
     trunk = build_trunk("resnet18", "cifar").eval()
     maps = {}
     modules = {"stem": trunk.maxpool, "pool": trunk.layer4}
@@ -61,7 +61,7 @@ def test_zero_init_residual_makes_the_last_norm_of_a_block_zero():
 
 
 @pytest.mark.parametrize(
-    ("make", "named"),
+    ("build", "choices"),
     [
         (lambda: build_trunk("vit_b_16"), "resnet50"),
         (lambda: build_trunk("resnet18", "tiny"), "imagenet, cifar"),
@@ -69,6 +69,6 @@ def test_zero_init_residual_makes_the_last_norm_of_a_block_zero():
         (lambda: Encoder(build_trunk("resnet18"), "resnet18", "imagenet", pooling="sum"), "avg, max"),
     ],
 )
-def test_unknown_names_are_refused_with_the_choices(make, named):
-    with pytest.raises(UsageError, match=named):
-        make()
+def test_unknown_names_are_rejected_with_the_choices(build, choices):
+    with pytest.raises(UsageError, match=choices):
+        build()

@@ -108,14 +108,14 @@ def test_record_without_decode_means_full():
 
 
 def test_decode_comes_from_the_user_then_the_checkpoint():
-    own = {"preprocessing": Preprocessing(decode="scaled").to_dict()}
+    metadata = {"preprocessing": Preprocessing(decode="scaled").to_dict()}
     assert preprocessing_for("imagenet", None).decode == "full"
-    assert preprocessing_for("imagenet", own).decode == "scaled"
-    assert preprocessing_for("imagenet", own, decode="full").decode == "full"
+    assert preprocessing_for("imagenet", metadata).decode == "scaled"
+    assert preprocessing_for("imagenet", metadata, decode="full").decode == "full"
 
 
 @pytest.mark.parametrize(
-    ("stem", "own", "options", "sizes"),
+    ("stem", "metadata", "options", "sizes"),
     [
         ("imagenet", None, {}, (256, 224)),
         ("cifar", None, {}, (32, 32)),
@@ -129,8 +129,8 @@ def test_decode_comes_from_the_user_then_the_checkpoint():
         ("imagenet", None, {"transform": "cifar", "crop": 28}, (28, 28)),
     ],
 )
-def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, own, options, sizes):
-    chosen = preprocessing_for(stem, own, **options)
+def test_sizes_come_from_the_user_then_the_checkpoint_then_the_stem(stem, metadata, options, sizes):
+    chosen = preprocessing_for(stem, metadata, **options)
     assert (chosen.resize, chosen.crop) == sizes
 
 
@@ -147,7 +147,7 @@ def test_squash_keeps_the_whole_image():
 
 @pytest.mark.parametrize("damaged", [{"resize": "x", "crop": 8}, {"resize": 0, "crop": 8, "mean": [0], "std": [1]}, {}])
 def test_damaged_record_of_a_checkpoint_is_rejected(damaged):
-    with pytest.raises(DataError, match="own preprocessing"):
+    with pytest.raises(DataError, match="preprocessing stored in the checkpoint"):
         preprocessing_for("imagenet", {"preprocessing": {"resize": 8} | damaged})
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.encoder import Encoder
-from simsiam_eval.encoders.families import some
 from simsiam_eval.errors import DataError
+from simsiam_eval.wording import first_few
 
 TOLERANCE = 1e-4
 
@@ -39,7 +39,7 @@ def largest_difference(encoder: Encoder, weights: Mapping[str, Tensor], model: A
     if result.unexpected_keys or missing:
         raise DataError(
             "The converted weights do not fit the detector (unexpected keys: "
-            f"{some(result.unexpected_keys) or 'none'}; missing keys: {some(missing) or 'none'})."
+            f"{first_few(result.unexpected_keys) or 'none'}; missing keys: {first_few(missing) or 'none'})."
         )
     trunk = encoder.trunk.eval()
     device = next(trunk.parameters()).device

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from simsiam_eval.encoders.encoder import Encoder
-from simsiam_eval.encoders.families import some, trunk_shapes
+from simsiam_eval.encoders.recognition import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.wording import first_few
 
 # Pattern of torchvision's whole key -> detectron2's key; the first match counts. {stage} is {layer} plus one.
 RULES: tuple[tuple[str, str], ...] = (
@@ -45,11 +46,11 @@ def detectron2_keys(keys: Iterable[str], heads: str, rules: tuple[tuple[str, str
             names[key] = ("roi_heads." if heads == "c4" and name.startswith("res5.") else trunk) + name
     if unknown or not names:
         raise DataError(
-            f"No detectron2 name is known for {some(unknown) or 'an empty set of keys'}; nothing was converted."
+            f"No detectron2 name is known for {first_few(unknown) or 'an empty set of keys'}; nothing was converted."
         )
     if len(set(names.values())) < len(names):
         clashing = [key for key, name in names.items() if list(names.values()).count(name) > 1]
-        raise DataError(f"Keys would get the same name in detectron2 ({some(clashing)}); nothing was converted.")
+        raise DataError(f"Keys would get the same name in detectron2 ({first_few(clashing)}); nothing was converted.")
     return names
 
 
@@ -71,6 +72,7 @@ def detectron2_weights(encoder: Encoder, heads: str, rules: tuple[tuple[str, str
     wrong = [key for key in expected if key not in state or tuple(state[key].shape) != expected[key]]
     if wrong or len(state) != len(expected):
         raise DataError(
-            f"The encoder is not a complete {encoder.arch} ({some(wrong) or 'it has further keys'}); nothing was converted."
+            f"The encoder is not a complete {encoder.arch} ({first_few(wrong) or 'it has further keys'}); "
+            "nothing was converted."
         )
     return {name: state[key].detach().cpu() for key, name in detectron2_keys(state, heads, rules).items()}
