@@ -17,8 +17,8 @@ Every option of every command, with its default. Written by `python docs/setting
 
 ## Config file
 
-Settings can also be read from a TOML file, `--config FILE.toml`. Its top level is for every command, a table for the command
-of its name. Names are written with `_` or `-`.
+Settings can also be read from a TOML file, `--config FILE.toml`. Settings at its top level apply to every command, those in
+a table to the command or group with that name. Names may be written with `_` or `-`.
 
 ```toml
 seed = 3
@@ -30,16 +30,16 @@ k = [20, 200]
 gallery = "train.h5"
 ```
 
-Options override the command's table, which overrides its group's (`[retrieval]`), which overrides the top level, which
-overrides the preset. Commands that do not use `device`, `precision` or `seed` ignore them at the top level. Paths are
-relative to the working folder.
+From highest to lowest precedence: options, the command's table, its group's table (`[retrieval]`), the top level, the preset.
+Commands that do not use `device`, `precision` or `seed` ignore them at the top level. Paths are relative to the working
+folder.
 
 ## Values
 
 - Several numbers or choices: `-k 20,200` or `-k 20 -k 200`; in TOML, a list.
 - Several paths or names: `--train a.h5 --train b.h5`.
 - Switches: `--strict` or `--no-strict`; in TOML, `true` or `false`.
-- Names in capital letters are given by position: `simsiam-eval verify FILE`.
+- Names in capital letters are positional arguments: `simsiam-eval verify FILE`.
 
 ## Output and exit status
 
@@ -48,11 +48,11 @@ relative to the working folder.
 | exit status | meaning |
 | --- | --- |
 | 0 | success |
-| 1 | bad data, or faults found by `verify` |
-| 2 | wrong usage |
+| 1 | invalid data, or errors found by `verify` |
+| 2 | invalid usage |
 | 129, 130, 143 | stopped by SIGHUP, Ctrl-C, SIGTERM |
 """
-# Settings that several commands share stand in a section of their own.
+# Settings that several commands share have a section of their own.
 MACHINE = (DeviceSettings, PrecisionSettings, SeedSettings)
 
 
@@ -67,7 +67,7 @@ def page() -> str:
         also = [f"`{option}`" for option in shared]
         if issubclass(settings_class, FeatureSettings):
             without = "" if issubclass(settings_class, ViewSettings) else " (without `--views`)"
-            also.append(f"[those of the extraction](#extraction){without}")
+            also.append(f"the [extraction options](#extraction){without}")
         text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
         if settings_class.EXAMPLES:
             text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
