@@ -30,7 +30,7 @@ k = [20, 200]
 gallery = "train.h5"
 ```
 
-From highest to lowest precedence: options, the command's table, its group's table (`[retrieval]`), the top level, the preset.
+Precedence, from high to low: options, the command's table, its group's table (`[retrieval]`), the top level, the preset.
 Commands that do not use `device`, `precision` or `seed` ignore them at the top level. Paths are relative to the working
 folder.
 
