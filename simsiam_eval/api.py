@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.commands.table import COMMANDS
-from simsiam_eval.encoders.checkpoint import CheckpointReport
+from simsiam_eval.encoders.checkpoint import CheckpointReport, weights_sha256
 from simsiam_eval.encoders.checkpoint import load_encoder as load_encoder_and_report
 from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
 from simsiam_eval.extraction.plan import root_attributes
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.class_names import in_numbering_of
-from simsiam_eval.features.compatibility import refuse_mixture
+from simsiam_eval.features.compatibility import reject_mixture
 from simsiam_eval.features.reader import open_features as open_feature_file
 from simsiam_eval.features.table import Features
 from simsiam_eval.images.transform import ImageTransform
@@ -126,8 +127,8 @@ def extract(
         encoder: from `load_encoder`, or the path of a checkpoint.
         data: an image source as on the command line ("photos/train", "cifar10:DIR#test", "digits"), an opened one, or a
             sequence of images (see `PretrainedEncoder.embed`).
-        out: feature file (.h5) to write; the result is then read from it. Requires the path of a checkpoint as `encoder`
-            and an image source as a string or path.
+        out: feature file (.h5) to write; the result is then opened from it. Requires an image source as a string or path,
+            with its split (`photos#train`), and no `like`.
         split: train or test, where the source has splits and names none.
         like: features whose preprocessing, layer and class numbers the new ones share, such as the training set's.
         device: auto, cpu, cuda or cuda:N.
@@ -149,8 +150,11 @@ def extract(
     ((600, 512), (600,), dtype('int64'))
     """
     if out is not None:
-        if not isinstance(encoder, str | os.PathLike) or not isinstance(data, str | os.PathLike) or like or split:
-            raise TypeError("extract(..., out=...) takes the path of a checkpoint and an image source as a string")
+        if not isinstance(data, str | os.PathLike) or like is not None or split is not None:
+            raise UsageError("with out, data must be an image source as a string or path, without split or like")
+        if isinstance(encoder, PretrainedEncoder):
+            options = {"layer": encoder.layers, "pool": encoder.pooling} | options
+            encoder = _unchanged_checkpoint(encoder)
         COMMANDS["extract"](checkpoint=encoder, data=os.fspath(data), out=out, device=device, **options)
         return open_features(out)
     chosen = FeatureSettings(**{"fingerprint": "listing", "device": device} | options).extraction()
@@ -170,7 +174,9 @@ def extract(
     else:
         source = data if isinstance(data, ImageSource) else GivenImages(data)
     extraction = Extraction(encoder, source, preprocessing, chosen, resolve_device(device))
-    features = extract_to_memory(extraction, root_attributes(extraction, encoder.report))
+    # The weights may have changed since they were loaded.
+    report = replace(encoder.report, weights_sha256=weights_sha256(encoder.trunk.state_dict()))
+    features = extract_to_memory(extraction, root_attributes(extraction, report))
     return features if like is None else _matched(features, like)
 
 
@@ -194,6 +200,16 @@ def open_features(path: Pathlike, layer: str | None = None, *, like: Features | 
     return features if like is None else _matched(features, like)
 
 
+def _unchanged_checkpoint(encoder: PretrainedEncoder) -> str:
+    """The checkpoint of an encoder that still has its weights."""
+    if weights_sha256(encoder.trunk.state_dict()) != encoder.report.weights_sha256:
+        raise UsageError(
+            f"the weights of the encoder are no longer those of {encoder.report.path}: a feature file names a checkpoint, "
+            "so save one first"
+        )
+    return encoder.report.path
+
+
 def _matched(features: Features, like: Features) -> Features:
-    refuse_mixture(like, features)
+    reject_mixture(like, features)
     return in_numbering_of(like, features)

@@ -65,7 +65,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     Raises:
         DataError: a feature file cannot be used, or the two are of different encoders or of the same images.
     """
-    from simsiam_eval.features.compatibility import described_features, refuse_mixture, same_rows
+    from simsiam_eval.features.compatibility import described_features, reject_mixture, same_rows
     from simsiam_eval.features.reader import open_features
     from simsiam_eval.runtime.device import resolve_device
 
@@ -73,7 +73,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     settings.try_outputs()
     sets = [open_features(path) for path in (settings.file, settings.other) if path is not None]
     if len(sets) > 1:
-        refuse_mixture(*sets)
+        reject_mixture(*sets)
         if same_rows(*sets):
             raise DataError(
                 f"{settings.file} and {settings.other} hold the same images; to search within them, give one file."

@@ -130,7 +130,7 @@ def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
     assert "unknown setting 'kNN'" in call("knn", "--config", tmp_path / "all.toml", *arguments).stderr
 
 
-def test_settings_of_an_extraction_are_refused_on_feature_files(call, road):
+def test_settings_of_an_extraction_are_rejected_on_feature_files(call, road):
     arguments = ["knn", "--train", road / "train.h5", "--test", road / "test.h5"]
     refused = call(*arguments, "--pool", "max")
     assert (refused.exit_code, "--pool applies to images only" in refused.stderr) == (2, True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from simsiam_eval.commands.fields import checked_values, field_types, name_of, option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.files.atomic import refuse_unwritable
+from simsiam_eval.files.atomic import reject_unwritable
 from simsiam_eval.sources.spec import path_of
 from simsiam_eval.vocabulary import PRECISIONS
 
@@ -56,20 +56,20 @@ class Settings:
         for field in dataclasses.fields(self):
             value = checked_values(field, kinds[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-        self._refuse_output_that_is_read()
+        self._reject_output_that_is_read()
         self.check()
 
     def try_outputs(self) -> None:
         """Find out before the work whether the output files can be written. Raises DataError."""
         for _, path in self.outputs():
-            refuse_unwritable(path)
+            reject_unwritable(path)
 
     def outputs(self) -> list[tuple[str, Path]]:
         """The files to write: the option that asks for it, and where. A subclass adds those that lie beside them."""
         fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
         return [(name_of(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 
-    def _refuse_output_that_is_read(self) -> None:
+    def _reject_output_that_is_read(self) -> None:
         """An output takes the place of what is there: that must not be what the command reads, or its other output."""
         outputs = self.outputs()
         for field in dataclasses.fields(self):

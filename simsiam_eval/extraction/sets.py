@@ -12,7 +12,7 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
 from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import in_numbering_of
-from simsiam_eval.features.compatibility import labeled, refuse_mixture
+from simsiam_eval.features.compatibility import labeled, reject_mixture
 from simsiam_eval.features.reader import open_features, read_features
 from simsiam_eval.features.table import Features
 
@@ -48,7 +48,7 @@ def train_and_test_features(
 
     bank = features(train, "train")
     queries = bank if test == train and is_feature_file(test) else features(test, "test")
-    refuse_mixture(bank, queries)
+    reject_mixture(bank, queries)
     return bank, in_numbering_of(bank, queries)
 
 

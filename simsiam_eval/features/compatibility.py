@@ -27,7 +27,7 @@ def labeled(table: Table, name: str) -> Table:
     return table.subset(kept)
 
 
-def refuse_mixture(train: ImageTable, test: ImageTable) -> None:
+def reject_mixture(train: ImageTable, test: ImageTable) -> None:
     """Two sets of features are used together only if one encoder made both in the same way.
 
     Raises:

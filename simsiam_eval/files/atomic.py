@@ -68,7 +68,7 @@ def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -
         file.write(text.getvalue().encode())
 
 
-def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+def reject_unwritable(path: str | os.PathLike[str]) -> None:
     """Find out before the work, by a file that is removed again, whether `atomic_write` could begin.
 
     Raises:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.class_names import class_name, distinct_names, in_numbering_of
-from simsiam_eval.features.compatibility import refuse_mixture, same_rows
+from simsiam_eval.features.compatibility import reject_mixture, same_rows
 from simsiam_eval.features.file import differences
 from simsiam_eval.features.layers import layers_in
 from simsiam_eval.features.rows import FeatureRows
@@ -41,7 +41,7 @@ def correct_by_knn(
         bank, queries, labels = labeled, None, labeled.labels
         if banks:
             bank, queries = banks[number], labeled.features
-            refuse_mixture(bank, test)
+            reject_mixture(bank, test)
             if same_rows(bank, labeled):
                 raise DataError(f"{bank.path} holds the same images as {test.path}; omit --train for leave-one-out.")
             # The labels of all tests are in the numbering of the first.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.commands.record import Result
-from simsiam_eval.files.atomic import atomic_write, cannot_write, refuse_unwritable
+from simsiam_eval.files.atomic import atomic_write, cannot_write, reject_unwritable
 from simsiam_eval.linear.head_file import SavedHead, write_head
 from simsiam_eval.plots.charts import draw_confusion, draw_curves
 from simsiam_eval.wording import percent
@@ -28,7 +28,7 @@ def make_folder(out: Path | None) -> None:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(out, error) from error
-        refuse_unwritable(out / "record.json")
+        reject_unwritable(out / "record.json")
 
 
 def write_files(

@@ -199,7 +199,7 @@ def _open_sets(
     """Labeled images of gallery and queries, with labels in the gallery's numbering; without a query spec both are one."""
     from simsiam_eval.extraction.sets import features_of
     from simsiam_eval.features.class_names import in_numbering_of
-    from simsiam_eval.features.compatibility import labeled, refuse_mixture
+    from simsiam_eval.features.compatibility import labeled, reject_mixture
 
     def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
         features = features_of(spec, role, checkpoint, options, device, option=option, like=like)
@@ -214,7 +214,7 @@ def _open_sets(
     else:
         gallery = opened(gallery_spec, "train", "--gallery")
         queries = opened(query_spec, "test", "--queries", gallery if is_feature_file(gallery_spec) else None)
-    refuse_mixture(gallery, queries)
+    reject_mixture(gallery, queries)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 
 

@@ -16,7 +16,7 @@ from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import extraction_like
 from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import class_name
-from simsiam_eval.features.compatibility import refuse_mixture, same_rows
+from simsiam_eval.features.compatibility import reject_mixture, same_rows
 from simsiam_eval.features.reader import open_features
 from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.neighbors.approximate import NeighborIndex
@@ -114,7 +114,7 @@ def open_queries(spec: str, gallery: ImageTable, checkpoint: Path | None, device
     if is_feature_file(spec):
         layer = gallery.attributes["encoder"].get("layer")
         file = open_features(Path(spec), (layer,) if layer else ())
-        refuse_mixture(gallery, file)
+        reject_mixture(gallery, file)
         features = file.features[:]
         leave_one_out = same_rows(gallery, file)
         return Queries(file.ids.tolist(), features, file.labels, file.class_names, leave_one_out, file=file)

@@ -141,6 +141,18 @@ def test_rows_without_labels_are_warned_of_when_unpacked(encoder, photos):
     assert y.tolist() == [-1, -1]
 
 
-def test_a_checkpoint_is_needed_to_write_a_file(encoder, tmp_path):
-    with pytest.raises(TypeError, match="path of a checkpoint"):
-        se.extract(encoder, "digits", out=tmp_path / "x.h5")
+def test_a_loaded_encoder_writes_a_feature_file_too(checkpoint, road, tmp_path):
+    encoder = se.load_encoder(checkpoint, layer="layer2")
+    features = se.extract(encoder, "digits#test", out=tmp_path / "x.h5")
+    assert features.attributes["encoder"]["layer"] == "layer2"
+    assert np.array_equal(features.X, se.extract(encoder, "digits#test").X)
+    for arguments in ({"like": features}, {"split": "test"}):
+        with pytest.raises(se.UsageError, match="without split or like"):
+            se.extract(encoder, "digits", out=tmp_path / "y.h5", **arguments)
+    with torch.no_grad():
+        encoder.trunk.conv1.weight.add_(1)
+    with pytest.raises(se.UsageError, match="no longer those of"):
+        se.extract(encoder, "digits#test", out=tmp_path / "y.h5")
+    assert not (tmp_path / "y.h5").exists()
+    with pytest.raises(se.DataError, match="weights_sha256"):
+        se.extract(encoder, "digits#test", like=features)

@@ -84,7 +84,7 @@ def test_npy(file, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["parquet", "npy"])
-def test_refused_and_nothing_is_left(file, tmp_path, monkeypatch, to):
+def test_rejected_and_nothing_is_left(file, tmp_path, monkeypatch, to):
     out = tmp_path / "out"
     out.write_text("mine")
     with pytest.raises(DataError, match="already exists"):

@@ -277,7 +277,7 @@ def test_an_autocast_around_them_changes_nothing(crops):
     assert torch.equal(resident, crop_resident(crops, rows, found, 20))
 
 
-def test_parameters_of_another_batch_are_refused(crops):
+def test_parameters_of_another_batch_are_rejected(crops):
     with pytest.raises(ValueError, match="3 crops but parameters of 40 views"):
         LEVELS.augment(crops[:3], drawn())
 

@@ -73,7 +73,7 @@ def test_a_given_value_goes_before_the_preset_even_where_it_is_false():
         ({"device": None}, "--device must be a string"),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_option(wrong, says):
+def test_a_wrong_value_is_rejected_by_the_name_of_its_option(wrong, says):
     with pytest.raises(UsageError) as refused:
         Oven(**({"out": "x"} | wrong))
     assert says in str(refused.value)
@@ -98,7 +98,7 @@ def test_one_value_stands_for_a_list_of_one():
     assert Oven(out="x", racks=3).racks == (3,)
 
 
-def test_from_mapping_refuses_unknown_keys_and_names_missing_ones():
+def test_from_mapping_rejects_unknown_keys_and_names_missing_ones():
     assert Oven.from_mapping({"out": "x", "heat": 5}) == Oven(out=Path("x"), heat=5.0)
     with pytest.raises(UsageError, match=r"Unknown setting 'color'.*racks"):
         Oven.from_mapping({"out": "x", "color": "red"})
@@ -151,7 +151,7 @@ def test_every_preset_has_exactly_the_fields_that_come_from_it_and_passes_the_ch
         (LinearEvalSettings, {"train": "a.h5", "test": "b.h5", "momentum": 1.0}, "--momentum"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings_class, values, says):
+def test_settings_that_contradict_each_other_are_rejected(settings_class, values, says):
     with pytest.raises(UsageError, match=says):
         settings_class(**values)
 

@@ -268,7 +268,7 @@ def test_a_disk_that_fills_up(call, checkpoint, images, tmp_path, monkeypatch):
     assert read_features(tmp_path / "a.h5").unreadable == 1
 
 
-def test_a_source_that_changed_since_the_start_is_refused(call, forked, checkpoint, images, tmp_path):
+def test_a_source_that_changed_since_the_start_is_rejected(call, forked, checkpoint, images, tmp_path):
     arguments = ["extract", "--checkpoint", checkpoint, "--data", images, "--out", tmp_path / "a.h5"]
     died = "from simsiam_eval.features.writer import FeatureWriter as w\nw.write = lambda *_: os.kill(os.getpid(), 9)"
     assert forked(arguments, died) == 9

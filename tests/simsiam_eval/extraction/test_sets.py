@@ -46,7 +46,7 @@ def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
         (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only class numbers"),
     ],
 )
-def test_sets_that_do_not_go_together_are_refused(tmp_path, train, test, says):
+def test_sets_that_do_not_go_together_are_rejected(tmp_path, train, test, says):
     with pytest.raises(DataError, match=says):
         read(write(tmp_path / "train.h5", **train), write(tmp_path / "test.h5", **test))
 

@@ -13,7 +13,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 IDS, LABELS = ["a", "ü/b", "c", "d"], np.array([0, 1, -1, 1])
 
 
-def test_files_that_are_refused(tmp_path):
+def test_files_that_are_rejected(tmp_path):
     path = tmp_path / "f.h5"
     with pytest.raises(DataError, match="no feature file"):
         read_attributes(path)

@@ -39,6 +39,6 @@ def test_arrays_that_cannot_be_written_and_of_other_types():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(value):
+def test_what_is_not_finite_is_rejected(value):
     with pytest.raises(DataError, match="not finite"):
         l2_normalized(np.array([[1.0, 2.0], [value, 1.0]]))

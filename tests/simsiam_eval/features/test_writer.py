@@ -262,7 +262,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_row(tmp_path, monkeypatch, sta
     assert [one.name for one in path.parent.iterdir()] == ["f.h5"]
 
 
-def test_rows_that_the_file_has_not_are_refused(tmp_path):
+def test_rows_that_the_file_has_not_are_rejected(tmp_path):
     """They would lie on the bytes of other datasets."""
     with writer(tmp_path / "f.h5") as file:
         before = (tmp_path / "f.h5.part").read_bytes()
@@ -298,7 +298,7 @@ def test_a_process_left_over_from_an_earlier_run_is_in_the_way(tmp_path):
     writer(path).close()
 
 
-def test_a_damaged_part_file_is_refused_not_overwritten(tmp_path):
+def test_a_damaged_part_file_is_rejected_not_overwritten(tmp_path):
     (tmp_path / "f.h5.part").write_bytes(b"a night of work" * 1000)
     with pytest.raises(DataError, match=r"damaged.*delete it"):
         writer(tmp_path / "f.h5")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.atomic import atomic_write, refuse_unwritable, write_csv
+from simsiam_eval.files.atomic import atomic_write, reject_unwritable, write_csv
 
 
 def test_writes_and_replaces(tmp_path):
@@ -117,14 +117,14 @@ def test_a_table_is_whole_or_the_old_one(tmp_path):
 
 
 def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
-    for refuse in (refuse_unwritable, lambda path: atomic_write(path).__enter__()):
+    for refuse in (reject_unwritable, lambda path: atomic_write(path).__enter__()):
         with pytest.raises(DataError, match="name too long"):
             refuse(tmp_path / ("n" * 300) / "x")
         with pytest.raises(DataError, match="name too long"):
             refuse(tmp_path / ("n" * 300))
 
 
-@pytest.mark.parametrize("refuse", [refuse_unwritable, lambda path: atomic_write(path).__enter__()])
+@pytest.mark.parametrize("refuse", [reject_unwritable, lambda path: atomic_write(path).__enter__()])
 def test_what_is_no_file_is_not_replaced(tmp_path, refuse):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")

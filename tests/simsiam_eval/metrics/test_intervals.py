@@ -76,7 +76,7 @@ def test_none_and_all_correct(total):
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (3, 2), (-1, 2)])
-def test_impossible_counts_are_refused(correct, total):
+def test_impossible_counts_are_rejected(correct, total):
     with pytest.raises(ValueError):
         accuracy_interval(correct, total)
 
