@@ -45,7 +45,10 @@ _IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
-    """Pretrain an encoder with SimSiam (Chen and He, arXiv 2011.10566) on unlabeled images."""
+    """Pretrain an encoder with SimSiam (Chen and He, arXiv 2011.10566) on unlabeled images.
+
+    Numbers next to the ablations are the paper's linear accuracies on ImageNet after 100 epochs, in percent.
+    """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "imagenet": _IMAGENET,
@@ -61,8 +64,8 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
             "image_size": 32,
             "blur": 0.0,
         },
-        # Digits are small, gray and have a right way up: no flips, crops or colors, but the variations of handwriting. With
-        # this weight decay a run without stop-gradient ends below the untrained encoder for most seeds (demo_seeds.md).
+        # Digits are small, gray and upright: no flips, crops or color jitter, but variations as in handwriting. With this
+        # weight decay, runs without stop-gradient end below the untrained encoder for most seeds (demo_seeds.md).
         "digits": _IMAGENET
         | {
             "arch": "resnet18",
@@ -108,9 +111,15 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         may_change=True, help="Training images, such as folder:PATH, cifar10:PATH, manifest:FILE.csv or digits."
     )
     out: Path = setting(may_change=True, help="Run folder for checkpoints, log.jsonl and result.json.")
-    preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol that the other defaults come from.")
-    arch: str = setting(by_preset=True, choices=tuple(ARCHITECTURES), help="Encoder, by torchvision's name.")
-    stem: str = setting(by_preset=True, choices=STEMS, help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.")
+    preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol that sets other defaults.")
+    arch: str = setting(
+        by_preset=True, choices=tuple(ARCHITECTURES), help="Encoder architecture, as named by torchvision."
+    )
+    stem: str = setting(
+        by_preset=True,
+        choices=STEMS,
+        help="Stem of the encoder: imagenet (7x7, stride 2, then max-pooling) or cifar (3x3, stride 1).",
+    )
     epochs: int = setting(
         by_preset=True,
         at_least=0,
@@ -122,7 +131,7 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
     momentum: float = setting(0.9, at_least=0, at_most=1, help="Momentum of SGD.")
     weight_decay: float = setting(
-        by_preset=True, at_least=0, help="Weight decay, on every parameter (BN and bias too)."
+        by_preset=True, at_least=0, help="Weight decay of all parameters, including BN and biases."
     )
     warmup_epochs: int = setting(
         0,
@@ -132,11 +141,11 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     predictor: str = setting(
         by_preset=True,
         choices=PREDICTORS,
-        help="none: p = z (0.1); fixed: random, not trained (1.5); trained with a cosine (67.7) or constant (68.1) "
-        "learning rate, the latter as by the reference's --fix-pred-lr.",
+        help="Predictor: none (p = z; 0.1), fixed (random, not trained; 1.5), or trained with a cosine (67.7) or "
+        "constant (68.1) learning rate; constant is the reference's --fix-pred-lr.",
     )
     stop_gradient: bool = setting(
-        True, help="Stop-gradient on the projections (67.7); without it the output collapses (0.1)."
+        True, help="Stop-gradient on the projections (67.7). Without it the output collapses (0.1)."
     )
     loss: str = setting(
         "cosine",
@@ -144,15 +153,13 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         help="Similarity in the loss: cosine (68.1) or cross-entropy (63.2).",
     )
     symmetric: bool = setting(
-        True, help="Symmetric loss (68.1); otherwise only the first view predicts the second (64.8)."
+        True, help="Symmetric loss (68.1). Otherwise only the first view predicts the second (64.8)."
     )
     dim: int = setting(
-        by_preset=True, at_least=1, help="Output width of the projector (256 65.3, 512 67.2, 1024 67.5, 2048 68.1)."
+        by_preset=True, at_least=1, help="Output width of the projector (256: 65.3, 512: 67.2, 1024: 67.5, 2048: 68.1)."
     )
     pred_dim: int = setting(by_preset=True, at_least=1, help="Hidden width of the predictor.")
-    predictor_bn: str = setting(
-        "hidden", choices=NORMS, help="Layers of the predictor with BN; all: unstable in the paper."
-    )
+    predictor_bn: str = setting("hidden", choices=NORMS, help="Predictor layers with BN; all is unstable in the paper.")
     projector_layers: int = setting(
         by_preset=True, at_least=1, at_most=3, help="Number of linear layers of the projector."
     )
@@ -160,14 +167,14 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         by_preset=True, at_least=0, help="Hidden width of the projector (0: the encoder's feature width)."
     )
     projector_bn: str = setting(
-        "all", choices=NORMS, help="Layers of the projector with BN: all 68.1; hidden 67.4; none, in both heads, 34.6."
+        "all", choices=NORMS, help="Projector layers with BN (all: 68.1, hidden: 67.4; no BN in both heads: 34.6)."
     )
     image_size: int = setting(by_preset=True, at_least=1, help="Side of a view, in pixels.")
     crop_area: float = setting(
         by_preset=True,
         above=0,
         at_most=1,
-        help="Minimum share of the image's area in RandomResizedCrop (1: no crop, resize only).",
+        help="Minimum area of RandomResizedCrop, as a fraction of the image (1: no crop, resize only).",
     )
     jitter: float = setting(
         by_preset=True,
@@ -182,13 +189,13 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
     flip: float = setting(by_preset=True, at_least=0, at_most=1, help="Probability of a horizontal flip.")
     rotate: float = setting(by_preset=True, at_least=0, at_most=180, help="Maximum rotation, in degrees.")
-    shift: float = setting(by_preset=True, at_least=0, at_most=1, help="Maximum shift, as a share of the side.")
-    zoom: float = setting(by_preset=True, at_least=0, at_most=0.9, help="Maximum change of scale, as a share.")
+    shift: float = setting(by_preset=True, at_least=0, at_most=1, help="Maximum shift, as a fraction of the side.")
+    zoom: float = setting(by_preset=True, at_least=0, at_most=0.9, help="Maximum change of scale, as a fraction.")
     shear: float = setting(by_preset=True, at_least=0, at_most=80, help="Maximum horizontal shear, in degrees.")
     val: str | None = setting(
         None,
         may_change=True,
-        help="Labeled images for the online kNN; the training images, also labeled, are its bank.",
+        help="Labeled images for the online kNN, which requires labeled training images too.",
     )
     knn_every: int = setting(10, at_least=1, may_change=True, help="Run the online kNN every N epochs.")
     knn_k: int = setting(by_preset=True, at_least=1, may_change=True, help="Number of neighbors of the online kNN.")
@@ -197,7 +204,7 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         by_preset=True, at_least=0, may_change=True, help="Run the collapse check every N steps (0: off)."
     )
     on_collapse: str = setting(
-        "warn", choices=("warn", "stop"), may_change=True, help="What to do when the output collapses."
+        "warn", choices=("warn", "stop"), may_change=True, help="Action when the output collapses."
     )
     every: str = setting("10 epochs", may_change=True, help="Checkpoint interval: 'N epochs' or 'N minutes'.")
     keep: int = setting(
@@ -207,15 +214,15 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "auto",
         choices=("auto", "never", "must"),
         may_change=True,
-        help="auto: resume the run in --out if there is one; never: reject a folder with a run; must: require one.",
+        help="auto: resume the run in --out, if any; never: fail if --out contains a run; must: fail if it does not.",
     )
     tensorboard: bool = setting(True, may_change=True, help="Write TensorBoard events to the run folder.")
     wandb: str | None = setting(None, may_change=True, help="Weights & Biases project to log to (extra `wandb`).")
     accumulate: int = setting(
-        1, at_least=1, help="Compute each batch in N parts, one after another, each with its own BN statistics."
+        1, at_least=1, help="Gradient accumulation: compute each batch in N parts, each with its own BN statistics."
     )
     sync_bn: bool = setting(
-        True, help="BN statistics over all processes under torchrun; otherwise over each process's part of the batch."
+        True, help="Compute BN statistics over all processes; otherwise over each process's part of the batch."
     )
     channels_last: bool | None = setting(
         None,
@@ -227,15 +234,16 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "off",
         choices=("off", "on", "cuda-graphs"),
         may_change=True,
-        help="torch.compile of the model and, on a GPU, of the views; cuda-graphs is fastest for small images.",
+        help="Use torch.compile for the model and, on a GPU, the views; cuda-graphs is fastest for small images.",
     )
     resident: bool | None = setting(
-        None, help="Keep all pixels on the device and crop there (default: for images of one size, up to 1 GiB)."
+        None, help="Keep all images on the device and crop there (default: if they have one size and take up to 1 GiB)."
     )
     decode: str = setting(
         "full",
         choices=DECODINGS,
-        help="scaled decodes JPEGs much larger than their crops at 1/2, 1/4 or 1/8 of their size.",
+        help="JPEG decoding: full, or scaled (JPEGs much larger than their crops are decoded at 1/2, 1/4 or 1/8 of their "
+        "size; faster).",
     )
     workers: int | None = setting(
         None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(Settings):
-    """Export a feature file to Parquet or NumPy, block by block."""
+    """Export a feature file to Parquet or NumPy, in constant memory."""
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file", "output": "to out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5 --to parquet --out train.parquet",)

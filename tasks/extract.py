@@ -27,13 +27,11 @@ class ExtractSettings(ViewSettings, ProcessSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--checkpoint checkpoint.pth.tar --data folder:photos/train --out train.h5",)
 
-    checkpoint: Path = setting(help="Checkpoint of the encoder, in any format that `inspect` supports.")
+    checkpoint: Path = setting(help="Checkpoint of the encoder.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     limit: int | None = setting(None, at_least=1, help="Extract only the first N images.")
-    rows: str | None = setting(
-        None, help="Extract only the rows START:STOP of the source, as a part that `merge` joins with others."
-    )
+    rows: str | None = setting(None, help="Extract only rows START:STOP of the source; `merge` joins such parts.")
     engine: str = setting(
         "local",
         choices=("local", "ray"),
@@ -52,7 +50,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:
-        """First row and the one after the last, from --rows or --limit."""
+        """First row and the row after the last, from --rows or --limit."""
         if self.rows is None:
             return None if self.limit is None else (0, self.limit)
         match = re.fullmatch(r"(\d+):(\d+)", self.rows)
@@ -64,7 +62,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
 
 
 def extract(settings: ExtractSettings) -> Result:
-    """Run `extract`: by this process, by those that torchrun started, or by a Ray cluster; all write the same bytes.
+    """Run `extract` in this process, under torchrun or on a Ray cluster; the file is the same.
 
     Raises:
         DataError: the checkpoint, the images or the output cannot be used.

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from simsiam_eval.features.reader import FeatureReader
 
-# What the parts of one extraction have in common.
+# Attributes that the parts of an extraction have in common.
 _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeSettings(Settings):
-    """Join the parts that `extract --rows START:STOP` wrote into one feature file, the same as a single run writes."""
+    """Join the parts written by `extract --rows START:STOP` into one feature file, as if extracted in a single run."""
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "parts", "output": "out virtual"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("part-0.h5 part-1.h5 --out train.h5",)
@@ -39,12 +39,12 @@ class MergeSettings(Settings):
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     virtual: bool = setting(
         False,
-        help="Write a small HDF5 virtual file that points at the parts by relative paths (move them together).",
+        help="Write a small HDF5 virtual file that refers to the parts by relative paths (keep them together).",
     )
 
 
 def merge(settings: MergeSettings) -> Result:
-    """Run `merge`; an interrupted one is resumed.
+    """Run `merge`, or resume an interrupted one.
 
     Raises:
         DataError: the parts cannot be merged, rows are missing or duplicated, or the output cannot be written.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
 
 # Minimum cosine and maximum difference (relative to the row's largest value) of a recomputed row. The order of additions
-# differs with the number of images in a forward pass, with the machine and with torch.compile; see docs/feature-file.md.
+# depends on the batch size, the machine and torch.compile; see docs/feature-file-commands.md.
 _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 
 
@@ -29,7 +29,7 @@ _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 class VerifySettings(DeviceSettings, SeedSettings):
     """Check a whole feature file for errors; exit status 1 if there are any.
 
-    With the checkpoint and the images, some rows are recomputed as the file's attributes record.
+    Given --checkpoint and --data, also recompute a sample of rows with the settings recorded in the file.
     """
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file data", "encoder": "checkpoint", "evaluation": "sample"}
@@ -39,15 +39,15 @@ class VerifySettings(DeviceSettings, SeedSettings):
     )
 
     file: Path = setting(positional=True, help="Feature file (.h5), or an unfinished one (.h5.part).")
-    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder that the features should be from.")
-    data: str | None = setting(None, help="Image source that the features should be from.")
+    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder that should have computed the features.")
+    data: str | None = setting(None, help="Image source that the features should have been computed from.")
     sample: int = setting(
-        32, at_least=1, help="Number of rows to recompute, drawn by --seed; requires --checkpoint and --data."
+        32, at_least=1, help="Number of rows to recompute, sampled with --seed; requires --checkpoint and --data."
     )
 
 
 def verify(settings: VerifySettings) -> Result:
-    """Run `verify`; `metrics.faults` of the record has a sentence for every error, `warnings` for what is unusual.
+    """Run `verify`. In the record, `metrics.faults` lists the errors and `warnings` the warnings, one sentence each.
 
     Raises:
         DataError: there is no such file, or the checkpoint or the images cannot be used.

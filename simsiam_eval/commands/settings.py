@@ -148,7 +148,7 @@ class DeviceSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessSettings(DeviceSettings):
-    """For commands that can compute in several processes."""
+    """For commands that can run in several processes."""
 
     GROUPS: ClassVar[dict[str, str]] = {"machine": "num_gpus"}
 
@@ -156,8 +156,8 @@ class ProcessSettings(DeviceSettings):
         None,
         at_least=1,
         may_change=True,
-        help="Number of processes to start on this machine with torchrun, one per GPU (on a CPU, that many that share its "
-        "cores); default: this process, or those that torchrun started.",
+        help="Number of processes to start on this machine with torchrun, one per GPU; on a CPU they share its cores "
+        "(default: a single process, or those started by torchrun).",
     )
 
 
@@ -170,8 +170,8 @@ class PrecisionSettings(Settings):
     precision: str = setting(
         "float32",
         choices=PRECISIONS,
-        help="Arithmetic of the encoder: float32 (on a GPU its convolutions are TF32, as is PyTorch's default), or bfloat16 "
-        "(faster; features differ slightly).",
+        help="Precision of the encoder: float32 (on a GPU with TF32 convolutions, PyTorch's default) or bf16 (bfloat16; "
+        "faster, and features differ slightly).",
     )
 
 
@@ -185,7 +185,7 @@ class SeedSettings(Settings):
 
 
 def _same_file(output: Path, given: str | Path) -> bool:
-    """Whether an output would replace a file that is read; a text may be a path or an image source."""
+    """Whether an output would replace an input file; a string may be a path or an image source."""
     path = path_of(given) if isinstance(given, str) else given
     if output.exists() and path.exists():
         return output.samefile(path)

@@ -1,7 +1,7 @@
-"""The table of commands: name, section of `--help`, summary, settings class and function of each, once.
+"""The table of commands: name, section of `--help`, summary, settings class and function of each command.
 
-The command line, the config file, docs/settings.md and the functions of `import simsiam_eval` all read it. Classes and
-functions are named as strings and imported when they are needed, so that `--help` imports no command.
+The command line, the config file, docs/settings.md and the functions of `import simsiam_eval` all use it. Classes and
+functions are named by strings and imported when needed, so that `--help` imports no command.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Command:
     """One command.
 
     Attributes:
-        name: as typed; of two words the first is the name of its group.
-        section: heading in the program's `--help`.
-        summary: one line for the program's `--help`.
-        settings: its settings class, as "module:name".
-        function: what runs it, settings -> Result, as "module:name".
-        uses: other commands that `function` takes as keyword arguments, each a callable with keywords.
+        name: Name on the command line; if it has two words, the first is the name of its group.
+        section: Heading in the program's `--help`.
+        summary: One line for the program's `--help`.
+        settings: Settings class, as "module:name".
+        function: Function that runs it, settings -> Result, as "module:name".
+        uses: Other commands that `function` takes as keyword arguments, each a callable with keywords.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Command:
 
     @property
     def python_name(self) -> str:
-        """Its name as a Python function: `retrieval_eval`."""
+        """Name of the Python function, such as `retrieval_eval`."""
         return self.name.replace("-", "_").replace(" ", "_")
 
     def settings_class(self) -> type[Settings]:
-        """The settings class, imported now; needs no torch."""
+        """Import the settings class; does not import torch."""
         settings_class: type[Settings] = load(self.settings)
         return settings_class
 
     def run(self, settings: Settings) -> Result:
-        """Run the command with its settings; with --num-gpus, in as many processes."""
+        """Run the command with its settings, with --num-gpus in that many processes."""
         from simsiam_eval.commands.settings import ProcessSettings
         from simsiam_eval.runtime.launch import under_torchrun
 
@@ -75,7 +75,7 @@ _TABLE = (
     Command(
         "demo",
         "First steps",
-        "The full pipeline on handwritten digits, in a few minutes, without a GPU.",
+        "Run the full pipeline on handwritten digits in a few minutes, without a GPU.",
         "tasks.demo:DemoSettings",
         "tasks.demo:demo",
         uses=("pretrain",),
@@ -97,21 +97,21 @@ _TABLE = (
     Command(
         "convert",
         "Encoders",
-        "Write the encoder of a checkpoint in another library's format.",
+        "Convert a checkpoint's encoder to another library's format.",
         "tasks.convert:ConvertSettings",
         "tasks.convert:convert",
     ),
     Command(
         "extract",
         "Features",
-        "Write the features of images to a feature file.",
+        "Extract features of images into a feature file.",
         "tasks.extract:ExtractSettings",
         "tasks.extract:extract",
     ),
     Command(
         "verify",
         "Features",
-        "Check a feature file, and compare it with its encoder and images.",
+        "Check a feature file, also against its encoder and images.",
         "tasks.verify:VerifySettings",
         "tasks.verify:verify",
     ),
@@ -125,14 +125,14 @@ _TABLE = (
     Command(
         "export",
         "Features",
-        "Write a feature file as Parquet or NumPy.",
+        "Export a feature file to Parquet or NumPy.",
         "tasks.export:ExportSettings",
         "tasks.export:export",
     ),
     Command(
         "linear-eval",
         "Classification",
-        "Train and test a linear classifier on frozen features.",
+        "Train and evaluate a linear classifier on frozen features.",
         "tasks.linear.settings:LinearEvalSettings",
         "tasks.linear.linear_eval:linear_eval",
     ),
@@ -146,14 +146,14 @@ _TABLE = (
     Command(
         "knn",
         "Classification",
-        "kNN accuracy, for several k and temperatures at once.",
+        "Evaluate kNN accuracy, for several k and temperatures at once.",
         "tasks.knn:KnnSettings",
         "tasks.knn:knn",
     ),
     Command(
         "retrieval eval",
         "Search",
-        "Measure retrieval: recall@k, precision@k, mAP and others.",
+        "Evaluate retrieval: recall@k, precision@k, mAP and more.",
         "tasks.retrieval.evaluate:RetrievalEvalSettings",
         "tasks.retrieval.evaluate:retrieval_eval",
     ),
@@ -167,47 +167,47 @@ _TABLE = (
     Command(
         "retrieval search",
         "Search",
-        "Find the most similar images of a gallery.",
+        "Find the most similar images in a gallery.",
         "tasks.retrieval.search:RetrievalSearchSettings",
         "tasks.retrieval.search:retrieval_search",
     ),
     Command(
         "duplicates",
         "Search",
-        "Find near-duplicates in one set, or between training and test images.",
+        "Find near-duplicates within a set, or between training and test images.",
         "tasks.duplicates:DuplicatesSettings",
         "tasks.duplicates:duplicates",
     ),
     Command(
         "compare",
         "Comparison",
-        "Compare encoders image by image on the same images.",
+        "Compare encoders on the same images (paired).",
         "tasks.compare.compare:CompareSettings",
         "tasks.compare.compare:compare",
     ),
     Command(
         "rank",
         "Comparison",
-        "Measure the quality of features without labels.",
+        "Measure feature quality without labels.",
         "tasks.rank:RankSettings",
         "tasks.rank:rank",
     ),
     Command(
         "detect",
         "Detection",
-        "Fine-tune and evaluate an object detector that starts from the encoder.",
+        "Fine-tune and evaluate an object detector initialized from the encoder.",
         "tasks.detection.settings:DetectSettings",
         "tasks.detection.detect:detect",
     ),
 )
-# By name, in the order of the full pipeline, which is that of `--help` and of the docs.
+# By name, in the order of the full pipeline, as in `--help` and the docs.
 COMMANDS = {command.name: command for command in _TABLE}
-# Summaries of the groups, the first words of names of two words.
-GROUPS = {"retrieval": "Find images by their features: evaluate, build an index, search."}
+# Summaries of command groups, by name.
+GROUPS = {"retrieval": "Retrieve images by their features: evaluate, build an index, search."}
 
 
 def load(target: str) -> Any:
-    """The object "module:name" of this project, whatever modules of the same name lie in the working folder.
+    """The object "module:name" of this project, even if the working folder has a module with the same name.
 
     Raises:
         UsageError: the running program has already imported another module of that name.
@@ -226,7 +226,8 @@ def _import_from_home(name: str) -> None:
         origin = getattr(loaded, "__file__", None)
         if origin is None or not Path(origin).resolve().samefile(spec.origin):
             raise UsageError(
-                f"simsiam-eval needs its own module {name!r}, but another one is imported ({origin}): rename that one."
+                f"simsiam-eval needs its own module {name!r}, but another module with that name is already imported "
+                f"({origin}): rename that module."
             )
         return
     module = importlib.util.module_from_spec(spec)

@@ -31,15 +31,15 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
     layer: tuple[str, ...] = setting(
         ("pool",),
         choices=LAYERS,
-        help="Encoder layer; pool is the average-pooled output (pool5). With several, the first becomes the dataset "
-        "`features`, the others layers/NAME; one forward pass computes all.",
+        help="Encoder layer; pool is the average-pooled output (pool5). Comma-separated for several: the first is stored "
+        "as `features`, the others as layers/NAME.",
     )
     pool: str = setting("avg", choices=POOLINGS, help="Pooling over the spatial positions of the layer.")
     transform: str = setting(
         "auto",
         choices=("auto", "imagenet", "cifar", "squash"),
-        help="Image preprocessing: auto (as the encoder was trained), imagenet (resize 256, crop 224), cifar (32 px), or "
-        "squash (the whole image resized to a 224 px square).",
+        help="Image preprocessing: auto (as recorded in the checkpoint, else by the stem), imagenet (resize 256, crop "
+        "224), cifar (32 px) or squash (the whole image resized to a 224 px square).",
     )
     resize: int | None = setting(
         None,
@@ -60,7 +60,7 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
     compile: str = setting(
         "off",
         choices=("on", "off"),
-        help="Run the encoder through torch.compile; on a CPU this replaces the fused blocks.",
+        help="Compile the encoder with torch.compile (on a CPU instead of fusing ReLUs and sums).",
     )
     extract_batch: int | None = setting(
         None,
@@ -70,7 +70,7 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
     workers: int | None = setting(
         None,
         at_least=0,
-        help="Number of decoding processes (default: on a GPU one per core, at most 16, or 0 for images in memory; on a "
+        help="Number of decoding processes (default: on a GPU one per core, at most 16, and 0 for images in memory; on a "
         "CPU 0, because every core decodes its own batches).",
     )
     fingerprint: str = setting(
@@ -113,8 +113,8 @@ class ViewSettings(FeatureSettings, SeedSettings):
     views: int = setting(
         0,
         at_least=0,
-        help="Number of augmented views per image (RandomResizedCrop and flip, drawn from --seed and the row) besides the "
-        "center crop, for linear evaluation with augmentation; dataset `views` (N,V,D).",
+        help="Number of augmented views per image (RandomResizedCrop and flip, drawn from --seed and the row), in addition "
+        "to the center crop, for linear evaluation with augmentation; stored as `views` (N,V,D).",
     )
 
     def extraction(self) -> ExtractionOptions:

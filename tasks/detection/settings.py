@@ -80,88 +80,91 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     train: tuple[str, ...] = setting(
         help="Training set: voc:FOLDER#LIST, coco:FOLDER#SPLIT or coco:FILE.json#images=FOLDER; several are joined."
     )
-    test: str = setting(help="Test set, in one of the same forms.")
+    test: str = setting(help="Test set, specified like --train.")
     out: Path = setting(may_change=True, help="Run folder for checkpoints, detections, pictures and result.json.")
-    preset: str = setting("quick", choices=tuple(PRESETS), help="Protocol, which sets the defaults of other options.")
-    checkpoint: Path | None = setting(None, help="Encoder to fine-tune, of any family that `inspect` knows.")
+    preset: str = setting("quick", choices=tuple(PRESETS), help="Protocol that sets other defaults.")
+    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder to fine-tune.")
     init: tuple[str, ...] | None = setting(
         None,
-        help="Further initializations to compare with: random, or another checkpoint as FILE or NAME=FILE, where NAME is "
-        "its row in the table.",
+        help="Other initializations to compare with: random, or another checkpoint as FILE or NAME=FILE (NAME is shown in "
+        "the table).",
     )
-    trials: int = setting(1, at_least=1, may_change=True, help="Runs per initialization, with seeds from --seed on.")
+    trials: int = setting(
+        1, at_least=1, may_change=True, help="Number of runs per initialization, with seeds starting at --seed."
+    )
     backend: str = setting(
         "auto",
         choices=("auto", *BACKENDS),
-        help="Detection library; auto: detectron2, the reference protocol, if installed, otherwise torchvision.",
+        help="Detection library: auto (detectron2 if installed, else torchvision), detectron2 (the reference protocol) or "
+        "torchvision.",
     )
     arch: str = setting(
-        "resnet50", choices=tuple(ARCHITECTURES), help="Architecture for --init random without any checkpoint."
+        "resnet50", choices=tuple(ARCHITECTURES), help="Architecture for --init random if no checkpoint is given."
     )
-    stem: str = setting("imagenet", choices=STEMS, help="Stem for --init random without any checkpoint.")
+    stem: str = setting("imagenet", choices=STEMS, help="Stem for --init random if no checkpoint is given.")
     classes: tuple[str, ...] | None = setting(
-        None, help="Classes to detect, in this order; default: all classes of the training set."
+        None, help="Classes to detect, in this order (default: all classes of the training set)."
     )
     heads: str = setting(
         by_preset=True,
         choices=("c4", "fpn"),
-        help="Detection heads; c4: the fourth stage on every region, followed by BN; fpn: a feature pyramid.",
+        help="Detection heads: c4 (the fourth stage on every region, then BN) or fpn (a feature pyramid).",
     )
     masks: bool = setting(by_preset=True, help="Mask R-CNN: train and evaluate segmentations too (COCO only).")
     metric: str = setting(
         by_preset=True,
         choices=("voc07", "voc", "coco"),
-        help="Average precision; voc07: VOC's 11 points, voc: VOC's area under the curve, coco: COCO's.",
+        help="Average precision: voc07 (VOC 2007, 11 points), voc (VOC since 2010, area under the curve) or coco.",
     )
     batch: int = setting(
         by_preset=True,
         at_least=1,
-        help="Images per iteration, of all processes together; the schedule follows by the linear scaling rule.",
+        help="Images per iteration, over all processes; the schedule is adapted by the linear scaling rule.",
     )
-    lr: float | None = setting(None, above=0, help="Learning rate; default: the preset's, scaled with the batch size.")
+    lr: float | None = setting(None, above=0, help="Learning rate (default: the preset's, scaled with the batch size).")
     iterations: int | None = setting(
-        None, at_least=1, help="Training iterations; default: the preset's, scaled inversely with the batch size."
+        None, at_least=1, help="Training iterations (default: the preset's, scaled inversely with the batch size)."
     )
     steps: tuple[int, ...] | None = setting(
         None,
         at_least=1,
-        help="Iterations at which the learning rate is multiplied by 0.1; default: the preset's, rescaled.",
+        help="Iterations at which the learning rate is multiplied by 0.1 (default: the preset's, rescaled).",
     )
     warmup: int | None = setting(
-        None, at_least=0, help="Iterations of linear warm-up; default: the preset's, rescaled."
+        None, at_least=0, help="Iterations of linear warm-up (default: the preset's, rescaled)."
     )
     min_sizes: tuple[int, ...] = setting(
-        by_preset=True, at_least=32, help="Short sides of training images in pixels; one is drawn for each image."
+        by_preset=True, at_least=32, help="Short sides of training images in pixels, drawn at random for each image."
     )
     test_size: int = setting(by_preset=True, at_least=32, help="Short side of test images in pixels.")
     max_size: int = setting(by_preset=True, at_least=32, help="Maximum long side of images in pixels.")
     rois: int | None = setting(
         None,
         at_least=1,
-        help="Regions of interest per image to train the heads on; default: 512, on a CPU 32 (c4) or 64 (fpn).",
+        help="Regions of interest per image to train the heads on (default: 512; on a CPU 32 for c4, 64 for fpn).",
     )
     proposals: int | None = setting(
         None,
         at_least=1,
-        help="Proposals per image; default: 2000 (c4) or 1000 (fpn) in training, 1000 in tests; on a CPU 100.",
+        help="Proposals per image (default: in training 2000 for c4 and 1000 for fpn, in tests 1000; on a CPU 100).",
     )
     precise_bn: int | None = setting(
         None,
         at_least=0,
-        help="Batches for estimating the BN statistics after training; default: 200, on a CPU 20.",
+        help="Batches for estimating the BN statistics after training (default: 200; on a CPU 20).",
     )
-    checkpoint_every: int = setting(1000, at_least=1, may_change=True, help="Iterations between two checkpoints.")
+    checkpoint_every: int = setting(1000, at_least=1, may_change=True, help="Iterations between checkpoints.")
     resume: str = setting(
         "auto",
         choices=("auto", "never"),
         may_change=True,
-        help="What to do if --out holds a run; auto: resume it, never: stop with an error.",
+        help="auto: resume the run in --out, if any; never: fail if --out contains a run.",
     )
     workers: int | None = setting(
         None,
         at_least=0,
         may_change=True,
-        help="Worker processes that decode images; default: one per core, at most 16.",
+        help="Number of decoding processes (default: one per core, at most 16).",
     )
 
     def check(self) -> None:

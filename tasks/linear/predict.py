@@ -43,16 +43,15 @@ class PredictSettings(DeviceSettings, PrecisionSettings):
     )
 
     checkpoint: Path = setting(help="Checkpoint of the encoder that the head was trained on.")
-    head: Path = setting(help="Head (.safetensors) written by linear-eval.")
+    head: Path = setting(help="Head saved by linear-eval (.safetensors).")
     data: str = setting(
-        help="Images to classify: an image source such as folder:PATH. Labels are optional; if there are any, accuracy is "
-        "reported."
+        help="Images to classify, such as folder:PATH. If they have labels, their accuracy is reported."
     )
     out: Path | None = setting(
-        None, output=True, help="CSV file for the predictions: id, class, probability, and label if there is one."
+        None, output=True, help="CSV file for the predictions: id, class, probability and, if known, label."
     )
     extract_batch: int | None = setting(None, at_least=1, help="Images per forward pass (default: as for `extract`).")
-    workers: int | None = setting(None, at_least=0, help="Decoding processes (default: as for `extract`).")
+    workers: int | None = setting(None, at_least=0, help="Number of decoding processes (default: as for `extract`).")
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
 

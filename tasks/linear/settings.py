@@ -47,10 +47,10 @@ class LinearEvalSettings(EvaluationSettings, ViewSettings):
     preset: str = setting(
         "simsiam-code",
         choices=tuple(PRESETS),
-        help="Protocol: sets the optimizer, learning rate, batch size and epochs.",
+        help="Protocol that sets the optimizer, learning rate, batch size and epochs.",
     )
     lars: bool | None = setting(
-        by_preset=True, help="Use LARS (LARC with clipping off) around SGD, like --lars of the reference."
+        by_preset=True, help="Use LARS (SGD wrapped in LARC with clipping off), like --lars of the reference."
     )
     lr: tuple[float, ...] | None = setting(
         by_preset=True,
@@ -65,7 +65,7 @@ class LinearEvalSettings(EvaluationSettings, ViewSettings):
         choices=tuple(SCHEDULES),
         help="Learning-rate schedule: cosine, or step (x0.1 at 60 % and 80 % of training).",
     )
-    momentum: float | None = setting(by_preset=True, at_least=0, help="Momentum of SGD, below 1.")
+    momentum: float | None = setting(by_preset=True, at_least=0, help="Momentum of SGD (less than 1).")
     weight_decay: tuple[float, ...] | None = setting(
         by_preset=True, at_least=0, once=True, help="Weight decay. Comma-separated for a sweep."
     )
@@ -85,30 +85,32 @@ class LinearEvalSettings(EvaluationSettings, ViewSettings):
     )
     sweep: bool = setting(False, help="Try 13 learning rates around --lr, from 1/1000 to 1000 times its value.")
     held_out: float = setting(
-        0.1, above=0, help="Fraction of every class of the training set on which a sweep chooses the best head."
+        0.1, above=0, help="Fraction of each training class held out to choose the best head of a sweep."
     )
     end_to_end: bool = setting(
-        False, help="Train on new random crops in every epoch, through the frozen encoder, as the reference does. Slow."
+        False, help="Run the frozen encoder on new random crops in every epoch, as the reference does (slow)."
     )
-    per_layer: bool = setting(False, help="Train a head on every layer of the feature files, one table row each.")
+    per_layer: bool = setting(False, help="Train a head on each layer of the feature files, in one table row each.")
     fraction: tuple[float, ...] | None = setting(
         None,
         above=0,
         at_most=1,
         once=True,
-        help="Train on this fraction of the images of every class. Comma-separated for several rows.",
+        help="Fraction of the training images of each class to use. Comma-separated for several rows.",
     )
     shots: tuple[int, ...] | None = setting(
         None,
         at_least=1,
         once=True,
-        help="Train on this number of images of every class. Comma-separated for several rows.",
+        help="Number of training images per class to use. Comma-separated for several rows.",
     )
     trials: int = setting(
         1, at_least=1, help="Number of seeds, starting at --seed; their mean and standard deviation are reported."
     )
     out: Path | None = setting(None, help="Folder for the record, confusion matrix, curves and trained head.")
-    save_head: Path | None = setting(None, output=True, help="File (.safetensors) for the trained head, for `predict`.")
+    save_head: Path | None = setting(
+        None, output=True, help="File for the trained head (.safetensors), to use with `predict`."
+    )
 
     def check(self) -> None:
         super().check()
