@@ -1,7 +1,7 @@
 """Exact nearest neighbors of sets that need not fit in memory, on any device.
 
 A block of similarities is one matrix product; torch.topk takes the best of it, which are merged with the best so far.
-benchmarks/exact_search.py measures whole commands against those of another checkout.
+benchmarks/results/exact_search.md compares whole commands with an earlier search by oneDNN's products and FAISS's heaps.
 """
 
 from __future__ import annotations
