@@ -193,7 +193,8 @@ def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...]
     from simsiam_eval.plots.source_images import SourceImages
 
     images = [
-        SourceImages(spec) if spec else SourceImages.of(features) for spec, features in zip(specs, sets, strict=False)
+        SourceImages(spec) if spec else SourceImages.from_features(features)
+        for spec, features in zip(specs, sets, strict=False)
     ]
     lines = []
     for group in found.groups[:_SHEET_GROUPS]:

@@ -1,4 +1,4 @@
-"""Contact sheets: rows of images with captions, as one PNG or one HTML page."""
+"""Contact sheets: rows of images with captions, as a PNG or HTML file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ img, i {
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a sheet: None where it cannot be shown, lines of text below it, and the color of its frame."""
+    """One image of a sheet.
+
+    Attributes:
+        image: None if it cannot be shown.
+        caption: lines of text below it.
+        frame: color of its frame.
+    """
 
     image: Image.Image | None
     caption: tuple[str, ...] = ()
@@ -61,10 +67,10 @@ class Cell:
 
 
 def write_sheet(path: Path, title: str, rows: Sequence[Sequence[Cell]]) -> None:
-    """Write rows of images as one PNG, or where the name ends in .html as a page that needs no other file.
+    """Write rows of images as a PNG, or as a self-contained HTML page if `path` ends in .html.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     with atomic_write(path) as file:
         if path.suffix.lower() == ".html":
@@ -78,7 +84,7 @@ def _font(size: int = _FONT_SIZE) -> ImageFont.ImageFont | ImageFont.FreeTypeFon
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:
-    """At most _SIDE pixels a side; small images are enlarged without smoothing, so that their pixels show."""
+    """The image with its long side resized to _SIDE pixels; enlarged without smoothing, so that pixels stay visible."""
     scale = _SIDE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR)
@@ -95,28 +101,32 @@ def _sheet(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
     sheet = Image.new("RGB", (width, len(rows) * step_y + top), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, "black", font)
-    for down, row in enumerate(rows):
-        for right, cell in enumerate(row):
-            x, y = _GAP + right * step_x, top + down * step_y
+    for row_index, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            x, y = _GAP + column * step_x, top + row_index * step_y
             if cell.image is not None:
-                small = _thumbnail(cell.image)
-                sheet.paste(small, (x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2))
+                thumbnail = _thumbnail(cell.image)
+                position = x + (_SIDE - thumbnail.width) // 2, y + (_SIDE - thumbnail.height) // 2
+                sheet.paste(thumbnail, position)
             draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=cell.frame, width=_FRAME_WIDTH)
-            for number, text in enumerate(captions[down][right]):
-                draw.text((x, y + _SIDE + 2 + number * (_FONT_SIZE + 3)), text, "black", font)
+            for line, text in enumerate(captions[row_index][column]):
+                draw.text((x, y + _SIDE + 2 + line * (_FONT_SIZE + 3)), text, "black", font)
     return sheet
 
 
 def _lines(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """A text that is too wide on two lines, the folder above the file's name: many folders number their files alike."""
+    """The text as one line, or if it is too wide a path on two lines: its folder, then the file name.
+
+    The folder is kept since files in different folders often have the same names.
+    """
     folder, slash, name = text.rpartition("/")
     if font.getlength(text) <= _SIDE or not folder:
-        return [_shortened(text, font)]
-    return [_shortened(folder + slash, font), _shortened(name, font)]
+        return [_truncated(text, font)]
+    return [_truncated(folder + slash, font), _truncated(name, font)]
 
 
-def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The end of a name says more than its beginning."""
+def _truncated(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """The end of a text that fits, since the ends of names differ more than their beginnings."""
     if font.getlength(text) <= _SIDE:
         return text
     while len(text) > 1 and font.getlength("..." + text) > _SIDE:
@@ -134,7 +144,7 @@ def _page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _png(image: Image.Image) -> str:
-    """The thumbnail as base64."""
+    """The thumbnail as a base64-encoded PNG."""
     data = io.BytesIO()
     _thumbnail(image).save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The images behind the rows of a feature file, to be shown."""
+"""The images that features were computed from, for contact sheets."""
 
 from __future__ import annotations
 
@@ -10,57 +10,67 @@ from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
 
-_READ_AGAIN = 20_000  # images; a fingerprint is remembered where it has been made before
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from simsiam_eval.features.table import ImageTable
 
+# Up to this many images, the source's fingerprint is compared with that of the features, which may read every file.
+_MAX_FINGERPRINTED = 20_000
+
 
 class SourceImages:
-    """The images of a source by their ids, as far as they are there to be shown."""
+    """The images of a source by id; without images, and with a message, if the source cannot be opened."""
 
     def __init__(self, spec: str | None, fingerprint: str | None = None, count: int | None = None) -> None:
-        """`fingerprint`, `count`: of the images that are meant, where `spec` is what a feature file says: the path may be
-        relative, and another folder's. They are compared where the source is small enough to be read for that."""
+        """
+        Args:
+            spec: the image source; None if it is unknown.
+            fingerprint: of the images that are expected, since the relative path in a feature file may lead to another
+                folder; None for any.
+            count: number of images that have this fingerprint.
+        """
         self.source: ImageSource | None = None
         self._rows: dict[str, int] = {}
         if not spec:
-            say("The features name no image source, so that no images can be shown: give --images.")
+            say("Images cannot be shown: the features do not name their image source. Give it with --images.")
             return
         try:
             self.source = open_source(spec)
-            # Another number: a split of it, by the role that the set had.
-            if fingerprint is not None and len(self.source) == count and count <= _READ_AGAIN:
-                listing = fingerprint.startswith("listing")
-                if fingerprint != (self.source.listing_fingerprint() if listing else self.source.fingerprint()):
-                    say(
-                        f"The images of {spec} here are not, or not all, those that the features are of: give --images."
-                    )
+            if fingerprint is not None and count is not None and not self._matches(fingerprint, count):
+                say(f"{spec} differs from the images that the features were computed from; give those with --images.")
         except UserError as error:
             say(f"The images of {spec} cannot be shown: {error}")
             return
-        self._rows = {name: row for row, name in enumerate(self.source.ids_of(range(len(self.source))))}
+        self._rows = {image_id: row for row, image_id in enumerate(self.source.ids_of(range(len(self.source))))}
 
     @classmethod
-    def of(cls, features: ImageTable) -> SourceImages:
-        """Those that the features say they were made from."""
+    def from_features(cls, features: ImageTable) -> SourceImages:
+        """The images that the features were computed from."""
         source = features.attributes["source"]
         shape = features.attributes.get("shape")
         return cls(source.get("spec"), source.get("fingerprint"), source.get("rows_of", shape and shape[0]))
 
-    def row(self, name: str) -> int:
-        """The row of an id, -1 where there is none."""
-        return self._rows.get(name, -1)
+    def row(self, image_id: str) -> int:
+        """The row of an image in the source; -1 if it is not there."""
+        return self._rows.get(image_id, -1)
 
-    def image(self, name: str) -> Image | None:
-        """The image, or None where it is missing or unreadable."""
-        return shown(self.source, self.row(name))
+    def image(self, image_id: str) -> Image | None:
+        """The image; None if it is missing or unreadable."""
+        return image_or_none(self.source, self.row(image_id))
+
+    def _matches(self, fingerprint: str, count: int) -> bool:
+        """Whether the source has this fingerprint; True if that cannot be compared."""
+        source = self.source
+        # With another number of images, the features are of one split of the source.
+        if source is None or len(source) != count or count > _MAX_FINGERPRINTED:
+            return True
+        of_listing = fingerprint.startswith("listing")
+        return fingerprint == (source.listing_fingerprint() if of_listing else source.fingerprint())
 
 
-def shown(source: ImageSource | None, row: int) -> Image | None:
-    """A row's image, or None where there is none to see."""
+def image_or_none(source: ImageSource | None, row: int) -> Image | None:
+    """The image of a row; None without a source, for a negative row, and for an unreadable image."""
     if source is None or row < 0:
         return None
     from PIL import Image

@@ -22,7 +22,7 @@ from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.neighbors.approximate import NeighborIndex
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.neighbors.index_file import MeasuredRecall, read_index_file
-from simsiam_eval.plots.source_images import SourceImages, shown
+from simsiam_eval.plots.source_images import SourceImages, image_or_none
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -95,8 +95,8 @@ class Queries:
     def images(self) -> Callable[[int], Image | None]:
         """A function from the number of a query to its image; a feature file's source is opened only here."""
         if self.source is not None:
-            return lambda query: shown(self.source, self.rows[query])
-        images = SourceImages(None) if self.file is None else SourceImages.of(self.file)
+            return lambda query: image_or_none(self.source, self.rows[query])
+        images = SourceImages(None) if self.file is None else SourceImages.from_features(self.file)
         return lambda query: images.image(self.ids[query])
 
     def class_name(self, query: int) -> str:

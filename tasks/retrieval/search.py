@@ -216,7 +216,7 @@ def _write_sheet(
 
     # The number of a class is comparable with another number only.
     comparable = (gallery.images.class_names is None) == (queries.class_names is None)
-    images = SourceImages(images_spec) if images_spec else SourceImages.of(gallery.images)
+    images = SourceImages(images_spec) if images_spec else SourceImages.from_features(gallery.images)
     image_of_query, lines = queries.images(), []
     for number, answer in enumerate(answers):
         query_class = queries.class_name(number)

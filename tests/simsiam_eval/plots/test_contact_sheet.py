@@ -10,14 +10,14 @@ RED, BLUE = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (300, 300), "blu
 ROWS = [[Cell(RED, ("query", "<a>.png"), "#00ff00"), Cell(BLUE, ("0.9", "b" * 90))], [Cell(None, ("gone",))]]
 
 
-def test_a_sheet_shows_images_frames_and_captions(tmp_path):
+def test_png_shows_images_frames_and_captions(tmp_path):
     write_sheet(tmp_path / "s.png", "title", ROWS)
     with Image.open(tmp_path / "s.png") as sheet:
         colors = {color for _, color in sheet.convert("RGB").getcolors(1 << 20)}
     assert {(255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 255), (0, 0, 0)} <= colors
 
 
-def test_a_page_needs_no_other_file_and_escapes_names(tmp_path):
+def test_page_is_self_contained_and_escapes_names(tmp_path):
     write_sheet(tmp_path / "s.html", "a < b", ROWS)
     page = (tmp_path / "s.html").read_text()
     assert page.count("data:image/png;base64,") == 2
@@ -27,29 +27,29 @@ def test_a_page_needs_no_other_file_and_escapes_names(tmp_path):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The texts that are drawn."""
+def drawn_texts(monkeypatch):
+    """The texts on a PNG sheet."""
     texts, draw = [], ImageDraw.ImageDraw.text
     monkeypatch.setattr(
         ImageDraw.ImageDraw,
         "text",
-        lambda own, at, text, *more, **named: texts.append(text) or draw(own, at, text, *more, **named),
+        lambda self, position, text, *args, **kwargs: texts.append(text) or draw(self, position, text, *args, **kwargs),
     )
     return texts
 
 
-def test_a_long_name_keeps_its_folder(tmp_path, drawn):
+def test_long_name_keeps_its_folder(tmp_path, drawn_texts):
     write_sheet(tmp_path / "s.png", "title", [[Cell(RED, ("1.0", "ewer/image_0040.jpg")), Cell(RED, ("a/b.png",))]])
-    assert drawn == ["title", "1.0", "ewer/", "image_0040.jpg", "a/b.png"]
+    assert drawn_texts == ["title", "1.0", "ewer/", "image_0040.jpg", "a/b.png"]
 
 
-def test_a_row_of_a_page_is_framed(tmp_path):
+def test_rows_of_a_page_are_framed(tmp_path):
     write_sheet(tmp_path / "s.html", "title", ROWS)
     page = (tmp_path / "s.html").read_text()
     assert page.count("<div>") == len(ROWS)
-    assert re.search(r"div \{[^}]*flex-wrap: wrap; border: 1px solid", page)  # where it wraps, it is still one group
+    assert re.search(r"div \{[^}]*flex-wrap: wrap; border: 1px solid", page)  # a wrapped row is still one group
 
 
-def test_what_cannot_be_written_is_said(tmp_path):
+def test_missing_folder_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         write_sheet(tmp_path / "nowhere" / "s.png", "title", ROWS)

@@ -285,7 +285,7 @@ def test_images_of_another_folder_of_the_same_name_are_named(call, record, check
     search = ["retrieval", "search", "../a.h5", "--gallery", "../a.h5", "-k", 1, "--out", "sheet.png"]
     assert "are not" not in call(*search).stderr
     monkeypatch.chdir(tmp_path / "two")
-    assert "The images of photos here are not, or not all, those" in call(*search).stderr
+    assert "photos differs from the images that the features were computed from" in call(*search).stderr
 
 
 def test_frames_and_captions_go_by_the_names_of_classes(record, tmp_path):
