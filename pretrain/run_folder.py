@@ -106,9 +106,7 @@ class RunFolder:
             older = max(self.out.glob("checkpoint_[0-9]*.pth.tar"), default=None)
             if older is None:
                 raise
-            raise DataError(
-                f"{error}; to resume from the checkpoint before it, copy {older} to {self.last}."
-            ) from error
+            raise DataError(f"{error} To resume from the checkpoint before it, copy {older} to {self.last}.") from error
         saved = checkpoint.get(METADATA_KEY)
         if not isinstance(saved, dict) or "position" not in saved:
             raise DataError(f"{self.last} is not a checkpoint of simsiam-eval pretrain: choose another --out.")
