@@ -203,7 +203,7 @@ _TABLE = (
 # By name, in the order of the full pipeline, as in `--help` and the docs.
 COMMANDS = {command.name: command for command in _TABLE}
 # Summaries of command groups, by name.
-GROUPS = {"retrieval": "Retrieve images by their features: evaluate, build an index, search."}
+GROUPS = {"retrieval": "Retrieve similar images: evaluate, build an index, search."}
 
 
 def load(target: str) -> Any:
