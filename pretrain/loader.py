@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pretrain.views.augment import Views, crop_resident
 from pretrain.views.parameters import ViewParameters, ViewRecipe, boxes, draw
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.blocks import lost_workers_named
+from simsiam_eval.extraction.blocks import explain_killed_workers
 from simsiam_eval.images.crops import crop_image
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage
 from simsiam_eval.images.preprocess import MARGIN, Preprocessing
@@ -176,7 +176,7 @@ class Loader:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # worker seeds, unused here, must not be drawn from the global generator
         )
-        with lost_workers_named():
+        with explain_killed_workers():
             for step, batch in zip(steps, loader, strict=True):
                 if isinstance(batch, DataError):
                     raise batch

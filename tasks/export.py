@@ -1,4 +1,4 @@
-"""`export`: a feature file as Parquet or as a folder of NumPy files."""
+"""`export`: write a feature file as Parquet or as a folder of NumPy files."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def export(settings: ExportSettings) -> Result:
     )
 
 
-def _described(reader: FeatureReader) -> dict[str, Any]:
-    """The root attributes as plain values."""
-    named = ("format", "format_version", "precision", "encoder", "preprocessing", "source", "views", "versions")
-    return {key: reader.attributes[key] for key in named}
+def _root_attributes(reader: FeatureReader) -> dict[str, Any]:
+    """The root attributes that exported files keep, for JSON."""
+    keys = ("format", "format_version", "precision", "encoder", "preprocessing", "source", "views", "versions")
+    return {key: reader.attributes[key] for key in keys}
 
 
 def _write_parquet(reader: FeatureReader, out: Path) -> None:
-    """Columns id, label, class_name (where classes have names), valid, error (why not), features and further ones."""
+    """Columns: id, label, class_name (if known), valid, error (the reason if not valid), features, layers, views."""
     from simsiam_eval.features.class_names import class_name
     from simsiam_eval.files.atomic import atomic_write
     from simsiam_eval.runtime.progress import progress
@@ -89,27 +89,27 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
         raise UsageError('--to parquet requires pyarrow: pip install "simsiam-eval[parquet]".') from error
 
     def column_type(shape: tuple[int, ...]) -> Any:
-        kind = arrow.float16() if reader.attributes["dtype"] == "float16" else arrow.float32()
+        arrow_type = arrow.float16() if reader.attributes["dtype"] == "float16" else arrow.float32()
         for length in reversed(shape):
-            kind = arrow.list_(kind, length)
-        return kind
+            arrow_type = arrow.list_(arrow_type, length)
+        return arrow_type
 
     names = reader.attributes["source"].get("class_names")
     fields = [("id", arrow.string()), ("label", arrow.int64())]
     fields += [("class_name", arrow.string())] if names is not None else []
     fields += [("valid", arrow.bool_()), ("error", arrow.string())]
-    fields += [(_plain(name), column_type(shape)) for name, shape in reader.columns.items()]
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in _described(reader).items()}
+    fields += [(_column_name(name), column_type(shape)) for name, shape in reader.columns.items()]
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in _root_attributes(reader).items()}
     schema = arrow.schema(fields, metadata=metadata)
 
-    def table(block: FeatureBlock) -> Any:
-        why = reader.reasons(block.rows)
+    def to_table(block: FeatureBlock) -> Any:
+        reasons = reader.reasons(block.rows)
         values: dict[str, Any] = {"id": block.ids, "label": block.labels, "valid": block.valid}
-        values["error"] = [why[row][1] if row in why else None for row in block.rows]
+        values["error"] = [reasons[row][1] if row in reasons else None for row in block.rows]
         if names is not None:
             values["class_name"] = [class_name(label, names) or None for label in block.labels.tolist()]
         arrays = {name: arrow.array(column, schema.field(name).type) for name, column in values.items()}
-        arrays |= {_plain(name): _nested(arrow, column) for name, column in block.columns.items()}
+        arrays |= {_column_name(name): _fixed_size_lists(arrow, column) for name, column in block.columns.items()}
         return arrow.table([arrays[field.name] for field in schema], schema=schema)
 
     with (
@@ -118,17 +118,17 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
         progress(f"export {out.name}", len(reader)) as advance,
     ):
         for block in reader.blocks():
-            writer.write_table(table(block))
+            writer.write_table(to_table(block))
             advance(len(block.rows))
 
 
-def _plain(name: str) -> str:
-    """Column name of a dataset: layer3 for layers/layer3."""
-    return name.removeprefix("layers/")
+def _column_name(dataset: str) -> str:
+    """layer3 for layers/layer3; other datasets keep their name."""
+    return dataset.removeprefix("layers/")
 
 
-def _nested(arrow: Any, values: Any) -> Any:
-    """(B, ...) as an Arrow array of B fixed-size lists."""
+def _fixed_size_lists(arrow: Any, values: Any) -> Any:
+    """(B,...) as an Arrow array of B fixed-size lists."""
     array = arrow.array(values.reshape(-1))
     for length in reversed(values.shape[1:]):
         array = arrow.FixedSizeListArray.from_arrays(array, length)
@@ -143,28 +143,28 @@ def _write_npy(reader: FeatureReader, out: Path) -> None:
     from simsiam_eval.runtime.progress import progress
 
     rows, dtype = len(reader), reader.attributes["dtype"]
-    steps = range(0, rows, reader.block_rows)
+    starts = range(0, rows, reader.block_rows)
     longest = max(
-        (len(name) for start in steps for name in reader.ids(range(start, min(start + steps.step, rows)))), default=1
+        (len(name) for start in starts for name in reader.ids(range(start, min(start + starts.step, rows)))), default=1
     )
     arrays = {name: ((rows, *shape), np.dtype(dtype)) for name, shape in reader.columns.items()}
     arrays |= {"labels": ((rows,), np.dtype("int64")), "valid": ((rows,), np.dtype("bool"))}
     arrays["ids"] = ((rows,), np.dtype(f"U{max(1, longest)}"))
     with atomic_folder(out) as folder, progress(f"export {out.name}", rows) as advance, ExitStack() as stack:
         files = {}
-        for name, (shape, kind) in arrays.items():
+        for name, (shape, array_dtype) in arrays.items():
             (folder / name).parent.mkdir(exist_ok=True)
             files[name] = stack.enter_context(open(folder / f"{name}.npy", "wb"))
-            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            header = {"descr": np.lib.format.dtype_to_descr(array_dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
         for block in reader.blocks():
-            found = {**block.columns, "labels": block.labels, "ids": block.ids, "valid": block.valid}
-            # Written, not mapped: on a full disk a mapped file ends the process, a written one is an error.
-            for name, (_, kind) in arrays.items():
-                files[name].write(np.asarray(found[name], dtype=kind).tobytes())
+            values = {**block.columns, "labels": block.labels, "ids": block.ids, "valid": block.valid}
+            # Not memory-mapped: on a full disk that would kill the process instead of raising an error.
+            for name, (_, array_dtype) in arrays.items():
+                files[name].write(np.asarray(values[name], dtype=array_dtype).tobytes())
             advance(len(block.rows))
-        errors = [[row, *why] for row, why in reader.reasons(range(rows)).items()]
+        errors = [[row, *reason] for row, reason in reader.reasons(range(rows)).items()]
         (folder / "errors.json").write_text(json.dumps(errors, ensure_ascii=False), encoding="utf-8")
         (folder / "attributes.json").write_text(
-            json.dumps(_described(reader), ensure_ascii=False, indent=2), encoding="utf-8"
+            json.dumps(_root_attributes(reader), ensure_ascii=False, indent=2), encoding="utf-8"
         )

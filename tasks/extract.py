@@ -1,4 +1,4 @@
-"""`extract`: images + checkpoint -> feature file."""
+"""`extract`: extract the features of images into a feature file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
         self.row_range()
 
     def row_range(self) -> tuple[int, int] | None:
-        """First row and the row after the last, from --rows or --limit."""
+        """First row and the one after the last, from --rows or --limit; None for all rows."""
         if self.rows is None:
             return None if self.limit is None else (0, self.limit)
         match = re.fullmatch(r"(\d+):(\d+)", self.rows)
@@ -62,7 +62,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
 
 
 def extract(settings: ExtractSettings) -> Result:
-    """Run `extract` in this process, under torchrun or on a Ray cluster; the file is the same.
+    """Run `extract` in this process, in those of torchrun, or on a Ray cluster; the file has the same bytes.
 
     Raises:
         DataError: the checkpoint, the images or the output cannot be used.
@@ -74,7 +74,7 @@ def extract(settings: ExtractSettings) -> Result:
 
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
-        work, attributes_of = plan_extraction(
+        extraction, attributes_of = plan_extraction(
             settings.checkpoint, settings.data, None, settings.extraction(), processes.device, settings.row_range()
         )
         attributes = attributes_of() if processes.main else {}
@@ -85,10 +85,10 @@ def extract(settings: ExtractSettings) -> Result:
             from simsiam_eval.extraction.ray_engine import ray_engine
 
             engine = ray_engine(settings.ray_address, settings.ray_workers)
-        begun = time.perf_counter()
-        computed, unreadable = write_extraction(work, attributes, settings.out, processes, engine)
-        seconds = time.perf_counter() - begun
-        encoder, rows = work.encoder, len(work.rows)
+        extraction_started = time.perf_counter()
+        computed, unreadable = write_extraction(extraction, attributes, settings.out, processes, engine)
+        seconds = time.perf_counter() - extraction_started
+        encoder, rows = extraction.encoder, len(extraction.rows)
         metrics = {
             "rows": rows,
             "width": encoder.width,

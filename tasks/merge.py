@@ -1,4 +1,4 @@
-"""`merge`: the parts that `extract --rows` wrote -> one feature file."""
+"""`merge`: join the parts that `extract --rows` wrote into one feature file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from simsiam_eval.features.reader import FeatureReader
 
-# Attributes that the parts of an extraction have in common.
+# Attributes that must be equal in all parts.
 _COMMON = ("encoder", "preprocessing", "views", "precision", "dtype", "columns")
 
 
@@ -44,7 +44,7 @@ class MergeSettings(Settings):
 
 
 def merge(settings: MergeSettings) -> Result:
-    """Run `merge`, or resume an interrupted one.
+    """Run `merge`; an interrupted merge is resumed.
 
     Raises:
         DataError: the parts cannot be merged, rows are missing or duplicated, or the output cannot be written.
@@ -56,12 +56,12 @@ def merge(settings: MergeSettings) -> Result:
     started = time.perf_counter()
     with ExitStack() as stack:
         parts = _in_order([stack.enter_context(FeatureReader(part)) for part in settings.parts])
-        attributes = _attributes_of_all(parts)
+        attributes = _merged_attributes(parts)
         if settings.out.exists():
             existing = read_attributes(settings.out)
-            wanted = attributes | {key: parts[0].attributes[key] for key in ("dtype", "columns")}
-            if differences(existing, wanted):
-                raise DataError(f"{settings.out} already exists and has other content: choose another --out.")
+            expected = attributes | {key: parts[0].attributes[key] for key in ("dtype", "columns")}
+            if differences(existing, expected):
+                raise DataError(f"{settings.out} already exists with different content: choose another --out.")
             if bool(existing["parts"]) != settings.virtual:
                 kind = "a virtual file" if existing["parts"] else "a file with its own data"
                 raise DataError(f"{settings.out} already exists as {kind}: choose another --out.")
@@ -93,54 +93,55 @@ def merge(settings: MergeSettings) -> Result:
 
 
 def _in_order(parts: Sequence[FeatureReader]) -> list[FeatureReader]:
-    """The parts by their first row.
+    """The parts, sorted by their first row.
 
     Raises:
-        DataError: one is not a part of a source, or they cannot be merged, leave rows out or overlap.
+        DataError: a file is not a part of a source, or the parts differ in their attributes, overlap or leave a gap.
     """
     from simsiam_eval.features.file import differences
     from simsiam_eval.runtime.progress import say
 
     first = parts[0]
-    if len(parts) == 1 and "rows" not in first.attributes["source"]:  # --rows 0:1000 of a source of 1000 is all of it
+    if len(parts) == 1 and "rows" not in first.attributes["source"]:  # `extract --rows 0:1000` of 1000 rows
         first.attributes["source"] |= {"rows": [0, len(first)], "rows_of": len(first)}
     for part in parts:
         if "rows" not in part.attributes["source"]:
             raise DataError(f"{part.path} is not a part written by `extract --rows` (no source.rows).")
-        differ = differences(part.attributes, {key: first.attributes[key] for key in _COMMON})
-        differ += differences({"source": _source_of_all(part)}, {"source": _source_of_all(first)})
-        if differ:
-            raise DataError(f"{first.path} and {part.path} cannot be merged: they differ in {differ[0]}.")
+        differing = differences(part.attributes, {key: first.attributes[key] for key in _COMMON})
+        differing += differences({"source": _whole_source(part)}, {"source": _whole_source(first)})
+        if differing:
+            raise DataError(f"{first.path} and {part.path} cannot be merged: they differ in {differing[0]}.")
         for key in ("versions", "computation"):
             if part.attributes[key] != first.attributes[key]:
-                say(f"{part.path} was written with different {key} than {first.path}: its last digits may differ.")
+                say(f"{first.path} and {part.path} were written with different {key}: the last digits may differ.")
     parts = sorted(parts, key=lambda part: part.attributes["source"]["rows"])
-    for one, two in pairwise(parts):
-        end, start = one.attributes["source"]["rows"][1], two.attributes["source"]["rows"][0]
+    for part, next_part in pairwise(parts):
+        end, start = part.attributes["source"]["rows"][1], next_part.attributes["source"]["rows"][0]
         if start != end:
-            what = f"rows {end} to {start - 1} are missing" if start > end else f"row {start} is duplicated"
-            raise DataError(f"Between {one.path} and {two.path} {what}: pass consecutive parts.")
+            error = f"rows {end} to {start - 1} are missing" if start > end else f"row {start} is duplicated"
+            raise DataError(f"Between {part.path} and {next_part.path} {error}: pass consecutive parts.")
     return parts
 
 
-def _source_of_all(part: FeatureReader) -> dict[str, Any]:
+def _whole_source(part: FeatureReader) -> dict[str, Any]:
+    """The attribute `source` without the rows of the part."""
     return {key: value for key, value in part.attributes["source"].items() if key != "rows"}
 
 
-def _attributes_of_all(parts: Sequence[FeatureReader]) -> dict[str, Any]:
-    """Root attributes of the joined file; those of a whole source are what one extraction of it has."""
+def _merged_attributes(parts: Sequence[FeatureReader]) -> dict[str, Any]:
+    """Root attributes of the merged file; if the parts are all of a source, they equal those of a single extraction."""
     first = parts[0].attributes
-    source = _source_of_all(parts[0])
+    source = _whole_source(parts[0])
     rows = [first["source"]["rows"][0], parts[-1].attributes["source"]["rows"][1]]
     if rows == [0, source.get("rows_of")]:
         del source["rows_of"]
     else:
         source["rows"] = rows
-    kept = ("encoder", "preprocessing", "views", "precision", "computation")
-    return {key: first[key] for key in kept} | {"source": source}
+    keys = ("encoder", "preprocessing", "views", "precision", "computation")
+    return {key: first[key] for key in keys} | {"source": source}
 
 
-class _JoinedRows:
+class _MergedRows:
     """Ids and labels of all parts, read on demand, as FeatureWriter takes them."""
 
     def __init__(self, parts: Sequence[FeatureReader]) -> None:
@@ -150,48 +151,50 @@ class _JoinedRows:
         return sum(map(len, self._parts))
 
     def ids_of(self, rows: range) -> list[str]:
-        return [name for part, piece in self._pieces(rows) for name in part.ids(piece)]
+        return [name for part, part_rows in self._part_rows(rows) for name in part.ids(part_rows)]
 
     @property
-    def labels(self) -> _JoinedRows:
+    def labels(self) -> _MergedRows:
         return self
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.int64]:
         import numpy as np
 
-        return np.concatenate([part.labels(piece) for part, piece in self._pieces(range(rows.start, rows.stop))])
+        parts = self._part_rows(range(rows.start, rows.stop))
+        return np.concatenate([part.labels(part_rows) for part, part_rows in parts])
 
-    def _pieces(self, rows: range) -> Iterator[tuple[FeatureReader, range]]:
+    def _part_rows(self, rows: range) -> Iterator[tuple[FeatureReader, range]]:
+        """The parts that contain `rows`, each with the range of its rows."""
         first = 0
         for part in self._parts:
-            piece = range(max(rows.start - first, 0), min(rows.stop - first, len(part)))
-            if piece:
-                yield part, piece
+            part_rows = range(max(rows.start - first, 0), min(rows.stop - first, len(part)))
+            if part_rows:
+                yield part, part_rows
             first += len(part)
 
 
 def _write(parts: Sequence[FeatureReader], attributes: dict[str, Any], out: Path) -> int:
-    """Copy the parts block by block; returns how many images could not be read."""
+    """Copy the parts block by block; returns the number of unreadable images."""
     from simsiam_eval.features.writer import FeatureWriter
     from simsiam_eval.runtime.progress import progress
 
-    rows = _JoinedRows(parts)
+    rows = _MergedRows(parts)
     with FeatureWriter(out, rows, parts[0].columns, parts[0].attributes["dtype"], attributes) as writer:
         first = 0
         with progress(f"merge {out.name}", len(rows)) as advance:
             for part in parts:
                 for start in range(0, len(part), part.block_rows):
-                    here = range(start, min(start + part.block_rows, len(part)))
-                    if not writer.is_written(range(first + here.start, first + here.stop)):
-                        reasons = {first + row: why for row, why in part.reasons(here).items()}
-                        writer.write(first + start, part.block(here).columns, reasons)
-                    advance(len(here))
+                    block = range(start, min(start + part.block_rows, len(part)))
+                    if not writer.is_written(range(first + block.start, first + block.stop)):
+                        reasons = {first + row: reason for row, reason in part.reasons(block).items()}
+                        writer.write(first + start, part.block(block).columns, reasons)
+                    advance(len(block))
                 first += len(part)
         return writer.finish()
 
 
 def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], out: Path) -> int:
-    """Datasets that point at those of the parts; `errors` is copied."""
+    """Write virtual datasets that point at the parts, and copy `errors`; returns the number of unreadable images."""
     import h5py
 
     from simsiam_eval.features.layout import add_errors, add_header
@@ -202,27 +205,28 @@ def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], o
     with atomic_write(out) as target, h5py.File(target, "w") as file:
         add_header(file, attributes)
         for name in ("labels", "ids", "valid", *parts[0].columns):
-            _point(file, name, parts, out)
+            _add_virtual_dataset(file, name, parts, out)
         first = 0
         for part in parts:
-            errors += [(first + row, *why) for row, why in part.reasons(range(len(part))).items()]
+            errors += [(first + row, *reason) for row, reason in part.reasons(range(len(part))).items()]
             first += len(part)
         add_errors(file, errors)
         file.attrs["complete"] = True
     return len(errors)
 
 
-def _point(file: Any, name: str, parts: Sequence[FeatureReader], out: Path) -> None:
+def _add_virtual_dataset(file: Any, name: str, parts: Sequence[FeatureReader], out: Path) -> None:
     import h5py
 
     from simsiam_eval.features.file import in_hdf5
 
-    sources = [part.file[name] for part in parts]
-    kind = max((source.dtype for source in sources), key=lambda dtype: dtype.itemsize)  # ids: the longest
-    layout = h5py.VirtualLayout((sum(map(len, sources)), *sources[0].shape[1:]), kind)
+    datasets = [part.file[name] for part in parts]
+    # The width of ids differs between parts.
+    dtype = max((dataset.dtype for dataset in datasets), key=lambda dtype: dtype.itemsize)
+    layout = h5py.VirtualLayout((sum(map(len, datasets)), *datasets[0].shape[1:]), dtype)
     first, folder = 0, out.resolve().parent
-    for part, source in zip(parts, sources, strict=True):
+    for part, dataset in zip(parts, datasets, strict=True):
         path = in_hdf5(os.path.relpath(part.path.resolve(), folder))
-        layout[first : first + len(source)] = h5py.VirtualSource(path, name, source.shape, source.dtype)
-        first += len(source)
+        layout[first : first + len(dataset)] = h5py.VirtualSource(path, name, dataset.shape, dataset.dtype)
+        first += len(dataset)
     file.create_virtual_dataset(name, layout)

@@ -1,4 +1,4 @@
-"""`verify`: check a feature file."""
+"""`verify`: check a feature file for errors, and against its checkpoint and images."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from simsiam_eval.wording import counted
 if TYPE_CHECKING:
     import numpy as np
 
+    from simsiam_eval.extraction.extraction import Extraction
     from simsiam_eval.features.checks import Check
     from simsiam_eval.features.reader import FeatureReader
     from simsiam_eval.sources.base import ImageSource
@@ -50,7 +51,7 @@ def verify(settings: VerifySettings) -> Result:
     """Run `verify`. In the record, `metrics.faults` lists the errors and `warnings` the warnings, one sentence each.
 
     Raises:
-        DataError: there is no such file, or the checkpoint or the images cannot be used.
+        DataError: the file does not exist, or the checkpoint or the images cannot be used.
     """
     from simsiam_eval.features.checks import Check, check_ids, check_layout, check_rows
     from simsiam_eval.features.file import part_of
@@ -68,11 +69,11 @@ def verify(settings: VerifySettings) -> Result:
             raise
         return _result(settings, started, [Check("format", "", [str(error)])], {})
     with reader:
-        kind = f"version {reader.attributes['format_version']}, complete"
-        checks = [Check("format", kind + (", virtual" if reader.attributes["parts"] else "")), check_layout(reader)]
+        version = f"version {reader.attributes['format_version']}, complete"
+        checks = [Check("format", version + (", virtual" if reader.attributes["parts"] else "")), check_layout(reader)]
         if not checks[1].faults:
             checks += [*check_rows(reader), check_ids(reader)]
-            checks += _against_origin(reader, settings)
+            checks += _check_origin(reader, settings)
         return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
 
 
@@ -93,34 +94,32 @@ def _unfinished(path: Path) -> Check:
                 flags = file["valid"][start : start + (1 << 20)].view(np.uint8)
                 written, unreadable = written + int((flags > 0).sum()), unreadable + int((flags == UNREADABLE).sum())
     except (OSError, KeyError) as error:
-        again = "rerun its command"
-        return Check(
-            "format",
-            "",
-            [f"{part_of(path)} is being finished, was killed while it was, or is damaged ({error}): {again}."],
-        )
-    far = f"{written} of {rows} rows, {100 * written / rows:.1f} %,"
+        fault = f"{part_of(path)} is being finished or is damaged ({error}): rerun its command."
+        return Check("format", "", [fault])
+    progress = f"{written} of {rows} rows, {100 * written / rows:.1f} %,"
     return Check(
         "complete",
         f"{unreadable} unreadable so far",
-        [f"{path} is unfinished ({far} are written): rerun its command to resume."],
+        [f"{path} is unfinished ({progress} are written): rerun its command to resume."],
         metrics={"rows": rows, "written": written, "unreadable": unreadable},
     )
 
 
-def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Check]:
-    """The file against the checkpoint, the images, and both."""
+def _check_origin(reader: FeatureReader, settings: VerifySettings) -> list[Check]:
+    """Check the file against the checkpoint and the images that were given."""
     from simsiam_eval.features.checks import Check
 
     checks, source = [], None
     if settings.checkpoint is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
-        ours, theirs = reader.attributes["encoder"].get("weights_sha256"), inspect_checkpoint(settings.checkpoint)
-        same = ours == theirs.weights_sha256
-        wrong = [] if same else [f"The features are from another encoder than {settings.checkpoint}: {ours}, not "
-                                 f"{theirs.weights_sha256}."]  # fmt: skip
-        checks.append(Check("encoder", f"sha256 {theirs.weights_sha256[:16]}..., matches" if same else "", wrong))
+        recorded = reader.attributes["encoder"].get("weights_sha256")
+        actual = inspect_checkpoint(settings.checkpoint).weights_sha256
+        if recorded == actual:
+            checks.append(Check("encoder", f"sha256 {actual[:16]}..., matches"))
+        else:
+            fault = f"The features are from another encoder than {settings.checkpoint}: {recorded}, not {actual}."
+            checks.append(Check("encoder", "", [fault]))
     if settings.data is not None:
         from simsiam_eval.sources.opening import open_source
 
@@ -132,36 +131,36 @@ def _against_origin(reader: FeatureReader, settings: VerifySettings) -> list[Che
 
 
 def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Check:
-    """Fingerprint, ids and labels."""
+    """Check fingerprint, ids and labels against an image source."""
     from simsiam_eval.features.checks import Check
 
-    described, check = reader.attributes["source"], Check("images")
-    first, last = described.get("rows", (0, len(source)))
-    if last > len(source) or last - first != len(reader):
+    recorded, check = reader.attributes["source"], Check("images")
+    first, stop = recorded.get("rows", (0, len(source)))
+    if stop > len(source) or stop - first != len(reader):
         check.faults.append(f"{spec} has {len(source)} rows, but the file has {len(reader)}.")
         return check
-    fingerprint = str(described.get("fingerprint"))
+    fingerprint = str(recorded.get("fingerprint"))
     if fingerprint != (source.listing_fingerprint() if fingerprint.startswith("listing ") else source.fingerprint()):
         check.faults.append(f"The features are from other images than {spec}: the fingerprints differ.")
     for start in range(0, len(reader), 1 << 13):
         rows = range(start, min(start + (1 << 13), len(reader)))
-        there = range(first + rows.start, first + rows.stop)
-        for what, ours, theirs in (
-            ("id", reader.ids(rows), source.ids_of(there)),
-            ("label", reader.labels(rows).tolist(), source.labels[there.start : there.stop].tolist()),
+        source_rows = range(first + rows.start, first + rows.stop)
+        for kind, stored, expected in (
+            ("id", reader.ids(rows), source.ids_of(source_rows)),
+            ("label", reader.labels(rows).tolist(), source.labels[source_rows.start : source_rows.stop].tolist()),
         ):
-            wrong = [place for place, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
-            if wrong:
-                at = wrong[0]
-                check.faults.append(f"Row {start + at} has the {what} {ours[at]}, but in {spec} it is {theirs[at]}.")
+            for row, (value, expected_value) in zip(rows, zip(stored, expected, strict=True), strict=True):
+                if value != expected_value:
+                    check.faults.append(f"Row {row} has the {kind} {value}, but in {spec} it is {expected_value}.")
+                    break
         if check.faults:
             return check
-    check.found = "fingerprint, ids and labels match"
+    check.result = "fingerprint, ids and labels match"
     return check
 
 
 def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Check:
-    """Some rows recomputed, each in its own forward pass, as the file's attributes record."""
+    """Recompute some rows as the attributes of the file record, each in a forward pass of its own."""
     import hashlib
 
     import numpy as np
@@ -173,11 +172,12 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
     )
     rows = [int(row) for row in draws if reader.file["valid"][row]][: settings.sample]
     check, digest = Check("sample"), hashlib.sha256()
-    least, largest, equal = 1.0, 0.0, 0
+    min_cosine, largest_difference, identical = 1.0, 0.0, 0
     cosine_limit, difference_limit = _TOLERANCE[reader.attributes["precision"]]
     difference_limit += 2e-3 * (reader.attributes["dtype"] == "float16")
     first = reader.attributes["source"].get("rows", [0])[0]
-    for row, block in zip(rows, _work(reader, source, settings).compute([first + row for row in rows]), strict=True):
+    blocks = _extraction(reader, source, settings).compute([first + row for row in rows])
+    for row, block in zip(rows, blocks, strict=True):
         if block.reasons:
             (reason,) = block.reasons.values()
             check.faults.append(f"Row {row} ({source.id(first + row)}) cannot be recomputed: {reason}.")
@@ -185,24 +185,29 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
         stored = reader.block(range(row, row + 1)).columns
         for name, values in stored.items():
             digest.update(values.tobytes())
-            cosine, difference = _compared(values, block.columns[name])
-            least, largest = min(least, cosine), max(largest, difference)
-            equal += values.tobytes() == block.columns[name].astype(values.dtype).tobytes()
+            cosine, difference = _cosine_and_difference(values, block.columns[name])
+            min_cosine, largest_difference = min(min_cosine, cosine), max(largest_difference, difference)
+            identical += values.tobytes() == block.columns[name].astype(values.dtype).tobytes()
             if cosine < cosine_limit or difference > difference_limit:
                 check.faults.append(
                     f"Row {row} ({source.id(first + row)}) of {name} differs from the recomputed one: cosine {cosine:.6f}, "
                     f"largest difference {difference:.2g} (allowed: {cosine_limit:g} and {difference_limit:g})."
                 )
-    check.found = f"{len(rows)} rows recomputed: cosine >= {least:.7f}, difference <= {largest:.2g}"
+    check.result = f"{len(rows)} rows recomputed: cosine >= {min_cosine:.7f}, difference <= {largest_difference:.2g}"
     check.metrics["sample"] = {
-        "rows": rows, "least_cosine": least, "largest_difference": largest, "same_bytes": equal,
-        "cosine_limit": cosine_limit, "difference_limit": difference_limit, "sha256": digest.hexdigest(),
-    }  # fmt: skip
+        "rows": rows,
+        "min_cosine": min_cosine,
+        "largest_difference": largest_difference,
+        "identical": identical,
+        "cosine_limit": cosine_limit,
+        "difference_limit": difference_limit,
+        "sha256": digest.hexdigest(),
+    }
     return check
 
 
-def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Any:
-    """The extraction that made the file, with one image in a forward pass."""
+def _extraction(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Extraction:
+    """An extraction as the file records it, with one image per forward pass."""
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.extraction.plan import extraction_like
     from simsiam_eval.runtime.device import resolve_device
@@ -214,23 +219,23 @@ def _work(reader: FeatureReader, source: ImageSource, settings: VerifySettings) 
     )
 
 
-def _compared(stored: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Cosine, and the largest difference relative to the largest value."""
+def _cosine_and_difference(stored: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The cosine similarity, and the largest difference relative to the largest computed value."""
     import numpy as np
 
-    one, two = stored.reshape(-1).astype(np.float64), computed.reshape(-1).astype(np.float64)
-    lengths, scale = float(np.linalg.norm(one) * np.linalg.norm(two)), float(np.abs(two).max())
-    cosine = float(one @ two) / lengths if lengths else float(not one.any() and not two.any())
-    return cosine, float(np.abs(one - two).max()) / scale if scale else float(one.any())
+    stored, computed = stored.reshape(-1).astype(np.float64), computed.reshape(-1).astype(np.float64)
+    norms, scale = float(np.linalg.norm(stored) * np.linalg.norm(computed)), float(np.abs(computed).max())
+    cosine = float(stored @ computed) / norms if norms else float(not stored.any() and not computed.any())
+    return cosine, float(np.abs(stored - computed).max()) / scale if scale else float(stored.any())
 
 
-def _result(settings: VerifySettings, started: float, checks: Sequence[Check], described: dict[str, Any]) -> Result:
+def _result(settings: VerifySettings, started: float, checks: Sequence[Check], recorded: dict[str, Any]) -> Result:
     faults = [fault for check in checks for fault in check.faults]
     warnings = [warning for check in checks for warning in check.warnings]
     rows = [
         [check.name, "error" if check.faults else "warning" if check.warnings else "ok", text]
         for check in checks
-        for text in [*([check.found] if check.found else []), *check.faults, *check.warnings]
+        for text in [*([check.result] if check.result else []), *check.faults, *check.warnings]
     ]
     metrics: dict[str, Any] = {"faults": faults, "warnings": warnings}
     for check in checks:
@@ -240,7 +245,7 @@ def _result(settings: VerifySettings, started: float, checks: Sequence[Check], d
         task="verify",
         settings=settings.to_dict(),
         metrics=metrics,
-        provenance=provenance(started, settings.device, file=str(settings.file), **described),
+        provenance=provenance(started, settings.device, file=str(settings.file), **recorded),
         table=Table(title, ("check", "", "result"), rows),
         faults=faults,
     )

@@ -1,1 +1,1 @@
-"""Images and an encoder to features: batches, inference, the cache. May import features and everything below."""
+"""From images to features: options, blocks, inference, writing, the cache, Ray. May import features and below."""

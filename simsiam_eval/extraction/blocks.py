@@ -1,4 +1,4 @@
-"""Images of a source -> blocks of rows, decoded and cropped, as an encoder takes them one after the other."""
+"""Blocks of consecutive images, decoded and cropped for an encoder by worker processes or by threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.signals import ignore_stop_signals
 
-# As many processes as were asked for are no mistake to be told of by a warning with paths.
+# DataLoader warns about more workers than cores; their number is the user's decision.
 warnings.filterwarnings("ignore", message="This DataLoader will create", module="torch")
 
 if TYPE_CHECKING:
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_AT_ONCE = 256  # images in forward passes at the same time: 2.7 GB of a ResNet-50's at 224 px
-_AHEAD = 16  # threads that decode blocks for which no core is free yet
+_MAX_CONCURRENT_IMAGES = 256  # in all forward passes together: 2.7 GB of activations of a ResNet-50 at 224 px
+_MAX_DECODING_THREADS = 16  # in addition to one thread per forward pass
 
-# Of an augmented view: torchvision's RandomResizedCrop and flip, as the linear protocol trains on them.
+# Augmentation of views: torchvision's RandomResizedCrop and horizontal flip, as in the linear evaluation protocol.
 VIEWS: dict[str, Any] = {"scale": [0.08, 1.0], "ratio": list(RATIO), "flip": 0.5}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a source, prepared for the encoder but for the normalization.
+    """Consecutive rows of a source, preprocessed except for the normalization.
 
     Attributes:
-        rows: which.
-        pixels: (B,1+V,3,H,W) uint8: the center crop and V augmented views; zeros where the image could not be read, and
-            where the last block has fewer than B rows.
-        reasons: row -> why it could not be read.
+        rows: row numbers.
+        pixels: (B,1+V,3,H,W) uint8: the center crop and V augmented views; zeros for unreadable images, and as padding
+            if the block has fewer than B rows.
+        reasons: row -> why its image could not be read.
     """
 
     rows: range
@@ -54,19 +54,19 @@ class Block:
     reasons: dict[int, str]
 
     def pin_memory(self) -> Block:
-        """What DataLoader asks for, so that a GPU need not be waited for."""
+        """A copy in pinned memory, which a GPU reads asynchronously; called by DataLoader."""
         return Block(self.rows, self.pixels.pin_memory(), self.reasons)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The source cut into blocks of `size` rows, as a map-style dataset for DataLoader workers.
+    """Blocks of `size` rows of a source, as a map-style dataset for DataLoader.
 
     Attributes:
-        rows: of the source.
+        rows: the rows of the source that are extracted.
         starts: the first row of each block.
-        views: augmented ones of each image, drawn by `seed` and the row.
-        center_crop: whether blocks hold it; zeros otherwise.
+        views: number of augmented views per image, drawn from `seed` and the row.
+        center_crop: whether to compute the center crop; zeros otherwise.
     """
 
     source: ImageSource
@@ -82,55 +82,56 @@ class Blocks:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Block | DataError:
-        """The block, or what stops the work: a worker's exception would arrive as a traceback."""
+        """The block, or the error that ends the extraction: if a worker raised it, it would arrive as a traceback."""
         start, side = int(self.starts[index]), self.preprocessing.crop
         rows = range(start, min(start + self.size, self.rows.stop))
         pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
         reasons = {}
-        for place, found in enumerate(map(self._crops, rows)):
-            if isinstance(found, UnreadableImage):
-                reasons[rows[place]] = str(found)
-            elif isinstance(found, DataError):
-                return found
+        for row, crops in zip(rows, map(self._crops, rows), strict=True):
+            if isinstance(crops, UnreadableImage):
+                reasons[row] = str(crops)
+            elif isinstance(crops, DataError):
+                return crops
             else:
-                pixels[place] = found
+                pixels[row - start] = crops
         return Block(rows, pixels, reasons)
 
     def _crops(self, row: int) -> torch.Tensor | UnreadableImage | DataError:
-        """(1+V,3,S,S) uint8, or what was raised instead."""
+        """(1+V,3,S,S) uint8, or the error that reading the image raised."""
         side = self.preprocessing.crop
         pixels = torch.zeros((1 + self.views, 3, side, side), dtype=torch.uint8)
         try:
             image = self.source.image(row)
             if self.views:
-                whole = image.pixels()
-                pixels[1:] = self._augmented(whole, row)
+                full_image = image.pixels()
+                pixels[1:] = self._augmented_views(full_image, row)
                 if self.preprocessing.decode == "full":
-                    image = DecodedImage(whole)  # decoded once for all; a scaled center crop has its own decoding
+                    image = DecodedImage(full_image)  # reused for the center crop; scaled decoding decodes it again
             if self.center_crop:
                 pixels[0] = self.preprocessing.pixels(image)
         except (UnreadableImage, DataError) as error:
             return error
         return pixels
 
-    def _augmented(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
-        """(V,3,S,S) uint8: random crops of an image, some mirrored; the same for the same seed and row."""
+    def _augmented_views(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
+        """(V,3,S,S) uint8: randomly cropped and flipped; the same for the same seed and row."""
         rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
         boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
         views = torch.stack([crop_image(image, box, side) for box in boxes])
-        mirrored = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
-        views[mirrored] = views[mirrored].flip(3)
+        flipped = torch.from_numpy(rng.random(self.views) < VIEWS["flip"])
+        views[flipped] = views[flipped].flip(3)
         return views
 
 
 def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> Iterator[Block]:
-    """The blocks in order, for an encoder on `device`.
+    """Decode blocks in worker processes; yields them in order.
 
     Args:
-        workers: processes that decode ahead; None: as `worker_count` says.
+        workers: number of decoding processes; None: as `worker_count` chooses.
+        device: of the encoder; blocks for a GPU are in pinned memory.
 
     Raises:
-        DataError: a source that fails, a worker that was killed.
+        DataError: the source failed, or a worker was killed.
     """
     loader: DataLoader[Any] = DataLoader(
         blocks,  # type: ignore[arg-type]
@@ -138,9 +139,9 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
         num_workers=worker_count(workers, blocks.source.in_memory),
         pin_memory=device.type == "cuda",
         worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # the worker seeds, of no use here, are not to come from the global one
+        generator=torch.Generator(),  # draws worker seeds, which nothing uses, without advancing the global generator
     )
-    with lost_workers_named():
+    with explain_killed_workers():
         for block in loader:
             if isinstance(block, DataError):
                 raise block
@@ -148,63 +149,62 @@ def read_blocks(blocks: Blocks, workers: int | None, device: torch.device) -> It
 
 
 def map_blocks(blocks: Blocks, compute: Callable[[Block], T]) -> Generator[T]:
-    """`compute` of the blocks, in order, several at a time, on as many cores as torch may use.
+    """Apply `compute` to the blocks, one block per core that torch may use; yields the results in order.
 
-    A core that makes all of a block waits for no other after every layer, and what it works on stays in its own cache
-    (benchmarks/results/extract_blocks.md). Blocks so large that memory would not hold one for each core share the cores. As
-    many threads again, up to `_AHEAD`, decode meanwhile or wait for the disk.
+    A core that computes a whole block does not wait for the others after every layer, and its data stay in its own cache
+    (benchmarks/results/extract_blocks.md). If memory would not hold one block per core, several cores share a block. The
+    same number of further threads, up to `_MAX_DECODING_THREADS`, decode the next blocks or wait for the disk.
 
-    A thread that begins meanwhile has fewer threads of torch's than it would have before or after; the caller's own are
-    left alone.
+    While this runs, threads that start elsewhere get a smaller number of torch threads; the caller keeps its own.
 
     Raises:
-        DataError: a source that fails. Whatever `compute` raises.
+        DataError: the source failed. Whatever `compute` raises.
     """
     cores = torch.get_num_threads()
-    several = min(cores, max(1, _AT_ONCE // blocks.size))
-    threads = several + min(several, _AHEAD)
-    at_work, stopped = threading.Semaphore(several), threading.Event()
+    concurrent = min(cores, max(1, _MAX_CONCURRENT_IMAGES // blocks.size))
+    threads = concurrent + min(concurrent, _MAX_DECODING_THREADS)
+    compute_slots, stopped = threading.Semaphore(concurrent), threading.Event()
 
-    def computed(index: int) -> T:
+    def decode_and_compute(index: int) -> T:
         block = blocks[index]
         if isinstance(block, DataError):
             raise block
-        with at_work:
+        with compute_slots:
             if stopped.is_set():
                 raise CancelledError
             return compute(block)
 
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // several,))
-    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // concurrent,))
+    futures: deque[Future[T]] = deque()
     try:
         for index in range(len(blocks)):
-            waiting.append(pool.submit(computed, index))
-            if len(waiting) > 2 * threads:  # so that a slow block at the head keeps none idle
-                yield waiting[0].result()
-                waiting.popleft()
-        while waiting:
-            yield waiting[0].result()
-            waiting.popleft()
+            futures.append(pool.submit(decode_and_compute, index))
+            if len(futures) > 2 * threads:  # enough to keep all threads busy behind a slow first block
+                yield futures[0].result()
+                futures.popleft()
+        while futures:
+            yield futures[0].result()
+            futures.popleft()
     finally:
         stopped.set()
-        left = [one for one in waiting if not one.cancel()]
-        while not all(one.done() for one in left):
-            # Not for a second Ctrl-C either: a program that ends while torch computes in a thread is aborted.
+        running = [future for future in futures if not future.cancel()]
+        while not all(future.done() for future in running):
+            # Even a second Ctrl-C must wait: a program that ends while torch computes in a thread is aborted.
             with suppress(BaseException):
-                wait(left)
+                wait(running)
         pool.shutdown()
         torch.set_num_threads(cores)
 
 
 @contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """A decoding process that was killed is one sentence, not a traceback."""
+def explain_killed_workers() -> Iterator[None]:
+    """Turn DataLoader's error about a killed worker into a DataError that says what to do."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) and "Pin memory thread" not in str(error):
             raise
         raise DataError(
-            "A decoding process was killed, often for want of memory (also of /dev/shm): give fewer --workers or a smaller "
-            "batch, and the same command again."
+            "A decoding process was killed, usually because memory (or /dev/shm) ran out: rerun the command with fewer "
+            "--workers or a smaller batch."
         ) from error

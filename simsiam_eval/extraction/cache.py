@@ -1,4 +1,4 @@
-"""Features that a task extracts before it uses them, kept in the cache folder between runs."""
+"""Features of images that a task was given, extracted into the cache folder and reused by later runs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def extract_to_cache(
     device: torch.device,
     preprocessing: Preprocessing | None = None,
 ) -> Path:
-    """Extract features to their place in the cache, named by weights, source, preprocessing, layers, precision and dtype.
+    """Extract features into the cache, keyed by weights, source, preprocessing, layers, precision and dtype.
 
     Args:
-        split, preprocessing: as `plan_extraction`.
+        checkpoint, spec, split, options, device, preprocessing: as in `plan_extraction`.
+
+    Returns:
+        The feature file.
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
@@ -38,22 +41,22 @@ def extract_to_cache(
 
     extraction, attributes_of = plan_extraction(checkpoint, spec, split, options, device, preprocessing=preprocessing)
     attributes = attributes_of()
-    # The spec is left out of the key: the same images in another place are the same features.
+    # The spec is left out of the key: moved images have the same features.
     source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
     key_attributes = {**attributes, "source": source_key, "computation": None}
     key = json.dumps([key_attributes, options.dtype, list(extraction.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
-    where = "from the cache" if out.exists() else "extracting into the cache"
-    say(f"features of {spec}: {where}, {out}")
+    action = "from the cache" if out.exists() else "extracting into the cache"
+    say(f"features of {spec}: {action}, {out}")
     if not out.exists():
         make_cache_folder(out.parent)
-    waited = False
+    waiting = False
     while True:
         try:
             write_extraction(extraction, attributes, out, Processes(device))
             return out
         except BeingWritten:
-            if not waited:
+            if not waiting:
                 say(f"features of {spec}: another process is extracting them; waiting for it")
-            waited = True
+            waiting = True
             time.sleep(1)

@@ -1,4 +1,4 @@
-"""Images and an encoder -> features, in order, by blocks of rows that are the same whatever computes them."""
+"""Features of images, computed in blocks of rows whose result does not depend on the process that computes them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Pending = TypeVar("Pending")
 
-_NAMED = 5  # unreadable images named on the terminal; all of them are in a feature file's `errors`
-_BATCH = {"cpu": 8, "cuda": 256}  # a CPU's is each core's (benchmarks/results/extract_blocks.md)
+_MAX_REPORTED = 5  # unreadable images reported on the terminal; a feature file's `errors` lists all of them
+_DEFAULT_BATCH = {"cpu": 8, "cuda": 256}  # on a CPU per core (benchmarks/results/extract_blocks.md)
 
 
 @dataclass(frozen=True)
 class BlockFeatures:
-    """What becomes of a block: the feature file's columns of its rows, float32, and row -> why it has none."""
+    """The features of one block.
+
+    Attributes:
+        rows: row numbers.
+        columns: dataset of the feature file -> (B,...) float32.
+        reasons: row -> why it has no features.
+    """
 
     rows: range
     columns: dict[str, NDArray[np.float32]]
@@ -42,17 +48,16 @@ class BlockFeatures:
 
 
 class Extraction:
-    """The features of some rows of a source, as a pure function of block numbers: which process computes a block, and
-    when, changes nothing.
+    """The features of rows of a source, in blocks: each is a pure function of its first row, in any process at any time.
 
-    Every block of `batch` rows is one forward pass, an unreadable image a black one in its place, the last block filled
-    up, so that features do not depend on where an earlier run was killed, nor on the number of workers.
+    A block is one forward pass of `batch` rows. An unreadable image is replaced by a black one, and the last block is
+    padded, so that features depend neither on where an earlier run was killed nor on the number of workers.
 
     Args:
-        rows: of the source; default: all.
+        rows: rows of the source to extract; default: all.
     """
 
-    center_crop = True  # whether blocks hold it; zeros otherwise
+    center_crop = True  # whether blocks hold the center crop; zeros otherwise
 
     def __init__(
         self,
@@ -67,72 +72,72 @@ class Extraction:
         self.options, self.device = options, device
         self.rows = range(len(source)) if rows is None else rows
         self.views = options.views
-        self.batch = options.batch or _BATCH[device.type]
+        self.batch = options.batch or _DEFAULT_BATCH[device.type]
 
     @property
     def columns(self) -> dict[str, tuple[int, ...]]:
-        """Dataset of the feature file -> shape of a row in it."""
+        """Dataset of the feature file -> shape of its rows."""
         names = ["features", *(f"layers/{name}" for name in self.encoder.layers[1:])]
-        found: dict[str, tuple[int, ...]] = {
+        shapes: dict[str, tuple[int, ...]] = {
             name: (width,) for name, width in zip(names, self.encoder.widths, strict=True)
         }
-        return found | ({"views": (self.views, self.encoder.width)} if self.views else {})
+        return shapes | ({"views": (self.views, self.encoder.width)} if self.views else {})
 
     @property
     def starts(self) -> range:
-        """First rows of the blocks."""
+        """First row of each block."""
         return self.rows[:: self.batch]
 
     def compute(self, starts: Sequence[int] | NDArray[np.int64]) -> Generator[BlockFeatures]:
-        """The blocks that begin at `starts`, in that order."""
-        return self._each(starts, self._begun, self._finished)
+        """Compute the blocks that begin at `starts`; yields them in that order."""
+        return self._map_blocks(starts, self._launch, self._collect)
 
-    def _each(
+    def _map_blocks(
         self,
         starts: Sequence[int] | NDArray[np.int64],
-        begin: Callable[[Block], Pending],
-        finish: Callable[[Block, Pending], T],
+        launch: Callable[[Block], Pending],
+        collect: Callable[[Block, Pending], T],
     ) -> Generator[T]:
-        """What the two make of the blocks, in order; a GPU has begun the next one while one is finished."""
+        """Yield `collect(block, launch(block))` in order; on a GPU the next block is launched before one is collected."""
         blocks = self._blocks(starts)
         if blocks:
-            _ = self._model  # made once, before there are threads
+            _ = self._model  # created here, before there are threads
         on_cpu, workers = self.device.type == "cpu", self.options.workers
         if on_cpu and workers is None:
-            yield from map_blocks(blocks, lambda block: finish(block, begin(block)))
+            yield from map_blocks(blocks, lambda block: collect(block, launch(block)))
             return
-        working: deque[tuple[Block, Pending]] = deque()
+        launched: deque[tuple[Block, Pending]] = deque()
         for block in read_blocks(blocks, workers, self.device):
-            working.append((block, begin(block)))
-            if len(working) > 1 or on_cpu:
-                yield finish(*working.popleft())
-        for pair in working:
-            yield finish(*pair)
+            launched.append((block, launch(block)))
+            if len(launched) > 1 or on_cpu:
+                yield collect(*launched.popleft())
+        for pair in launched:
+            yield collect(*pair)
 
     def _blocks(self, starts: Sequence[int] | NDArray[np.int64]) -> Blocks:
         shape = self.batch, self.views, self.center_crop
         return Blocks(self.source, self.preprocessing, self.rows, starts, *shape, self.options.seed)
 
-    def _begun(self, block: Block) -> list[PendingFeatures]:
+    def _launch(self, block: Block) -> list[PendingFeatures]:
         pixels = block.pixels.to(self.device, non_blocking=True)
         return [self._model.start(view) for view in pixels.unbind(1)]
 
-    def _finished(self, block: Block, views: list[PendingFeatures]) -> BlockFeatures:
-        found = [view.read() for view in views]
-        columns = dict(zip(self.columns, found[0], strict=False))
+    def _collect(self, block: Block, pending: list[PendingFeatures]) -> BlockFeatures:
+        center, *views = [view.read() for view in pending]
+        columns = dict(zip(self.columns, center, strict=False))
         if self.views:
-            columns["views"] = np.stack([view[0] for view in found[1:]], axis=1)
+            columns["views"] = np.stack([layers[0] for layers in views], axis=1)
         columns = {name: values[: len(block.rows)] for name, values in columns.items()}
         with np.errstate(over="ignore"):
             stored = [values.astype(self.options.dtype).reshape(len(values), -1) for values in columns.values()]
         finite = np.all([np.isfinite(values).all(axis=1) for values in stored], axis=0)
-        why = f"the encoder's features are not finite in {self.options.dtype}"
-        reasons = {block.rows[place]: why for place in np.flatnonzero(~finite)}
+        reason = f"the encoder's features are not finite in {self.options.dtype}"
+        reasons = {block.rows[index]: reason for index in np.flatnonzero(~finite)}
         return BlockFeatures(block.rows, columns, reasons | block.reasons)
 
     @property
     def computation(self) -> dict[str, Any]:
-        """What may move features by float32's rounding: the same in all parts of a file."""
+        """Settings that may change features by float32 rounding errors; they must be equal in all parts of a file."""
         compiled = self.options.compile
         fused = not compiled and can_fuse(self.device, self.options.precision)
         return {"batch": self.batch, "compiled": compiled, "fused": fused, "device": self.device.type}
@@ -156,14 +161,14 @@ def extract_to_memory(
     attributes: Mapping[str, Any] | None = None,
     after_block: Callable[[BlockFeatures], None] | None = None,
 ) -> Features:
-    """The features of every image that can be read, in memory, without a file.
+    """Extract the features of all readable images into memory.
 
     Args:
-        attributes: what a feature file of them would say; default: preprocessing, precision, spec and class names only.
-        after_block: called with every block; default: names the first unreadable images, and with `strict` rejects them.
+        attributes: root attributes, as of a feature file; default: preprocessing, precision, spec and class names only.
+        after_block: called with every block; default: report the first unreadable images, or reject them with `strict`.
 
     Raises:
-        DataError: no image can be read; with `strict`, an unreadable image.
+        DataError: no image can be read; with `strict`, an image cannot be read.
     """
     source, unreadable = extraction.source, 0
     columns: dict[str, list[NDArray[np.float32]]] = {name: [] for name in extraction.columns}
@@ -188,21 +193,21 @@ def extract_to_memory(
         "source": {"spec": source.spec, "class_names": class_names},
         "precision": extraction.options.precision,
     }
-    further = {name: np.concatenate(blocks) for name, blocks in columns.items()}
+    arrays = {name: np.concatenate(blocks) for name, blocks in columns.items()}
     return Features(
-        features=further.pop("features"),
+        features=arrays.pop("features"),
         labels=source.labels[rows],
         ids=np.array([source.id(row) for row in rows], dtype=str),
         attributes=dict(attributes),
         unreadable=len(extraction.rows) - len(rows),
         rows=np.array(rows, dtype=np.int64),
         width=extraction.encoder.width,
-        columns=further,
+        columns=arrays,
     )
 
 
 def report_unreadable(extraction: Extraction, row: int, reason: str, reported: int) -> None:
-    """Name an unreadable image on the terminal, if fewer than a few were `reported` before.
+    """Report an unreadable image on the terminal, unless several were `reported` before.
 
     Raises:
         DataError: the option `strict` is on.
@@ -210,5 +215,5 @@ def report_unreadable(extraction: Extraction, row: int, reason: str, reported: i
     name = extraction.source.id(row)
     if extraction.options.strict:
         raise DataError(f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped.")
-    if reported < _NAMED:
+    if reported < _MAX_REPORTED:
         say(f"skipped {name} (row {row}): {reason}")

@@ -1,4 +1,4 @@
-"""The options that decide what is extracted, and the options that would give features comparable to a feature file's."""
+"""The options of an extraction, and those that make new features comparable to a feature file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionOptions:
-    """How features are taken from images; the defaults are those of `extract`.
+    """How features are extracted from images; the defaults are those of `extract`.
 
     Attributes:
-        layers: outputs of the encoder, all from one pass; the first is `features` of the file.
+        layers: layers of the encoder, computed in one forward pass; the first becomes the dataset `features`.
         pooling: avg or max over the spatial positions of a layer.
         transform: auto (as the encoder was trained), imagenet, cifar or squash; `resize`, `crop` and `decode` override it.
-        flip_average: features are the mean of those of the image and of its mirror image.
-        normalize: features have length 1.
-        views: augmented views per image in addition to the center crop, drawn from `seed` and the row.
-        precision: float32 or bf16, of the encoder's arithmetic.
-        dtype: float32 or float16, of the features in the file.
-        compile: whether the encoder runs through torch.compile.
-        batch: images per forward pass; None: 8 on a CPU, where every core computes batches of its own, and 256 on a GPU.
-        workers: decoding processes; None: chosen by the device.
-        fingerprint: content or listing: what identifies the dataset.
-        strict: whether the first unreadable image is an error.
+        flip_average: whether to average the features of the image and its mirror image.
+        normalize: whether to L2-normalize the features.
+        views: number of augmented views per image besides the center crop, drawn from `seed` and the row.
+        precision: float32 or bf16, the arithmetic of the encoder.
+        dtype: float32 or float16, the data type of the stored features.
+        compile: whether to run the encoder through torch.compile.
+        batch: images per forward pass; None: 8 per core on a CPU, 256 on a GPU.
+        workers: number of decoding processes; None: depends on the device.
+        fingerprint: content or listing, how the dataset is fingerprinted.
+        strict: whether an unreadable image is an error instead of being skipped.
     """
 
     layers: tuple[str, ...] = ("pool",)
@@ -53,7 +53,7 @@ class ExtractionOptions:
     strict: bool = False
 
     def preprocessing(self, report: CheckpointReport) -> Preprocessing:
-        """How images are prepared for the encoder of a checkpoint."""
+        """The preprocessing of images for the encoder of a checkpoint."""
         return preprocessing_for(
             report.stem,
             report.metadata,
@@ -70,12 +70,12 @@ def options_like(
     layers: Sequence[str] | None = None,
     every_column: bool = False,
 ) -> ExtractionOptions:
-    """`options`, but with what makes new features comparable to those that the attributes of a feature file describe:
-    layer, pooling, flip_average, normalize and precision.
+    """`options` with the layer, pooling, flip_average, normalize and precision of a feature file.
 
     Args:
-        layers: default: the one of the file's `features`.
-        every_column: the file's further layers and its views too; default: no views.
+        attributes: root attributes of the feature file.
+        layers: layers to extract; default: the layer of the dataset `features`.
+        every_column: whether to also extract the file's further layers and its views.
     """
     encoder, views = attributes["encoder"], (attributes.get("views") or {}) if every_column else {}
     layers = list(layers or [encoder.get("layer", "pool")])
@@ -94,15 +94,19 @@ def options_like(
 
 
 def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preprocessing:
-    """How the images of the features in the file `name` were prepared.
+    """The preprocessing that a feature file records.
+
+    Args:
+        attributes: root attributes of the file.
+        name: of the file, for the message.
 
     Raises:
-        DataError: the attributes do not say.
+        DataError: none is recorded, or it is damaged.
     """
     try:
         return Preprocessing.from_dict(attributes["preprocessing"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{name} does not record how its images were prepared, so other images cannot be prepared like them; "
-            "pass features instead of images."
+            f"{name} does not record how its images were preprocessed, so other images cannot be preprocessed in the same "
+            "way; pass features instead of images."
         ) from error

@@ -1,4 +1,4 @@
-"""An extraction from a checkpoint and an image source, and the attributes that describe its features in a file."""
+"""From a checkpoint and an image source to an extraction, and the root attributes of its feature file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
 
-if TYPE_CHECKING:  # what extracts imports torchvision, which takes 2 s: not needed to read feature files
+if TYPE_CHECKING:  # they import torchvision, which takes 2 s and is not needed to read feature files
     from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.extraction.extraction import Extraction
 
@@ -29,35 +29,38 @@ def plan_extraction(
     rows: tuple[int, int] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[Extraction, Callable[[], dict[str, Any]]]:
-    """The features of an image source by a checkpoint's encoder, not computed yet.
+    """Prepare the extraction of an image source's features; nothing is computed yet.
 
     Args:
-        split: which split the spec means if it names none.
+        checkpoint: checkpoint of the encoder.
+        spec: image source.
+        split: default split, if the spec names none.
+        options: what is extracted, and how.
         rows: first row and the one after the last; default: all.
-        preprocessing: default: that of the options.
+        preprocessing: default: from the options and the checkpoint.
 
     Returns:
-        the extraction, and a function that returns the root attributes of its feature file. (A function, because the
+        The extraction, and a function that returns the root attributes of its feature file. (A function, because the
         source's fingerprint reads every image, which only one of several processes needs to do.)
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
-        UsageError: `rows` are not in the source.
+        UsageError: `rows` are outside the source.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.extraction.extraction import Extraction
 
     encoder, report = load_encoder(checkpoint, options.layers, options.pooling)
     source = open_source(spec, split)
-    chosen = None if rows is None else range(len(source))[rows[0] : rows[1]]
-    if rows is not None and not chosen:
+    selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
+    if rows is not None and not selected:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} is outside the {len(source)} rows of {spec}.")
-    extraction = Extraction(encoder, source, preprocessing or options.preprocessing(report), options, device, chosen)
+    extraction = Extraction(encoder, source, preprocessing or options.preprocessing(report), options, device, selected)
     return extraction, partial(root_attributes, extraction, report)
 
 
 def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[str, Any]:
-    """Everything that distinguishes a feature file from any other: encoder, preprocessing, source, views, precision."""
+    """Root attributes of a feature file: encoder, preprocessing, source, views, precision and computation."""
     from simsiam_eval.extraction.blocks import VIEWS
 
     options, source = extraction.options, extraction.source
@@ -96,25 +99,26 @@ def extraction_like(
     layers: Sequence[str] | None = None,
     every_column: bool = False,
 ) -> Extraction:
-    """The extraction that made the features in the file `name`, of the images of `source`.
+    """An extraction of the images of `source` in the same way as the features of a file were extracted.
 
     Args:
-        attributes: of the file: encoder, preprocessing, precision.
-        options: what does not decide the features: batch, workers, ...
-        layers, every_column: as `options_like`.
+        attributes: root attributes of the file: encoder, preprocessing, precision.
+        name: of the file, for messages.
+        options: settings that do not change features, such as batch and workers.
+        layers, every_column: as in `options_like`.
 
     Raises:
-        DataError: the checkpoint is not the encoder of the features, or the attributes do not say how they were made.
+        DataError: the checkpoint is not the encoder of the features, or their preprocessing is not recorded.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.extraction.extraction import Extraction
 
-    chosen = options_like(attributes, options, layers, every_column)
-    encoder, report = load_encoder(checkpoint, chosen.layers, chosen.pooling)
-    made_by = attributes["encoder"].get("weights_sha256")
-    if report.weights_sha256 != made_by:
+    options = options_like(attributes, options, layers, every_column)
+    encoder, report = load_encoder(checkpoint, options.layers, options.pooling)
+    expected = attributes["encoder"].get("weights_sha256")
+    if report.weights_sha256 != expected:
         raise DataError(
             f"{checkpoint} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
-            f"expected {f'{made_by[:12]}...' if made_by else 'none (the encoder is not recorded)'}."
+            f"expected {f'{expected[:12]}...' if expected else 'none (the encoder is not recorded)'}."
         )
-    return Extraction(encoder, source, preprocessing_of(attributes, name), chosen, device)
+    return Extraction(encoder, source, preprocessing_of(attributes, name), options, device)

@@ -1,7 +1,7 @@
-"""Extraction on a Ray cluster (extra `ray`): Ray places the work, restarts lost processes and gives their blocks out anew.
+"""Extraction on a Ray cluster (extra `ray`): Ray places the workers, restarts lost ones and reassigns their blocks.
 
-The cluster's machines need this package and the images under the same paths; features come back to this process, which
-writes the file, so that they need no place to write to.
+The machines of the cluster need this package and the images under the same paths. Features are sent back to this process,
+which writes the file, so the machines need no shared place to write to.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.extraction import BlockFeatures, Extraction
 from simsiam_eval.extraction.to_file import Engine
 
-_AHEAD = 2  # tasks given to a worker at a time: one that it works on, one that waits
-_TASK_IMAGES = 512  # about: blocks of a task are read and computed as one stream
-_RETRIES = 5  # of a task whose process or machine was lost
+_TASKS_PER_WORKER = 2  # submitted at a time: one is computed, one waits
+_TASK_IMAGES = 512  # approximate size of a task; its blocks are read and computed as one stream
+_MAX_RETRIES = 5  # of a task whose process or machine was lost
 
 
 def ray_engine(address: str | None, workers: int) -> Engine:
-    """What computes blocks on the cluster at `address`: None is that of $RAY_ADDRESS, else one made on this machine.
+    """An engine that computes blocks on a Ray cluster.
+
+    Args:
+        address: of the cluster; None: $RAY_ADDRESS, else a new cluster on this machine.
+        workers: number of Ray workers, each with a copy of the encoder.
 
     Raises:
         UsageError: Ray is not installed.
@@ -36,26 +40,26 @@ def ray_engine(address: str | None, workers: int) -> Engine:
     try:
         import ray
     except ImportError as error:
-        raise UsageError('--engine ray needs its package: pip install "simsiam-eval[ray]".') from error
+        raise UsageError('--engine ray requires Ray: pip install "simsiam-eval[ray]".') from error
 
-    def compute(work: Extraction, starts: NDArray[np.int64]) -> Generator[BlockFeatures]:
-        ours = not ray.is_initialized()
-        if ours:
+    def compute(extraction: Extraction, starts: NDArray[np.int64]) -> Generator[BlockFeatures]:
+        connects = not ray.is_initialized()
+        if connects:
             _connect(ray, address)
-        gpus = 1.0 if work.device.type == "cuda" else 0.0
-        if gpus and ours and not (address or os.environ.get("RAY_ADDRESS")):  # no GPU will join: the workers share
+        gpus = 1.0 if extraction.device.type == "cuda" else 0.0
+        if gpus and connects and not (address or os.environ.get("RAY_ADDRESS")):  # a local cluster: share its GPUs
             gpus = gpu_share(workers, torch.cuda.device_count())
         try:
-            yield from _computed(ray, work, starts, workers, gpus)
+            yield from _compute_on_cluster(ray, extraction, starts, workers, gpus)
         finally:
-            if ours:
+            if connects:
                 ray.shutdown()
 
     return compute
 
 
 def gpu_share(workers: int, gpus: int) -> float:
-    """How much of a GPU each worker may ask for, so that all of them find room: a share lies on one GPU.
+    """The fraction of a GPU to request per worker so that all workers can be placed; a share cannot span two GPUs.
 
     >>> gpu_share(2, 2), gpu_share(3, 2), gpu_share(3, 1)
     (1.0, 0.5, 0.3333)
@@ -66,65 +70,70 @@ def gpu_share(workers: int, gpus: int) -> float:
 def _connect(ray: Any, address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").removeprefix("ray://").partition(":")
-    if port.isdigit():  # ray itself tries for ten minutes
+    if port.isdigit():  # Ray itself would retry for ten minutes
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
             raise DataError(f"No Ray cluster at {address}: {error.strerror or error}.") from error
-    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
-    quiet["_node_ip_address"] = "127.0.0.1"  # of a cluster on this machine: its own name may not be reachable
+    local = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    local["_node_ip_address"] = "127.0.0.1"  # the machine's own address may not be reachable
     try:
         if address:
             ray.init(address, log_to_driver=False, logging_level="error")
         else:
-            # "local": without it Ray looks for a cluster of this machine, and waits minutes for one that is gone.
-            ray.init("local", **quiet)
+            # Without "local", Ray looks for a running cluster, and waits minutes for one that is gone.
+            ray.init("local", **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(f"No Ray cluster at {address or 'this machine'}: {error}.") from error
 
 
-def _computed(
-    ray: Any, work: Extraction, starts: NDArray[np.int64], workers: int, gpus: float
+def _compute_on_cluster(
+    ray: Any, extraction: Extraction, starts: NDArray[np.int64], workers: int, gpus: float
 ) -> Generator[BlockFeatures]:
-    """Blocks in order; at most `_AHEAD` tasks for each worker are under way, so that features do not pile up."""
-    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
-    shared = ray.put(work)
-    crew = [actor.remote(torch.get_num_threads()) for _ in range(workers)]
-    step = max(1, _TASK_IMAGES // work.batch)
-    tasks = iter([starts[at : at + step] for at in range(0, len(starts), step)])
-    working: deque[tuple[Any, Any]] = deque()
-    for member in crew * _AHEAD:
-        _give(member, shared, tasks, working)
-    while working:
-        member, task = working.popleft()
+    """Yield blocks in order; the number of submitted tasks is limited, so that features do not pile up in memory."""
+    actor_class = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_MAX_RETRIES)(_Worker)
+    shared_extraction = ray.put(extraction)
+    actors = [actor_class.remote(torch.get_num_threads()) for _ in range(workers)]
+    step = max(1, _TASK_IMAGES // extraction.batch)
+    tasks = iter([starts[first : first + step] for first in range(0, len(starts), step)])
+    submitted: deque[tuple[Any, Any]] = deque()
+    for actor in actors * _TASKS_PER_WORKER:
+        _submit_next(actor, shared_extraction, tasks, submitted)
+    while submitted:
+        actor, result = submitted.popleft()
         try:
-            blocks = ray.get(task)
+            blocks = ray.get(result)
         except ray.exceptions.RayTaskError as error:
             raise (
                 error.cause if isinstance(error.cause, DataError) else DataError(f"A Ray task failed: {error}.")
             ) from error
         except ray.exceptions.RayError as error:
-            raise DataError(f"Ray lost a worker for good ({error}): run the same command again to go on.") from error
-        _give(member, shared, tasks, working)
+            raise DataError(f"Ray could not restart a lost worker ({error}): rerun the command to resume.") from error
+        _submit_next(actor, shared_extraction, tasks, submitted)
         yield from blocks
 
 
-def _give(member: Any, shared: Any, tasks: Iterator[NDArray[np.int64]], working: deque[tuple[Any, Any]]) -> None:
+def _submit_next(
+    actor: Any, shared_extraction: Any, tasks: Iterator[NDArray[np.int64]], submitted: deque[tuple[Any, Any]]
+) -> None:
     starts = next(tasks, None)
     if starts is not None:
-        working.append((member, member.compute.remote([shared], starts)))
+        submitted.append((actor, actor.compute.remote([shared_extraction], starts)))
 
 
 class _Worker:
-    """One process of the cluster: the encoder, made ready once, and the images."""
+    """A process of the cluster, which keeps the encoder between tasks."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._work: Extraction | None = None
+        self._extraction: Extraction | None = None
 
-    def compute(self, shared: list[Any], starts: NDArray[np.int64]) -> list[BlockFeatures]:
-        """`shared` holds the reference to the work: in a list, so that it is fetched once and not with every task."""
+    def compute(self, shared_extraction: list[Any], starts: NDArray[np.int64]) -> list[BlockFeatures]:
+        """The blocks that begin at `starts`.
+
+        The reference to the extraction comes in a list, because Ray would fetch a bare one with every task.
+        """
         import ray
 
-        work = self._work = self._work or ray.get(shared[0])
-        return list(work.compute(starts))
+        extraction = self._extraction = self._extraction or ray.get(shared_extraction[0])
+        return list(extraction.compute(starts))

@@ -1,4 +1,4 @@
-"""The training and test features of a task: read from the feature files it was given, or extracted first."""
+"""The training and test features of a task, read from feature files or extracted from images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
-from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
 from simsiam_eval.features.reader import open_features, read_features
 from simsiam_eval.features.table import Features
+from simsiam_eval.sources.spec import is_feature_file
 
 
 def train_and_test_features(
@@ -26,18 +26,19 @@ def train_and_test_features(
     columns_of: Callable[[Path, str], Sequence[str]] = lambda path, role: (),
     on_disk: bool = False,
 ) -> tuple[Features, Features]:
-    """The features of a task's two sets, labeled rows only, the test set's labels in the training set's numbering.
+    """The labeled features of a training and a test set, with the classes numbered as in the training set.
 
     Args:
-        train, test: feature files, or image sources, which need the checkpoint.
-        options: how features are extracted from images; of feature files its layers are read.
-        device: where they are extracted.
-        columns_of: further datasets to read, given a feature file and its role, `train` or `test`.
-        on_disk: features stay on the disk and are read in blocks (FeatureRows), without further datasets.
+        train, test: feature files, or image sources, which require the checkpoint.
+        options: how features are extracted from images; of a feature file, `options.layers` are read.
+        device: of the extraction.
+        columns_of: further datasets to read, from a feature file and its role, `train` or `test`.
+        on_disk: whether features stay on disk and are read in blocks (FeatureRows), without further datasets.
 
     Raises:
         UsageError: images without a checkpoint.
-        DataError: features of two encoders, preprocessings or precisions; no labels; classes that the training set lacks.
+        DataError: the sets differ in encoder, preprocessing or precision; a set has no labels; a class is missing from
+            the training set.
     """
 
     def read(path: Path, role: str) -> Features:
@@ -62,12 +63,14 @@ def features_of(
     option: str | None = None,
     like: Features | None = None,
 ) -> Features:
-    """The features of one set: of a feature file, or extracted from images, of the split `role` where they have splits.
+    """The features of one set, from a feature file or extracted from images.
 
     Args:
-        read: reads a feature file, given the role; default: the first layer of the options, on the disk.
-        option: the option that the set was given by; default: --train or --test.
-        like: features that images are prepared like; default: as the options say.
+        spec: feature file or image source.
+        role: `train` or `test`; the default split of an image source.
+        read: reads a feature file, given its path and role; default: `open_features` with the layers of the options.
+        option: name of the option for messages; default: --train or --test.
+        like: features whose preprocessing and layer the images get; default: those of the options.
 
     Raises:
         UsageError, DataError: as `train_and_test_features`.
@@ -79,15 +82,15 @@ def features_of(
             from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
             if features.attributes["encoder"].get("weights_sha256") != inspect_checkpoint(checkpoint).weights_sha256:
-                raise DataError(f"{spec} holds features of another encoder than {checkpoint}.")
+                raise DataError(f"The features in {spec} are from another encoder than {checkpoint}.")
         return features
     if checkpoint is None:
         raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")
     from simsiam_eval.extraction.cache import extract_to_cache
 
-    # Views are for training; and a test set with views would be rejected as a mixture.
-    chosen = options if role == "train" else replace(options, views=0)
-    if like is None:
-        return read(extract_to_cache(checkpoint, spec, role, chosen, device), role)
-    chosen, preprocessing = options_like(like.attributes, chosen), preprocessing_of(like.attributes, like.name)
-    return read(extract_to_cache(checkpoint, spec, role, chosen, device, preprocessing), role)
+    if role != "train":
+        options = replace(options, views=0)  # only training uses views
+    preprocessing = None
+    if like is not None:
+        options, preprocessing = options_like(like.attributes, options), preprocessing_of(like.attributes, like.name)
+    return read(extract_to_cache(checkpoint, spec, role, options, device, preprocessing), role)

@@ -1,6 +1,6 @@
-"""Settings that commands share: how features are extracted, and sets given as feature files or as images.
+"""Settings that commands share: how features are extracted, and sets given as feature files or images.
 
-Needs no torch, as settings.py.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.vocabulary import DECODINGS, FEATURE_ENDINGS, INDEX_ENDING, LAYERS, POOLINGS
+from simsiam_eval.sources.spec import is_feature_file, is_index_file
+from simsiam_eval.vocabulary import DECODINGS, LAYERS, POOLINGS
 
 if TYPE_CHECKING:
     from simsiam_eval.extraction.options import ExtractionOptions
@@ -82,7 +83,7 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
     def extraction(self) -> ExtractionOptions:
-        """These settings as the plain options of an extraction."""
+        """The settings as ExtractionOptions."""
         from simsiam_eval.extraction.options import ExtractionOptions
 
         return ExtractionOptions(
@@ -106,7 +107,7 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewSettings(FeatureSettings, SeedSettings):
-    """For commands that use the features of augmented views."""
+    """Adds the number of augmented views, for commands that use their features."""
 
     GROUPS: ClassVar[dict[str, str]] = {"features": "views"}
 
@@ -119,21 +120,6 @@ class ViewSettings(FeatureSettings, SeedSettings):
 
     def extraction(self) -> ExtractionOptions:
         return dataclasses.replace(super().extraction(), views=self.views, seed=self.seed)
-
-
-def is_feature_file(spec: str) -> bool:
-    """Whether a --train or --test value names a feature file rather than an image source.
-
-    >>> is_feature_file("runs/train.h5"), is_feature_file("hdf5:images.h5"), is_feature_file("digits")
-    (True, False, False)
-    """
-    path = Path(spec)
-    return path.suffix.lower() in FEATURE_ENDINGS and (":" not in spec or path.exists())
-
-
-def is_index_file(spec: str) -> bool:
-    """Whether a --gallery value names an index file of `retrieval build`."""
-    return Path(spec).suffix.lower() == INDEX_ENDING
 
 
 def leakage_setting() -> Any:

@@ -1,4 +1,4 @@
-"""An extraction written to a feature file, by one process or several; an unfinished file is resumed."""
+"""Write an extraction to a feature file, from one process or several; resume an unfinished file."""
 
 from __future__ import annotations
 
@@ -25,100 +25,109 @@ Engine = Callable[[Extraction, NDArray[np.int64]], Generator[BlockFeatures]]
 
 
 def write_extraction(
-    work: Extraction,
+    extraction: Extraction,
     attributes: Mapping[str, Any],
     out: Path,
     processes: Processes,
     engine: Engine = Extraction.compute,
 ) -> tuple[int, int]:
-    """Write the features of `work` to `out`; an unfinished file is resumed.
+    """Extract features to the feature file `out`; an unfinished file is resumed.
 
     Args:
-        attributes: root attributes of the file, needed by the first process only.
-        processes: those that share the work, each a run of what is left.
-        engine: what maps block numbers to features; the blocks may come in any order.
+        attributes: root attributes of the file, needed by the main process only.
+        processes: the processes that share the extraction; each computes consecutive blocks.
+        engine: computes the blocks that begin at given rows; it may yield them in any order.
 
     Returns:
-        how many rows were computed now by all processes, and how many images could not be read.
+        The number of rows that all processes computed in this run, and the number of unreadable images in the file.
 
     Raises:
-        DataError: the output belongs to something else or cannot be written; with `strict`, an unreadable image.
+        DataError: `out` holds other features or cannot be written; with `strict`, an image cannot be read.
     """
-    existing = _complete_file(work, attributes, out) if processes.main else None
+    existing = _complete_file(extraction, attributes, out) if processes.main else None
     if processes.largest(0 if existing is None else 1):
         return 0, 0 if existing is None else int(existing["unreadable"])
-    with closing(_shared_writer(work, attributes, out, processes)) as writer:
-        size, first = work.batch, work.rows.start
-        if work.options.strict and (before := writer.unreadable()):
+    rows, source = extraction.rows, extraction.source
+    with closing(_shared_writer(extraction, attributes, out, processes)) as writer:
+        if extraction.options.strict and (unreadable := writer.unreadable()):
             raise DataError(
-                f"{before} images could not be read in an earlier run of this extraction; without --strict they are skipped."
+                f"{unreadable} images could not be read in an earlier run; without --strict they are skipped."
             )
-        starts = np.array(work.starts, dtype=np.int64)
-        written = np.array([writer.is_written(_in_file(work, start)) for start in starts.tolist()], dtype=bool)
-        lengths = np.minimum(size, work.rows.stop - starts)
-        left = int(lengths[~written].sum())
-        if processes.main and left < len(work.rows):
-            say(f"{out}: resuming, {len(work.rows) - left} of {len(work.rows)} rows are already written.")
-        processes.barrier()  # every process has seen the file as it was
+        starts = np.array(extraction.starts, dtype=np.int64)
+        lengths = np.minimum(extraction.batch, rows.stop - starts)
+        written = np.array(
+            [writer.is_written(_rows_in_file(extraction, start)) for start in starts.tolist()], dtype=bool
+        )
+        missing = int(lengths[~written].sum())
+        if processes.main and missing < len(rows):
+            say(f"{out}: resuming, {len(rows) - missing} of {len(rows)} rows are already written.")
+        processes.barrier()  # no process writes before all have read which rows are missing
         # Consecutive blocks, so that a shard, row group or chunk is read by one process.
-        mine = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
-        before, named = int(lengths[written].sum()) // processes.world, 0
-        todo = before + int(lengths[mine].sum())
-        # Closed explicitly: what a signal interrupts is otherwise closed only when its traceback is freed.
-        with progress(f"extract {out.name}", todo, before) as advance, closing(engine(work, starts[mine])) as blocks:
+        own_blocks = np.array_split(np.flatnonzero(~written), processes.world)[processes.rank]
+        done, reported = int(lengths[written].sum()) // processes.world, 0
+        total = done + int(lengths[own_blocks].sum())
+        # Closed explicitly: after a signal, a generator is otherwise closed only when the traceback is freed.
+        with (
+            progress(f"extract {out.name}", total, done) as advance,
+            closing(engine(extraction, starts[own_blocks])) as blocks,
+        ):
             for block in blocks:
                 reasons = {}
                 for row, reason in sorted(block.reasons.items()):
-                    reasons[row - first] = (work.source.id(row), reason)
-                    report_unreadable(work, row, reason, named)
-                    named += 1
-                writer.write(block.rows.start - first, block.columns, reasons)
+                    reasons[row - rows.start] = (source.id(row), reason)
+                    report_unreadable(extraction, row, reason, reported)
+                    reported += 1
+                writer.write(block.rows.start - rows.start, block.columns, reasons)
                 advance(len(block.rows))
         writer.sync()
-        processes.barrier()  # all rows are in the file
+        processes.barrier()  # the main process finishes the file after all rows are written
         unreadable = writer.finish() if processes.main else 0
         processes.barrier()
     if unreadable:
-        say(f"{unreadable} of {len(work.rows)} images could not be read; they are named in `errors` of {out}.")
-    return left, unreadable
+        say(f"{unreadable} of {len(rows)} images could not be read; see `errors` in {out}.")
+    return missing, unreadable
 
 
-def _complete_file(work: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
+def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
+    """The attributes of `out` if it exists. Raises DataError if it holds other features."""
     if not out.exists():
         return None
     existing = read_attributes(out)
-    wanted = {key: value for key, value in attributes.items() if key != "computation"}
-    differing = differences(existing, wanted | {"dtype": work.options.dtype, "columns": work.columns})
+    expected = {key: value for key, value in attributes.items() if key != "computation"}
+    differing = differences(existing, expected | {"dtype": extraction.options.dtype, "columns": extraction.columns})
     if differing:
         raise DataError(
             f"{out} holds features of another encoder, images or settings ({', '.join(differing)}): choose another --out."
         )
-    if work.options.strict and existing["unreadable"]:
+    if extraction.options.strict and existing["unreadable"]:
         raise DataError(f"{out} already exists, without {existing['unreadable']} images that could not be read.")
     remove_sidecars(out)
     say(f"{out} already exists and is complete; nothing to do.")
     return existing
 
 
-def _shared_writer(work: Extraction, attributes: Mapping[str, Any], out: Path, processes: Processes) -> FeatureWriter:
-    """The first process creates the file, then the others open it."""
-    rows = SourceRows(work.source, work.rows)
+def _shared_writer(
+    extraction: Extraction, attributes: Mapping[str, Any], out: Path, processes: Processes
+) -> FeatureWriter:
+    """Create the file in the main process, then open it in the others."""
+    rows = SourceRows(extraction.source, extraction.rows)
 
-    def opened() -> FeatureWriter:
-        return FeatureWriter(out, rows, work.columns, work.options.dtype, attributes, processes.rank)
+    def open_writer() -> FeatureWriter:
+        return FeatureWriter(out, rows, extraction.columns, extraction.options.dtype, attributes, processes.rank)
 
-    writer = opened() if processes.main else None
+    writer = open_writer() if processes.main else None
     processes.barrier()
-    return writer or opened()
+    return writer or open_writer()
 
 
-def _in_file(work: Extraction, start: int) -> range:
-    first = start - work.rows.start
-    return range(first, min(first + work.batch, len(work.rows)))
+def _rows_in_file(extraction: Extraction, start: int) -> range:
+    """Rows of the file that hold the block which begins at row `start` of the source."""
+    first = start - extraction.rows.start
+    return range(first, min(first + extraction.batch, len(extraction.rows)))
 
 
 class SourceRows:
-    """A range of rows of a source, as FeatureWriter takes them."""
+    """Ids and labels of a range of rows of a source, as FeatureWriter takes them."""
 
     def __init__(self, source: ImageSource, rows: range) -> None:
         self._source, self._rows = source, rows

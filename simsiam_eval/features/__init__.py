@@ -1,1 +1,1 @@
-"""Feature files: layout, reading, writing, checking. May import encoders, sources and everything below."""
+"""Features in memory and in feature files: layout, reading, writing, checks, splits. May import encoders and below."""

@@ -1,4 +1,4 @@
-"""Features as callers pass them: arrays, torch tensors, lists or rows of a file."""
+"""Features and labels from Python callers, as arrays, torch tensors, lists or rows of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def as_numpy(values: Any) -> Any:
-    """A tensor as an array, bfloat16 and float16 as float32; anything else is returned unchanged."""
+    """A tensor as an array, with bfloat16 and float16 as float32; other objects are returned unchanged."""
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu()
@@ -17,10 +17,10 @@ def as_numpy(values: Any) -> Any:
 
 
 def as_rows(features: Any) -> Any:
-    """Features (N,D) that NumPy can slice: tensors and lists become arrays, arrays and FeatureRows are returned unchanged.
+    """Features (N,D) that can be sliced: tensors and lists become arrays, arrays and FeatureRows are returned unchanged.
 
     Raises:
-        ValueError: not two-dimensional.
+        ValueError: the features are not two-dimensional.
 
     >>> as_rows(torch.eye(2, dtype=torch.bfloat16)).dtype
     dtype('float32')
@@ -34,5 +34,5 @@ def as_rows(features: Any) -> Any:
 
 
 def as_labels(labels: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Labels (N,) int64, of an array, tensor or list."""
+    """Labels of an array, tensor or list as an array (N,) int64."""
     return np.asarray(as_numpy(labels), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which layers a feature file holds, and which of them a task reads."""
+"""The layers in a feature file, and the choice of those that a task reads."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from simsiam_eval.vocabulary import LAYERS
 
 
 def layers_in(attributes: dict[str, Any]) -> dict[str, str]:
-    """Layer -> dataset of a feature file; the layer is called `features` where the file does not name it."""
-    further = {name.removeprefix("layers/"): name for name in attributes["columns"] if name.startswith("layers/")}
-    return {attributes["encoder"].get("layer") or "features": "features"} | further
+    """Layer -> dataset of a feature file; a layer that the file does not name is called `features`."""
+    other_layers = {name.removeprefix("layers/"): name for name in attributes["columns"] if name.startswith("layers/")}
+    return {attributes["encoder"].get("layer") or "features": "features"} | other_layers
 
 
-def chosen_layers(wanted: Sequence[str], path: Path, every: bool = False) -> dict[str, str]:
-    """Layer -> dataset of the layers that are wanted, or of every one.
+def chosen_layers(layers: Sequence[str], path: Path, every: bool = False) -> dict[str, str]:
+    """Layer -> dataset of the chosen layers of a feature file.
 
-    `wanted` of pool alone, the default of --layer, means the file's own layer where it holds no pool.
+    Args:
+        layers: names of layers. Only `pool`, the default of --layer, means the first layer if the file has no `pool`.
+        path: the feature file.
+        every: whether to return all layers instead, from the stem upward.
 
     Raises:
-        DataError: the file lacks one.
+        DataError: a layer is not in the file.
     """
-    there = layers_in(read_attributes(path))
+    dataset_of = layers_in(read_attributes(path))
     if every:
-        return dict(sorted(there.items(), key=lambda layer: _depth(layer[0])))
-    if tuple(wanted) == ("pool",) and "pool" not in there:
-        return dict([next(iter(there.items()))])
-    for layer in wanted:
-        if layer not in there:
-            raise DataError(f"{path} holds no layer {layer}; it holds: {', '.join(there)}.")
-    return {layer: there[layer] for layer in wanted}
+        return dict(sorted(dataset_of.items(), key=lambda item: _depth(item[0])))
+    if tuple(layers) == ("pool",) and "pool" not in dataset_of:
+        return dict([next(iter(dataset_of.items()))])
+    for layer in layers:
+        if layer not in dataset_of:
+            raise DataError(f"{path} has no layer {layer}; it has: {', '.join(dataset_of)}.")
+    return {layer: dataset_of[layer] for layer in layers}
 
 
 def _depth(layer: str) -> int:

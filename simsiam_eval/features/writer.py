@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import UNREADABLE, VALID, part_of
-from simsiam_eval.features.layout import Rows, complete_layout, create_layout, places_in, pwrite_all, storable
+from simsiam_eval.features.layout import Rows, complete_layout, create_layout, dataset_extents, pwrite_all, storable
 from simsiam_eval.features.part_file import (
     MAX_NAME_BYTES,
     open_and_lock,
@@ -89,15 +89,15 @@ class FeatureWriter:
             else:
                 self._fd = os.open(self._part, os.O_RDWR)
             self._notes = open_notes(path, process)
-            places = places_in(self._part, ("labels", "ids", "valid", *self._columns))
+            extents = dataset_extents(self._part, ("labels", "ids", "valid", *self._columns))
         except OSError as error:
             self.close()
             raise self._disk_error(error) from error
         except BaseException:
             self.close()
             raise
-        self._data = sorted(places.values())
-        self._at = {name: offset for name, (offset, _) in places.items()}
+        self._data = sorted(extents.values())
+        self._at = {name: offset for name, (offset, _) in extents.items()}
         self._map_flags()
 
     def _map_flags(self) -> None:

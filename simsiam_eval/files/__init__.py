@@ -1,1 +1,1 @@
-"""Files that survive a kill: atomic writes, locks, the cache folder. May import errors, wording and vocabulary."""
+"""Atomic writes, locks, run folders, logs, the cache folder. May import errors, wording and vocabulary."""

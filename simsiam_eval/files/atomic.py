@@ -1,4 +1,4 @@
-"""Files that are either the whole new one or the whole old one, whatever happens while they are written."""
+"""Atomic writes: a file or folder is replaced completely, or not at all if anything goes wrong."""
 
 import contextlib
 import csv
@@ -18,12 +18,14 @@ _WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file, open for reading and writing, that becomes `path` when the block ends without an exception.
+    """A binary file, open for reading and writing, that replaces `path` when the block ends without an exception.
 
-    It is a temporary file in `path`'s folder: flushed, synced to the disk and renamed over `path`, and the folder
-    synced. On any exception (Ctrl-C too) it is removed, and what was at `path` is untouched. A symbolic link at `path`
-    stays: the file that it points to is replaced. Raises DataError where the system refuses: disk full, not writable,
-    no such folder.
+    It is a temporary file in the folder of `path`, which is synced to the disk and then renamed to `path`. On any
+    exception, including Ctrl-C, it is removed and the old file stays. If `path` is a symbolic link, the file that it
+    points to is replaced.
+
+    Raises:
+        DataError: the file cannot be written: full disk, missing folder, no permission.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +37,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = _target(path)
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        # Not tempfile: it makes files that only their owner can read, whatever the umask says.
+        # tempfile would ignore the umask and create files that only their owner can read.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -51,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.close()
         with contextlib.suppress(OSError):
             temporary.unlink()
-        system_error = _own_system_error(error, temporary)
+        system_error = _write_error(error, temporary)
         if system_error is None:
             raise
         raise cannot_write(path, system_error) from error
@@ -59,7 +61,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table as CSV, all or nothing. Raises DataError as `atomic_write`."""
+    """Write a table as CSV, atomically. Raises DataError as `atomic_write`."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(names)
@@ -69,25 +71,28 @@ def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -
 
 
 def reject_unwritable(path: str | os.PathLike[str]) -> None:
-    """Find out before the work, by a file that is removed again, whether `atomic_write` could begin.
+    """Check by a temporary file that `atomic_write` can write `path`, before any work is done.
 
     Raises:
         DataError: `path` is a folder, or its folder is missing or not writable.
     """
     target = _target(path)
     try:
-        trial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        trial.unlink()
+        temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        temporary.unlink()
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to fill that becomes `path`, which must not be there, when the block ends without an exception.
+    """A new folder that is renamed to `path`, which must not exist, when the block ends without an exception.
 
-    Its files are synced and it is renamed; on any exception it is removed. Raises DataError where the system refuses.
+    Its files are synced to the disk first. On any exception it is removed.
+
+    Raises:
+        DataError: the folder cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as parent:
@@ -116,7 +121,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """What `path` is in the end. Raises DataError where that is there and no file: renaming would replace a device."""
+    """`path` with symbolic links resolved.
+
+    Raises:
+        DataError: it exists and is not a regular file; renaming would replace a folder or device.
+    """
     target = Path(os.path.realpath(path))
     try:
         os.lstat(target)
@@ -124,15 +133,15 @@ def _target(path: str | os.PathLike[str]) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise cannot_write(path, error) from error
     if os.path.exists(target) and not os.path.isfile(target):
-        kind = "a folder" if os.path.isdir(target) else "no regular file"
+        kind = "a folder" if os.path.isdir(target) else "not a regular file"
         raise DataError(f"{os.fspath(path)} cannot be written: it is {kind}.")
     return target
 
 
-def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
-    """The OSError of writing `temporary` that `error` is, or hides: torch.save makes a full disk a RuntimeError."""
+def _write_error(error: BaseException, temporary: Path) -> OSError | None:
+    """The OSError of writing `temporary` that caused `error`, if any; torch.save turns a full disk into a RuntimeError."""
     if isinstance(error, OSError):
-        # An error about another file that the block opened names that file; a failed write names none.
+        # An error about another file opened in the block has the name of that file; a failed write has none.
         return error if error.errno is not None and error.filename in (None, str(temporary)) else None
     cause: BaseException | None = error if isinstance(error, RuntimeError) else None
     while cause is not None:
@@ -143,17 +152,17 @@ def _own_system_error(error: BaseException, temporary: Path) -> OSError | None:
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
-    """What to raise where `path`, a file or a folder, cannot be written."""
+    """The DataError for a file or folder `path` that cannot be written."""
     reason = (error.strerror or str(error)).lower()
     return DataError(
-        f"{os.fspath(path)} cannot be written ({reason}): give a file in a folder that exists, is writable "
-        "and has room; nothing that was there has been changed"
+        f"{os.fspath(path)} cannot be written ({reason}): choose a path in an existing, writable folder with free space; "
+        "existing files were not changed"
     )
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a rename in `folder` on the disk."""
-    # It has happened; some file systems (network, overlay) cannot sync a folder, which is no failure.
+    """Sync a folder to the disk, so that a rename in it survives a power failure."""
+    # Some file systems (network, overlay) cannot sync a folder; the rename has happened nevertheless.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept between runs."""
+"""The cache folder, for results that can be recomputed."""
 
 import errno
 import os
@@ -9,22 +9,24 @@ from simsiam_eval.errors import DataError
 
 
 def cache_folder() -> Path:
-    """$SIMSIAM_EVAL_CACHE, else $XDG_CACHE_HOME/simsiam-eval, else ~/.cache/simsiam-eval (where the user has no home: among
-    the temporary files); it may not exist yet."""
-    if own := os.environ.get("SIMSIAM_EVAL_CACHE"):
-        return Path(own)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "simsiam-eval"
+    """$SIMSIAM_EVAL_CACHE, else $XDG_CACHE_HOME/simsiam-eval, else ~/.cache/simsiam-eval; it may not exist yet.
+
+    For a user without a home directory it is in the folder of temporary files.
+    """
+    if folder := os.environ.get("SIMSIAM_EVAL_CACHE"):
+        return Path(folder)
+    if xdg_cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg_cache) / "simsiam-eval"
     if (home := os.path.expanduser("~")) == "~":
         return Path(tempfile.gettempdir(), f"simsiam-eval-{os.getuid()}")
     return Path(home, ".cache", "simsiam-eval")
 
 
 def make_cache_folder(folder: Path) -> None:
-    """Make a folder of the cache.
+    """Create a folder of the cache.
 
     Raises:
-        DataError: nothing can be written there.
+        DataError: it cannot be created or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,5 +35,5 @@ def make_cache_folder(folder: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(
-            f"The cache {folder} cannot be written ({reason}): name another folder in $SIMSIAM_EVAL_CACHE."
+            f"The cache folder {folder} cannot be written ({reason}): set $SIMSIAM_EVAL_CACHE to another folder."
         ) from error

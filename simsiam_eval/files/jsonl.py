@@ -13,8 +13,7 @@ from simsiam_eval.files.atomic import atomic_write, cannot_write
 class JsonLines:
     """A log of JSON objects, each with the `step` after which it was written.
 
-    Opening it drops every line of a later step than `step`, which the resumed run writes again, and a last line that a
-    kill cut short.
+    Opening the log drops lines of steps after `step`, which the resumed run writes again, and a truncated last line.
 
     Args:
         path: the log; created if missing.
@@ -26,28 +25,28 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self._line_is_cut = False  # by a full disk
+        self._truncated = False  # whether a full disk truncated the last line
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         with atomic_write(path) as file:
-            file.writelines(line for line in lines if _is_whole_until(line, step))
+            file.writelines(line for line in lines if _is_entry_until(line, step))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one line.
 
         Raises:
-            DataError: it cannot be written, such as on a full disk; later lines are intact where they can be.
+            DataError: the line cannot be written, such as on a full disk; lines appended later are valid again.
         """
-        start = "\n" if self._line_is_cut else ""
-        self._line_is_cut = True
+        start = "\n" if self._truncated else ""
+        self._truncated = True
         try:
             with self.path.open("a") as log:
                 log.write(start + json.dumps(entry) + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        self._line_is_cut = False
+        self._truncated = False
 
 
-def _is_whole_until(line: bytes, step: int) -> bool:
+def _is_entry_until(line: bytes, step: int) -> bool:
     try:
         return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""A lock on an open file that ends with the process that took it, whatever its children do."""
+"""Locks on open files that end with the process that holds them, even if its child processes live on."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import contextlib
 import fcntl
 import os
 
-_held: set[int] = set()
+_locked_descriptors: set[int] = set()
 
 
 def lock_and_keep(descriptor: int) -> None:
-    """Lock the file for this process until `unlock_and_close`, or its death.
+    """Lock an open file until `unlock_and_close` or the end of this process.
 
-    A forked child (a DataLoader worker outlives a killed parent by seconds) would hold the lock on: it closes its copy.
+    Forked children close their copy of the descriptor; otherwise a DataLoader worker, which outlives a killed parent by
+    seconds, would keep the file locked.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process holds the lock.
     """
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    _held.add(descriptor)
+    _locked_descriptors.add(descriptor)
 
 
 def unlock_and_close(descriptor: int) -> None:
-    """Close the file, and let another process lock it."""
-    _held.discard(descriptor)
+    """Close the file, which releases its lock."""
+    _locked_descriptors.discard(descriptor)
     os.close(descriptor)
 
 
 def _close_in_child() -> None:
-    for descriptor in _held:
+    for descriptor in _locked_descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
-    _held.clear()
+    _locked_descriptors.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -1,4 +1,4 @@
-"""The folder of a training run: one process at a time, one set of settings, and no end of the run when a disk is full."""
+"""The folder of a training run: its lock, the settings of a resumed run, and writes that may fail on a full disk."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # as atomic_write names the
 class LockedFolder:
     """A run's folder, created if missing and locked for this process until `close` or its death.
 
-    Temporary files that a killed process left in the middle of a write are removed.
+    Temporary files of a killed process are removed.
 
     Args:
         path: the folder.
-        work: what the other process is doing, for the message: "pretraining", "training".
+        activity: what processes do in such a folder, for the message: "training" or "pretraining".
 
     Raises:
         DataError: the folder cannot be written, or another process is using it.
     """
 
-    def __init__(self, path: Path, work: str = "training") -> None:
+    def __init__(self, path: Path, activity: str = "training") -> None:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class LockedFolder:
         except BlockingIOError as error:
             os.close(self._lock)
             raise DataError(
-                f"Another process is {work} in {path}: wait until it ends or choose another --out."
+                f"Another process is {activity} in {path}: wait until it ends or choose another --out."
             ) from error
         for file in path.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(file.name):
@@ -60,29 +60,30 @@ def reject_other_settings(
     may_change: Collection[str],
     option_name: Callable[[str], str],
 ) -> None:
-    """Reject settings that would turn the resumed run into a different one.
+    """Reject settings with which a resumed run would be a different one.
 
     Args:
         folder: the run folder, for the message.
-        saved: name -> value of the run's settings, as JSON has them.
-        given: name -> value of the settings of this start.
-        may_change: names that a resumed run may have other values of.
-        option_name: from the name of a setting to its option.
+        saved: settings of the run, by name, as read from JSON.
+        given: settings of this command, by name.
+        may_change: names of settings that a resumed run may change.
+        option_name: returns the option of a setting.
 
     Raises:
-        DataError: names the first setting that differs, with both values.
+        DataError: a setting differs; the message has both values.
     """
     for name, value in given.items():
-        before = saved.get(name)
-        if before != value and name not in may_change:
+        saved_value = saved.get(name)
+        if saved_value != value and name not in may_change:
             raise DataError(
-                f"{folder} holds a run {_difference(option_name(name), before, value)}: "
+                f"{folder} holds a run {_difference(option_name(name), saved_value, value)}: "
                 "use the same value or choose another --out."
             )
 
 
-def _difference(option: str, before: Any, now: Any) -> str:
-    """
+def _difference(option: str, saved: Any, given: Any) -> str:
+    """The part of the message about the two values.
+
     >>> _difference("--lr", 0.03, 0.5)
     'with --lr 0.03, not 0.5'
     >>> _difference("--sync-bn", True, False)
@@ -90,24 +91,24 @@ def _difference(option: str, before: Any, now: Any) -> str:
     >>> _difference("--lr", None, 0.5), _difference("--lr", 0.5, None)
     ('without --lr, not 0.5', 'with --lr 0.5, not none')
     """
-    if isinstance(before, bool) and isinstance(now, bool):
-        names = {True: option, False: f"--no-{option.removeprefix('--')}"}
-        return f"with {names[before]}, not {names[now]}"
-    saved = f"without {option}" if before is None else f"with {option} {before}"
-    return f"{saved}, not {'none' if now is None else now}"
+    if isinstance(saved, bool) and isinstance(given, bool):
+        flags = {True: option, False: f"--no-{option.removeprefix('--')}"}
+        return f"with {flags[saved]}, not {flags[given]}"
+    run = f"without {option}" if saved is None else f"with {option} {saved}"
+    return f"{run}, not {'none' if given is None else given}"
 
 
 def continue_if_unwritable(write: Callable[[], None], warn: Callable[[str], None]) -> bool:
-    """Write something that a run can do without for now, such as a checkpoint or a line of its log.
+    """Call `write`, such as of a checkpoint or a line of the log, and warn if it fails.
 
-    A full disk must not end a run: the previous checkpoint is intact, and the next one is written when it is due.
+    A full disk need not end a run: the previous checkpoint is intact, and the next one is written when it is due.
 
     Args:
-        write: raises DataError where it cannot write.
-        warn: takes the warning.
+        write: raises DataError if it cannot write.
+        warn: called with the warning.
 
     Returns:
-        Whether it was written.
+        Whether `write` succeeded.
     """
     try:
         write()

@@ -1,4 +1,4 @@
-"""JSON that strict parsers accept: NaN and infinities become null."""
+"""JSON for strict parsers: NaN and infinities become null."""
 
 from __future__ import annotations
 

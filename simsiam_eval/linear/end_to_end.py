@@ -95,7 +95,7 @@ class ViewExtraction(Extraction):
         """Hash of the weights as the extraction uses them, on its device."""
         return self._model.weights_sha256()
 
-    def _begun(self, block: Block) -> list[PendingFeatures]:
+    def _launch(self, block: Block) -> list[PendingFeatures]:
         return [self._model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])]
 
     def view_features(self, needed: set[int]) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ class ViewExtraction(Extraction):
         widths = zip(self.encoder.layers, self.encoder.widths, strict=True)
         layers = {layer: torch.zeros(len(self.rows), width) for layer, width in widths}
         starts = [first for first in self.starts if not needed.isdisjoint(range(first, first + self.batch))]
-        for block, view in self._each(starts, self._begun, lambda block, views: (block, views[0].read())):
+        for block, view in self._map_blocks(starts, self._launch, lambda block, views: (block, views[0].read())):
             unreadable = sorted(needed & block.reasons.keys())
             if unreadable:
                 row = unreadable[0]

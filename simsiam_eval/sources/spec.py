@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.vocabulary import FEATURE_ENDINGS, INDEX_ENDING
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,21 @@ def path_of(text: str) -> Path:
     kind, colon, path = body.partition(":")
     has_kind = colon and not _exists(body) and (_looks_like_kind(kind) or _exists(path))
     return Path(os.path.expanduser(path if has_kind else body))
+
+
+def is_feature_file(text: str) -> bool:
+    """Whether a set is given as a feature file rather than as an image source.
+
+    >>> is_feature_file("runs/train.h5"), is_feature_file("hdf5:images.h5"), is_feature_file("digits")
+    (True, False, False)
+    """
+    path = Path(text)
+    return path.suffix.lower() in FEATURE_ENDINGS and (":" not in text or path.exists())
+
+
+def is_index_file(text: str) -> bool:
+    """Whether a gallery is given as an index file of `retrieval build`."""
+    return Path(text).suffix.lower() == INDEX_ENDING
 
 
 def _cuts(text: str) -> Iterator[tuple[str, str]]:

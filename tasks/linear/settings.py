@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import may_change, option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EvaluationSettings, ViewSettings, is_feature_file
+from simsiam_eval.extraction.settings import EvaluationSettings, ViewSettings
 from simsiam_eval.linear.protocols import PROTOCOLS, SWEEP_FACTORS, LogisticProtocol, Protocol, SGDProtocol
 from simsiam_eval.linear.schedule import SCHEDULES
+from simsiam_eval.sources.spec import is_feature_file
 from simsiam_eval.vocabulary import SCALINGS
 
 _SGD_FIELDS, _LOGISTIC_FIELDS = ([field.name for field in fields(kind)] for kind in (SGDProtocol, LogisticProtocol))

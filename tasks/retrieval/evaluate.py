@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import SeedSettings, option_name, setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EncoderSettings, is_feature_file, leakage_setting
+from simsiam_eval.extraction.settings import EncoderSettings, leakage_setting
+from simsiam_eval.sources.spec import is_feature_file
 from simsiam_eval.vocabulary import CHART_ENDINGS
 from simsiam_eval.wording import counted, percent
 

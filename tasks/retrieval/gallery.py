@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import extraction_like
-from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.class_names import class_name
 from simsiam_eval.features.compatibility import reject_mixture, same_rows
 from simsiam_eval.features.reader import open_features
@@ -26,6 +25,7 @@ from simsiam_eval.plots.source_images import SourceImages, image_or_none
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
+from simsiam_eval.sources.spec import is_feature_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

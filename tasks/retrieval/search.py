@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EncoderSettings, is_index_file
+from simsiam_eval.extraction.settings import EncoderSettings
+from simsiam_eval.sources.spec import is_index_file
 from simsiam_eval.vocabulary import SHEET_ENDINGS
 from simsiam_eval.wording import counted
 

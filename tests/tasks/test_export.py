@@ -1,4 +1,4 @@
-"""What is read back from Parquet and NumPy files is what is in the feature file."""
+"""Parquet and NumPy exports hold the content of the feature file."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ class Rows:
 
 @pytest.fixture(params=["float32", "float16"])
 def file(request, tmp_path, monkeypatch):
-    """All that a feature file can hold: a layer, views, an unreadable row; read in blocks of two rows."""
+    """A feature file with a layer, views and an unreadable row, read in blocks of two rows."""
     rng = np.random.default_rng(0)
     columns = {"features": (3,), "layers/layer3": (2,), "views": (2, 3)}
     source = {"spec": "t", "fingerprint": "f", "class_names": ["ant", "bée"]}
@@ -43,20 +43,20 @@ def file(request, tmp_path, monkeypatch):
     return tmp_path / "f.h5"
 
 
-def stored(file):
+def datasets_of(file):
     with h5py.File(file) as content:
         return {name: content[name][:] for name in ("features", "layers/layer3", "views", "labels", "valid")}
 
 
-def test_parquet(file, tmp_path):
+def test_parquet_has_the_content_of_the_feature_file(file, tmp_path):
     from pyarrow import parquet
 
-    out = tmp_path / "a" / "b" / "f.parquet"  # missing folders are made
-    made = export(ExportSettings(file=file, to="parquet", out=out))
-    assert made.metrics["rows"] == 5
-    found, expected = parquet.ParquetFile(out), stored(file)
-    assert found.metadata.num_row_groups == 3
-    table = found.read()
+    out = tmp_path / "a" / "b" / "f.parquet"  # missing folders are created
+    result = export(ExportSettings(file=file, to="parquet", out=out))
+    assert result.metrics["rows"] == 5
+    parquet_file, expected = parquet.ParquetFile(out), datasets_of(file)
+    assert parquet_file.metadata.num_row_groups == 3
+    table = parquet_file.read()
     assert table.column_names == ["id", "label", "class_name", "valid", "error", "features", "layer3", "views"]
     assert table["id"].to_pylist() == Rows().ids_of(range(5))
     assert table["label"].to_pylist() == Rows.labels.tolist()
@@ -64,56 +64,57 @@ def test_parquet(file, tmp_path):
     assert table["valid"].to_pylist() == [True, False, True, True, True]
     assert table["error"].to_pylist() == [None, "torn", None, None, None]
     for column, name in (("features", "features"), ("layer3", "layers/layer3"), ("views", "views")):
-        read = np.array(table[column].to_pylist(), dtype=expected[name].dtype)
-        assert read.tobytes() == expected[name].tobytes()
-    assert str(table.schema.field("features").type) == f"fixed_size_list<element: {'halffloat' if expected['views'].itemsize == 2 else 'float'}>[3]"  # noqa: E501  # fmt: skip
+        values = np.array(table[column].to_pylist(), dtype=expected[name].dtype)
+        assert values.tobytes() == expected[name].tobytes()
+    element = "halffloat" if expected["views"].itemsize == 2 else "float"
+    assert str(table.schema.field("features").type) == f"fixed_size_list<element: {element}>[3]"
     assert json.loads(table.schema.metadata[b"source"])["class_names"] == ["ant", "bée"]
 
 
-def test_npy(file, tmp_path):
+def test_npy_has_the_content_of_the_feature_file(file, tmp_path):
     out = tmp_path / "npy"
     export(ExportSettings(file=file, to="npy", out=out))
-    for name, values in stored(file).items():
-        read = np.load(out / f"{name}.npy")
-        assert read.dtype == values.dtype
-        assert np.array_equal(read, values)
+    for name, expected in datasets_of(file).items():
+        values = np.load(out / f"{name}.npy")
+        assert values.dtype == expected.dtype
+        assert np.array_equal(values, expected)
     assert np.load(out / "ids.npy").tolist() == Rows().ids_of(range(5))
     assert json.loads((out / "errors.json").read_text()) == [[1, "ü/b", "torn"]]
     assert json.loads((out / "attributes.json").read_text())["views"] == {"count": 2, "seed": 0}
-    assert not [one for one in tmp_path.iterdir() if one.name.endswith(".tmp")]
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize("to", ["parquet", "npy"])
-def test_rejected_and_nothing_is_left(file, tmp_path, monkeypatch, to):
+def test_failed_export_leaves_no_file(file, tmp_path, monkeypatch, to):
     out = tmp_path / "out"
-    out.write_text("mine")
+    out.write_text("existing")
     with pytest.raises(DataError, match="already exists"):
         export(ExportSettings(file=file, to=to, out=out))
-    assert out.read_text() == "mine"
+    assert out.read_text() == "existing"
     out.unlink()
     with pytest.raises(DataError, match="no feature file"):
         export(ExportSettings(file=tmp_path / "none.h5", to=to, out=out))
-    before = sorted(tmp_path.iterdir())
-    real = FeatureReader.block
+    files = sorted(tmp_path.iterdir())
+    block = FeatureReader.block
 
-    def full_disk(self, rows):
+    def fail_at_the_last_block(self, rows):
         if rows.start == 4:
             raise OSError(28, "No space left on device")
-        return real(self, rows)
+        return block(self, rows)
 
-    monkeypatch.setattr(FeatureReader, "block", full_disk)
+    monkeypatch.setattr(FeatureReader, "block", fail_at_the_last_block)
     with pytest.raises(DataError, match="no space left"):
         export(ExportSettings(file=file, to=to, out=out))
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.iterdir()) == files
 
 
-def test_parquet_without_pyarrow_says_what_to_install(file, tmp_path, monkeypatch):
+def test_error_without_pyarrow_says_what_to_install(file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match="pip install"):
         export(ExportSettings(file=file, to="parquet", out=tmp_path / "f.parquet"))
 
 
-def test_numpy_alone_reads_the_folder(file, tmp_path):
+def test_folder_can_be_read_with_numpy_alone(file, tmp_path):
     export(ExportSettings(file=file, to="npy", out=tmp_path / "npy"))
     code = (
         "import sys, numpy as np\n"

@@ -211,7 +211,7 @@ def test_the_layer_that_was_asked_for_is_read(tmp_path, sets):
     other = knn(KnnSettings(**sets, k=(5,), layer="layer4"))
     assert own.metrics["top1"] == knn(KnnSettings(**sets, k=(5,), layer="layer1")).metrics["top1"] > 0.5
     assert other.metrics["top1"] < 0.4
-    with pytest.raises(DataError, match="holds no layer stem"):
+    with pytest.raises(DataError, match="has no layer stem"):
         knn(KnnSettings(**sets, layer="stem"))
     with pytest.raises(UsageError, match="Give one --layer"):
         KnnSettings(**sets, layer=("layer1", "layer4"))

@@ -1,4 +1,4 @@
-"""Parts joined are the file of one run, byte for byte; parts that do not fit are rejected."""
+"""Merged parts equal the file of a single run, byte for byte; incompatible parts are rejected."""
 
 import json
 import shutil
@@ -32,34 +32,34 @@ def content(path):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_the_parts_of_a_source_are_the_whole_byte_for_byte(record, parts, tmp_path, order):
-    made = record("merge", *(parts / NAMES[place] for place in order), "--out", tmp_path / "all.h5")
-    assert made["metrics"] == {"rows": 40, "unreadable": 1, "whole": True, "first_row": 0, "parts": 3}
+def test_merged_parts_equal_the_file_of_a_single_run(record, parts, tmp_path, order):
+    result = record("merge", *(parts / NAMES[index] for index in order), "--out", tmp_path / "all.h5")
+    assert result["metrics"] == {"rows": 40, "unreadable": 1, "whole": True, "first_row": 0, "parts": 3}
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
     assert read_attributes(tmp_path / "all.h5")["source"] == read_attributes(parts / "whole.h5")["source"]
 
 
-def test_neighboring_parts_are_a_larger_part(record, parts, tmp_path):
+def test_some_parts_can_be_merged_into_a_larger_part(record, parts, tmp_path):
     record("merge", parts / "12.h5", parts / "28.h5", "--out", tmp_path / "end.h5")
     assert read_attributes(tmp_path / "end.h5")["source"]["rows"] == [12, 40]
     record("merge", parts / "0.h5", tmp_path / "end.h5", "--out", tmp_path / "all.h5")
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 
-def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tmp_path):
+def test_virtual_file_is_read_like_a_merged_file(record, call, parts, copied, tmp_path):
     path = copied / "v.h5"
     record("merge", *(copied / name for name in NAMES), "--out", path, "--virtual")
     assert content(path) == content(parts / "whole.h5")
-    one, two = read_features(path), read_features(parts / "whole.h5")
-    assert np.array_equal(one.features, two.features)
-    assert one.ids.tolist() == two.ids.tolist()
+    virtual, whole = read_features(path), read_features(parts / "whole.h5")
+    assert np.array_equal(virtual.features, whole.features)
+    assert virtual.ids.tolist() == whole.ids.tolist()
     assert record("verify", path)["metrics"]["faults"] == []
     (tmp_path / "elsewhere").mkdir()
-    elsewhere = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
-    assert "points at other parts" in call("merge", *elsewhere, "--out", path, "--virtual").stderr
+    other_parts = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
+    assert "points at other parts" in call("merge", *other_parts, "--out", path, "--virtual").stderr
     assert "already exists as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
-    neighbors = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
-    assert neighbors[0]["metrics"] == neighbors[1]["metrics"]
+    knn_records = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
+    assert knn_records[0]["metrics"] == knn_records[1]["metrics"]
     moved = copied.rename(copied.with_name("moved"))
     assert content(moved / "v.h5") == content(parts / "whole.h5")
     (moved / "12.h5").unlink()  # HDF5 itself would read zeros
@@ -67,37 +67,36 @@ def test_a_virtual_file_is_read_as_the_whole_one(record, call, parts, copied, tm
     shutil.copy(moved / "0.h5", moved / "12.h5")
     with h5py.File(moved / "12.h5", "r+") as file:
         file.attrs["precision"] = "bf16"
-    refused = call("verify", moved / "v.h5", "--json")
-    assert refused.exit_code == 1
-    assert "not the one it was merged from" in json.loads(refused.stdout)["metrics"]["faults"][0]
+    result = call("verify", moved / "v.h5", "--json")
+    assert result.exit_code == 1
+    assert "not the one it was merged from" in json.loads(result.stdout)["metrics"]["faults"][0]
 
 
-def test_a_merge_that_was_killed_goes_on(record, parts, tmp_path, monkeypatch):
+def test_interrupted_merge_is_resumed(record, parts, tmp_path, monkeypatch):
     write, blocks = FeatureWriter.write, []
 
-    def killed(self, start, columns, reasons=None):
+    def write_two_blocks(self, start, columns, reasons=None):
         if len(blocks) == 2:
             raise KeyboardInterrupt
         blocks.append(start)
         write(self, start, columns, reasons)
 
-    monkeypatch.setattr(FeatureWriter, "write", killed)
+    monkeypatch.setattr(FeatureWriter, "write", write_two_blocks)
     from tasks.merge import MergeSettings, merge
 
     settings = MergeSettings(parts=tuple(parts / name for name in NAMES), out=tmp_path / "all.h5")
     with pytest.raises(KeyboardInterrupt):
         merge(settings)
-    blocks[:] = [-1, -1, -1]
+    blocks[:] = [-1, -1, -1]  # so that writing is not interrupted again
     merge(settings)
     assert blocks == [-1, -1, -1, 28]
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
     assert merge(settings).metrics["rows"] == 40
-    before = (tmp_path / "all.h5").read_bytes()
-    assert before == (parts / "whole.h5").read_bytes()
+    assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 
-def test_what_does_not_belong_together(call, record, checkpoint, photos, parts, copied):
-    def refused(*arguments):
+def test_incompatible_parts_are_rejected(call, record, checkpoint, photos, parts, copied):
+    def rejection(*arguments):
         result = call("merge", *arguments)
         assert result.exit_code == 1, result.output
         assert "Traceback" not in result.output
@@ -106,40 +105,40 @@ def test_what_does_not_belong_together(call, record, checkpoint, photos, parts, 
 
     out = ("--out", copied / "all.h5")
     first, second, third = (copied / name for name in NAMES)
-    assert "rows 12 to 27 are missing" in refused(first, third, *out)
-    assert "row 0 is duplicated" in refused(first, first, second, *out)
-    assert "is not a part" in refused(first, parts / "whole.h5", *out)
-    assert "no feature file" in refused(first, copied / "none.h5", *out)
+    assert "rows 12 to 27 are missing" in rejection(first, third, *out)
+    assert "row 0 is duplicated" in rejection(first, first, second, *out)
+    assert "is not a part" in rejection(first, parts / "whole.h5", *out)
+    assert "no feature file" in rejection(first, copied / "none.h5", *out)
     other = copied / "other.h5"
     record("extract", "--checkpoint", checkpoint, "--data", photos, "--rows", "12:28", "--out", other, "--layer", "pool",
            "--layer", "layer2", "--precision", "bf16", "--workers", 0)  # fmt: skip
-    assert "differ in precision" in refused(first, other, *out)
-    for key, value, says in (("encoder", "weights_sha256", "encoder"), ("source", "fingerprint", "source")):
+    assert "differ in precision" in rejection(first, other, *out)
+    for attribute, key in (("encoder", "weights_sha256"), ("source", "fingerprint")):
         with h5py.File(second, "r+") as file:
-            kept = file.attrs[key]
-            file.attrs[key] = json.dumps(json.loads(kept) | {value: "another"})
-        assert f"differ in {says}" in refused(first, second, *out)
+            original = file.attrs[attribute]
+            file.attrs[attribute] = json.dumps(json.loads(original) | {key: "another"})
+        assert f"differ in {attribute}" in rejection(first, second, *out)
         with h5py.File(second, "r+") as file:
-            file.attrs[key] = kept
+            file.attrs[attribute] = original
     with h5py.File(second, "r+") as file:
         file.attrs["complete"] = False
-    assert "not complete" in refused(first, second, *out)
+    assert "not complete" in rejection(first, second, *out)
 
 
-def test_parts_from_other_mount_points_belong_together(record, parts, copied):
+def test_parts_with_different_source_paths_can_be_merged(record, parts, copied):
     with h5py.File(copied / "12.h5", "r+") as file:
         file.attrs["source"] = json.dumps(json.loads(file.attrs["source"]) | {"spec": "folder:elsewhere"})
     record("merge", *(copied / name for name in NAMES), "--out", copied / "all.h5")
     assert (copied / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 
-def test_a_part_of_other_rows_is_not_that_of_a_virtual_file(record, call, copied):
+def test_virtual_file_rejects_a_part_with_other_rows(record, call, copied):
     record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
     shutil.copy(copied / "0.h5", copied / "12.h5")
     assert "not the one it was merged from" in call("verify", copied / "v.h5").stderr
 
 
-def test_another_file_is_not_overwritten(call, parts, copied):
+def test_file_with_other_content_is_not_overwritten(call, parts, copied):
     shutil.copy(parts / "whole.h5", copied / "all.h5")
     result = call("merge", copied / "0.h5", copied / "12.h5", "--out", copied / "all.h5")
     assert result.exit_code == 1
@@ -148,30 +147,29 @@ def test_another_file_is_not_overwritten(call, parts, copied):
 
 
 @pytest.mark.parametrize("name", ["50%", "a%%x", "d%20x", "%b"])
-def test_a_virtual_file_of_parts_with_a_percent_sign(record, call, parts, copied, tmp_path, name):
-    """In HDF5 a name with % is that of many files: %b is the number of a block, %% a percent sign."""
+def test_virtual_file_of_parts_with_a_percent_sign_in_their_path(record, call, parts, copied, tmp_path, name):
+    """HDF5 replaces %b in the names of source files by the number of a block, and %% by a percent sign."""
     folder = tmp_path / name
     folder.mkdir()
-    paths = [copied / one for one in NAMES]
-    moved = [path.rename(folder / f"{name}-{path.name}") for path in paths]
+    moved = [(copied / part).rename(folder / f"{name}-{part}") for part in NAMES]
     record("merge", *moved, "--out", tmp_path / "v.h5", "--virtual")
     record("merge", *moved, "--out", tmp_path / "w.h5")
     virtual, whole = read_features(tmp_path / "v.h5"), read_features(tmp_path / "w.h5")
     np.testing.assert_array_equal(virtual.features, whole.features)
     assert virtual.ids.tolist() == whole.ids.tolist()
-    moved[0].rename(tmp_path / "away.h5")
-    gone = call("verify", tmp_path / "v.h5")
-    assert gone.exit_code == 1 and f"{moved[0].name} is missing" in gone.stderr
+    moved[0].unlink()
+    result = call("verify", tmp_path / "v.h5")
+    assert result.exit_code == 1 and f"{moved[0].name} is missing" in result.stderr
 
 
-def test_one_part_that_is_all_of_a_source(record, parts, tmp_path):
-    """What a script that cuts into parts gives for a source smaller than a part."""
+def test_single_part_may_be_the_whole_source(record, parts, tmp_path):
+    """As from a script that extracts in parts, if the source is smaller than a part."""
     assert record("merge", parts / "whole.h5", "--out", tmp_path / "all.h5")["metrics"]["whole"]
     assert (tmp_path / "all.h5").read_bytes() == (parts / "whole.h5").read_bytes()
 
 
-def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
-    """HDF5 reads zeros of a part that it has no file descriptor left for."""
+def test_virtual_file_with_too_many_parts_to_open_is_an_error(record, copied):
+    """HDF5 would read zeros from a part for which no file descriptor is left."""
     record("merge", *(copied / name for name in NAMES), "--out", copied / "v.h5", "--virtual")
     record("merge", *(copied / name for name in NAMES), "--out", copied / "w.h5", "--virtual")
     code = (
@@ -185,9 +183,9 @@ def test_parts_that_cannot_all_be_open_are_never_zeros(record, copied):
     run = subprocess.run([sys.executable, "-c", code, copied / "v.h5", copied / "w.h5"], cwd=ROOT, text=True)
     assert run.returncode == 0
     for limit, status in (((8, 4096), 0), ((8, 100), 1)):
-        few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limit})"
+        set_limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limit})"
         run = subprocess.run(
-            [sys.executable, "-c", f"import cli, h5py, numpy, torch\n{few}\ncli.main()", "verify", copied / "v.h5"],
+            [sys.executable, "-c", f"import cli, h5py, numpy, torch\n{set_limit}\ncli.main()", "verify", copied / "v.h5"],
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert run.returncode == status, run.stderr

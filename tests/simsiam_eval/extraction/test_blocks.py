@@ -1,4 +1,4 @@
-"""Blocks mapped by threads: in order, whatever goes wrong, and no thread left."""
+"""map_blocks: results in order, errors in order, and no thread left behind."""
 
 import threading
 import time
@@ -15,8 +15,8 @@ from simsiam_eval.sources.base import ArraySource
 SMALL = Preprocessing(resize=8, crop=8)
 
 
-class Lost(ArraySource):
-    """A source whose 17th image is on a share that is gone."""
+class FailingSource(ArraySource):
+    """A source that fails at its 17th image."""
 
     def image(self, row):
         if row == 16:
@@ -32,104 +32,104 @@ def blocks_of(kind=ArraySource, rows=40):
 
 @pytest.fixture(params=[1, 3], autouse=True)
 def threads(request):
-    """As many as torch may use; there are as many afterwards, and none of ours."""
-    before, others = torch.get_num_threads(), threading.active_count()
+    """Torch thread count; afterwards it is the same, also in new threads, and no thread is left."""
+    original_count, active_threads = torch.get_num_threads(), threading.active_count()
     torch.set_num_threads(request.param)
     yield request.param
-    born_later = []
-    thread = threading.Thread(target=lambda: born_later.append(torch.get_num_threads()))
+    counts_in_new_thread = []
+    thread = threading.Thread(target=lambda: counts_in_new_thread.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert [torch.get_num_threads(), *born_later] == [request.param] * 2
-    assert threading.active_count() == others
-    torch.set_num_threads(before)
+    assert [torch.get_num_threads(), *counts_in_new_thread] == [request.param] * 2
+    assert threading.active_count() == active_threads
+    torch.set_num_threads(original_count)
 
 
-def first_rows(found):
-    return [block.rows.start for block in found]
+def first_rows(blocks):
+    return [block.rows.start for block in blocks]
 
 
-def test_in_order_and_as_many_at_once_as_torch_may_use(threads):
-    at_work, most, all_there = [], [], threading.Barrier(threads)
+def test_results_are_in_order_and_one_block_runs_per_torch_thread(threads):
+    running, running_counts, all_running = [], [], threading.Barrier(threads)
 
     def compute(block):
         assert torch.get_num_threads() == 1
-        at_work.append(block)
-        most.append(len(at_work))
+        running.append(block)
+        running_counts.append(len(running))
         if block.rows.start < 4 * threads:
-            all_there.wait(timeout=30)  # broken, an error, where fewer are at work at once
+            all_running.wait(timeout=30)  # raises if fewer blocks run at the same time
         time.sleep(0.02 if block.rows.start % 8 else 0.002)
-        at_work.pop()
+        running.pop()
         return block
 
     blocks = blocks_of()
-    found = list(map_blocks(blocks, compute))
-    assert first_rows(found) == list(range(0, 40, 4))
-    assert all(torch.equal(block.pixels, blocks[place].pixels) for place, block in enumerate(found))
-    assert max(most) == threads
+    results = list(map_blocks(blocks, compute))
+    assert first_rows(results) == list(range(0, 40, 4))
+    assert all(torch.equal(result.pixels, block.pixels) for result, block in zip(results, blocks, strict=True))
+    assert max(running_counts) == threads
 
 
 def test_large_blocks_share_the_cores(monkeypatch, threads):
-    """Memory does not grow with the cores where --extract-batch is large."""
-    monkeypatch.setattr("simsiam_eval.extraction.blocks._AT_ONCE", 6)
-    lock, torchs = threading.Lock(), []
+    """With a large --extract-batch, memory does not grow with the number of cores."""
+    monkeypatch.setattr("simsiam_eval.extraction.blocks._MAX_CONCURRENT_IMAGES", 6)
+    lock, thread_counts = threading.Lock(), []
 
     def compute(block):
-        assert lock.acquire(blocking=False)  # alone
-        torchs.append(torch.get_num_threads())
+        assert lock.acquire(blocking=False)  # no other block is computed now
+        thread_counts.append(torch.get_num_threads())
         time.sleep(0.005)
         lock.release()
 
     list(map_blocks(blocks_of(), compute))
-    assert torchs == [threads] * 10
+    assert thread_counts == [threads] * 10
 
 
-def test_what_goes_wrong_comes_in_its_place():
-    found = map_blocks(blocks_of(Lost), lambda block: block)
-    assert first_rows(next(found) for _ in range(4)) == [0, 4, 8, 12]
+def test_error_of_the_source_is_raised_after_the_blocks_before_it():
+    results = map_blocks(blocks_of(FailingSource), lambda block: block)
+    assert first_rows(next(results) for _ in range(4)) == [0, 4, 8, 12]
     with pytest.raises(DataError, match="share is gone"):
-        next(found)
+        next(results)
 
 
-def test_an_error_of_the_computation():
+def test_error_of_the_computation_is_raised_after_the_blocks_before_it():
     def compute(block):
         if block.rows.start == 8:
             raise RuntimeError("out of memory")
         return block
 
-    found = map_blocks(blocks_of(), compute)
-    assert first_rows(next(found) for _ in range(2)) == [0, 4]
+    results = map_blocks(blocks_of(), compute)
+    assert first_rows(next(results) for _ in range(2)) == [0, 4]
     with pytest.raises(RuntimeError, match="out of memory"):
-        next(found)
+        next(results)
 
 
-def test_who_stops_early_leaves_nothing_at_work(threads):
-    done = []
-    found = map_blocks(blocks_of(), lambda block: done.append(block))
-    next(found)
-    found.close()
-    assert len(done) <= 4 * threads + 1
+def test_closing_early_stops_the_computation(threads):
+    computed = []
+    results = map_blocks(blocks_of(), lambda block: computed.append(block))
+    next(results)
+    results.close()
+    assert len(computed) <= 4 * threads + 1
 
 
-def test_no_blocks():
+def test_empty_source_has_no_results():
     assert list(map_blocks(blocks_of(rows=0), lambda block: block)) == []
 
 
-def test_what_is_left_ends_at_once(threads):
-    begun, first, gone = [], threading.Event(), threading.Event()
+def test_no_block_is_started_after_closing(threads):
+    started, first_done, release = [], threading.Event(), threading.Event()
 
     def compute(block):
-        if first.is_set():  # from here on all are at work until the caller has gone
-            begun.append(block.rows.start)
-            gone.wait(timeout=30)
+        if first_done.is_set():  # the blocks after the first run until `close` has been called
+            started.append(block.rows.start)
+            release.wait(timeout=30)
         elif block.rows.start == 0:
-            first.set()
+            first_done.set()
         return block
 
-    found = map_blocks(blocks_of(rows=400), compute)
-    next(found)
-    closing = threading.Timer(0.3, gone.set)
-    closing.start()
-    found.close()
-    closing.join()
-    assert len(begun) <= threads
+    results = map_blocks(blocks_of(rows=400), compute)
+    next(results)
+    timer = threading.Timer(0.3, release.set)
+    timer.start()
+    results.close()
+    timer.join()
+    assert len(started) <= threads

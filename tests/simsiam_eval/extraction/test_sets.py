@@ -9,10 +9,10 @@ from simsiam_eval.errors import BeingWritten, DataError, UsageError
 from simsiam_eval.extraction import to_file
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
-from simsiam_eval.extraction.settings import is_feature_file
 from simsiam_eval.features.compatibility import same_rows
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.files.cache import cache_folder
+from simsiam_eval.sources.spec import is_feature_file
 
 
 def write(path, labels, names=("cat", "dog"), rows=None, width=3, arch="resnet18"):
@@ -28,14 +28,14 @@ def read(train, test):
     return train_and_test_features(train, test, None, ExtractionOptions(), torch.device("cpu"))
 
 
-def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
+def test_test_labels_are_matched_to_the_training_classes_by_name(tmp_path):
     train = write(tmp_path / "train.h5", [0, 1, 2], ("cat", "dog", "fox"))
     test = write(tmp_path / "test.h5", [0, 1, 1], ("dog", "fox"))
     assert read(train, test)[1].labels.tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "says"),
+    ("train", "test", "message"),
     [
         (dict(labels=[0, 1]), dict(labels=[0, 1], names=("cat", "emu")), "emu"),
         (dict(labels=[0, 0]), dict(labels=[0, 1]), "dog"),
@@ -46,29 +46,29 @@ def test_labels_of_the_test_set_get_the_training_sets_numbers_by_name(tmp_path):
         (dict(labels=[0, 1]), dict(labels=[0, 1], names=None), "only class numbers"),
     ],
 )
-def test_sets_that_do_not_go_together_are_rejected(tmp_path, train, test, says):
-    with pytest.raises(DataError, match=says):
+def test_incompatible_sets_are_rejected(tmp_path, train, test, message):
+    with pytest.raises(DataError, match=message):
         read(write(tmp_path / "train.h5", **train), write(tmp_path / "test.h5", **test))
 
 
-def test_rows_without_a_label_are_left_out_and_said(tmp_path, capsys):
+def test_unlabeled_rows_are_left_out_with_a_message(tmp_path, capsys):
     train = write(tmp_path / "train.h5", [0, -1, 1, 0])
-    found, _ = read(train, train)
-    assert found.labels.tolist() == [0, 1, 0]
-    assert found.ids.tolist() == ["image 0", "image 2", "image 3"]
+    features, _ = read(train, train)
+    assert features.labels.tolist() == [0, 1, 0]
+    assert features.ids.tolist() == ["image 0", "image 2", "image 3"]
     assert "1 image without a label left out" in capsys.readouterr().err
 
 
-def test_same_rows_are_the_same_images_in_the_same_order(tmp_path):
-    one = write(tmp_path / "one.h5", [0, 1, 0])
+def test_same_rows_requires_the_same_images_in_the_same_order(tmp_path):
+    original = write(tmp_path / "original.h5", [0, 1, 0])
     copy = write(tmp_path / "copy.h5", [0, 1, 0])
-    other = write(tmp_path / "other.h5", [0, 1, 0], rows=[0, 2, 1])
-    assert same_rows(*read(one, one))
-    assert same_rows(*read(one, copy))
-    assert not same_rows(*read(one, other))
+    reordered = write(tmp_path / "reordered.h5", [0, 1, 0], rows=[0, 2, 1])
+    assert same_rows(*read(original, original))
+    assert same_rows(*read(original, copy))
+    assert not same_rows(*read(original, reordered))
 
 
-def test_images_need_a_checkpoint():
+def test_images_require_a_checkpoint():
     assert is_feature_file("a.h5")
     assert is_feature_file("b/a.HDF5")
     assert not is_feature_file("hdf5:a.h5")
@@ -76,64 +76,66 @@ def test_images_need_a_checkpoint():
         read("digits", "digits")
 
 
-def test_a_feature_file_of_another_encoder_than_the_checkpoint(call, road, record, small, tmp_path):
+def test_feature_file_of_another_encoder_than_the_checkpoint_is_rejected(call, road, record, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 6, "--out", tmp_path / "run")["files"]["checkpoint"]
-    refused = call("knn", "--train", road / "train.h5", "--test", road / "test.h5", "--checkpoint", other)
-    assert refused.exit_code == 1
-    assert "another encoder" in refused.stderr
+    result = call("knn", "--train", road / "train.h5", "--test", road / "test.h5", "--checkpoint", other)
+    assert result.exit_code == 1
+    assert "another encoder" in result.stderr
 
 
-def test_images_with_a_checkpoint_give_what_the_files_give(call, record, road, checkpoint):
-    files = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 20)["metrics"]
-    images = record("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
-    assert images["metrics"] == files
-    again = call("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
-    assert "from the cache" in again.stderr
+def test_images_with_a_checkpoint_give_the_same_metrics_as_feature_files(call, record, road, checkpoint):
+    from_files = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 20)
+    from_images = record("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
+    assert from_images["metrics"] == from_files["metrics"]
+    second_run = call("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
+    assert "from the cache" in second_run.stderr
 
 
-def test_features_of_two_encoders_are_not_mixed(call, record, road, small, tmp_path):
+def test_features_of_two_encoders_are_rejected(call, record, road, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 5, "--out", tmp_path / "run")["files"]["checkpoint"]
     record("extract", "--checkpoint", other, "--data", "digits#test", "--out", tmp_path / "test.h5")
-    refused = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
-    assert refused.exit_code == 1
-    assert "weights_sha256" in refused.output
+    result = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
+    assert result.exit_code == 1
+    assert "weights_sha256" in result.output
 
 
-def test_features_of_two_decodings_are_not_mixed(call, record, road, checkpoint, tmp_path):
+def test_features_of_two_decodings_are_rejected(call, record, road, checkpoint, tmp_path):
     scaled = tmp_path / "scaled.h5"
-    made = record("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled)
-    assert made["provenance"]["preprocessing"]["decode"] == "scaled"
-    refused = call("knn", "--train", road / "train.h5", "--test", scaled)
-    assert refused.exit_code == 1
-    assert "preprocessing.decode" in refused.output
+    result = record(
+        "extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled
+    )
+    assert result["provenance"]["preprocessing"]["decode"] == "scaled"
+    result = call("knn", "--train", road / "train.h5", "--test", scaled)
+    assert result.exit_code == 1
+    assert "preprocessing.decode" in result.output
 
 
-def test_what_another_process_is_extracting_is_waited_for(call, checkpoint, photos_of_digits, monkeypatch):
-    real, refused = to_file.write_extraction, iter([True, True])
+def test_knn_waits_for_another_process_that_extracts_the_same_features(call, checkpoint, images, monkeypatch):
+    write_extraction, busy = to_file.write_extraction, iter([True, True])
 
-    def busy(*arguments):
-        if next(refused, False):
+    def write_when_free(*arguments):
+        if next(busy, False):
             raise BeingWritten("Another process is writing it.")
-        return real(*arguments)
+        return write_extraction(*arguments)
 
-    monkeypatch.setattr(to_file, "write_extraction", busy)
+    monkeypatch.setattr(to_file, "write_extraction", write_when_free)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
-    found = call("knn", *sets, "-k", 1)
-    assert found.exit_code == 0, found.output
-    assert found.stderr.count("another process is extracting them") == 1
+    sets = ["--train", images, "--test", images, "--checkpoint", checkpoint]
+    result = call("knn", *sets, "-k", 1)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("another process is extracting them") == 1
 
 
-def test_a_cache_that_cannot_be_written_is_named(call, checkpoint, photos_of_digits, monkeypatch, tmp_path):
+def test_unwritable_cache_folder_is_reported(call, checkpoint, images, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path / "file"))
-    sets = ["--train", photos_of_digits, "--test", photos_of_digits, "--checkpoint", checkpoint]
-    refused = call("knn", *sets, "-k", 1)
-    assert refused.exit_code == 1
-    assert "The cache" in refused.stderr and "$SIMSIAM_EVAL_CACHE" in refused.stderr
+    sets = ["--train", images, "--test", images, "--checkpoint", checkpoint]
+    result = call("knn", *sets, "-k", 1)
+    assert result.exit_code == 1
+    assert "The cache folder" in result.stderr and "$SIMSIAM_EVAL_CACHE" in result.stderr
 
 
-def test_the_cache_of_a_user_without_a_home(monkeypatch):
+def test_cache_folder_of_a_user_without_a_home_directory(monkeypatch):
     for name in ("SIMSIAM_EVAL_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
@@ -141,7 +143,7 @@ def test_the_cache_of_a_user_without_a_home(monkeypatch):
 
 
 @pytest.fixture
-def photos_of_digits(tmp_path):
+def images(tmp_path):
     for label in "ab":
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(2):

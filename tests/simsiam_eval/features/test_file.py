@@ -1,4 +1,4 @@
-"""The feature file as it is read: what is refused, and why."""
+"""Damaged feature files and other files are rejected with a reason."""
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 IDS, LABELS = ["a", "ü/b", "c", "d"], np.array([0, 1, -1, 1])
 
 
-def test_files_that_are_rejected(tmp_path):
+def test_invalid_files_are_rejected(tmp_path):
     path = tmp_path / "f.h5"
     with pytest.raises(DataError, match="no feature file"):
         read_attributes(path)
@@ -45,7 +45,7 @@ def test_files_that_are_rejected(tmp_path):
      ("source", '{"class_names": ["a", 1]}'), ("source", '{"class_names": "a"}'),
      ("source", '{"rows": null}'), ("source", '{"rows": "0:3"}'), ("source", '{"rows": [5, 8], "rows_of": 6}')],
 )  # fmt: skip
-def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_path, name, value):
+def test_damaged_attribute_is_reported(call, tmp_path, name, value):
     path = tmp_path / "f.h5"
     rows = np.eye(3, dtype=np.float32)
     write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": None})
@@ -57,17 +57,17 @@ def test_an_attribute_that_is_not_what_it_should_be_is_one_sentence(call, tmp_pa
         read_features(path)
     for command in (["knn", "--train", path, "--test", path], ["merge", path, "--out", tmp_path / "o.h5"],
                     ["export", path, "--to", "npy", "--out", tmp_path / "o"], ["verify", path]):  # fmt: skip
-        said = call(*command)
-        assert said.exit_code == 1
-        assert "is damaged" in said.stderr
+        result = call(*command)
+        assert result.exit_code == 1
+        assert "is damaged" in result.stderr
 
 
-def test_a_label_beyond_the_class_names_is_one_sentence(call, tmp_path):
+def test_label_without_a_class_name_is_reported(call, tmp_path):
     path = tmp_path / "f.h5"
     rows = np.eye(3, dtype=np.float32)
     write_features(path, rows, np.arange(3), ["a", "b", "c"], encoder={}, source={"class_names": ["cat", "dog"]})
     with pytest.raises(DataError, match="row 2 has the label 2, but there are only 2 class names"):
         read_features(path)
     for command in ("linear-eval", "knn"):
-        said = call(command, "--train", path, "--test", path)
-        assert said.exit_code == 1 and "row 2 has the label 2" in said.stderr
+        result = call(command, "--train", path, "--test", path)
+        assert result.exit_code == 1 and "row 2 has the label 2" in result.stderr

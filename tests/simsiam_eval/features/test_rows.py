@@ -11,30 +11,30 @@ ROWS = np.arange(24, dtype=np.float32).reshape(8, 3)
 
 
 def write(path, features=ROWS, **source):
-    described = {"spec": "made", "fingerprint": "f", "class_names": None} | source
+    source = {"spec": "test", "fingerprint": "f", "class_names": None} | source
     labels, ids = np.arange(len(features)), [f"é{row}" for row in range(len(features))]
-    write_features(path, features, labels, ids, encoder={"arch": "made"}, source=described)
+    write_features(path, features, labels, ids, encoder={"arch": "test"}, source=source)
     return path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_are_the_rows_of_the_file_without_the_unreadable(tmp_path, dtype):
+def test_feature_rows_are_the_readable_rows_of_the_file(tmp_path, dtype):
     features = ROWS.astype(dtype)
     features[2] = np.nan
     path = write(tmp_path / "f.h5", features)
-    lazy, whole = open_features(path), read_features(path)
+    lazy, in_memory = open_features(path), read_features(path)
     assert isinstance(lazy.features, FeatureRows)
     assert lazy.features.shape == (7, 3)
-    for which in (slice(None), slice(1, 4), slice(5, 99), np.array([6, 0, 0, 3])):
-        np.testing.assert_array_equal(lazy.features[which], whole.features[which])
-        assert lazy.features[which].dtype == np.float32
-    assert (lazy.ids.tolist(), lazy.unreadable) == (whole.ids.tolist(), 1)
-    np.testing.assert_array_equal(lazy.labels, whole.labels)
+    for rows in (slice(None), slice(1, 4), slice(5, 99), np.array([6, 0, 0, 3])):
+        np.testing.assert_array_equal(lazy.features[rows], in_memory.features[rows])
+        assert lazy.features[rows].dtype == np.float32
+    assert (lazy.ids.tolist(), lazy.unreadable) == (in_memory.ids.tolist(), 1)
+    np.testing.assert_array_equal(lazy.labels, in_memory.labels)
     taken = lazy.features.take(np.array([5, 1])).take(np.array([1]))
-    np.testing.assert_array_equal(np.asarray(taken), whole.features[[1]])
+    np.testing.assert_array_equal(np.asarray(taken), in_memory.features[[1]])
 
 
-def test_chunked_and_compressed_data_sets_are_read_too(tmp_path):
+def test_chunked_and_compressed_datasets_can_be_read(tmp_path):
     path = write(tmp_path / "f.h5")
     with h5py.File(path, "r+") as file:
         del file["features"]
@@ -44,7 +44,7 @@ def test_chunked_and_compressed_data_sets_are_read_too(tmp_path):
     np.testing.assert_array_equal(rows[np.array([5, 1, 5])], ROWS[[5, 1, 5]])
 
 
-def test_a_value_that_is_not_finite_is_named_by_its_row(tmp_path):
+def test_error_for_a_value_that_is_not_finite_names_the_row(tmp_path):
     path = write(tmp_path / "f.h5")
     with h5py.File(path, "r+") as file:
         file["features"][5, 1] = np.inf
@@ -56,6 +56,6 @@ def test_a_value_that_is_not_finite_is_named_by_its_row(tmp_path):
         rows[np.array([7, 5])]
 
 
-def test_a_column_that_is_not_there_is_named(tmp_path):
+def test_missing_column_is_reported(tmp_path):
     with pytest.raises(DataError, match="views"):
         FeatureRows(write(tmp_path / "f.h5"), "views")

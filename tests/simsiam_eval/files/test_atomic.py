@@ -9,7 +9,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write, reject_unwritable, write_csv
 
 
-def test_writes_and_replaces(tmp_path):
+def test_file_is_written_and_replaced(tmp_path):
     path = tmp_path / "file"
     for content in (b"old", b"new"):
         with atomic_write(path) as file:
@@ -18,7 +18,7 @@ def test_writes_and_replaces(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_old_file_stands_until_the_end(tmp_path):
+def test_old_file_stays_until_the_block_ends(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with atomic_write(path) as file:
@@ -28,7 +28,7 @@ def test_old_file_stands_until_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_exception_leaves_the_old_file_and_no_other(tmp_path, error):
+def test_exception_leaves_only_the_old_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(error), atomic_write(path) as file:
@@ -48,7 +48,7 @@ def test_mode_follows_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
 
 
-def test_symbolic_link_stays(tmp_path):
+def test_target_of_a_symbolic_link_is_replaced(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with atomic_write(tmp_path / "link") as file:
         file.write(b"new")
@@ -56,12 +56,12 @@ def test_symbolic_link_stays(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file or directory"), atomic_write(tmp_path / "none" / "file"):
         pass
 
 
-def test_path_is_a_folder(tmp_path):
+def test_folder_is_not_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="is a folder"), atomic_write(tmp_path / "folder"):
         pass
@@ -70,7 +70,7 @@ def test_path_is_a_folder(tmp_path):
 
 @pytest.fixture
 def small_disk():
-    """No file may pass 100 kB: a write past it fails as on a full disk."""
+    """Limits files to 100 kB; longer writes fail as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
@@ -85,7 +85,7 @@ def small_disk():
         lambda file: torch.save({"weight": torch.zeros(100, 1000)}, file),
     ],
 )
-def test_full_disk(tmp_path, write):
+def test_full_disk_leaves_only_the_old_file(tmp_path, write):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(DataError, match="cannot be written"), atomic_write(path) as file:
@@ -94,16 +94,16 @@ def test_full_disk(tmp_path, write):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_another_files_error_is_not_taken_for_ours(tmp_path):
+def test_errors_of_other_files_are_not_changed(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
         (tmp_path / "other").read_bytes()
 
 
-def test_a_table_is_whole_or_the_old_one(tmp_path):
+def test_csv_is_written_atomically(tmp_path):
     path = tmp_path / "t.csv"
     write_csv(path, ("id", "n"), [("a,b", 1), ("ü", 2)])
-    old = path.read_bytes()
-    assert old.decode().splitlines() == ["id,n", '"a,b",1', "ü,2"]
+    original = path.read_bytes()
+    assert original.decode().splitlines() == ["id,n", '"a,b",1', "ü,2"]
 
     def rows():
         yield ("c", 3)
@@ -111,24 +111,24 @@ def test_a_table_is_whole_or_the_old_one(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_csv(path, ("id", "n"), rows())
-    assert path.read_bytes() == old
+    assert path.read_bytes() == original
     with pytest.raises(DataError, match="cannot be written"):
         write_csv(tmp_path / "nowhere" / "t.csv", ("id",), [])
 
 
-def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
-    for refuse in (reject_unwritable, lambda path: atomic_write(path).__enter__()):
+def test_name_that_is_too_long_is_an_error(tmp_path):
+    for open_for_writing in (reject_unwritable, lambda path: atomic_write(path).__enter__()):
         with pytest.raises(DataError, match="name too long"):
-            refuse(tmp_path / ("n" * 300) / "x")
+            open_for_writing(tmp_path / ("n" * 300) / "x")
         with pytest.raises(DataError, match="name too long"):
-            refuse(tmp_path / ("n" * 300))
+            open_for_writing(tmp_path / ("n" * 300))
 
 
-@pytest.mark.parametrize("refuse", [reject_unwritable, lambda path: atomic_write(path).__enter__()])
-def test_what_is_no_file_is_not_replaced(tmp_path, refuse):
+@pytest.mark.parametrize("open_for_writing", [reject_unwritable, lambda path: atomic_write(path).__enter__()])
+def test_special_files_are_not_replaced(tmp_path, open_for_writing):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(DataError, match="no regular file"):
-            refuse(tmp_path / name)
+        with pytest.raises(DataError, match="not a regular file"):
+            open_for_writing(tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

@@ -11,7 +11,7 @@ def entries(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_later_lines_and_a_cut_last_line_are_dropped_at_resume(tmp_path):
+def test_later_lines_and_a_truncated_last_line_are_dropped_at_resume(tmp_path):
     path = tmp_path / "log.jsonl"
     log = JsonLines(path, 0)
     for step in (2, 4, 6):
@@ -23,18 +23,18 @@ def test_later_lines_and_a_cut_last_line_are_dropped_at_resume(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["null\n", "[1]\n", "{}\n", '{"step": "x"}\n', "not json\n"])
-def test_lines_that_are_not_of_a_log_are_dropped(tmp_path, line):
+def test_invalid_lines_are_dropped(tmp_path, line):
     path = tmp_path / "log.jsonl"
     path.write_text(line + '{"step": 1}\n')
     JsonLines(path, 4)
     assert entries(path) == [{"step": 1}]
 
 
-def test_a_line_cut_by_a_full_disk_does_not_spoil_the_next(tmp_path, monkeypatch):
-    path, real = tmp_path / "log.jsonl", Path.open
+def test_line_truncated_by_a_full_disk_does_not_damage_the_next(tmp_path, monkeypatch):
+    path, open_path = tmp_path / "log.jsonl", Path.open
     log = JsonLines(path, 0)
 
-    class Full:
+    class FullDisk:
         def __init__(self, file):
             self.file = file
 
@@ -49,7 +49,7 @@ def test_a_line_cut_by_a_full_disk_does_not_spoil_the_next(tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *mode: Full(real(self, *mode)))
+        patch.setattr(Path, "open", lambda self, *mode: FullDisk(open_path(self, *mode)))
         with pytest.raises(DataError, match="no space left"):
             log.append({"step": 1})
     log.append({"step": 2})

@@ -8,17 +8,17 @@ import pytest
 from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
 
 
-def test_one_at_a_time(tmp_path):
-    one, two = (os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2))
-    lock_and_keep(one)
+def test_file_can_be_locked_only_once(tmp_path):
+    first, second = (os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    lock_and_keep(first)
     with pytest.raises(BlockingIOError):
-        lock_and_keep(two)
-    unlock_and_close(one)
-    lock_and_keep(two)
-    unlock_and_close(two)
+        lock_and_keep(second)
+    unlock_and_close(first)
+    lock_and_keep(second)
+    unlock_and_close(second)
 
 
-def test_a_child_that_outlives_a_killed_holder_does_not_hold_it(tmp_path):
+def test_child_of_a_killed_process_does_not_keep_the_lock(tmp_path):
     path = tmp_path / "file"
     code = (
         "import os, sys, time\n"
@@ -38,7 +38,7 @@ def test_a_child_that_outlives_a_killed_holder_does_not_hold_it(tmp_path):
         holder.kill()
         holder.wait()
         time.sleep(0.1)
-        os.kill(child, 0)  # it lives
+        os.kill(child, 0)  # the child is alive
         lock_and_keep(descriptor)
     finally:
         os.kill(child, 9)

@@ -6,7 +6,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.files.run_folder import LockedFolder, continue_if_unwritable, reject_other_settings
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_folder_can_be_locked_only_once(tmp_path):
     first = LockedFolder(tmp_path / "a" / "run")
     with pytest.raises(DataError, match=r"Another process is pretraining in .*run: .* another --out"):
         LockedFolder(tmp_path / "a" / "run", "pretraining")
@@ -16,19 +16,19 @@ def test_one_process_at_a_time(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only(tmp_path):
+def test_read_only_folder_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot be written"):
         LockedFolder(tmp_path / "run")
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path):
+def test_file_instead_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(DataError, match="cannot be written"):
         LockedFolder(tmp_path / "run")
 
 
-def test_only_files_left_by_a_killed_write_are_removed(tmp_path):
+def test_only_temporary_files_of_a_killed_process_are_removed(tmp_path):
     kept = {"checkpoint.pth", ".notes.tmp", "notes.0123456789ab.tmp", ".lock"}
     for name in (*kept, ".checkpoint.pth.0123456789ab.tmp"):
         (tmp_path / name).write_text("")
@@ -45,21 +45,21 @@ def test_only_files_left_by_a_killed_write_are_removed(tmp_path):
         ({"lr": False}, {"lr": True}, "a run with --no-lr, not --lr"),
     ],
 )
-def test_another_setting_is_rejected_by_its_option(tmp_path, saved, given, message):
+def test_error_for_a_different_setting_names_the_option(tmp_path, saved, given, message):
     with pytest.raises(DataError, match=message):
         reject_other_settings(tmp_path, saved, given, (), lambda name: f"--{name}")
 
 
-def test_equal_settings_and_those_that_may_change_are_accepted(tmp_path):
+def test_equal_and_changeable_settings_are_accepted(tmp_path):
     saved, given = {"lr": 0.1, "workers": 1, "old": 1}, {"lr": 0.1, "workers": 2}
     reject_other_settings(tmp_path, saved, given, {"workers"}, str)
 
 
-def test_a_full_disk_is_a_warning():
-    def full():
+def test_full_disk_is_only_a_warning():
+    def write_to_full_disk():
         raise DataError("disk full")
 
     warnings = []
-    assert not continue_if_unwritable(full, warnings.append)
+    assert not continue_if_unwritable(write_to_full_disk, warnings.append)
     assert continue_if_unwritable(lambda: None, warnings.append)
     assert warnings == ["Warning: disk full; training continues"]

@@ -109,7 +109,7 @@ def test_data_that_cannot_be_evaluated_are_rejected(tmp_path, sets, run, write):
     assert run({"train": rare, "test": rare}, sweep=True).metrics["train_images"] == 21
     with pytest.raises(DataError, match="leaves no image of class 20, which has 1"):
         run({"train": rare, "test": rare}, fraction=0.3)
-    with pytest.raises(DataError, match="--shots 2 are more than the 1 training images of class 20"):
+    with pytest.raises(DataError, match="--shots 2 exceeds the 1 training images of class 20"):
         run({"train": rare, "test": rare}, shots=2)
     with pytest.raises(DataError, match=r"no image of a class of .*: "):
         run({"train": rare, "test": sets["test"]})

@@ -35,5 +35,5 @@ def test_per_layer_has_a_row_for_every_layer(tmp_path, run, write):
     assert only["top1_bootstrap_interval"] == rows[1]["trials"][0]["top1_bootstrap_interval"]
     both = run(sets, layer=("layer3", "pool"), **plain).metrics
     assert both["chosen"]["layer"] == "pool" and len(both["heads"]) == 2
-    with pytest.raises(DataError, match="holds no layer layer1; it holds: pool, layer3, layer4"):
+    with pytest.raises(DataError, match="has no layer layer1; it has: pool, layer3, layer4"):
         run(sets, layer="layer1")
