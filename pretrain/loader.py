@@ -219,13 +219,13 @@ class Loader:
     def _note_unreadable(self, reasons: dict[int, str], rows: int) -> None:
         if len(reasons) == rows:
             raise DataError(
-                f"No image of a whole batch of {self._source.spec} could be read: {next(iter(reasons.values()))}."
+                f"No image in a batch of {self._source.spec} could be read: {next(iter(reasons.values()))}."
             )
         for row, reason in reasons.items():
             name = self._source.id(row)
             if self._strict:
                 raise DataError(
-                    f"Image {name} (row {row}) could not be read: {reason}; without --strict it would be skipped."
+                    f"Image {name} (row {row}) could not be read: {reason}. Without --strict it would be skipped."
                 )
             # Every process has all resident pixels, and the main process reports them; else each reports its own part.
             if row not in self.unreadable and (self._is_main or self._pixels is None):

@@ -63,7 +63,9 @@ class RunLog:
                 for name, value in numbers.items():
                     self._tensorboard.add_scalar(name, value, step)
             except OSError as error:
-                say(f"Warning: TensorBoard events cannot be written ({error.strerror or error}); there will be no more")
+                say(
+                    f"Warning: TensorBoard events cannot be written ({error.strerror or error}); TensorBoard is now off"
+                )
                 self._tensorboard = None
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)

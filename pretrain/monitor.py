@@ -61,11 +61,12 @@ class KnnMonitor(Callback):
         for source in (train, queries):
             if (source.labels < 0).all():
                 raise DataError(
-                    f"{source.spec} has no labels; the online kNN requires labels of both --data and --val."
+                    f"{source.spec} has no labels; the online kNN requires labels for both --data and --val."
                 )
         if train.class_names != queries.class_names:
             raise DataError(
-                f"{queries.spec} and {train.spec} have different classes; the online kNN requires the same: leave out --val."
+                f"{queries.spec} and {train.spec} have different classes; the online kNN requires the same classes. "
+                "Omit --val to train without it."
             )
         self._trunk, self._arch, self._stem = trunk, arch, stem
         self._sources, self._preprocessing = (train, queries), preprocessing
@@ -110,7 +111,7 @@ class KnnMonitor(Callback):
         table = extract_to_memory(extraction, after_block=lambda block: self._raise_if_stopped())
         labeled = np.flatnonzero(table.labels >= 0)
         if not len(labeled):
-            raise DataError(f"{source.spec} has no labeled image that can be read")
+            raise DataError(f"{source.spec} has no readable labeled image")
         return table.features[labeled], table.labels[labeled]
 
     def _raise_if_stopped(self) -> None:

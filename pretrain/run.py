@@ -123,7 +123,7 @@ class _Run:
         settings, position, steps = self._settings, self._position, len(self._loader)
         first, last = position.steps_done(steps), settings.epochs * steps
         if settings.compile != "off" and self._processes.main and first < last:
-            say("compiling in the first step: about a minute at the first start, some seconds later")
+            say("compiling during the first step; this takes about a minute, and a few seconds when cached")
         with (
             stop_requests(patient=self._processes.world > 1) as stop,
             self._progress(first, last) as advance,
@@ -248,7 +248,7 @@ def _check_same_start(position: Position, model: SimSiam, out: Path, processes: 
     first = processes.first_text(start)
     if processes.largest(int(start != first)):
         raise DataError(
-            f"The processes do not start from the same state ({first}; here {start}): --out must be a folder that all "
+            f"The processes start from different states ({first}; here {start}): --out must be a folder that all "
             f"machines share ({out})."
         )
 

@@ -83,22 +83,22 @@ class RunFolder:
 
         Args:
             resume: auto, never or must.
-            may_change: names of the settings that may differ from the run's.
+            may_change: Names of settings that may differ from those of the run.
 
         Raises:
             DataError: the run has other settings or images, is damaged, or `resume` does not allow it.
         """
         if not self.last.exists():
             if resume == "must":
-                raise DataError(f"--resume must: {self.out} holds no run to resume.")
+                raise DataError(f"--resume must, but {self.out} contains no run to resume.")
             if any(self.out.glob("checkpoint_*")):
                 raise DataError(
-                    f"{self.out} holds checkpoints but no {LAST}: choose another --out, or delete the checkpoints."
+                    f"{self.out} contains checkpoints but no {LAST}: choose another --out, or delete the checkpoints."
                 )
             return None
         if resume == "never":
             raise DataError(
-                f"{self.out} holds an earlier run: choose another --out, or resume the run with --resume auto."
+                f"{self.out} already contains a run: choose another --out, or resume the run with --resume auto."
             )
         try:
             checkpoint = dict(read_checkpoint(self.last))
@@ -106,7 +106,7 @@ class RunFolder:
             older = max(self.out.glob("checkpoint_[0-9]*.pth.tar"), default=None)
             if older is None:
                 raise
-            raise DataError(f"{error} To resume from the checkpoint before it, copy {older} to {self.last}.") from error
+            raise DataError(f"{error} To resume from the previous checkpoint, copy {older} to {self.last}.") from error
         saved = checkpoint.get(METADATA_KEY)
         if not isinstance(saved, dict) or "position" not in saved:
             raise DataError(f"{self.last} is not a checkpoint of simsiam-eval pretrain: choose another --out.")
@@ -115,16 +115,16 @@ class RunFolder:
 
     def _reject_other_run(self, saved: dict[str, Any], may_change: Collection[str]) -> None:
         given = self.run.settings
-        settings = {"decode": "full"} | saved["settings"]  # the default for runs from before there was --decode
+        settings = {"decode": "full"} | saved["settings"]  # the default for runs older than --decode
         reject_other_settings(self.out, settings, given, may_change, option_name)
         processes = saved.get("processes", self.run.processes)
         if not given["sync_bn"] and processes != self.run.processes:
             raise DataError(
-                f"{self.out} holds a run of {processes} processes, each with its own BN statistics (--no-sync-bn): "
-                "start as many, or choose another --out."
+                f"{self.out} contains a run of {processes} processes with --no-sync-bn: use the same number of processes, "
+                "or choose another --out."
             )
         if saved["images"] != self.run.images:
-            raise DataError(f"{self.out} holds a run on other images than {given['data']}: choose another --out.")
+            raise DataError(f"{self.out} contains a run on other images than {given['data']}: choose another --out.")
 
     def check_space(self, model: SimSiam) -> None:
         """Check before the first step that the disk has room for two checkpoints, the old one and the new one.

@@ -76,7 +76,7 @@ def duplicates(settings: DuplicatesSettings) -> Result:
         reject_mixture(*sets)
         if same_rows(*sets):
             raise DataError(
-                f"{settings.file} and {settings.other} hold the same images; to search within them, give one file."
+                f"{settings.file} and {settings.other} contain the same images; to search within them, give one file."
             )
     found = _find(sets, settings.threshold, resolve_device(settings.device))
     files = {}

@@ -47,7 +47,7 @@ def rank(settings: RankSettings) -> Result:
     sets = [open_features(path) for path in settings.file]
     for features in sets:
         if len(features.ids) < 2:
-            raise DataError(f"{features.path} holds only one image; at least two are needed.")
+            raise DataError(f"{features.path} contains only one image; at least two are needed.")
     qualities = [_measure(features, settings.sample, settings.seed, device) for features in sets]
     return Result(
         task="rank",

@@ -115,7 +115,7 @@ class Views:
             ValueError: crops and parameters of different numbers of images.
         """
         if len(crops) != len(parameters):
-            raise ValueError(f"{len(crops)} crops but parameters of {len(parameters)} views")
+            raise ValueError(f"got {len(crops)} crops but parameters for {len(parameters)} views")
         size = crops.shape[-1]
         out = torch.empty(crops.shape, device=crops.device)
         packed = _to(crops.device, pack(parameters, size))

@@ -130,7 +130,7 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
     if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
         raise UsageError(f"{name} must be a finite number within ±{_LARGEST_FLOAT:g}, got {value}.")
     if isinstance(value, float) and 0 < abs(value) < 1 / _LARGEST_FLOAT:
-        raise UsageError(f"{name} must be 0 or at least {1 / _LARGEST_FLOAT:g} in size, got {value}.")
+        raise UsageError(f"{name} must be 0 or at least {1 / _LARGEST_FLOAT:g} in magnitude, got {value}.")
     if isinstance(value, int) and not abs(value) <= _LARGEST_INTEGER:
         raise UsageError(f"{name} must be an integer within ±{_LARGEST_INTEGER}, got {value}.")
     if rules["choices"] and value not in rules["choices"]:

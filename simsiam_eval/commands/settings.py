@@ -70,7 +70,7 @@ class Settings:
         return [(name_of(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 
     def _reject_output_that_is_read(self) -> None:
-        """An output takes the place of what is there: that must not be what the command reads, or its other output."""
+        """Reject an output that would overwrite an input or another output."""
         outputs = self.outputs()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -79,7 +79,9 @@ class Settings:
                 continue
             for option, output in outputs:
                 if option != name_of(field) and any(_same_file(output, path) for path in inputs):
-                    raise UsageError(f"{option} {output} is the file of {name_of(field)}: choose another.")
+                    raise UsageError(
+                        f"{option} {output} would overwrite the file of {name_of(field)}: choose another path."
+                    )
 
     def _fill_from_preset(self) -> None:
         if not self.PRESETS:
@@ -95,7 +97,7 @@ class Settings:
         """Reject settings that contradict each other; overridden by subclasses. Raises UsageError."""
 
     def reject_given(self, names: Sequence[str], why: str) -> None:
-        """UsageError for the first of these settings that is not at its default: a setting without effect misleads."""
+        """Raise UsageError for the first of these settings that is not at its default: it would have no effect."""
         known = {field.name: field for field in dataclasses.fields(self)}
         defaults = {name: field.default for name, field in known.items()}
         if self.PRESETS:
@@ -105,7 +107,7 @@ class Settings:
                 raise UsageError(f"{name_of(known[name])} {why}.")
 
     def protocol(self) -> str | None:
-        """The preset, and which of its values are not its own: numbers under another lr are not that protocol's."""
+        """The preset and its changed values: results with another lr are not those of the protocol."""
         if not self.PRESETS:
             return None
         name, changed = getattr(self, "preset"), self.changed()  # noqa: B009 - as above

@@ -147,7 +147,7 @@ class Preprocessing:
         """
         sides, colors = (int(values["resize"]), int(values["crop"])), (tuple(values["mean"]), tuple(values["std"]))
         if min(sides) < 1:
-            raise ValueError(f"impossible sides {sides}")
+            raise ValueError(f"invalid sizes {sides}")
         return cls(*sides, *colors, bool(values.get("squash", False)), str(values.get("decode", "full")))
 
 

@@ -63,7 +63,7 @@ class HeadStack:
     ) -> None:
         first = self.recipe = recipes[0]
         if any(replace(recipe, lr=first.lr, weight_decay=first.weight_decay) != first for recipe in recipes):
-            raise ValueError("heads of a stack must not differ in more than lr and weight_decay")
+            raise ValueError("stacked heads may differ only in lr and weight_decay")
         self.recipes, self.labels, self.rows = tuple(recipes), labels, rows
         self.scaling = Scaling.fit(first.scaling, features if rows is None else features[rows])
         device, heads, width = features.device, len(recipes), features.shape[1]

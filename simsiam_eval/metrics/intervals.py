@@ -54,7 +54,7 @@ def bootstrap_intervals(values: NDArray[np.number], seed: int = 0, resamples: in
     [[0.84, 0.96]]
     """
     if not len(values):
-        raise ValueError("there are no rows to resample")
+        raise ValueError("expected at least one row to resample")
     rows, counts = np.unique(values, axis=0, return_counts=True)
     times = np.random.default_rng(seed).multinomial(len(values), counts / len(values), resamples)
     tail = 100 * (1 - CONFIDENCE) / 2

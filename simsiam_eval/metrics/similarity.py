@@ -35,7 +35,7 @@ def cka(a: Any, b: Any, device: torch.device | None = None) -> float:
     """
     a, b = as_rows(a), as_rows(b)
     if len(a) != len(b):
-        raise ValueError(f"features of the same images are needed, got {len(a)} and {len(b)} rows")
+        raise ValueError(f"expected features of the same images, got {len(a)} and {len(b)} rows")
     means = [_mean(rows, device) for rows in (a, b)]
     sides = (a.shape[1], b.shape[1])
     products = [

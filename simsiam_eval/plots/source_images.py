@@ -33,12 +33,15 @@ class SourceImages:
         self.source: ImageSource | None = None
         self._rows: dict[str, int] = {}
         if not spec:
-            say("Images cannot be shown: the features do not name their image source. Give it with --images.")
+            say("Images cannot be shown: the features do not name their image source. Specify it with --images.")
             return
         try:
             self.source = open_source(spec)
             if fingerprint is not None and count is not None and not self._matches(fingerprint, count):
-                say(f"{spec} differs from the images that the features were computed from; give those with --images.")
+                say(
+                    f"{spec} differs from the images that the features were computed from; specify the original images "
+                    "with --images."
+                )
         except UserError as error:
             say(f"The images of {spec} cannot be shown: {error}")
             return

@@ -21,17 +21,15 @@ def require_compiler(device: torch.device) -> None:
     """
     if device.type == "cpu":
         if not _is_installed("CXX", "g++", "clang++"):
-            raise UsageError("--compile requires a C++ compiler (g++ or clang++): install one, or leave out --compile.")
+            raise UsageError("--compile requires a C++ compiler (g++ or clang++): install one, or omit --compile.")
         return
     if not _is_installed("CC", "gcc", "clang"):
-        raise UsageError("--compile requires a C compiler (gcc or clang): install one, or leave out --compile.")
+        raise UsageError("--compile requires a C compiler (gcc or clang): install one, or omit --compile.")
     scheme = sysconfig.get_default_scheme().replace(
         "posix_local", "posix_prefix"
     )  # Debian's default scheme has no headers
     if not Path(sysconfig.get_path("include", scheme), "Python.h").exists():
-        raise UsageError(
-            "--compile requires Python's headers (Debian: python3-dev): install them, or leave out --compile."
-        )
+        raise UsageError("--compile requires Python's headers (Debian: python3-dev): install them, or omit --compile.")
 
 
 def _is_installed(variable: str, *names: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.wording import counted
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -28,7 +29,7 @@ def torchrun_group() -> tuple[int, int] | None:
         group = 0, 0
     if not 0 <= group[0] < group[1]:
         raise UsageError(
-            f"RANK={rank} and WORLD_SIZE={world} do not describe a group of processes: start torchrun, or unset them."
+            f"RANK={rank} and WORLD_SIZE={world} are inconsistent: start the command with torchrun, or unset them."
         )
     return group
 
@@ -43,7 +44,9 @@ def under_torchrun(count: int | None, device: str) -> None:
     if (group := torchrun_group()) is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", group[1]))
         if count not in (None, local):
-            raise UsageError(f"--num-gpus {count}, but torchrun started {local} here: leave out one of the two.")
+            raise UsageError(
+                f"--num-gpus is {count}, but torchrun started {local} processes here: use only one of the two."
+            )
         return
     if count in (None, 1):
         return
@@ -51,9 +54,9 @@ def under_torchrun(count: int | None, device: str) -> None:
     program = _program()
     if program is None:
         raise UsageError(
-            f"--num-gpus requires the command line: start this program with `torchrun --nproc-per-node {count}`."
+            f"--num-gpus requires the command line: run your program with `torchrun --nproc-per-node {count}` instead."
         )
-    # Without it torchrun gives each process one thread, and says so.
+    # Otherwise torchrun sets one thread per process, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     sys.stdout.flush()
@@ -80,6 +83,6 @@ def _check_devices(count: int, device: str) -> None:
     import torch
 
     if chosen.index is not None:
-        raise UsageError(f"--device {device} is one GPU, but --num-gpus is {count}: use --device cuda.")
+        raise UsageError(f"--device {device} is a single GPU, but --num-gpus is {count}: use --device cuda.")
     if count > torch.cuda.device_count():
-        raise UsageError(f"--num-gpus {count}, but this machine has {torch.cuda.device_count()}.")
+        raise UsageError(f"--num-gpus is {count}, but this machine has {counted(torch.cuda.device_count(), 'GPU')}.")

@@ -89,9 +89,7 @@ def open_cifar(
         content = read(dataset.binary.names)
         names = content.decode().split() if content else None
     else:
-        raise DataError(
-            f"{path} has none of {python_files[0]}, {binary_files[0]} and a folder {split}/; expected {kind}."
-        )
+        raise DataError(f"{path} contains no {python_files[0]}, {binary_files[0]} or folder {split}/; expected {kind}.")
     if names is not None and labels.max(initial=0) >= len(names):
         raise DataError(f"{path} is damaged: it has the label {labels.max()} but {len(names)} classes.")
     images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -40,7 +40,7 @@ def class_folders(
         return rows, chosen, np.full(len(chosen), -1), None
     if without_class:
         raise DataError(
-            f"{spec} has images beside class folders; name the folder of the class folders with #folder=PATH, or "
+            f"{spec} has images next to class folders; name the folder of the class folders with #folder=PATH, or "
             "read the images without labels with #label=none."
         )
     classes = sorted({name.partition("/")[0] for name in chosen})

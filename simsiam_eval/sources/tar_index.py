@@ -124,7 +124,7 @@ def _add_shard(images: _Images, number: int, shard: Path, label: str | None, ima
     with shard.open("rb") as content:
         for member in _members(shard):
             if member.name in names:
-                raise DataError(f"{shard} contains {member.name} twice; pack it again without the older one.")
+                raise DataError(f"{shard} contains {member.name} twice; repack it without the older member.")
             names.add(member.name)
             has_extension = member.extension == image_extension
             if has_extension if image_extension else is_image(os.path.basename(member.name)):
@@ -165,12 +165,12 @@ def _members(shard: Path) -> Iterator[_Member]:
                     yield _Member(name, key, extension.lower(), entry.offset_data, entry.size)
                 elif not entry.isdir() and is_image(last):
                     raise DataError(
-                        f"{name} in {shard} is a link or a sparse file; pack it again with "
+                        f"{name} in {shard} is a link or a sparse file; repack it with "
                         "`tar --dereference --hard-dereference`."
                     )
             end = archive.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{shard} is truncated or not a tar file ({error}); get it again.") from error
+        raise DataError(f"{shard} is truncated or not a tar file ({error}); copy or download it again.") from error
     _reject_damaged_end(shard, end)
 
 
@@ -179,12 +179,12 @@ def _reject_damaged_end(shard: Path, end: int) -> None:
         content.seek(end)
         rest = content.read(1 << 20)
     if len(rest) < tarfile.BLOCKSIZE:
-        raise DataError(f"{shard} is truncated (it has no end mark); get it again.")
+        raise DataError(f"{shard} is truncated (it has no end mark); copy or download it again.")
     if rest[: tarfile.BLOCKSIZE].strip(b"\0"):  # tarfile takes a header that it cannot read for the end
-        raise DataError(f"{shard} is damaged at byte {end}; get it again.")
+        raise DataError(f"{shard} is damaged at byte {end}; copy or download it again.")
     if rest.strip(b"\0"):
         raise DataError(
-            f"{shard} continues after its end, as joined archives do; unpack it with `tar -i` and pack it again."
+            f"{shard} has data after its end, like concatenated archives; unpack it with `tar -i` and repack it."
         )
 
 

@@ -43,7 +43,7 @@ def correct_by_knn(
             bank, queries = banks[number], labeled.features
             reject_mixture(bank, test)
             if same_rows(bank, labeled):
-                raise DataError(f"{bank.path} holds the same images as {test.path}; omit --train for leave-one-out.")
+                raise DataError(f"{bank.path} contains the same images as {test.path}; omit --train for leave-one-out.")
             # The labels of all tests are in the numbering of the first.
             labels = in_numbering_of(bank, tests[0].subset(tests[0].labels >= 0)).labels
         predicted = classify(bank.features, bank.labels, queries, [k], [temperature], device=device, top=1)

@@ -63,7 +63,7 @@ def training_sets(files: Sequence[Path]) -> list[Features]:
     banks = [labeled(open_features(path), f"--train {path}") for path in files]
     for bank in banks[1:]:  # fingerprints of one source are equal even where its readable images or its rows are not
         if set(bank.ids.tolist()) != set(banks[0].ids.tolist()):
-            raise DataError(f"--train {banks[0].path} and {bank.path} do not hold the same images (by id).")
+            raise DataError(f"--train {banks[0].path} and {bank.path} do not contain the same images (by id).")
     return banks
 
 

@@ -80,7 +80,7 @@ class Experiment:
         origin = {"encoder": init.identity, "seed": seed}
         saved_origin = read_json(folder / "init.json")
         if saved_origin is not None and saved_origin != origin:
-            raise DataError(f"{folder} holds a run from another encoder; choose another --out.")
+            raise DataError(f"{folder} contains a run from another encoder; choose another --out.")
         saved_result = read_json(folder / "evaluation.json")
         if saved_result is not None:
             return RunResult.from_dict(saved_result)

@@ -56,7 +56,7 @@ def run_folder(path: Path, identity: RunIdentity, may_change: Collection[str], m
         if saved is None:
             write_json(path / "run.json", identity.to_dict())
         elif not may_resume:
-            raise DataError(f"{path} holds an earlier run; choose another --out, or resume it with --resume auto.")
+            raise DataError(f"{path} already contains a run; choose another --out, or resume it with --resume auto.")
         else:
             _reject_other_run(path, saved, identity, may_change)
         yield
@@ -69,10 +69,10 @@ def _reject_other_run(path: Path, saved: dict[str, Any], identity: RunIdentity, 
     reject_other_settings(path, saved["settings"], given["settings"], may_change, option_name)
     for name, option in (("training_set", "--train"), ("test_set", "--test")):
         if saved.get(name) != given[name]:
-            raise DataError(f"{path} holds a run on other data than {option}; choose another --out.")
+            raise DataError(f"{path} contains a run on other data than {option}; choose another --out.")
     if saved.get("backend") != identity.backend:  # --backend auto can choose differently at any time
         raise DataError(
-            f"{path} holds a run of backend {saved.get('backend')}, not {identity.backend}; use --backend "
+            f"{path} contains a run of backend {saved.get('backend')}, not {identity.backend}; use --backend "
             f"{saved.get('backend')} or choose another --out."
         )
 

@@ -178,7 +178,7 @@ def _extraction(
     extraction = extraction_like(saved.attributes, head_file, checkpoint, source, options, device, layers)
     width = saved.head.weight.shape[1]
     if extraction.encoder.width != width:
-        raise DataError(f"{head_file} expects {width} features, but the encoder gives {extraction.encoder.width}.")
+        raise DataError(f"{head_file} expects {width} features, but the encoder outputs {extraction.encoder.width}.")
     return extraction
 
 

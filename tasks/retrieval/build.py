@@ -69,7 +69,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
         settings.gallery, "train", settings.checkpoint, settings.extraction(), device, option="--gallery"
     )
     if len(gallery.labels) < 2:
-        raise DataError(f"{settings.gallery} holds only one image; an index needs at least two.")
+        raise DataError(f"{settings.gallery} contains only one image; an index needs at least two.")
     index = build_index(gallery.features, settings.index, settings.metric, settings.seed)
     parameters = index.set_parameters(settings.index_parameters, settings.k)
     seconds = time.perf_counter() - started

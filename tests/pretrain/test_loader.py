@@ -192,7 +192,7 @@ def test_strict_stops_at_an_unreadable_image(files):
 
 @pytest.mark.parametrize("resident", [False, None])
 def test_a_batch_without_a_readable_image_is_an_error(tmp_path, resident):
-    with pytest.raises(DataError, match="No image of a whole batch"):
+    with pytest.raises(DataError, match="No image in a batch"):
         epoch(loader(PathSource([tmp_path / "a.png", tmp_path / "b.png"]), batch_size=2, resident=resident), 0)
 
 

@@ -25,7 +25,7 @@ def test_a_finished_run_is_left_unchanged(pretrain, tiny, whole):
         (["--seed", "3"], "--seed 0, not 3"),
         (["--decode", "scaled"], "--decode full, not scaled"),
         (["--no-stop-gradient"], "--stop-gradient, not --no-stop-gradient"),
-        (["--resume", "never"], "earlier run"),
+        (["--resume", "never"], "already contains a run"),
     ],
 )
 def test_a_changed_setting_is_rejected_by_name(call, tiny, whole, changed, message):

@@ -77,7 +77,7 @@ def test_errors(simsiam, checkpoint, tmp_path, call):
         convert(ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pth"))
     with pytest.raises(UsageError, match=r"must end in \.pth"):
         ConvertSettings(checkpoint=checkpoint, to="detectron2", out=tmp_path / "a.pkl")
-    with pytest.raises(UsageError, match="is the file of CHECKPOINT"):
+    with pytest.raises(UsageError, match="would overwrite the file of CHECKPOINT"):
         convert(ConvertSettings(checkpoint=simsiam, to="reference", out=simsiam))
     content = torch.load(simsiam)
     content["state_dict"] = {key: value for key, value in content["state_dict"].items() if "layer4" not in key}

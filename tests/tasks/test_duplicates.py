@@ -63,7 +63,7 @@ def test_nothing_found_and_mistakes(record, call, sets, tmp_path):
     assert record("duplicates", one)["metrics"]["groups"] == 0
     other = write(tmp_path / "other.h5", np.ones((1, 3)), [0], "r50")
     assert "encoder" in call("duplicates", one, other).stderr
-    assert "hold the same images" in call("duplicates", one, one).stderr
+    assert "contain the same images" in call("duplicates", one, one).stderr
     assert "--threshold must be at most 1" in call("duplicates", one, "--threshold", 1.5).stderr
     assert call("duplicates", one, "--out", "x.gif").exit_code == 2
     assert "There is no feature file" in call("duplicates", tmp_path / "none.h5").stderr

@@ -102,7 +102,7 @@ def check_training_set(data: DetectionDataset, masks: bool) -> tuple[DetectionDa
     if not usable and _NO_SEGMENTATION in report.issues:
         raise DataError(f"{data.spec} contains no segmentations; use --no-masks.")
     if not usable:
-        raise DataError(f"{data.spec} contains no boxes to train on; annotate it, or check --classes.")
+        raise DataError(f"{data.spec} contains no boxes to train on; add annotations or check --classes.")
     training_set = replace(data, images=tuple(usable))
     report.count(training_set)
     return training_set, report
@@ -160,7 +160,7 @@ def check_test_set(data: DetectionDataset, masks: bool) -> DatasetReport:
         if not image.annotations:
             report.add("image without boxes: every detection is a false positive", image)
     if not objects:
-        raise DataError(f"{data.spec} contains no boxes to evaluate on; annotate it, or check --classes.")
+        raise DataError(f"{data.spec} contains no boxes to evaluate on; add annotations or check --classes.")
     report.count(data)
     return report
 

@@ -40,7 +40,7 @@ def open_train_and_test(
             )
     names = classes or _all_classes(parts)
     if not names:
-        raise DataError(f"{' + '.join(train)} contains no boxes to train on; annotate it.")
+        raise DataError(f"{' + '.join(train)} contains no boxes to train on; add annotations.")
     _check_known(classes, parts)
     training_set = DetectionDataset(
         " + ".join(train),

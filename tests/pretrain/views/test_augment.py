@@ -278,7 +278,7 @@ def test_an_autocast_around_them_changes_nothing(crops):
 
 
 def test_parameters_of_another_batch_are_rejected(crops):
-    with pytest.raises(ValueError, match="3 crops but parameters of 40 views"):
+    with pytest.raises(ValueError, match="got 3 crops but parameters for 40 views"):
         LEVELS.augment(crops[:3], drawn())
 
 

@@ -186,17 +186,20 @@ def test_an_output_is_no_input_and_no_other_output(tmp_path):
     there.write_text("x")
     (tmp_path / "link").symlink_to(there)
     for values, says in (
-        (dict(read=[tmp_path / "else", there], out=there), "--out .* is the file of READ"),
-        (dict(spec=str(there), out=tmp_path / "link"), "--out .* is the file of --spec"),
-        (dict(out=tmp_path / "new", table=tmp_path / "x" / ".." / "new"), "--table .* is the file of --out"),
+        (dict(read=[tmp_path / "else", there], out=there), "--out .* would overwrite the file of READ"),
+        (dict(spec=str(there), out=tmp_path / "link"), "--out .* would overwrite the file of --spec"),
+        (
+            dict(out=tmp_path / "new", table=tmp_path / "x" / ".." / "new"),
+            "--table .* would overwrite the file of --out",
+        ),
     ):
         with pytest.raises(UsageError, match=says):
             Reader(**values)
     assert Reader(read=[there], spec="new", out=tmp_path / "new").out == tmp_path / "new"
     for spec in (f"manifest:{there}", f"manifest:{there}#label=label", f"{there}#label=label"):
-        with pytest.raises(UsageError, match="is the file of --spec"):
+        with pytest.raises(UsageError, match="would overwrite the file of --spec"):
             Reader(spec=spec, out=there)
-    with pytest.raises(UsageError, match=r"--out .*index\.h5 is the file of --gallery"):
+    with pytest.raises(UsageError, match=r"--out .*index\.h5 would overwrite the file of --gallery"):
         (tmp_path / "g.index.h5").write_text("x")
         RetrievalBuildSettings(gallery=str(tmp_path / "g.index.h5"), out=tmp_path / "g.index")
     (tmp_path / "timm").write_text("x")
@@ -243,7 +246,7 @@ def test_from_python_a_message_names_the_argument():
 @pytest.mark.usefixtures("messages_name_arguments")
 def test_from_python_a_message_names_an_argument_that_the_command_line_takes_by_position(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(UsageError, match=r"^out .*x is the file of read: choose another"):
+    with pytest.raises(UsageError, match=r"^out .*x would overwrite the file of read: choose another path"):
         Reader(read=tmp_path / "x", out=tmp_path / "x")
     with pytest.raises(UsageError, match=r"^read must be a path, got 3"):
         Reader(read=3)

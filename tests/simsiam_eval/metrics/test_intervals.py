@@ -94,7 +94,7 @@ def test_bootstrap_is_the_percentiles_of_means_of_redrawn_rows():
     expected = np.percentile(means, [2.5, 97.5], axis=0).T
     np.testing.assert_allclose(bootstrap_intervals(values, 0, 20_000), expected, atol=0.04)
     assert bootstrap_intervals(values) == bootstrap_intervals(values[::-1]) != bootstrap_intervals(values, 1)
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="at least one row"):
         bootstrap_intervals(values[:0])
 
 

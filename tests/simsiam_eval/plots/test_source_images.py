@@ -31,7 +31,9 @@ def test_other_images_than_those_of_the_features_are_reported(folder, capsys):
     assert "differs from the images that the features were computed from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("spec", "message"), [(None, "Give it with --images"), ("nowhere", "nowhere cannot be shown")])
+@pytest.mark.parametrize(
+    ("spec", "message"), [(None, "Specify it with --images"), ("nowhere", "nowhere cannot be shown")]
+)
 def test_without_a_source_there_are_no_images(spec, message, capsys):
     images = SourceImages(spec)
     assert message in capsys.readouterr().err

@@ -54,7 +54,7 @@ def test_one_process_and_those_of_torchrun_are_these(became, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for count in (None, 2):
         under_torchrun(count, "cpu")
-    with pytest.raises(UsageError, match="--num-gpus 4, but torchrun started 2 here"):
+    with pytest.raises(UsageError, match="--num-gpus is 4, but torchrun started 2 processes here"):
         under_torchrun(4, "cpu")
     assert became == []
 
@@ -65,7 +65,10 @@ def test_gpus_that_are_not_there_and_other_programs(became, monkeypatch):
         under_torchrun(3, "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device, says in (("auto", "--num-gpus 3, but this machine has 2"), ("cuda:1", "--device cuda:1 is one GPU")):
+    for device, says in (
+        ("auto", "--num-gpus is 3, but this machine has 2 GPUs"),
+        ("cuda:1", "--device cuda:1 is a single GPU"),
+    ):
         with pytest.raises(UsageError, match=says):
             under_torchrun(3, device)
     assert became == []
@@ -73,7 +76,7 @@ def test_gpus_that_are_not_there_and_other_programs(became, monkeypatch):
 
 @pytest.mark.parametrize(("variables", "group"), [
     ({}, None), ({"RANK": "1"}, None), ({"WORLD_SIZE": "2"}, None), ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "do not describe"), ({"RANK": "0", "WORLD_SIZE": "two"}, "do not describe"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "are inconsistent"), ({"RANK": "0", "WORLD_SIZE": "two"}, "are inconsistent"),
 ])  # fmt: skip
 def test_the_group_is_torchruns_or_none(became, monkeypatch, variables, group):
     for name, value in variables.items():

@@ -235,7 +235,7 @@ def test_rejected_archives(tmp_path):
     assert_rejected(whole[:600], "truncated or not a tar")  # in an image
     assert_rejected(whole[:2048], "truncated")  # between a header and the end mark
     assert_rejected(whole[:1024] + b"x" * 512 + whole[1536:], "damaged at byte 1024")
-    assert_rejected(whole + whole, "joined")
+    assert_rejected(whole + whole, "concatenated")
     assert_rejected(whole[:2048] + whole, "b.tar contains 1.png twice")
 
 
@@ -249,7 +249,7 @@ def test_rejected_contents(tmp_path):
     assert_rejected([("1.png", 1), ("1.png", 2)], "contains 1.png twice")
     assert_rejected([("a.txt", "x")], "no images")
     assert_rejected([("1.png", 1)], r"no images \(\.x\)", "#image=x")
-    assert_rejected([("1.png", 1), ("cat/2.png", 2)], "beside class folders.*#label=none")
+    assert_rejected([("1.png", 1), ("cat/2.png", 2)], "next to class folders.*#label=none")
     assert_rejected([("1.png", 1), ("1.cls", "3")], "#folder requires class folders", "#folder=x")
     assert_rejected([("1.png", 1)], "no .cls members", "#label=cls")
     assert_rejected([("1.png", 1), ("1.json", '{"kind": 1}')], r"key 'species' \(keys: kind\)", "#label=species")

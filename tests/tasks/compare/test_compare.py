@@ -220,9 +220,9 @@ def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
     assert "cannot be written" in call("compare", good, bad, "--out", tmp_path).stderr
     banks = files(folder, "train", "good1", "bad1")
     part = write(tmp_path / "part.h5", np.ones((30, 6)), np.arange(30) % 4, "bad1")  # of the same source
-    assert "do not hold the same images" in call("compare", good, bad, "--train", banks[0], "--train", part).stderr
+    assert "do not contain the same images" in call("compare", good, bad, "--train", banks[0], "--train", part).stderr
     half = write(tmp_path / "half.h5", np.ones((60, 6)), np.arange(60) % 4, "bad1")
-    assert "do not hold the same images" in call("compare", good, bad, "--train", banks[0], "--train", half).stderr
+    assert "do not contain the same images" in call("compare", good, bad, "--train", banks[0], "--train", half).stderr
     again = write(
         tmp_path / "again-elsewhere.h5", np.random.default_rng(0).normal(size=(80, 6)), np.arange(80) % 4, "x"
     )

@@ -195,7 +195,7 @@ def test_other_runs_are_not_resumed(tiny, few_voc, tmp_path):
     with pytest.raises(DataError, match="a run with --iterations 1, not 5"):
         detect(DetectSettings(**tiny))
     tiny["iterations"] = 1
-    with pytest.raises(DataError, match="earlier run"):
+    with pytest.raises(DataError, match="already contains a run"):
         detect(DetectSettings(**tiny, resume="never"))
     with pytest.raises(DataError, match="from another encoder"):
         detect(DetectSettings(**tiny | {"arch": "resnet34"}))

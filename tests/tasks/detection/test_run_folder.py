@@ -19,7 +19,9 @@ def test_same_run_is_resumed(tmp_path):
     start(tmp_path / "run", may_resume=False)
     start(tmp_path / "run")
     start(tmp_path / "run", replace(IDENTITY, settings=IDENTITY.settings | {"seed": 1}))
-    with pytest.raises(DataError, match="earlier run; choose another --out, or resume it with --resume auto"):
+    with pytest.raises(
+        DataError, match="already contains a run; choose another --out, or resume it with --resume auto"
+    ):
         start(tmp_path / "run", may_resume=False)
 
 

@@ -156,7 +156,8 @@ def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos,
     assert "is not the encoder" in stranger.stderr
     one = write(tmp_path / "one.h5", np.ones((1, 3)), [0])
     assert (
-        "holds only one image" in call("retrieval", "build", "--gallery", one, "--out", tmp_path / "one.index").stderr
+        "contains only one image"
+        in call("retrieval", "build", "--gallery", one, "--out", tmp_path / "one.index").stderr
     )
     index.write_bytes(index.read_bytes()[:-100])
     assert "from different builds" in call(*search, "--checkpoint", checkpoint).stderr

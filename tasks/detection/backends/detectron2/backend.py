@@ -85,7 +85,7 @@ class Detectron2Detector:
         from tasks.detection.backends.detectron2.predict import predict
 
         if self.model is None:
-            raise ValueError("fit the detector before it predicts")
+            raise ValueError("call fit before predict")
         return predict(self.arch, self.spec, self.model, data, run)
 
 
