@@ -23,18 +23,21 @@ from simsiam_eval.runtime.compiler import require_compiler
 
 
 class FeatureModel:
-    """An encoder as extraction calls it for every block of images.
+    """An encoder optimized for extracting features.
 
-    Batch normalizations are folded into the convolutions, on a CPU ReLUs and residual sums too (fused_blocks.py), and the
-    memory format is channels-last: the same features up to rounding. With `precision` bf16, weights and activations are
-    bfloat16; pooling stays float32.
+    Batch normalizations are folded into the convolutions, and on a CPU also ReLUs and residual sums (fused_blocks.py); the
+    memory format is channels-last. Features are the same up to rounding. With `precision` bf16, weights and activations
+    are bfloat16; pooling stays float32.
 
     Args:
-        encoder: not changed; a copy is.
-        compile: use torch.compile, which takes a minute and requires a compiler; blocks are then not fused.
-        flip_average: features are the mean of those of the image and of its mirror image.
-        normalize: features are scaled to length 1, after the mean.
-        fuse: whether blocks are fused where the processor supports it.
+        encoder: is copied, not changed.
+        preprocessing: of the images; here only the normalization.
+        device: runs the encoder.
+        precision: float32 or bf16.
+        compile: whether to use torch.compile, which takes a minute and requires a compiler; blocks are then not fused.
+        flip_average: whether to average the features of the image and its mirror image.
+        normalize: whether to L2-normalize the features, after averaging.
+        fuse: whether to fuse blocks where the processor supports it.
 
     Raises:
         UsageError: `compile` without a compiler.
@@ -77,8 +80,8 @@ class FeatureModel:
         return self.start(pixels).read()
 
     def start(self, pixels: Tensor) -> PendingFeatures:
-        """As a call, but on a GPU without waiting for the result."""
-        # The first call runs alone: several threads that find nothing compiled would each compile.
+        """Like a call, but on a GPU without waiting for the result."""
+        # One thread makes the first call; otherwise every thread would compile.
         with torch.no_grad(), self._compiling or nullcontext():
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
             images = images.to(self.dtype, memory_format=torch.channels_last)
@@ -116,7 +119,7 @@ class PendingFeatures:
 
 
 class _PooledInFloat32(nn.Module):
-    """All layers of the encoder. The 8 bits of bfloat16 are too few for a mean over 49 positions."""
+    """All layers of the encoder, pooled in float32: bfloat16 is too coarse for a mean over 49 positions."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -127,10 +130,10 @@ class _PooledInFloat32(nn.Module):
 
 
 def fold_batch_norms(model: Encoder) -> Encoder:
-    """Fold every `bnK` of `model`, which is in eval mode, into the `convK` before it, and those of the shortcuts; in place.
+    """Fold the batch normalizations of a ResNet in eval mode into the convolutions before them, in place.
 
     Raises:
-        ValueError: a batch normalization elsewhere, where torchvision's ResNets have none.
+        ValueError: a batch normalization follows no convolution, unlike in torchvision's ResNets.
     """
     for parent in list(model.modules()):
         children = dict(parent.named_children())
@@ -140,7 +143,7 @@ def fold_batch_norms(model: Encoder) -> Encoder:
         for conv, norm in pairs:
             setattr(parent, conv, fuse_conv_bn_eval(children[conv], children[norm]))  # type: ignore[arg-type, type-var]
             setattr(parent, norm, nn.Identity())
-    left = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    if left:
-        raise ValueError(f"not a ResNet as torchvision builds it: {left[0]} follows no convolution")
+    unfolded = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if unfolded:
+        raise ValueError(f"not a ResNet of torchvision: {unfolded[0]} follows no convolution")
     return model

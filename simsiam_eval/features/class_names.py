@@ -1,4 +1,4 @@
-"""Labels and class names: the name of a label, and two sets with one numbering of their classes."""
+"""Class names: the name of a label, and matching the classes of two sets by name."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def class_name(label: int, names: Sequence[str] | None) -> str:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The classes' names; a name that several classes have gets the class number (ImageNet has two cranes).
+    """Class names; a name of several classes gets the class number (ImageNet has two classes called crane).
 
     >>> distinct_names(["crane", "owl", "crane"])
     ['crane (0)', 'owl', 'crane (2)']
     """
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = True) -> Table:

@@ -1,4 +1,4 @@
-"""Which feature files may be used together, and whether they are of the same images."""
+"""Whether two sets of features can be used together, and whether they have the same images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def labeled(table: Table, name: str) -> Table:
     """The rows that have a label.
 
     Raises:
-        DataError: none has; the sentence begins with `name`.
+        DataError: no row has a label; the message begins with `name`.
     """
     kept = table.labels >= 0
     if not kept.any():
@@ -28,10 +28,10 @@ def labeled(table: Table, name: str) -> Table:
 
 
 def reject_mixture(train: ImageTable, test: ImageTable) -> None:
-    """Two sets of features are used together only if one encoder made both in the same way.
+    """Reject two sets of features that were not extracted by the same encoder in the same way.
 
     Raises:
-        DataError: encoder, preprocessing, precision or width differ; the sentence says which.
+        DataError: encoder, preprocessing, precision or width differ.
     """
     differing = differences(
         test.attributes, {key: train.attributes[key] for key in ("encoder", "preprocessing", "precision")}
@@ -53,7 +53,7 @@ def same_rows(train: ImageTable, test: ImageTable) -> bool:
 
 
 def described_features(table: ImageTable) -> dict[str, Any]:
-    """What a record says of a feature file under `provenance`."""
+    """The description of a feature file in a record's `provenance`."""
     attributes = table.attributes
     return {
         "file": table.name,
