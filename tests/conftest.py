@@ -1,4 +1,4 @@
-"""The command line as a fixture, one short road walked once, and nothing of a test in the user's cache."""
+"""Fixtures: the command line, a short pipeline that runs once, and a cache folder for the tests."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ SMALL = ("--preset", "digits", "--image-size", "8", "--data", "digits#train")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory):
+def _test_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMSIAM_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -46,19 +46,19 @@ def messages_name_arguments():
 @pytest.fixture(scope="session")
 def call():
     """call("knn", "--train", path, ...) -> Click's result: exit_code, stdout, stderr, output."""
-    return lambda *arguments: CliRunner().invoke(main, [str(one) for one in arguments])
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")
 def record(call):
-    """As call, for a command that must succeed: its JSON record."""
+    """Like call, for a command that must succeed; returns its JSON record."""
 
-    def recorded(*arguments):
+    def run(*arguments):
         result = call(*arguments, "--json")
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
-    return recorded
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +71,9 @@ def small():
 def road(record, tmp_path_factory):
     """A folder with run/ (one epoch on digits), train.h5 and test.h5."""
     folder = tmp_path_factory.mktemp("road")
-    made = record("pretrain", *SMALL, "--epochs", 1, "--out", folder / "run")
+    run = record("pretrain", *SMALL, "--epochs", 1, "--out", folder / "run")
     for split in ("train", "test"):
-        checkpoint = made["files"]["checkpoint"]
+        checkpoint = run["files"]["checkpoint"]
         record("extract", "--checkpoint", checkpoint, "--data", f"digits#{split}", "--out", folder / f"{split}.h5")
     return folder
 
@@ -85,7 +85,7 @@ def checkpoint(road):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """40 images of noise in two class folders; the eighth cannot be read."""
+    """40 noise images in two class folders; the eighth is unreadable."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("photos")
     for number in range(40):
@@ -96,8 +96,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-# Runs commands in forked children, so that torch is imported once; each line of standard input is one run. A child may be
-# killed some seconds after a method is first called, and can be prepared by code of the test.
+# Runs commands in forked children, so that torch is imported only once; each line of standard input is one run. A child
+# can execute code of the test first, and be killed some seconds after the first call of a method.
 FORKING = """
 import json, os, signal, sys, threading
 from importlib import import_module
@@ -108,46 +108,46 @@ def kill_after(seconds, method):
     module, _, path = method.partition(":")
     owner, name = path.split(".")
     owner = getattr(import_module(module), owner)
-    real = getattr(owner, name)
+    original = getattr(owner, name)
     timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
     timer.daemon = True
-    def started(*args, **named):
+    def call_and_start_timer(*args, **kwargs):
         if not timer.is_alive():
             timer.start()
-        return real(*args, **named)
-    setattr(owner, name, started)
-def child(asked):
-    exec(asked["prepare"], {"os": os, "signal": signal})
-    if asked["kill"] is not None:
-        kill_after(asked["kill"], asked["after"])
+        return original(*args, **kwargs)
+    setattr(owner, name, call_and_start_timer)
+def child(request):
+    exec(request["prepare"], {"os": os, "signal": signal})
+    if request["kill"] is not None:
+        kill_after(request["kill"], request["after"])
     try:
-        cli.main(asked["args"], standalone_mode=False)
+        cli.main(request["args"], standalone_mode=False)
     except SystemExit as stop:
         os._exit(stop.code or 0)
     os._exit(0)
 for line in sys.stdin:
-    number = os.fork()
-    if number == 0:
+    pid = os.fork()
+    if pid == 0:
         child(json.loads(line))
-    print(os.waitpid(number, 0)[1], flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
 """
 
 
 @pytest.fixture(scope="session")
 def forked():
     """forked(arguments, prepare="", kill=None, after="module:Class.method") -> wait status of a process that ran them."""
-    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would fill
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would fill up
     server = subprocess.Popen(
         [sys.executable, "-c", FORKING], cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=said, text=True,
+        stderr=log, text=True,
     )  # fmt: skip
 
     def run(arguments, prepare="", kill=None, after=""):
-        asked = {"args": [str(one) for one in arguments], "prepare": prepare, "kill": kill, "after": after}
-        server.stdin.write(json.dumps(asked) + "\n")
+        request = {"args": [str(argument) for argument in arguments], "prepare": prepare, "kill": kill, "after": after}
+        server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         while not (answer := server.stdout.readline()).strip().isdigit():
-            assert answer, said.seek(0) or said.read()
+            assert answer, log.seek(0) or log.read()
         return int(answer)
 
     yield run
