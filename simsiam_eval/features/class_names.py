@@ -34,15 +34,15 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = True) -> Table:
-    """`test` with the labels of `train`: classes are matched by name, not by number, because two folders number their
-    classes alike only if they have the same sub-folders.
+    """`test` with the labels and class names of `train`: classes are matched by name, not by number, because two folders
+    number their classes alike only if they have the same sub-folders.
 
     Raises:
         DataError: a class that `train` does not have; if `missing_is_error` is off, its label becomes one that no row of
-            `train` has.
+            `train` has, and its name is appended to the class names.
     """
     train_names, test_names = train.class_names, test.class_names
-    labels = test.labels
+    labels, attributes = test.labels, test.attributes
     if (train_names is None) != (test_names is None):
         named, unnamed = (train, test) if test_names is None else (test, train)
         raise DataError(
@@ -64,8 +64,9 @@ def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = Tru
         number |= {name: len(number) + position for position, name in enumerate(unknown)}
         numbers = np.array([number.get(name, -1) for name in test_names], dtype=np.int64)
         labels = np.where(labels < 0, -1, numbers[labels])
+        attributes = attributes | {"source": attributes["source"] | {"class_names": list(number)}}
     missing = np.setdiff1d(labels, train.labels)
     if len(missing) and missing_is_error:
         name = class_name(int(missing[0]), train_names)
         raise DataError(f"{train.name} has no image of a class of {test.name}: {name} ({len(missing)} such classes).")
-    return replace(test, labels=labels)
+    return replace(test, labels=labels, attributes=attributes)

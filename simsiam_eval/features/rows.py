@@ -52,6 +52,11 @@ class FeatureRows:
         count = self._stored.shape[0] if rows is None else len(rows)
         self.shape: tuple[int, ...] = (int(count), *self._stored.shape[1:])
 
+    def __repr__(self) -> str:
+        column = "" if self._column == "features" else f"{self._column} of "
+        shape = " x ".join(map(str, self.shape))
+        return f"{type(self).__name__}({shape} from {column}{self.path.name})"
+
     @property
     def ndim(self) -> int:
         return len(self.shape)

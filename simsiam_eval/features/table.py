@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simsiam_eval.features.rows import FeatureMatrix, FeatureRows
 
 Table = TypeVar("Table", bound="ImageTable")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageTable:
     """The images behind N rows of features, without the features.
 
@@ -52,17 +52,29 @@ class ImageTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
-        """Only these rows, or those that are True in (N,)."""
-        chosen = _numbers(rows)
+    def __repr__(self) -> str:
+        classes = len(np.unique(self.labels[self.labels >= 0])) if self.class_names is None else len(self.class_names)
+        labels = f"{classes or 'no'} class{'' if classes == 1 else 'es'}"
+        name = self.path.name if self.path else self.name
+        return f"{type(self).__name__}({len(self)} x {self.width} from {name}, {labels})"
+
+    def subset(self, rows: slice | ArrayLike) -> Self:
+        """Only these rows: numbers, a slice or a mask (N,), as NumPy indexes an array.
+
+        Raises:
+            IndexError: a row is out of bounds, or the mask is of another length.
+        """
+        chosen = self._numbers(rows)
         return replace(self, ids=self.ids[chosen], labels=self.labels[chosen], rows=self.rows[chosen])
 
+    def _numbers(self, rows: slice | ArrayLike) -> NDArray[np.int64]:
+        if not isinstance(rows, slice):
+            rows = np.atleast_1d(rows)
+            rows = rows if rows.size else rows.astype(np.int64)  # NumPy makes an empty list an array of floats
+        return np.arange(len(self))[rows]
 
-def _numbers(rows: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64, copy=False)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Features(ImageTable):
     """Features and the images they are of; unpacks as `X, y = features`.
 
@@ -93,11 +105,11 @@ class Features(ImageTable):
             )
         return iter((self.features, self.labels))
 
-    def subset(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
-        """Only these rows, or those that are True in (N,); features on the disk stay there."""
-        if rows.dtype == bool and rows.all():
+    def subset(self, rows: slice | ArrayLike) -> Self:
+        """As `ImageTable.subset`; features on the disk stay there."""
+        chosen = self._numbers(rows)
+        if np.array_equal(chosen, np.arange(len(self))):
             return self
-        chosen = _numbers(rows)
         features, columns = self.features, {name: values[chosen] for name, values in self.columns.items()}
         taken = features.take(chosen) if isinstance(features, FeatureRows) else features[chosen]
         return replace(super().subset(chosen), features=taken, columns=columns)
