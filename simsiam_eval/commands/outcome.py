@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +15,11 @@ import click
 
 from simsiam_eval.commands.record import Result
 from simsiam_eval.errors import Stopped, UserError, spelled_as
+from simsiam_eval.runtime.exit_report import AFTER_A_SIGNAL, report_exit
 from simsiam_eval.runtime.launch import torchrun_group
 from simsiam_eval.runtime.progress import say
 
 _INTERRUPTED = 130
-_AFTER_A_SIGNAL = (
-    "Finished files are complete. Run the same command again: `extract`, `pretrain`, `detect` and "
-    "`linear-eval --end-to-end --out` resume, other commands start over."
-)
 
 
 def report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
@@ -30,7 +28,12 @@ def report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _on_signal)
     with spelled_as("options"):
-        _report(run, as_json, debug)
+        try:
+            _report(run, as_json, debug)
+        except Exception:
+            if not report_exit("traceback", traceback.format_exc().rstrip(), 1):
+                raise
+            raise SystemExit(1) from None
 
 
 def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
@@ -44,15 +47,16 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         if is_main:
             _print(result, as_json)
     except Stopped as stopped:
-        if is_main:  # all processes stop together
-            say(str(stopped))
+        message = str(stopped) if is_main else ""  # all processes stop together
+        if not report_exit("complete", message, stopped.exit_status) and message:
+            say(message)
         raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
     except KeyboardInterrupt:
-        _fail(f"Interrupted. {_AFTER_A_SIGNAL}", _INTERRUPTED, debug)
+        _fail(f"Interrupted. {AFTER_A_SIGNAL}", _INTERRUPTED, debug, by_signal=True)
     except _Signal as caught:
-        _fail(f"{caught.name}. {_AFTER_A_SIGNAL}", 128 + caught.number, debug)
+        _fail(f"{caught.name}. {AFTER_A_SIGNAL}", 128 + caught.number, debug, by_signal=True)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:
@@ -63,6 +67,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         _fail(f"The device is out of memory: use a smaller batch or smaller images ({what})", 1, debug)
     else:
         if result.faults:
+            report_exit("complete", "", 1)
             raise SystemExit(1)
 
 
@@ -102,8 +107,9 @@ def _on_signal(number: int, frame: Any) -> None:
     raise _Signal(number)
 
 
-def _fail(message: str, status: int, debug: bool) -> None:
+def _fail(message: str, status: int, debug: bool, by_signal: bool = False) -> None:
     if debug:
         raise
-    say(f"Error: {message}")
+    if not report_exit("signal" if by_signal else "error", f"Error: {message}", status):
+        say(f"Error: {message}")
     raise SystemExit(status)

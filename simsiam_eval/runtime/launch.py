@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.runtime.exit_report import EXIT_REPORTS, read_exit_reports, show_exit
 from simsiam_eval.runtime.machine import usable_cores
 from simsiam_eval.wording import counted
 
@@ -35,10 +38,11 @@ def torchrun_group() -> tuple[int, int] | None:
 
 
 def under_torchrun(count: int | None, device: str) -> None:
-    """Return if this is one of `count` processes (None: of any number); else replace this process by torchrun, which
-    starts them.
+    """Return if this is one of `count` processes (None: of any number); else start them with torchrun, wait, print the
+    error of theirs, if any, and exit with its status.
 
     Raises:
+        SystemExit: torchrun has run.
         UsageError: torchrun started another number, there are fewer GPUs, or the program is not the command line.
     """
     if (group := torchrun_group()) is not None:
@@ -58,10 +62,36 @@ def under_torchrun(count: int | None, device: str) -> None:
         )
     # Otherwise torchrun sets one thread per process, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *torchrun, *program, *sys.argv[1:]])
+    raise SystemExit(run_torchrun([f"--nproc-per-node={count}", *program, *sys.argv[1:]]))
+
+
+def run_torchrun(arguments: list[str]) -> int:
+    """Run `torchrun --standalone` without its own report of failed processes, which would bury theirs; prints the one
+    sentence that says why they ended, and returns the exit status."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.CRITICAL)  # torchrun logs each process that it ends
+    number = exit_code = rank = 0
+    with tempfile.TemporaryDirectory(prefix="simsiam-eval-") as folder:
+        os.environ[EXIT_REPORTS] = folder
+        try:
+            run.run(run.parse_args(["--standalone", *arguments]))
+        except SignalException as error:
+            number = int(error.sigval)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            exit_code = failure.exitcode
+        finally:
+            del os.environ[EXIT_REPORTS]
+            logging.disable(logging.NOTSET)
+        reports = read_exit_reports(Path(folder))
+    if not number and not exit_code:
+        return 0
+    return show_exit(reports, number, rank, exit_code)
 
 
 def _program() -> list[str] | None:
