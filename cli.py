@@ -1,4 +1,4 @@
-"""The command line: options in, one call, result out. A command is imported when it is named, torch when it runs."""
+"""The command line. Commands are imported when they are called, torch when they run."""
 
 from simsiam_eval.commands.program import program
 from simsiam_eval.commands.table import COMMANDS, GROUPS

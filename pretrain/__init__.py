@@ -1,1 +1,1 @@
-"""Pretraining: makes an encoder. May import simsiam_eval, never tasks."""
+"""Pretraining of encoders with SimSiam. May import simsiam_eval, never tasks."""

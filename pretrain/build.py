@@ -1,4 +1,4 @@
-"""From the settings of a run to its parts; below this file and run.py nothing takes a settings object."""
+"""Build the parts of a run from its settings. Only this file and run.py receive a settings object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training loop and its callbacks share: where the run is, and what a step has computed."""
+"""The interface of callbacks: the position of the run, and the result of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and what it takes to resume from one: weights, optimizer, random state and position."""
+"""Checkpoints of a run: when they are written, and the state to resume from."""
 
 from __future__ import annotations
 

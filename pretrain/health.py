@@ -1,5 +1,4 @@
-"""Collapse detection: whether the output spreads over the sphere or collapses, to a point (paper, Sec. 4.1) or to a few
-directions."""
+"""Collapse detection: the output may collapse to a point (paper, Sec. 4.1) or to a few directions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Batches of two views.
 
-What an image becomes depends only on seed, epoch, step and its position in the batch: not on the number of processes or
-workers, nor on where the run was stopped.
+The views of an image depend only on seed, epoch, step and its position in the batch, not on the number of processes or
+workers or on interruptions of the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run records about itself: log.jsonl, TensorBoard and Weights & Biases, with the same values; and its progress."""
+"""The log of a run as log.jsonl, TensorBoard and Weights & Biases, and its progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Online kNN: the accuracy of the encoder while it is being pretrained (the monitor of InstDisc, Wu et al. 2018)."""
+"""Online kNN: the encoder's accuracy during pretraining (InstDisc, Wu et al. 2018)."""
 
 from __future__ import annotations
 

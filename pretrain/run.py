@@ -1,4 +1,4 @@
-"""A pretraining run: its parts put together, resuming, stopping at a signal, and the record."""
+"""A pretraining run: setup, resume, stopping at a signal, and the record."""
 
 from __future__ import annotations
 

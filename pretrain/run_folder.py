@@ -1,4 +1,4 @@
-"""The run folder: its checkpoints and their names, and whether a run in it can be resumed."""
+"""The run folder: names of checkpoints, and the checks before a run is resumed."""
 
 from __future__ import annotations
 

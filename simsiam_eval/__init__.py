@@ -7,7 +7,7 @@
     se.KNNClassifier(n_neighbors=20).fit(*train).score(*test)
     se.knn(train="train.h5", test="test.h5", k=20).metrics["top1"]
 
-Names are imported when they are first used, so that `import simsiam_eval` takes no time.
+Names are imported on first use, so that `import simsiam_eval` is fast.
 """
 
 import importlib

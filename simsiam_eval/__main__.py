@@ -1,4 +1,4 @@
-"""The command line as `simsiam-eval` and `python -m simsiam_eval`; the same as cli.py."""
+"""Entry point of `simsiam-eval` and `python -m simsiam_eval`; the same as cli.py."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The front door for Python: load an encoder, extract features, open feature files."""
+"""The Python interface: load an encoder, extract features, open feature files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors a user can cause: one sentence each (what, where, what to do), never a traceback."""
+"""Errors caused by users: one sentence each (what, where, what to do), without a traceback."""
 
 from __future__ import annotations
 

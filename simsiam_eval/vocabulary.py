@@ -1,4 +1,4 @@
-"""Names that options, files and records share. Needs no torch."""
+"""Names shared by options, files and records. Does not import torch."""
 
 PRECISIONS = ("float32", "bf16")
 STEMS = ("imagenet", "cifar")

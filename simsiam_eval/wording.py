@@ -1,4 +1,4 @@
-"""Counts, percentages and lists as sentences and tables show them."""
+"""Format counts, percentages and lists for sentences and tables."""
 
 from collections.abc import Iterable, Sequence
 

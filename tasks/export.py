@@ -56,7 +56,7 @@ def export(settings: ExportSettings) -> Result:
     out = settings.out
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.rglob("*")) if file.is_file())
     table = Table(
-        f"{settings.to} in {out}",
+        f"Exported to {out}",
         ("rows", "unreadable", "columns", "MB"),
         [[str(rows), str(unreadable), ", ".join(columns), f"{size / 1e6:.1f}"]],
     )

@@ -1,4 +1,4 @@
-"""`inspect`: what a checkpoint contains, and what would be loaded from it."""
+"""`inspect`: show what a checkpoint contains and what would be loaded from it."""
 
 from __future__ import annotations
 

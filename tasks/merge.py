@@ -1,4 +1,4 @@
-"""`merge`: join the parts that `extract --rows` wrote into one feature file."""
+"""`merge`: join the parts written by `extract --rows` into one feature file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def merge(settings: MergeSettings) -> Result:
             if settings.virtual and [path.resolve() for path in existing["parts"]] != [
                 part.path.resolve() for part in parts
             ]:
-                raise DataError(f"{settings.out} already exists and points at other parts: choose another --out.")
+                raise DataError(f"{settings.out} already exists and refers to other parts: choose another --out.")
             say(f"{settings.out} already exists and is complete; nothing to do.")
             unreadable = existing["unreadable"]
         else:
@@ -78,7 +78,7 @@ def merge(settings: MergeSettings) -> Result:
     whole = "rows" not in attributes["source"]
     table = Table(
         f"Features in {settings.out}",
-        ("rows", "of the source", "parts", "unreadable", "written as"),
+        ("rows", "source rows", "parts", "unreadable", "storage"),
         [[str(rows), "all" if whole else f"{first} to {last - 1}", str(len(parts)), str(unreadable),
           "virtual datasets" if settings.virtual else "data"]],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`rank`: label-free quality of features."""
+"""`rank`: measure feature quality without labels."""
 
 from __future__ import annotations
 

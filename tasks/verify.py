@@ -86,7 +86,7 @@ def _unfinished(path: Path) -> Check:
     from simsiam_eval.features.file import UNREADABLE, part_of
 
     if not part_of(path).exists():
-        raise DataError(f"There is no feature file {path} and no unfinished {part_of(path).name}.")
+        raise DataError(f"Feature file {path} does not exist, nor does an unfinished {part_of(path).name}.")
     try:
         with h5py.File(part_of(path), "r", locking=False) as file:
             rows, written, unreadable = len(file["valid"]), 0, 0

@@ -1,8 +1,8 @@
 """Views of a batch of images on any device, for given parameters (`pretrain.views.parameters` draws them).
 
-What Pillow does to one image in the reference's pipeline is done here to a whole batch, each image with its own parameters
-and its own order of steps. Values stay whole gray levels (as float32) wherever Pillow's do, so that the two agree to within
-a few gray levels in rare pixels (tests/pretrain/views/test_augment.py has the bounds, step by step).
+The reference transforms single images with Pillow. Here a whole batch is transformed at once, each image with its own
+parameters and order of steps. Values are rounded to whole gray levels (as float32) wherever Pillow does so, so that the two
+differ only by a few gray levels in rare pixels (tests/pretrain/views/test_augment.py has the bounds, step by step).
 """
 
 from __future__ import annotations

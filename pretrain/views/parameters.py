@@ -1,8 +1,8 @@
 """The random parameters of views, drawn for a whole batch before any image is decoded.
 
 RandomResizedCrop > affine > color jitter > grayscale > blur > flip, as in the reference; the affine transform is for images
-that have a right way up, such as digits. Nothing depends on the size of an image or of a view, so that every process can
-draw for the whole batch and use its part.
+with a fixed orientation, such as digits. Nothing depends on the size of images or views, so that every process can draw
+for the whole batch and use its part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of `--config FILE.toml`: settings of all commands, and of one in a table of its name."""
+"""The config file of `--config FILE.toml`: settings for all commands, and tables for single commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One field of a settings class: how it is declared, how the command line spells it, and which values it accepts."""
+"""Fields of settings classes: their declaration, their spelling on the command line, and the values they accept."""
 
 from __future__ import annotations
 

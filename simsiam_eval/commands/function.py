@@ -1,4 +1,4 @@
-"""A command as a Python function: its settings are keyword arguments, its Result is returned."""
+"""Commands as Python functions: settings are keyword arguments, and a Result is returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Click command made from a settings dataclass: options in, one call, result out."""
+"""Click commands from settings dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends: its record or table on standard output, or one sentence and an exit status."""
+"""The outcome of a command: its record or table on standard output, or an error message, and the exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program as a Click group: its help comes from the table of commands, and a command is imported when it is named."""
+"""The program as a Click group. Its help is read from the table of commands, which are imported when called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record a command returns: one JSON document, and one table for people."""
+"""The record that a command returns, as JSON, and its table for the terminal."""
 
 from __future__ import annotations
 

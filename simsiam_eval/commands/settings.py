@@ -1,7 +1,7 @@
-"""Settings: one frozen dataclass per command, the only place where an option's type, default and help live.
+"""Settings: one frozen dataclass per command, which alone defines the type, default and help of its options.
 
 The Click options, the keys of `--config FILE.toml`, the table in docs/settings.md and the JSON record are all read from
-these fields. Needs no torch, so that `--help` answers at once.
+these fields. Does not import torch, so that `--help` is fast.
 """
 
 from __future__ import annotations

@@ -214,6 +214,6 @@ def report_unreadable(extraction: Extraction, row: int, reason: str, reported: i
     """
     name = extraction.source.id(row)
     if extraction.options.strict:
-        raise DataError(f"Image {name} (row {row}) could not be read: {reason}; without --strict it is skipped.")
+        raise DataError(f"Image {name} (row {row}) could not be read: {reason}. Without --strict it would be skipped.")
     if reported < _MAX_REPORTED:
         say(f"skipped {name} (row {row}): {reason}")

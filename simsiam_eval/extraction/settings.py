@@ -157,7 +157,7 @@ class EncoderSettings(FeatureSettings):
         for name in self._extraction_names():
             default = next(field.default for field in dataclasses.fields(self) if field.name == name)
             if getattr(self, name) != default:
-                verb = "holds" if len(self._sets()) == 1 else "hold"
+                verb = "contains" if len(self._sets()) == 1 else "contain"
                 raise UsageError(
                     f"{option_name(name)} applies to images only; {' and '.join(self._sets())} already {verb} features."
                 )

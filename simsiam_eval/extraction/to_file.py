@@ -17,6 +17,7 @@ from simsiam_eval.features.part_file import remove_sidecars
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import progress, say
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
@@ -51,7 +52,8 @@ def write_extraction(
     with closing(_shared_writer(extraction, attributes, out, processes)) as writer:
         if extraction.options.strict and (unreadable := writer.unreadable()):
             raise DataError(
-                f"{unreadable} images could not be read in an earlier run; without --strict they are skipped."
+                f"{counted(unreadable, 'image')} could not be read in an earlier run. "
+                "Without --strict they would be skipped."
             )
         starts = np.array(extraction.starts, dtype=np.int64)
         lengths = np.minimum(extraction.batch, rows.stop - starts)
@@ -97,10 +99,12 @@ def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: P
     differing = differences(existing, expected | {"dtype": extraction.options.dtype, "columns": extraction.columns})
     if differing:
         raise DataError(
-            f"{out} holds features of another encoder, images or settings ({', '.join(differing)}): choose another --out."
+            f"{out} contains features of another encoder, images or settings ({', '.join(differing)}): choose another --out."
         )
     if extraction.options.strict and existing["unreadable"]:
-        raise DataError(f"{out} already exists, without {existing['unreadable']} images that could not be read.")
+        raise DataError(
+            f"{out} already exists, but {counted(existing['unreadable'], 'image')} could not be read (--strict)."
+        )
     remove_sidecars(out)
     say(f"{out} already exists and is complete; nothing to do.")
     return existing

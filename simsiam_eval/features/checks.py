@@ -101,12 +101,12 @@ class _RowChecks:
             self._note("finite", f"of {name} are not finite", block, ~np.isfinite(flat).all(axis=1))
             zero = ~flat.any(axis=1)
             self._note("finite", f"of {name} are all zeros although valid", block, zero & (valid != 0))
-            self._note("finite", f"of {name} hold features although their image could not be read", block,
+            self._note("finite", f"of {name} contain features although their image could not be read", block,
                        ~zero & (valid == 0))  # fmt: skip
         if self._sorted:
             reasons = self._reader.reasons(block.rows)
             listed = np.isin(np.asarray(block.rows), list(reasons))
-            self._note("errors", "are not valid and have no entry in `errors`", block, (valid == 0) & ~listed)
+            self._note("errors", "are invalid and have no entry in `errors`", block, (valid == 0) & ~listed)
             self._note("errors", "are in `errors` although valid", block, (valid != 0) & listed)
             id_differs = [row in reasons and reasons[row][0] != name.replace("\0", "\\0")
                           for row, name in zip(block.rows, block.ids, strict=True)]  # fmt: skip
@@ -128,9 +128,9 @@ class _RowChecks:
 
     def checks(self) -> Iterable[Check]:
         results = {
-            "valid": f"{len(self._reader) - self._invalid} valid, {self._invalid} not",
+            "valid": f"{len(self._reader) - self._invalid} valid, {self._invalid} invalid",
             "finite": "all values" if not any(key[0] == "finite" for key in self._errors_found) else "",
-            "errors": f"{self._error_entries} entries for {self._invalid} rows that are not valid",
+            "errors": f"{self._error_entries} entries for {self._invalid} invalid rows",
             "labels": "in range",
         }
         checks = {name: Check(name, result) for name, result in results.items()}
@@ -138,7 +138,7 @@ class _RowChecks:
             (image_id,) = self._reader.ids(range(first, first + 1))
             checks[name].faults.append(f"{count} rows {error}; the first is row {first}, {image_id}.")
         if not self._sorted:
-            checks["errors"].faults.append("The rows in `errors` are not ascending, or outside the file.")
+            checks["errors"].faults.append("The rows in `errors` are not in ascending order, or outside the file.")
         for check in checks.values():
             if check.faults and check.name in ("finite", "labels"):
                 check.result = ""
@@ -193,7 +193,7 @@ class _Norms:
 def check_ids(reader: FeatureReader) -> Check:
     """Check that ids are distinct, in one pass over the ids per million of them."""
     passes, rows = math.ceil(len(reader) / _MAX_HASHES), len(reader)
-    check, duplicates, example = Check("ids", "all are distinct"), 0, ""
+    check, duplicates, example = Check("ids", "all distinct"), 0, ""
     for number in range(passes):
         hashes = [_of_pass(_hashes(reader, block), number, passes) for block in _id_blocks(rows)]
         values, counts = np.unique(np.concatenate(hashes), return_counts=True)

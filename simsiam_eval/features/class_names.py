@@ -46,14 +46,14 @@ def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = Tru
     if (train_names is None) != (test_names is None):
         named, unnamed = (train, test) if test_names is None else (test, train)
         raise DataError(
-            f"{named.name} has class names and {unnamed.name} only class numbers, so that classes cannot be matched."
+            f"{named.name} has class names but {unnamed.name} has only class numbers, so classes cannot be matched."
         )
     if train_names is not None and test_names is not None and train_names != test_names:
         number = {name: label for label, name in enumerate(train_names)}
         for table, names in ((train, train_names), (test, test_names)):
             if len(set(names)) < len(names):
                 raise DataError(
-                    f"{table.name} has two classes of the same name, and the other set numbers its classes differently."
+                    f"{table.name} has two classes with the same name, and the other set numbers its classes differently."
                 )
         unknown = sorted({test_names[label] for label in np.unique(labels[labels >= 0])} - set(train_names))
         if unknown and missing_is_error:

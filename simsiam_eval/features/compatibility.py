@@ -23,7 +23,7 @@ def labeled(table: Table, name: str) -> Table:
     if not kept.any():
         raise DataError(f"{name} has no labels.")
     if not kept.all():
-        say(f"{name}: {counted(int((~kept).sum()), 'image')} without a label left out.")
+        say(f"{name}: {counted(int((~kept).sum()), 'image')} without a label skipped.")
     return table.subset(kept)
 
 

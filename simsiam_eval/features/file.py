@@ -1,4 +1,4 @@
-"""The feature file (HDF5): its attributes, what makes one valid, and what makes two different.
+"""The feature file (HDF5): its attributes, their validation, and differences between files.
 
 Layout: docs/feature-file.md. Reading: reader.py; writing: writer.py.
 """
@@ -52,7 +52,7 @@ def open_hdf5(path: Path) -> h5py.File:
     if not path.exists():
         partial = part_of(path)
         hint = f" ({partial.name} is an unfinished extraction; rerun its command)" if partial.exists() else ""
-        raise DataError(f"There is no feature file {path}{hint}.")
+        raise DataError(f"Feature file {path} does not exist{hint}.")
     try:
         os.close(os.open(path, os.O_RDONLY))  # HDF5 reports every error as the same one
         if path.is_dir():
@@ -70,13 +70,13 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
     name = file.filename
     attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     if attributes.get("format") != FORMAT:
-        raise DataError(f"{name} is an HDF5 file but not a feature file (no attribute format = {FORMAT}).")
+        raise DataError(f"{name} is an HDF5 file but not a feature file (its attribute format is not {FORMAT}).")
     try:
         version = attributes["format_version"]
         if version > FORMAT_VERSION:
             raise DataError(f"{name} has format version {version}; this program reads up to {FORMAT_VERSION}.")
         if not attributes["complete"]:
-            raise DataError(f"{name} is not complete: delete it and extract it again.")
+            raise DataError(f"{name} is incomplete: delete it and extract it again.")
         for key in JSON_ATTRIBUTES:
             attributes[key] = json.loads(attributes.get(key, "null"))
         features = file["features"]
@@ -111,7 +111,7 @@ def _malformed(attributes: Mapping[str, Any]) -> str | None:
             return None
         case [int(first), int(stop)] if 0 <= first < stop <= source.get("rows_of", stop) and stop - first == rows:
             return None
-    return f"its source says rows {source['rows']} of {source.get('rows_of', 'more')}, but it holds {rows}"
+    return f"its source says rows {source['rows']} of {source.get('rows_of', 'more')}, but it contains {rows}"
 
 
 def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
@@ -184,7 +184,7 @@ def _allow_open_files(name: str, parts: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise DataError(
-                f"{name} points at {parts} parts, which must be open together ({needed} files with others), but the "
+                f"{name} refers to {parts} parts, which must all be open at once ({needed} open files in total), but the "
                 f"system allows {hard} (ulimit -n): merge them without --virtual."
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

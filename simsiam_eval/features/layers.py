@@ -1,4 +1,4 @@
-"""The layers in a feature file, and the choice of those that a task reads."""
+"""The layers in a feature file, and which of them a task reads."""
 
 from __future__ import annotations
 

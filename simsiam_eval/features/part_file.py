@@ -1,4 +1,4 @@
-"""The unfinished feature file NAME.part: its lock, the notes on unreadable images, and undoing a finish that was killed.
+"""The unfinished feature file NAME.part: its lock, the list of unreadable images, and undoing an interrupted finish.
 
 Files next to NAME.part: NAME.part.new, until its datasets are allocated; NAME.part.errors.K, the notes of process K; and
 NAME.part.undo, the bytes that the finish is about to change.

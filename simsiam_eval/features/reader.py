@@ -1,4 +1,4 @@
-"""How a feature file is read: whole, with features that stay on the disk, or block by block."""
+"""Read a feature file: whole, with features that stay on disk, or block by block."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
     for values in arrays.values():
         if not np.isfinite(values).all():
             row = int(kept[~np.isfinite(values).reshape(len(kept), -1).all(axis=1)][0])
-            raise DataError(f"{path} holds a feature that is not finite (row {row}); extract it again in float32.")
+            raise DataError(f"{path} contains a feature that is not finite (row {row}); extract it again in float32.")
     features = arrays.pop("features")
     return Features(
         features=features,
@@ -127,11 +127,11 @@ def _valid_rows(
         DataError: the datasets do not fit together, no image could be read, or a label has no class name.
     """
     if len(shapes[0]) != 2 or {shape[0] for shape in shapes} | {len(labels), len(valid)} != {len(ids)}:
-        raise DataError(f"{path} is damaged: features {shapes[0]}, labels {labels.shape} and ids do not fit.")
+        raise DataError(f"{path} is damaged: features {shapes[0]}, labels {labels.shape} and ids do not match.")
     if not valid.any():
-        raise DataError(f"{path} has no row whose image could be read.")
+        raise DataError(f"{path} contains no readable images.")
     if not valid.all():
-        say(f"{path}: {counted(int((~valid).sum()), 'unreadable image')} left out.")
+        say(f"{path}: {counted(int((~valid).sum()), 'unreadable image')} skipped.")
     names = attributes["source"].get("class_names")
     if names is not None and labels.max() >= len(names):
         row = int(labels.argmax())

@@ -1,4 +1,4 @@
-"""Feature matrices by row number: NumPy arrays, and datasets of a feature file that stay on the disk."""
+"""Feature matrices indexed by row: NumPy arrays, and datasets of a feature file that stay on disk."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class FeatureRows:
         if not np.isfinite(block).all():
             at = int(np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0])
             row = range(self._stored.shape[0])[in_file][at] if isinstance(in_file, slice) else int(in_file[at])
-            raise DataError(f"{self.path} holds a feature that is not finite (row {row}); extract it again in float32.")
+            raise DataError(
+                f"{self.path} contains a feature that is not finite (row {row}); extract it again in float32."
+            )
         return block
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

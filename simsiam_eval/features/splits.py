@@ -37,7 +37,7 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> tuple[Rows, 
         held.append(shuffled[:count])
         kept.append(shuffled[count:])
     if not any(map(len, held)):
-        raise DataError("No class has two training images, so that no validation split can be held out.")
+        raise DataError("No class has two training images, so no validation split can be held out.")
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 

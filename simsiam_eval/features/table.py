@@ -1,4 +1,4 @@
-"""The images behind rows of features (ids, labels, class names), and the features that belong to them."""
+"""The images of rows of features (ids, labels, class names) together with the features."""
 
 from __future__ import annotations
 

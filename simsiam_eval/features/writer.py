@@ -1,10 +1,10 @@
-"""How a feature file is written so that no kill costs a row, at a memory that does not grow with the rows.
+"""Write a feature file in constant memory, so that no row is lost if the process is killed.
 
-While it is written the file is called NAME.part. Rows go to their place with pwrite, and HDF5 touches the file again only
-at the very end. A row counts as written when its flag is set, and flags are set after the rows are on the disk: whenever
-the process is killed, the .part file is whole, and what is not flagged is computed again. The flags are the bytes of
-`valid`: 1, or until the end 2 for a row whose image could not be read; the reason is then in NAME.part.errors.K, K being
-the number of the process (part_file.py). Several processes may write rows of one file; the first creates and finishes it.
+During writing the file is named NAME.part. Rows are written in place with pwrite, and HDF5 opens the file again only at the
+end. Each row has a flag, which is set after the row is on disk. If the process is killed, the .part file is therefore
+intact, and rows without a flag are computed again. Flags are the bytes of `valid`: 1 for a written row, and until the end 2
+for an unreadable image, whose reason is in NAME.part.errors.K of process K (part_file.py). Several processes may write rows
+of one file; the first process creates and finishes it.
 """
 
 from __future__ import annotations
@@ -151,9 +151,11 @@ class FeatureWriter:
     ) -> None:
         shapes = {name: np.shape(values) for name, values in columns.items()}
         if shapes != {name: (len(rows), *shape) for name, shape in self._columns.items()}:
-            raise ValueError(f"a file with rows of {self._columns} cannot take {shapes}")
+            raise ValueError(f"expected columns with rows of shape {self._columns} for the file, got {shapes}")
         if rows.start < 0 or rows.stop > self._rows or not all(row in rows for row in reasons):
-            raise ValueError(f"{rows} or the reasons of {list(reasons)} are not in a file of {self._rows} rows")
+            raise ValueError(
+                f"{rows} and the reasons of {list(reasons)} must be within the {self._rows} rows of the file"
+            )
 
     def sync(self) -> None:
         """Put the rows on the disk, then the flags that say so."""

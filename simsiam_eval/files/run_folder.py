@@ -76,7 +76,7 @@ def reject_other_settings(
         saved_value = saved.get(name)
         if saved_value != value and name not in may_change:
             raise DataError(
-                f"{folder} holds a run {_difference(option_name(name), saved_value, value)}: "
+                f"{folder} contains a run {_difference(option_name(name), saved_value, value)}: "
                 "use the same value or choose another --out."
             )
 

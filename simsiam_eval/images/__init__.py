@@ -1,1 +1,1 @@
-"""Image files to pixels, and pixels to what an encoder reads. May import files and everything below."""
+"""Decoding and preprocessing of images. May import files and everything below."""

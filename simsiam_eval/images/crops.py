@@ -1,4 +1,4 @@
-"""RandomResizedCrop (Szegedy et al. 2015), drawn for a batch of images before any of them is opened.
+"""RandomResizedCrop (Szegedy et al. 2015), drawn for a whole batch before any image is opened.
 
 Used by pretraining and by the augmented views of extraction.
 """

@@ -1,4 +1,4 @@
-"""Image files to RGB pixels, whatever mode they are stored in."""
+"""Decode image files of any color mode to RGB pixels."""
 
 from __future__ import annotations
 

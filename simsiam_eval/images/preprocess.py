@@ -1,4 +1,4 @@
-"""From an image to what the encoder reads: decode, resize, center crop, scale, normalize."""
+"""Preprocess images for an encoder: decode, resize, center crop, scale, normalize."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as people hold them in Python (Pillow, arrays, paths) -> what an encoder reads."""
+"""Preprocess images passed from Python (Pillow images, arrays, paths) for an encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What heads are trained on in each epoch: the same features, or those of other augmented views."""
+"""Training features of each epoch: the same in every epoch, or augmented views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained head in a safetensors file, with everything that is needed to classify images with it."""
+"""A trained head as a safetensors file, with all the information needed to classify images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen features, trained as SimSiam's linear evaluation trains its fc layer, many at once."""
+"""Linear classifiers on frozen features, many trained at once, each like the fc layer of SimSiam's linear evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LARS as SimSiam's linear evaluation uses it: apex's LARC with clipping off, around SGD."""
+"""LARS as in SimSiam's linear evaluation: SGD wrapped in apex's LARC with clipping off."""
 
 from __future__ import annotations
 

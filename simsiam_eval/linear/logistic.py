@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features, by scikit-learn's L-BFGS."""
+"""Logistic regression on frozen features with scikit-learn's L-BFGS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear probes: the best recipe is chosen on rows held out of the training set and refitted on all of them."""
+"""Linear probes: choose the best recipe on held-out training rows and refit it on all of them."""
 
 from __future__ import annotations
 

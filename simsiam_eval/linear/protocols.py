@@ -1,4 +1,4 @@
-"""The protocols of linear evaluation by name, and the recipes of the heads that each one trains. Needs no torch."""
+"""Protocols of linear evaluation by name, and the recipes of their heads. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaling of the features that a linear head reads."""
+"""Scaling of features before a linear head."""
 
 from __future__ import annotations
 

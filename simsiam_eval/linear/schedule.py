@@ -1,6 +1,6 @@
-"""Learning rates of pretraining, of linear evaluation and of detection: linear scaling, warm-up, cosine and steps.
+"""Learning rates of pretraining, linear evaluation and detection: linear scaling, warm-up, cosine and steps.
 
-Needs no torch.
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probes: the recipes to choose from, the rows to train and to judge them on, and the best of them."""
+"""Probes: recipes to choose from, rows for training and validation, and the best recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads in the middle of a long training, saved so that an interrupted training can be resumed."""
+"""The state of a long training of heads, saved so that it can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop of linear heads: epochs over a feed, with the curves of every head."""
+"""The training loop of linear heads, with the curves of every head."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Numbers about results: intervals, confusion, spread, similarity. May import extraction and everything below."""
+"""Metrics: accuracies, intervals, confusion, spread, similarity. May import extraction and everything below."""

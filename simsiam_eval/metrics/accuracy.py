@@ -1,4 +1,4 @@
-"""Which top-k accuracies are reported, and how a table shows them."""
+"""Top-k accuracies in records and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The confusion matrix, and the accuracy of each class."""
+"""The confusion matrix and per-class accuracies."""
 
 from __future__ import annotations
 

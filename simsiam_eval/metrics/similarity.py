@@ -1,4 +1,4 @@
-"""Similarity of two encoders on the same images: linear CKA, and the share of common neighbors."""
+"""Similarity of two encoders on the same images: linear CKA, and the fraction of common neighbors."""
 
 from __future__ import annotations
 

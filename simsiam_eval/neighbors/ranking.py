@@ -1,4 +1,4 @@
-"""Retrieval metrics: how near the top of a ranking by similarity the gallery images of the query's class are."""
+"""Retrieval metrics: how high the gallery images of a query's class rank by similarity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts by matplotlib: curves by epoch, lines of points, confusion matrices; PNG, SVG or PDF by the ending."""
+"""Charts drawn by matplotlib: curves by epoch, lines, confusion matrices; PNG, SVG or PDF by extension."""
 
 from __future__ import annotations
 

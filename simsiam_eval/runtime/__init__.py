@@ -1,1 +1,1 @@
-"""The machine a command runs on: devices, processes, signals, progress. May import errors, wording, vocabulary and files."""
+"""Devices, processes, signals and progress. May import errors, wording, vocabulary and files."""

@@ -1,4 +1,4 @@
-"""Batch normalization (BN): statistics as the mean over many batches, and statistics over all processes on any device."""
+"""Batch normalization (BN): statistics averaged over many batches, or computed over all processes on any device."""
 
 from __future__ import annotations
 

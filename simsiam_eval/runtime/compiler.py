@@ -1,4 +1,4 @@
-"""Whether torch.compile can build its kernels on this machine: it calls a compiler in the middle of the work."""
+"""Check before the work starts that torch.compile finds the compiler that it calls later."""
 
 from __future__ import annotations
 

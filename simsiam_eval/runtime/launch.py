@@ -1,4 +1,4 @@
-"""`--num-gpus N`: the same command, started by torchrun in N processes."""
+"""`--num-gpus N`: start the same command in N processes with torchrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine: its usable cores, decoding processes, and the versions of the packages that decide the numbers."""
+"""The machine: usable cores, the number of decoding processes, and versions of packages that affect results."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""Products of float32 matrices on a CPU by the library that is fastest there."""
+"""float32 matrix products on a CPU by the fastest library."""
 
 from __future__ import annotations
 

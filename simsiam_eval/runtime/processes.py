@@ -1,4 +1,4 @@
-"""Several processes under torchrun, as one of them sees them. A single process needs none of it."""
+"""The processes of torchrun, from the point of view of one of them; a single process is a group of one."""
 
 from __future__ import annotations
 

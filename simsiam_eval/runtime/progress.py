@@ -1,4 +1,4 @@
-"""Messages and progress bars: on standard error, so that standard output holds the record alone."""
+"""Messages and progress bars on standard error; standard output is only for the record."""
 
 from __future__ import annotations
 

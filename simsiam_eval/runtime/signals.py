@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request to stop at the next safe moment."""
+"""Handle Ctrl-C, SIGTERM and a closed terminal as requests to stop at the next safe point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every image source is: rows of (id, image, label), and a fingerprint of all of them."""
+"""The interface of image sources: rows of (id, image, label), and a fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cifar10:` and `cifar100:` the published archives (python and binary version) or their folders, and image folders."""
+"""`cifar10:` and `cifar100:` published archives (python or binary version), their folders, or image folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's 1,797 handwritten digits (UCI optdigits, 8x8, 16 gray levels), on every machine."""
+"""`digits`: scikit-learn's 1,797 handwritten digits (UCI optdigits, 8x8, 16 gray levels)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether files are still the same, without reading them: by path, size and times."""
+"""Detect changed files without reading them, by path, size and times."""
 
 from __future__ import annotations
 

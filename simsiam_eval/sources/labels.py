@@ -1,4 +1,4 @@
-"""Labels as tables, lists and shards write them, turned into numbers."""
+"""Convert labels of tables, lists and shards to class numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`manifest:` a table (CSV, TSV, Parquet) with a column of paths and, optionally, a column of labels."""
+"""`manifest:` a table (CSV, TSV or Parquet) with a column of paths and an optional column of labels."""
 
 from __future__ import annotations
 

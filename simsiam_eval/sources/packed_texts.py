@@ -1,4 +1,4 @@
-"""Millions of texts as one block of bytes.
+"""Millions of strings as one block of bytes.
 
 Without an object per row there are no reference counts for a forked worker to change, so workers share the memory
 instead of copying it page by page.

@@ -1,4 +1,4 @@
-"""`parquet:` image bytes in a column of Parquet files, as Hugging Face datasets are published."""
+"""`parquet:` image bytes in a column of Parquet files, such as Hugging Face datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns of a Parquet file that contain images, labels and ids, and the values of the last two."""
+"""Columns of a Parquet file with images, labels and ids, and the values of the last two."""
 
 from __future__ import annotations
 

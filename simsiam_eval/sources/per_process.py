@@ -1,4 +1,4 @@
-"""Open files and other objects that every process needs for itself."""
+"""Open files and other objects that each process must create for itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is slow to compute from files, kept in the cache folder. A cache that cannot be read or written is ignored."""
+"""Cache results that are slow to compute from files. A cache that cannot be read or written is ignored."""
 
 from __future__ import annotations
 

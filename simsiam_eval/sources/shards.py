@@ -1,4 +1,4 @@
-"""Datasets of several files: the files of a pattern, and the splits in their names."""
+"""Datasets in several files: expand a pattern, and find splits in file names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kind:PATH#options` means: the only place that takes such a spec apart. Needs no torch, as settings use it.
+"""Parse image source specs, `kind:PATH#options`. Does not import torch, because settings use it.
 
 folder:photos           kind `folder`, path `photos`
 photos#train            a plain path, and the option `split=train`

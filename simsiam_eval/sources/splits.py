@@ -1,4 +1,4 @@
-"""What a split is called, and whether sub-folders are splits or classes: one rule for every image source.
+"""Names of splits, and whether sub-folders are splits or classes: one rule for all image sources.
 
 A split is recognized by its name in any case (`train`, `Training`, `valid`, `seg_test`), and by structure: folders that
 share the names of their sub-folders are splits of the same classes. Where both readings are possible, the user chooses.

@@ -1,4 +1,4 @@
-"""Class folders and split folders in the names of a tar file's images."""
+"""Class folders and splits in the names of a tar file's images."""
 
 from __future__ import annotations
 

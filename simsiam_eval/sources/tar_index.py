@@ -1,4 +1,4 @@
-"""What is in tar files: the offset, name and label of each image. Only headers and label members are read."""
+"""Index of tar files: offset, name and label of each image. Only headers and label members are read."""
 
 from __future__ import annotations
 

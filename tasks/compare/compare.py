@@ -1,4 +1,4 @@
-"""`compare`: encoders on the same images."""
+"""`compare`: compare encoders on the same images."""
 
 from __future__ import annotations
 

@@ -1,2 +1,4 @@
-"""`detect`: fine-tune a detector from an encoder and evaluate it; data/ and metrics/ know nothing of backends/, and only
-detect.py and settings.py know the settings. Imports simsiam_eval."""
+"""`detect`: fine-tune a detector from an encoder and evaluate it. May import simsiam_eval.
+
+data/ and metrics/ do not import backends/, and only detect.py and settings.py use the settings.
+"""

@@ -1,4 +1,4 @@
-"""`detect`: fine-tune detectors from one or more encoders and evaluate them in the same way."""
+"""`detect`: fine-tune detectors from one or more encoders and evaluate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend builds on the encoder, and the smaller defaults that make it feasible on a CPU."""
+"""The detector that a backend builds on the encoder, and smaller defaults that make it feasible on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that runs start from: an encoder's checkpoint, or random weights."""
+"""Initial weights of runs: an encoder's checkpoint, or random weights."""
 
 from __future__ import annotations
 

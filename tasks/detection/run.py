@@ -1,4 +1,4 @@
-"""One run: fine-tune a detector, evaluate it, and write its files; what a run folder already holds is not repeated."""
+"""One run: fine-tune a detector, evaluate it, and write its files. Completed runs in the folder are not repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: locked while a process works in it, and rejected if it holds a run of other settings or data."""
+"""The run folder: locked while in use, and rejected if it contains a run with other settings or data."""
 
 from __future__ import annotations
 

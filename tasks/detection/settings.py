@@ -1,4 +1,4 @@
-"""The settings of `detect` and their presets (docs/detection-protocols.md). Needs no torch."""
+"""The settings of `detect` and their presets (docs/detection-protocols.md). Does not import torch."""
 
 from __future__ import annotations
 

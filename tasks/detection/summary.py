@@ -1,4 +1,4 @@
-"""Statistics over the runs of an initialization, and the table that compares them with the paper's."""
+"""Statistics over the runs of each initialization, and the table that compares them with the paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A head's accuracies on the test set, with their intervals."""
+"""Accuracies of a head on the test set, with intervals."""
 
 from __future__ import annotations
 

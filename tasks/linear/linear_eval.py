@@ -1,4 +1,4 @@
-"""`linear-eval`: linear classifiers on frozen features, by SimSiam's LARS protocol (paper, App. A) or another."""
+"""`linear-eval`: evaluate linear classifiers on frozen features, with SimSiam's LARS protocol (paper, App. A) or others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics and tables of `linear-eval`: of one head, or of a row per setup."""
+"""Metrics and tables of `linear-eval`, for one head or for one row per setup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of `linear-eval`, and the protocol they amount to."""
+"""Settings of `linear-eval`, and the protocol that they define."""
 
 from __future__ import annotations
 

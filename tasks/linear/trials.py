@@ -1,4 +1,4 @@
-"""The probes of one `linear-eval`: a setup per row of the table, and a trial of it per seed."""
+"""The probes of a `linear-eval`: one setup per table row, and one trial per seed."""
 
 from __future__ import annotations
 

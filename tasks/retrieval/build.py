@@ -1,4 +1,4 @@
-"""`retrieval build`: a feature file, or a checkpoint and images -> an index file."""
+"""`retrieval build`: build an index file from a feature file, or from a checkpoint and images."""
 
 from __future__ import annotations
 

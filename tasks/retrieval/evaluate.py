@@ -1,4 +1,4 @@
-"""`retrieval eval`: how near the top of a ranking the images of the query's class are."""
+"""`retrieval eval`: evaluate how high the images of a query's class rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retrieval search`: an image or a folder -> the most similar images of the gallery."""
+"""`retrieval search`: find the gallery images most similar to an image or to the images of a folder."""
 
 from __future__ import annotations
 

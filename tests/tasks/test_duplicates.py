@@ -66,4 +66,4 @@ def test_nothing_found_and_mistakes(record, call, sets, tmp_path):
     assert "contain the same images" in call("duplicates", one, one).stderr
     assert "--threshold must be at most 1" in call("duplicates", one, "--threshold", 1.5).stderr
     assert call("duplicates", one, "--out", "x.gif").exit_code == 2
-    assert "There is no feature file" in call("duplicates", tmp_path / "none.h5").stderr
+    assert "none.h5 does not exist" in call("duplicates", tmp_path / "none.h5").stderr

@@ -92,7 +92,7 @@ def test_failed_export_leaves_no_file(file, tmp_path, monkeypatch, to):
         export(ExportSettings(file=file, to=to, out=out))
     assert out.read_text() == "existing"
     out.unlink()
-    with pytest.raises(DataError, match="no feature file"):
+    with pytest.raises(DataError, match="does not exist"):
         export(ExportSettings(file=tmp_path / "none.h5", to=to, out=out))
     files = sorted(tmp_path.iterdir())
     block = FeatureReader.block

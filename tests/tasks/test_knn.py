@@ -170,8 +170,8 @@ def test_rows_without_a_label_or_a_feature_are_left_out_and_counted(tmp_path, ca
     path = write(tmp_path / "a.h5", features, labels)
     found = knn(KnnSettings(train=path, test=path, k=(3,)))
     said = capsys.readouterr().err
-    assert "1 unreadable image left out" in said
-    assert "2 images without a label left out" in said
+    assert "1 unreadable image skipped" in said
+    assert "2 images without a label skipped" in said
     assert found.metrics["images"] == found.provenance["train"]["rows"] == 17
     nothing = write(tmp_path / "b.h5", features, np.full(20, -1))
     with pytest.raises(DataError, match="has no labels"):

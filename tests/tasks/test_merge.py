@@ -56,7 +56,7 @@ def test_virtual_file_is_read_like_a_merged_file(record, call, parts, copied, tm
     assert record("verify", path)["metrics"]["faults"] == []
     (tmp_path / "elsewhere").mkdir()
     other_parts = [shutil.copy(copied / name, tmp_path / "elsewhere") for name in NAMES]
-    assert "points at other parts" in call("merge", *other_parts, "--out", path, "--virtual").stderr
+    assert "refers to other parts" in call("merge", *other_parts, "--out", path, "--virtual").stderr
     assert "already exists as a virtual file" in call("merge", *(copied / name for name in NAMES), "--out", path).stderr
     knn_records = [record("knn", "--train", file, "--test", file, "-k", 3) for file in (path, parts / "whole.h5")]
     assert knn_records[0]["metrics"] == knn_records[1]["metrics"]
@@ -108,7 +108,7 @@ def test_incompatible_parts_are_rejected(call, record, checkpoint, photos, parts
     assert "rows 12 to 27 are missing" in rejection(first, third, *out)
     assert "row 0 is duplicated" in rejection(first, first, second, *out)
     assert "is not a part" in rejection(first, parts / "whole.h5", *out)
-    assert "no feature file" in rejection(first, copied / "none.h5", *out)
+    assert "none.h5 does not exist" in rejection(first, copied / "none.h5", *out)
     other = copied / "other.h5"
     record("extract", "--checkpoint", checkpoint, "--data", photos, "--rows", "12:28", "--out", other, "--layer", "pool",
            "--layer", "layer2", "--precision", "bf16", "--workers", 0)  # fmt: skip
@@ -122,7 +122,7 @@ def test_incompatible_parts_are_rejected(call, record, checkpoint, photos, parts
             file.attrs[attribute] = original
     with h5py.File(second, "r+") as file:
         file.attrs["complete"] = False
-    assert "not complete" in rejection(first, second, *out)
+    assert "is incomplete" in rejection(first, second, *out)
 
 
 def test_parts_with_different_source_paths_can_be_merged(record, parts, copied):
@@ -189,4 +189,4 @@ def test_virtual_file_with_too_many_parts_to_open_is_an_error(record, copied):
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert run.returncode == status, run.stderr
-        assert ("3 parts, which must be open together" in run.stderr) == (status == 1)
+        assert ("3 parts, which must all be open at once" in run.stderr) == (status == 1)

@@ -50,7 +50,7 @@ def test_rows_without_a_feature_are_left_out_and_said(call, tmp_path):
         ("compare", path, other),
         ("retrieval", "search", path, "--gallery", path),
     ):
-        assert "a.h5: 2 unreadable images left out" in call(*command).stderr
+        assert "a.h5: 2 unreadable images skipped" in call(*command).stderr
 
 
 def test_one_image_is_rejected(call, tmp_path):

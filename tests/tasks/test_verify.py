@@ -95,8 +95,8 @@ def set_attribute(name, value):
             set_rows("features", slice(30, 32), 0),
             "2 rows of features are all zeros although valid; the first is row 30",
         ),
-        (set_rows("features", 7, 1), "hold features although their image could not be read; the first is row 7"),
-        (set_rows("valid", 9, False), "1 rows are not valid and have no entry in `errors`; the first is row 9"),
+        (set_rows("features", 7, 1), "contain features although their image could not be read; the first is row 7"),
+        (set_rows("valid", 9, False), "1 rows are invalid and have no entry in `errors`; the first is row 9"),
         (set_rows("valid", 7, True), "1 rows are in `errors` although valid; the first is row 7"),
         (set_valid_bytes_to_2, "neither 0 nor 1"),
         (set_rows("labels", 3, 2), "1 rows have a label below -1 or above 1; the first is row 3"),
@@ -111,15 +111,15 @@ def set_attribute(name, value):
         (replace_dataset("layers/layer2", data=np.zeros((3, 2), np.float32)), "The dataset layers/layer2 is (3, 2)"),
         (replace_dataset("errors", data=np.zeros(1)), "The dataset errors is (1,) float64"),
         (lambda content: content.create_dataset("views", data=np.ones((40, 2, 3), np.float32)), "attribute views"),
-        (set_attribute("complete", False), "is not complete"),
+        (set_attribute("complete", False), "is incomplete"),
         (set_attribute("format", "other"), "not a feature file"),
         (set_attribute("format_version", 9), "format version 9"),
         (set_attribute("source", "[1]"), "attribute source is not a JSON object"),
         (set_attribute("encoder", "{"), "damaged"),
         (set_attribute("precision", "fp8"), "attribute precision is not one of float32, bf16"),
         (lambda content: content.attrs.__delitem__("precision"), "attribute precision is not one of"),
-        (set_attribute("source", '{"rows": [3]}'), "says rows [3] of more, but it holds 40"),
-        (set_attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, but it holds 40"),
+        (set_attribute("source", '{"rows": [3]}'), "says rows [3] of more, but it contains 40"),
+        (set_attribute("source", '{"rows": [8, 40]}'), "says rows [8, 40] of more, but it contains 40"),
         (set_attribute("views", "[3]"), "attribute views is not a JSON object"),
     ],
 )
@@ -143,7 +143,7 @@ def test_unsorted_errors_are_reported(file, faults):
         table = content["errors"][:]
         del content["errors"]
         content.create_dataset("errors", data=np.concatenate([table, table]))
-    assert "not ascending" in faults(file)[0]
+    assert "not in ascending order" in faults(file)[0]
 
 
 def test_collapsed_encoder_is_a_warning(record, tmp_path):
@@ -218,4 +218,4 @@ def test_unfinished_file_is_reported_with_its_progress(faults, call, tmp_path):
     for name in ("none.h5", "none.h5.part"):
         result = call("verify", tmp_path / name)
         assert result.exit_code == 1
-        assert "There is no feature file" in result.stderr
+        assert "none.h5 does not exist" in result.stderr

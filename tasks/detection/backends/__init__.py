@@ -1,2 +1,4 @@
-"""The libraries that train and run detectors, behind one interface (base.py); imports simsiam_eval, tasks.detection.data,
-schedule.py and detector_spec.py."""
+"""Detection libraries behind one interface (base.py).
+
+May import simsiam_eval, tasks.detection.data, schedule.py and detector_spec.py.
+"""

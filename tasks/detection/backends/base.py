@@ -1,5 +1,7 @@
-"""The interface of a backend: it builds a detector from an encoder, which fits and predicts. Data, schedule, evaluation
-and record lie outside of it."""
+"""The interface of a backend, which builds a detector (fit, predict) from an encoder.
+
+Data, schedule, evaluation and record are not part of a backend.
+"""
 
 from __future__ import annotations
 

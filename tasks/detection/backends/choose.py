@@ -1,4 +1,4 @@
-"""Chooses the backend for an encoder."""
+"""Choose the backend for an encoder."""
 
 from __future__ import annotations
 

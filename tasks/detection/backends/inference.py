@@ -1,4 +1,4 @@
-"""Runs a detector on every image of a test set; the processes share the images, and every process gets all detections."""
+"""Run a detector on a test set. The processes share the images, and all of them receive all detections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training speed."""
+"""Measure the training speed."""
 
 from __future__ import annotations
 

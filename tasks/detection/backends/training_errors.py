@@ -1,4 +1,4 @@
-"""What can go wrong in training, as one sentence, the same for every backend."""
+"""Errors in training as one sentence, the same for all backends."""
 
 from __future__ import annotations
 

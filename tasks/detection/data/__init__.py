@@ -1,2 +1,1 @@
-"""Detection datasets (PASCAL VOC, COCO), their checks, training batches and the detections of one image; imports
-simsiam_eval only."""
+"""Detection datasets (PASCAL VOC, COCO), their checks, training batches, and detections. May import simsiam_eval."""

@@ -1,4 +1,4 @@
-"""Training batches that depend on seed and step alone, so that a resumed run sees the batches it would have seen."""
+"""Training batches that depend only on seed and step, so that a resumed run has the same batches."""
 
 from __future__ import annotations
 

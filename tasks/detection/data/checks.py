@@ -1,4 +1,4 @@
-"""Unusual annotations: counted, named, and kept or dropped as detectron2 does."""
+"""Unusual annotations: counted, reported, and kept or dropped as in detectron2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a detector predicts for one image, in the same form from every backend."""
+"""The detections of one image, in the same form for all backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the images of a detection dataset, and finding those that cannot be used before training starts."""
+"""Read the images of a detection dataset, and find unusable images before training starts."""
 
 from __future__ import annotations
 

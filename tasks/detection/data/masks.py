@@ -1,4 +1,4 @@
-"""Masks as bitmaps and as COCO's run-length encodings, by pycocotools."""
+"""Masks as bitmaps and as COCO run-length encodings, with pycocotools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens detection datasets: images with boxes, from PASCAL VOC folders or COCO JSON.
+"""Open detection datasets, images with boxes, from PASCAL VOC folders or COCO JSON.
 
     voc:FOLDER#trainval                      Annotations/, JPEGImages/ and ImageSets/Main/trainval.txt
     coco:FOLDER#train2017                    annotations/instances_train2017.json and train2017/

@@ -1,4 +1,4 @@
-"""Opens and checks the training set and the test set of a command."""
+"""Open and check the training set and the test set of a command."""
 
 from __future__ import annotations
 

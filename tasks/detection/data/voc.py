@@ -1,4 +1,4 @@
-"""PASCAL VOC folders: one XML file of boxes for each image, lists of images in ImageSets/Main."""
+"""PASCAL VOC folders: an XML file of boxes for each image, and lists of images in ImageSets/Main."""
 
 from __future__ import annotations
 

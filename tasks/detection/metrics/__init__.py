@@ -1,1 +1,1 @@
-"""Average precision by the rules of PASCAL VOC and COCO; imports simsiam_eval and tasks.detection.data."""
+"""Average precision by the rules of PASCAL VOC and COCO. May import simsiam_eval and tasks.detection.data."""

@@ -1,4 +1,4 @@
-"""COCO's average precision, by pycocotools."""
+"""COCO's average precision, computed by pycocotools."""
 
 from __future__ import annotations
 

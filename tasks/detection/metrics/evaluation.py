@@ -1,4 +1,4 @@
-"""Evaluates the detections of a test set: AP, AP50 and AP75, the same for every backend."""
+"""Evaluate the detections of a test set: AP, AP50 and AP75, the same for all backends."""
 
 from __future__ import annotations
 

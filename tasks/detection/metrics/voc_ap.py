@@ -1,4 +1,4 @@
-"""PASCAL VOC's average precision, by the 11-point rule of 2007 and by the area rule of later years."""
+"""PASCAL VOC's average precision: 11 points (2007), or the area under the curve (since 2010)."""
 
 from __future__ import annotations
 

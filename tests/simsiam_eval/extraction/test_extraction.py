@@ -114,7 +114,7 @@ def test_strict_rejects_the_first_unreadable_image(call, checkpoint, images, tmp
     assert result.exit_code == 0
     assert json.loads(result.stdout)["metrics"]["unreadable"] == 1
     assert "007.png" in result.stderr
-    assert "without 1 images" in call("extract", *arguments, "--strict").stderr
+    assert "but 1 image could not be read" in call("extract", *arguments, "--strict").stderr
 
 
 def test_complete_file_is_kept_and_a_file_of_other_features_is_rejected(source, tmp_path):
@@ -398,7 +398,7 @@ def test_strict_does_not_resume_a_file_with_unreadable_images(call, forked, chec
     assert forked(arguments, KILL_AFTER_THREE_BLOCKS) == 9
     result = call(*arguments, "--strict")
     assert result.exit_code == 1
-    assert "1 images could not be read in an earlier run" in result.stderr
+    assert "1 image could not be read in an earlier run" in result.stderr
     assert call(*arguments).exit_code == 0
 
 

@@ -56,7 +56,7 @@ def test_unlabeled_rows_are_left_out_with_a_message(tmp_path, capsys):
     features, _ = read(train, train)
     assert features.labels.tolist() == [0, 1, 0]
     assert features.ids.tolist() == ["image 0", "image 2", "image 3"]
-    assert "1 image without a label left out" in capsys.readouterr().err
+    assert "1 image without a label skipped" in capsys.readouterr().err
 
 
 def test_same_rows_requires_the_same_images_in_the_same_order(tmp_path):

@@ -15,7 +15,7 @@ IDS, LABELS = ["a", "ü/b", "c", "d"], np.array([0, 1, -1, 1])
 
 def test_invalid_files_are_rejected(tmp_path):
     path = tmp_path / "f.h5"
-    with pytest.raises(DataError, match="no feature file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_attributes(path)
     path.write_bytes(b"text")
     with pytest.raises(DataError, match="not an HDF5"):

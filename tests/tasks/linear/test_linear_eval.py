@@ -120,7 +120,7 @@ def test_one_test_image_unlabeled_rows_and_a_batch_larger_than_the_set(tmp_path,
     assert run(sets | {"test": single}, batch_size=4096, lr=10).metrics["images"] == 1
     some = write(tmp_path / "some.h5", 30, 7, 0, labels=[-1, -1, *range(7), *range(7), *range(7), *range(7)])
     assert run(sets | {"train": some}).metrics["train_images"] == 28
-    assert "2 images without a label left out" in capsys.readouterr().err
+    assert "2 images without a label skipped" in capsys.readouterr().err
 
 
 def test_unreadable_rows_are_skipped_and_a_row_of_nan_is_rejected(sets, capsys, run):
@@ -128,7 +128,7 @@ def test_unreadable_rows_are_skipped_and_a_row_of_nan_is_rejected(sets, capsys, 
         file["valid"][5] = False
         file["features"][5] = np.nan
     assert run(sets, lr=100).metrics["train_images"] == 199
-    assert "1 unreadable image left out" in capsys.readouterr().err
+    assert "1 unreadable image skipped" in capsys.readouterr().err
     with h5py.File(sets["train"], "a") as file:
         file["features"][9, 2] = np.nan
     with pytest.raises(DataError, match=r"not finite \(row 9\)"):

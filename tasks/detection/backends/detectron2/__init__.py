@@ -1,2 +1,4 @@
-"""The detectron2 backend, the reference protocol; detectron2 is imported only here, and only by the modules that need it.
-Imports what backends/ may."""
+"""The detectron2 backend, the reference protocol. May import what backends/ may.
+
+detectron2 is imported only here, and only by the modules that require it.
+"""

@@ -1,4 +1,4 @@
-"""The reference protocol by detectron2, which is optional: nothing imports it before the backend is chosen."""
+"""The reference protocol with detectron2, which is optional: it is imported only if this backend is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows by numbers that a converted trunk computes in detectron2 what it computes in torchvision."""
+"""Check that a converted trunk has the same outputs in detectron2 as in torchvision."""
 
 from __future__ import annotations
 

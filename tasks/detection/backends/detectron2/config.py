@@ -1,4 +1,4 @@
-"""The reference protocol as the values of a detectron2 config. Needs no detectron2, so that `convert` can write them."""
+"""The reference protocol as detectron2 config values. Does not import detectron2, so that `convert` can write them."""
 
 from __future__ import annotations
 

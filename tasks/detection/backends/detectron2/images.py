@@ -1,5 +1,7 @@
-"""Images in detectron2's form. An image that cannot be used becomes a reason, as an exception in a worker process would
-come with its traceback."""
+"""Images in detectron2's form.
+
+An unusable image is returned as a reason, because an exception in a worker process would include its traceback.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds configs and detectors of detectron2 from code, without config files."""
+"""Build detectron2 configs and detectors in code, without config files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a detectron2 detector by detectron2's own engine, with checkpoints, stops and errors as in every backend."""
+"""Fine-tune a detectron2 detector with detectron2's engine, with the checkpoints, stops and errors of all backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder's weights under detectron2's names, by a table of exact rules."""
+"""Convert the encoder's weights to detectron2's names with a table of exact rules."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The torchvision backend; imports what backends/ may."""
+"""The torchvision backend. May import what backends/ may."""

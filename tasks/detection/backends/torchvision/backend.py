@@ -1,4 +1,4 @@
-"""torchvision's detectors on the same encoder, data, schedule and evaluator as the reference protocol."""
+"""torchvision's detectors, with the encoder, data, schedule and evaluator of the reference protocol."""
 
 from __future__ import annotations
 

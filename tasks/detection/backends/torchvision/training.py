@@ -1,4 +1,4 @@
-"""Fine-tunes a torchvision detector; every random number of a step depends on the seed and the step alone."""
+"""Fine-tune a torchvision detector. All random numbers of a step depend only on the seed and the step."""
 
 from __future__ import annotations
 
