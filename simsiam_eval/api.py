@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.checkpoint import CheckpointReport, weights_sha256
 from simsiam_eval.encoders.checkpoint import load_encoder as load_encoder_and_report
 from simsiam_eval.encoders.encoder import Encoder
-from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.extraction.arguments import check_like, check_options, check_path
+from simsiam_eval.extraction.extraction import BlockFeatures, Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
 from simsiam_eval.extraction.plan import root_attributes
 from simsiam_eval.extraction.settings import FeatureSettings
@@ -27,7 +28,7 @@ from simsiam_eval.features.table import Features
 from simsiam_eval.images.transform import ImageTransform
 from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.sources.base import ImageSource
-from simsiam_eval.sources.given import GivenImages
+from simsiam_eval.sources.given import GivenImages, as_images
 from simsiam_eval.sources.opening import open_source
 
 Pathlike = str | os.PathLike[str]
@@ -39,10 +40,12 @@ class PretrainedEncoder(Encoder):
     Attributes:
         arch, stem, layers, pooling, width: as of every `Encoder`.
         preprocess: one image (Pillow, path or uint8 array) -> (3,S,S) float32, as `extract` prepares images.
+        transform: the `transform` it was loaded with.
         report: what was read from the checkpoint, and what was not.
     """
 
     preprocess: ImageTransform
+    transform: str
     report: CheckpointReport
 
     @classmethod
@@ -55,13 +58,14 @@ class PretrainedEncoder(Encoder):
         pretrained = cls(encoder.trunk, encoder.arch, encoder.stem, encoder.layers, encoder.pooling)
         pretrained.report = report
         pretrained.preprocess = ImageTransform(options.preprocessing(report))
+        pretrained.transform = transform
         return pretrained.eval()
 
     def embed(self, images: Any, device: str = "auto") -> NDArray[np.float32]:
         """Features of a few images, the same that `extract` gives.
 
         Args:
-            images: one image or a sequence of N: Pillow images, paths, or uint8 arrays (H,W,3) or (H,W).
+            images: one image or an iterable of N: Pillow images, paths, or uint8 arrays (H,W,3) or (H,W).
             device: auto, cpu, cuda or cuda:N.
 
         Returns:
@@ -71,13 +75,17 @@ class PretrainedEncoder(Encoder):
             TypeError: something is not an image.
             DataError: an image cannot be read; the sentence names it.
         """
-        several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
-        source = GivenImages(images if several else [images])
+        source = GivenImages(as_images(images, "images"))
         if not len(source):
             return np.empty((0, self.width), dtype=np.float32)
-        options = ExtractionOptions(layers=self.layers, pooling=self.pooling, strict=True)
+        options = ExtractionOptions(layers=self.layers, pooling=self.pooling)
         extraction = Extraction(self, source, self.preprocess.preprocessing, options, resolve_device(device))
-        return np.asarray(extract_to_memory(extraction).features)
+
+        def reject_unreadable(block: BlockFeatures) -> None:
+            for row, reason in sorted(block.reasons.items()):
+                raise DataError(f"{source.id(row)}: {reason}.")
+
+        return np.asarray(extract_to_memory(extraction, after_block=reject_unreadable).features)
 
 
 def load_encoder(
@@ -108,12 +116,13 @@ def load_encoder(
     >>> encoder.embed([Image.new("RGB", (64, 48), "red"), Image.new("RGB", (48, 64), "blue")]).shape
     (2, 512)
     """
+    check_path(checkpoint, "checkpoint", "the path of a file")
     return PretrainedEncoder.from_checkpoint(checkpoint, layer, pooling, transform)
 
 
 def extract(
     encoder: Pathlike | PretrainedEncoder,
-    data: Pathlike | ImageSource | Sequence[Any],
+    data: Pathlike | ImageSource | Iterable[Any],
     out: Pathlike | None = None,
     *,
     split: str | None = None,
@@ -125,14 +134,16 @@ def extract(
 
     Args:
         encoder: from `load_encoder`, or the path of a checkpoint.
-        data: an image source as on the command line ("photos/train", "cifar10:DIR#test", "digits"), an opened one, or a
-            sequence of images (see `PretrainedEncoder.embed`).
+        data: an image source as on the command line ("photos/train", "cifar10:DIR#test", "digits"), an opened one, or
+            an iterable of images (see `PretrainedEncoder.embed`).
         out: feature file (.h5) to write; the result is then opened from it. Requires an image source as a string or path,
             with its split (`photos#train`), and no `like`.
         split: train or test, where the source has splits and names none.
-        like: features whose preprocessing, layer and class numbers the new ones share, such as the training set's.
+        like: features whose preprocessing, layer, class numbers and class names the new ones share, such as the training
+            set's.
         device: auto, cpu, cuda or cuda:N.
-        **options: settings of the command `extract`, such as extract_batch=64 or workers=8.
+        **options: settings of the command `extract`, such as extract_batch=64 or workers=8. A loaded encoder has its layer
+            and pooling already.
 
     Returns:
         `Features`: X (N,D) float32, y (N,) int64 (-1: no label), ids and class_names; unpacks as `X, y`. Images that
@@ -140,7 +151,8 @@ def extract(
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
-        UsageError: an unknown option or value.
+        UsageError: an unknown keyword or value, or a keyword that would have no effect.
+        TypeError: an argument is of another type.
 
     >>> import simsiam_eval as se, tempfile, torch, torchvision
     >>> folder = tempfile.TemporaryDirectory()
@@ -149,13 +161,19 @@ def extract(
     >>> X.shape, y.shape, y.dtype
     ((600, 512), (600,), dtype('int64'))
     """
+    loaded = encoder if isinstance(encoder, PretrainedEncoder) else None
+    if loaded is None:
+        check_path(encoder, "encoder", "the path of a checkpoint or an encoder from load_encoder")
+    check_like(like)
+    check_options(options, loaded, like, to_file=out is not None)
+    given = set(options)
+    if loaded is not None:
+        options = {"layer": loaded.layers, "pool": loaded.pooling, "transform": loaded.transform} | options
     if out is not None:
         if not isinstance(data, str | os.PathLike) or like is not None or split is not None:
             raise UsageError("with out, data must be an image source as a string or path, without split or like")
-        if isinstance(encoder, PretrainedEncoder):
-            options = {"layer": encoder.layers, "pool": encoder.pooling} | options
-            encoder = _unchanged_checkpoint(encoder)
-        COMMANDS["extract"](checkpoint=encoder, data=os.fspath(data), out=out, device=device, **options)
+        checkpoint = encoder if loaded is None else _unchanged_checkpoint(loaded)
+        COMMANDS["extract"](checkpoint=checkpoint, data=os.fspath(data), out=out, device=device, **options)
         return open_features(out)
     chosen = FeatureSettings(**{"fingerprint": "listing", "device": device} | options).extraction()
     if like is not None:
@@ -165,14 +183,16 @@ def extract(
     chosen = replace(chosen, layers=encoder.layers, pooling=encoder.pooling)
     if like is not None:
         preprocessing = preprocessing_of(like.attributes, like.name)
-    elif options.keys() & {"transform", "resize", "crop", "decode"}:
+    elif given & {"transform", "resize", "crop", "decode"}:
         preprocessing = chosen.preprocessing(encoder.report)
     else:
         preprocessing = encoder.preprocess.preprocessing
     if isinstance(data, str | os.PathLike):
         source = open_source(os.fspath(data), split)
     else:
-        source = data if isinstance(data, ImageSource) else GivenImages(data)
+        if split is not None:
+            raise UsageError("split requires data as a string or path.")
+        source = data if isinstance(data, ImageSource) else GivenImages(as_images(data, "data"))
     extraction = Extraction(encoder, source, preprocessing, chosen, resolve_device(device))
     # The weights may have changed since they were loaded.
     report = replace(encoder.report, weights_sha256=weights_sha256(encoder.trunk.state_dict()))
@@ -186,7 +206,7 @@ def open_features(path: Pathlike, layer: str | None = None, *, like: Features | 
     Args:
         path: the feature file (.h5).
         layer: one of the layers in the file; default: its first.
-        like: features of the training set, whose class numbers these take over by class name.
+        like: features of the training set, whose class numbers and class names these take over, matched by name.
 
     Returns:
         `Features`: X (N,D) float32 on the disk, y (N,) int64 (-1: no label), ids and class_names; unpacks as `X, y`. Rows
@@ -196,6 +216,8 @@ def open_features(path: Pathlike, layer: str | None = None, *, like: Features | 
         DataError: the file is missing, damaged, or not a complete feature file; with `like`, features of another encoder
             or preprocessing, or a class that the training set lacks.
     """
+    check_path(path, "path", "the path of a feature file")
+    check_like(like)
     features = open_feature_file(Path(path), () if layer is None else (layer,))
     return features if like is None else _matched(features, like)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from simsiam_eval.images.decode import DecodedImage, OpenedImage, open_image, to_rgb
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, to_rgb
 from simsiam_eval.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -39,9 +40,14 @@ class ImageTransform:
 
         Raises:
             TypeError: anything else.
-            UnreadableImage: a file that cannot be decoded.
+            DataError: an image that cannot be decoded; the sentence names the file.
         """
-        return self.preprocessing.normalize(self.preprocessing.pixels(as_opened_image(image))[None])[0]
+        try:
+            pixels = self.preprocessing.pixels(as_opened_image(image))
+        except UnreadableImage as error:
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+            raise DataError(f"{name}: {error}.") from error
+        return self.preprocessing.normalize(pixels[None])[0]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.preprocessing})"

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from simsiam_eval.images.decode import OpenedImage
 from simsiam_eval.images.transform import as_opened_image
 from simsiam_eval.sources.base import ImageSource, as_utf8
+
+
+def as_images(images: Any, argument: str) -> Sequence[Any]:
+    """Images as a sequence: one image becomes a sequence of one, an iterable becomes a list.
+
+    Args:
+        argument: name of the argument, for the message.
+
+    Raises:
+        TypeError: neither an image nor an iterable.
+
+    >>> as_images("a.png", "images"), as_images(iter(["a.png", "b.png"]), "images")
+    (['a.png'], ['a.png', 'b.png'])
+    """
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | OpenedImage):
+        return [images]
+    if isinstance(images, np.ndarray):
+        if images.dtype.kind in "OU":  # paths
+            return images.ravel().tolist()
+        return images if images.ndim == 4 else [images]  # type: ignore[return-value]  # an array is no Sequence
+    if isinstance(images, Sequence):
+        return images
+    if isinstance(images, Iterable):
+        return list(images)
+    raise TypeError(f"{argument} must be an image or an iterable of images, got {type(images).__name__}")
 
 
 class GivenImages(ImageSource):

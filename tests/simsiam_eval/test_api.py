@@ -156,3 +156,75 @@ def test_a_loaded_encoder_writes_a_feature_file_too(checkpoint, road, tmp_path):
     assert not (tmp_path / "y.h5").exists()
     with pytest.raises(se.DataError, match="weights_sha256"):
         se.extract(encoder, "digits#test", like=features)
+
+
+def test_like_takes_over_class_names(encoder, photos, road, tmp_path):
+    train = se.extract(encoder, photos)
+    (tmp_path / "bées, the longer name").symlink_to(photos / "bées, the longer name", target_is_directory=True)
+    test = se.extract(encoder, tmp_path, like=train)
+    assert test.class_names == train.class_names == test.attributes["source"]["class_names"]
+    assert {test.class_names[label] for label in test.y} == {"bées, the longer name"}
+    train = se.open_features(road / "train.h5")
+    assert se.open_features(road / "test.h5", like=train).class_names == train.class_names
+
+
+def test_iterables_of_images_are_embedded(encoder, photos):
+    paths = sorted((photos / "ants").glob("*1.png"))
+    expected = encoder.embed(paths)
+    for images in (iter(paths), (photos / "ants").glob("*1.png"), np.array([str(path) for path in paths])):
+        assert sorted(map(tuple, encoder.embed(images))) == sorted(map(tuple, expected))
+    assert np.array_equal(se.extract(encoder, (path for path in paths)).X, expected)
+    with pytest.raises(TypeError, match="images must be an image or an iterable of images, got NoneType"):
+        encoder.embed(None)
+
+
+def test_a_broken_image_is_named_without_an_option(encoder, photos):
+    for read in (encoder.embed, encoder.preprocess):
+        for name in ("ants/007.png", "missing.png"):
+            with pytest.raises(se.DataError, match=name) as error:
+                read(photos / name)
+            assert "strict" not in str(error.value)
+
+
+def test_a_wrong_keyword_of_extract_is_named(encoder, messages_name_arguments):
+    for options, message in (
+        ({"extract_bach": 8}, "no keyword 'extract_bach'; did you mean extract_batch"),
+        ({"limit": 3}, "limit requires out="),
+        ({"num_gpus": 2}, "num_gpus requires out="),
+        ({"dtype": "float16"}, "dtype='float16' requires out="),
+        ({"layer": "layer1"}, r"layer=layer1 differs from the encoder's pool; load_encoder\(\.\.\., layer="),
+        ({"pool": "max"}, r"pool=max differs from the encoder's avg; load_encoder\(\.\.\., pooling="),
+        ({"split": "test", "data": ["x.png"]}, "split requires data as a string or path"),
+    ):
+        with pytest.raises(se.UsageError, match=message):
+            se.extract(encoder, **{"data": "digits#test"} | options)
+    with pytest.raises(se.UsageError, match="no keyword 'nothing'; expected one of "):
+        se.extract(encoder, "digits#test", "x.h5", nothing=3)
+
+
+@pytest.mark.parametrize("name", ["layer", "pool", "transform", "resize", "crop", "decode", "normalize"])
+def test_like_decides_how_features_are_extracted(encoder, road, name):
+    train = se.open_features(road / "train.h5")
+    with pytest.raises(se.UsageError, match=f"{name} cannot be used with like"):
+        se.extract(encoder, "digits#test", like=train, **{name: "pool"})
+
+
+def test_an_argument_of_another_type_is_named(encoder, road):
+    for call, message in (
+        (lambda: se.load_encoder(None), "checkpoint must be the path of a file, got NoneType"),
+        (lambda: se.extract(torch.nn.Identity(), "digits"), "encoder must be .* from load_encoder, got Identity"),
+        (lambda: se.extract(encoder, None), "data must be an image or an iterable of images, got NoneType"),
+        (lambda: se.extract(encoder, "digits", like="x.h5"), "like must be Features, .* got str"),
+        (lambda: se.open_features(road / "test.h5", like="x.h5"), "like must be Features, .* got str"),
+        (lambda: se.open_features(None), "path must be the path of a feature file, got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_the_transform_of_a_loaded_encoder_is_kept(checkpoint, photos, tmp_path):
+    encoder = se.load_encoder(checkpoint, transform="cifar")
+    in_memory, stored = se.extract(encoder, photos), se.extract(encoder, str(photos), out=tmp_path / "x.h5")
+    assert in_memory.attributes["preprocessing"] == stored.attributes["preprocessing"]
+    assert stored.attributes["preprocessing"]["crop"] == 32
+    assert np.allclose(in_memory.X, stored.X, atol=1e-5)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from simsiam_eval.images.decode import UnreadableImage, open_image
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import open_image
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.images.transform import ImageTransform, as_opened_image
 
@@ -51,5 +52,7 @@ def test_what_is_not_an_image_is_named(image):
 
 def test_a_file_that_cannot_be_decoded_is_said(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UnreadableImage):
+    with pytest.raises(DataError, match=r"bad\.png: "):
         ImageTransform(PREPROCESSING)(tmp_path / "bad.png")
+    with pytest.raises(DataError, match=r"missing\.png: "):
+        ImageTransform(PREPROCESSING)(tmp_path / "missing.png")
