@@ -115,7 +115,7 @@ _PATIENCE = 3  # consecutive checks; see CollapseMonitor
 
 
 class CollapseMonitor:
-    """Detects a collapse from the `Health` of every so many steps.
+    """Detect a collapse from the `Health` measured at regular intervals.
 
     Full collapse: nearly all outputs are the same point. Partial, or dimensional, collapse: outputs or features vary along
     a few directions only. A collapse is reported when 3 consecutive checks find it, again after 6, 12, 24, ... checks while
@@ -123,7 +123,7 @@ class CollapseMonitor:
     are not finite does not count.
 
     Attributes:
-        collapse: the present one: "full", "partial", or "" for none.
+        collapse: The current collapse: "full", "partial", or "" for none.
 
     Args:
         state: from `to_dict`, of the run that is resumed.
@@ -152,11 +152,11 @@ class CollapseMonitor:
         self._missing = [name for name, is_there in parts.items() if not is_there]
 
     def to_dict(self) -> dict[str, int | str]:
-        """State to resume from: numbers of consecutive checks that found a full collapse, and any; the present collapse."""
+        """State to resume from: consecutive checks that found a full collapse, those that found any, and the current one."""
         return {"full": self._full, "any": self._any, "collapse": self.collapse}
 
     def check(self, health: Health) -> str:
-        """The warning, two sentences, or "" if there is nothing (new) to report."""
+        """The warning, two sentences, or "" if there is nothing new to report."""
         if not all(map(math.isfinite, health.to_dict().values())):
             return ""
         kind, before = collapse_of(health), self.collapse
@@ -165,7 +165,7 @@ class CollapseMonitor:
         if not kind:
             self.collapse = ""
         elif self._full >= _PATIENCE:
-            self.collapse = "full"  # until no collapse is found: outputs that jump between two clusters are not news
+            self.collapse = "full"  # stays full until a check finds no collapse: outputs may jump between two clusters
         elif self._any >= _PATIENCE:
             self.collapse = before or "partial"
         is_repeated = self._any % _PATIENCE == 0 and (self._any // _PATIENCE).bit_count() == 1
@@ -175,12 +175,12 @@ class CollapseMonitor:
 
     def _advice(self) -> str:
         if self._missing:
-            return f"This run has no {' and no '.join(self._missing)}; SimSiam collapses without."
-        return "What usually helps: a smaller --lr or --weight-decay, a larger --batch-size, or --predictor constant."
+            return f"This run has no {' and no '.join(self._missing)}, which SimSiam needs to avoid collapse."
+        return "Try a smaller --lr or --weight-decay, a larger --batch-size, or --predictor constant."
 
 
 def collapse_of(health: Health) -> str:
-    """What a single check finds: "full", "partial" or ""; `CollapseMonitor` waits for several."""
+    """The result of a single check, "full", "partial" or ""; `CollapseMonitor` waits for several checks."""
     if health.output_std < _MIN_OUTPUT_STD:
         return "full"
     bound = _MIN_RANK_SHARE * health.rank_limit
@@ -195,15 +195,15 @@ def _description(collapse: str, health: Health) -> str:
         f"{health.output_rank:.1f} of {health.rank_limit:.0f} and of the features {health.feature_rank:.1f}"
     )
     if collapse == "full":
-        return f"Full collapse: nearly all outputs are the same; {numbers}."
-    return f"Partial (dimensional) collapse: the outputs or features vary along a few directions only; {numbers}."
+        return f"Full collapse: nearly all outputs are equal; {numbers}."
+    return f"Partial (dimensional) collapse: the outputs or features vary only along a few directions; {numbers}."
 
 
 class HealthCheck(Callback):
-    """Measures the health of every N-th step, logs it and warns of a collapse; in the main process.
+    """Measure the health every N steps, log it, and warn about a collapse; in the main process only.
 
     Attributes:
-        reason_to_stop: with `stop_on_collapse`, the warning about the present collapse; "" for none.
+        reason_to_stop: With `stop_on_collapse`, the warning about the current collapse; "" if there is none.
 
     Args:
         steps: per epoch.

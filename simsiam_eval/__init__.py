@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from simsiam_eval.commands.table import COMMANDS
 
 # PyTorch's OpenMP threads spin while they wait for each other, which slows down every other process on the machine:
-# pretraining beside another busy process on two cores ran four times slower. Read when torch is imported, which is later.
+# pretraining next to another busy process on two cores ran four times slower. torch reads it on import, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _MODULE_OF = {
     "DataError": "errors",
     "UsageError": "errors",
 }
-# `extract` is a function of its own, which also takes a loaded encoder and returns the features.
+# `extract` is defined in api.py: it also accepts a loaded encoder and returns the features.
 _COMMAND_OF = {command.python_name: name for name, command in COMMANDS.items() if command.python_name not in _MODULE_OF}
 
 __all__ = [

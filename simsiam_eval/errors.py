@@ -75,7 +75,7 @@ class UsageError(UserError):
 
 
 class Stopped(UserError):
-    """The user asked the work to stop, and it did, resumable: exit status 130 (Ctrl-C), 129 (SIGHUP) or 143."""
+    """The command was stopped by a signal and can be resumed: exit status 130 (Ctrl-C), 129 (SIGHUP) or 143."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)

@@ -54,7 +54,7 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Accuracies:
-    """kNN and linear top-1 accuracy, as fractions with their 95 % intervals, on so many test images."""
+    """kNN and linear top-1 accuracy, as fractions with their 95 % intervals, and the number of test images."""
 
     images: int
     knn_top1: float

@@ -269,7 +269,7 @@ def _sweep(
     held_out: float,
     seed: int,
 ) -> Sweep:
-    """Classify a part of every class of the bank with the rest as the bank, so that no test image has a say.
+    """Choose k and T on held-out bank rows, with the rest as the bank, without using the test images.
 
     Raises:
         DataError: every class has one image only, so that none can be held out.

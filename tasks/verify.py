@@ -160,7 +160,7 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
 
 
 def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Check:
-    """Recompute some rows as the attributes of the file record, each in a forward pass of its own."""
+    """Recompute a sample of rows with the settings recorded in the file, each row in its own forward pass."""
     import hashlib
 
     import numpy as np

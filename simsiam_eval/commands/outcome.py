@@ -87,7 +87,7 @@ def _print(result: Result, as_json: bool) -> None:
 
 
 def _end_workers() -> None:
-    """DataLoader's workers leave signals to their parent: after an error its exit would wait for them for good."""
+    """End DataLoader workers, which ignore signals: otherwise the exit after an error would wait for them forever."""
     if (multiprocessing := sys.modules.get("multiprocessing")) and (workers := multiprocessing.active_children()):
         # torch's handler raises when a worker was killed, wherever the program then is.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

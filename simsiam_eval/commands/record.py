@@ -79,7 +79,7 @@ class Result:
 
 
 def provenance(started: float, device: str = "cpu", **more: Any) -> dict[str, Any]:
-    """What every record says of its run; `started` is a `time.perf_counter()` reading, `more` is the task's own."""
+    """The provenance in every record. `started` is a `time.perf_counter()` reading; `more` is added by the task."""
     return {
         **more,
         "device": device,

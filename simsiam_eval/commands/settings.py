@@ -65,7 +65,7 @@ class Settings:
             reject_unwritable(path)
 
     def outputs(self) -> list[tuple[str, Path]]:
-        """The files to write: the option that asks for it, and where. A subclass adds those that lie beside them."""
+        """The output files, as pairs of option and path. Subclasses add files that are written next to them."""
         fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
         return [(name_of(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 

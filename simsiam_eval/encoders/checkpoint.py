@@ -33,7 +33,7 @@ class CheckpointReport:
         family: name of the checkpoint family.
         container: the entry of the file with the weights; "bare" if the file is itself the state dict.
         arch, stem: of the encoder.
-        epoch: epochs completed, as the file says; None if it does not.
+        epoch: Number of completed epochs as recorded in the file, or None.
         feature_width: number of features D for an image.
         projector, predictor: widths of their linear layers from input to output, such as [2048, 512, 2048].
         loaded: key in the file -> torchvision's key in the trunk.

@@ -187,7 +187,7 @@ def trunk_shapes(arch: str, stem: str) -> Mapping[str, Shape]:
 
 
 def _choose_family(keys: list[str], where: str) -> Family:
-    """The family whose prefix matches the most trunk keys; ties go to the one that leaves the fewest unexplained."""
+    """The family whose prefix matches the most trunk keys; ties go to the family with the fewest unexplained keys."""
 
     def score(family: Family) -> tuple[int, int]:
         parts = [family.classify(key) for key in keys]

@@ -57,7 +57,7 @@ def as_opened_image(image: Any) -> OpenedImage:
     """An image from a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3).
 
     Raises:
-        TypeError: anything else; the sentence says what it got.
+        TypeError: the image has another type.
         UnreadableImage: a file that cannot be opened.
     """
     if isinstance(image, OpenedImage):

@@ -23,7 +23,7 @@ _TUNED = ("lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay", 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Linear classifier on frozen features, trained by a published protocol; by default SimSiam's, with LARS.
 
-    Its accuracy is the one that the command `linear-eval` prints for the same features, protocol and seed.
+    Its accuracy equals that of the command `linear-eval` with the same features, protocol and seed.
 
     Args:
         protocol: simsiam-code, simsiam-paper, moco-sgd, dino, small or logistic; docs/linear.md describes them.

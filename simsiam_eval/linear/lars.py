@@ -38,7 +38,7 @@ def larc(
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum, in which every parameter tensor has a learning rate of its own (You et al., arXiv 1708.03888).
+    """SGD with momentum and a separate learning rate for every parameter tensor (You et al., arXiv 1708.03888).
 
     It computes what apex's LARC with ``clip=False`` around ``torch.optim.SGD`` computes. For each parameter tensor w with
     gradient g, where both |w| > 0 and |g| > 0:

@@ -22,7 +22,7 @@ from simsiam_eval.vocabulary import METRICS
 class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Weighted k-nearest-neighbor classifier on frozen features (InstDisc, Wu et al. 2018), searched exactly.
 
-    Its accuracy is the one that the command `knn` prints for the same features, k and temperature.
+    Its accuracy equals that of the command `knn` with the same features, k and temperature.
 
     Args:
         n_neighbors: k; with fewer training rows all of them vote, which is warned of.

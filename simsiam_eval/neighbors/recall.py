@@ -18,7 +18,7 @@ from simsiam_eval.neighbors.approximate import NeighborIndex, without_self
 from simsiam_eval.neighbors.exact import search
 
 _ROUNDING = 2e-6  # by which two float32 computations of one similarity may differ, relative to the lengths
-# Timed runs after one warm-up run; a first run of at least so many seconds is the measurement itself.
+# Number of timed runs after a warm-up run; if the first run takes at least this many seconds, it is the measurement.
 _RUNS, _LONG_SECONDS = 5, 1.0
 
 

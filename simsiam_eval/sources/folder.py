@@ -26,7 +26,7 @@ def open_folder(path: Path, spec: str, options: Mapping[str, str], default_split
         default_split: train or test, used where there are split folders and the options name none.
 
     Raises:
-        DataError: no images, a class without images, images beside class folders, a split that must be chosen or does
+        DataError: no images, a class without images, images next to class folders, a split that must be chosen or does
             not exist, folders that can be splits or classes.
     """
     folders, images = _entries(path)

@@ -23,7 +23,7 @@ _LABEL_NAMES = ("label", "labels")
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says about itself: its schema, and the rows of each row group."""
+    """A file's schema, and the number of rows of each row group."""
 
     schema: pyarrow.Schema
     group_rows: list[int]

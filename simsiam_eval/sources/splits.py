@@ -20,7 +20,7 @@ SPELLINGS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-NO_SPLIT = "none"  # `#split=none`: read everything, whatever the names
+NO_SPLIT = "none"  # `#split=none`: ignore the names of splits and read everything
 _SPLIT_OF = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
 _WORD = re.compile(rf"(?:^|(?<=[-_. /]))({'|'.join(_SPLIT_OF)})(?=[-_. /\d]|$)", re.IGNORECASE)
 _MAX_SHOWN = 6

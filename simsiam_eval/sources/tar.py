@@ -39,7 +39,7 @@ def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: s
 
     Raises:
         DataError: a shard is missing, compressed, truncated or not a tar file; two members have one name; there are no
-            images; labels are missing or cannot be read; splits and classes cannot be told apart.
+            images; labels are missing or cannot be read; splits and classes cannot be distinguished.
     """
     shards, split_in_names = _shards(path, spec, options, default_split)
     for shard in shards:

@@ -27,7 +27,7 @@ def class_folders(
         or None.
 
     Raises:
-        DataError: no images in `folder`, images beside class folders, or as `choose_folder`.
+        DataError: no images in `folder`, images next to class folders, or as `choose_folder`.
     """
     top = f"{folder.strip('/')}/" if folder else _shared_folder(names)
     if not any(name.startswith(top) for name in names):

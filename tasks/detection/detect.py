@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.detection.initialization import Initialization
     from tasks.detection.run import Experiment, RunResult
 
-# What a resumed command may change: each initialization has a folder of its own.
+# Settings that may change on resume: each initialization has its own folder.
 _MAY_CHANGE = may_change(DetectSettings) | {"init", "checkpoint", "trials", "seed", "backend", "arch", "stem"}
 
 

@@ -21,7 +21,7 @@ from tasks.linear.trials import Setup, Subset, Trial
 
 _MAX_CONFUSION = 100  # classes up to which the record holds the confusion matrix; --out writes it for any number
 NOTHING_HELD_OUT = (
-    "Where every class has only one training image, none can be held out to choose a recipe: the middle one was used "
+    "With only one training image per class, nothing can be held out to choose a recipe: the middle recipe was used "
     "(see `chosen` in the record)."
 )
 

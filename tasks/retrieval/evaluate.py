@@ -81,8 +81,8 @@ class RetrievalEvalSettings(EncoderSettings, SeedSettings):
             for field in fields(self):
                 if field.name in _AS_FEATURES and getattr(self, field.name) != field.default:
                     raise UsageError(
-                        f"{option_name(field.name)} cannot be used here: the images of {images} are prepared as those of "
-                        f"{features} were."
+                        f"{option_name(field.name)} cannot be used here: the images of {images} are preprocessed like those "
+                        f"of {features}."
                     )
 
 

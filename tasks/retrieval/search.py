@@ -249,7 +249,7 @@ def _known_recall(gallery: Gallery, parameters: str, k: int) -> float | None:
 
 
 def _accuracy_of(gallery: Gallery, parameters: str, k: int) -> str:
-    """What the title says of an approximate search."""
+    """Part of the title about an approximate search: its parameters and recall."""
     if gallery.exact:
         return ""
     measured = gallery.recall

@@ -15,10 +15,10 @@ def choose_backend(name: str, stem: str, bf16_on_cpu: bool = False) -> Backend:
     Args:
         name: auto, detectron2 or torchvision.
         stem: imagenet or cifar.
-        bf16_on_cpu: whether bf16 is asked for without a GPU.
+        bf16_on_cpu: whether bf16 is requested without a GPU.
 
     Raises:
-        UsageError: it cannot be used here; the message says what to do.
+        UsageError: the backend cannot be used on this machine or for this encoder.
     """
     reference = Detectron2Backend()
     if name == "torchvision" or (name == "auto" and (reference.unavailable() or stem == "cifar")):

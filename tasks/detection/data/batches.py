@@ -55,7 +55,7 @@ class TestImages(Dataset):
 
 
 def _target(image: LabeledImage, masks: bool) -> dict[str, Tensor]:
-    """boxes (K,4) as corners, labels (K,) from 1 (0 is the background), and masks (K,H,W) if asked for."""
+    """boxes (K,4) as corners, labels (K,) from 1 (0 is the background), and masks (K,H,W) if requested."""
     target = {
         "boxes": torch.tensor([obj.corners for obj in image.annotations], dtype=torch.float32),
         "labels": torch.tensor([obj.label + 1 for obj in image.annotations]),

@@ -68,7 +68,7 @@ def evaluate(data: DetectionDataset, detections: Sequence[Detections], metric: s
         ValueError: the number of entries is not the number of images.
     """
     if len(detections) != len(data.images):
-        raise ValueError(f"{len(detections)} entries for {len(data.images)} images")
+        raise ValueError(f"expected detections for {len(data.images)} images, got {len(detections)}")
     evaluated = _coco(data, detections) if metric == "coco" else _voc(data, detections, metric)
     count = sum(len(detected.scores) for detected in detections)
     warnings = [] if count else ["The detector detected nothing in the test images; AP is 0."]

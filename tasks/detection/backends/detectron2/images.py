@@ -39,7 +39,7 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
         try:
             mapped: dict[str, Any] = super().__call__(entry)
             return mapped
-        except Exception:  # whatever the decoder raises; reading the image again gives the reason as a clause
+        except Exception:  # the decoder may raise anything; reading the image again returns the reason
             pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
             if not isinstance(pixels, ImageProblem):
                 raise

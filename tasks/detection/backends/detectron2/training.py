@@ -98,7 +98,7 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
         self.register_hooks(self.build_hooks())
 
     def build_train_loader(self, cfg: Any) -> CheckedLoader:
-        """A loader of the training set; PreciseBN gets one of its own."""
+        """A loader of the training set; PreciseBN uses a separate one."""
         images = [dataset_dict(image, index) for index, image in enumerate(self.data.images)]
         return CheckedLoader(
             build_detection_train_loader(
