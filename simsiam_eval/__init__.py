@@ -21,16 +21,53 @@ from simsiam_eval.commands.table import COMMANDS
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from simsiam_eval.api import PretrainedEncoder, extract, load_encoder, open_features
-    from simsiam_eval.commands.record import Result
-    from simsiam_eval.errors import DataError, UsageError, UserError
-    from simsiam_eval.features.table import Features
-    from simsiam_eval.linear.estimator import LinearProbe
-    from simsiam_eval.linear.lars import LARS
-    from simsiam_eval.metrics.similarity import cka
-    from simsiam_eval.metrics.spread import collapse_std, rankme
-    from simsiam_eval.neighbors.estimator import KNNClassifier
-    from simsiam_eval.neighbors.ranking import retrieval_metrics
+    from collections.abc import Callable
+
+    # `as` marks what is exported: a type checker cannot read the computed __all__.
+    from simsiam_eval.api import (
+        PretrainedEncoder as PretrainedEncoder,
+    )
+    from simsiam_eval.api import (
+        extract as extract,
+    )
+    from simsiam_eval.api import (
+        load_encoder as load_encoder,
+    )
+    from simsiam_eval.api import (
+        open_features as open_features,
+    )
+    from simsiam_eval.commands.record import Result as Result
+    from simsiam_eval.errors import DataError as DataError
+    from simsiam_eval.errors import UsageError as UsageError
+    from simsiam_eval.errors import UserError as UserError
+    from simsiam_eval.features.table import Features as Features
+    from simsiam_eval.linear.estimator import LinearProbe as LinearProbe
+    from simsiam_eval.linear.lars import LARS as LARS
+    from simsiam_eval.metrics.similarity import cka as cka
+    from simsiam_eval.metrics.spread import collapse_std as collapse_std
+    from simsiam_eval.metrics.spread import rankme as rankme
+    from simsiam_eval.neighbors.estimator import KNNClassifier as KNNClassifier
+    from simsiam_eval.neighbors.ranking import retrieval_metrics as retrieval_metrics
+
+    __version__: str
+    # The commands, as `command_function` makes them; a test compares them with the table.
+    demo: Callable[..., Result]
+    pretrain: Callable[..., Result]
+    inspect: Callable[..., Result]
+    convert: Callable[..., Result]
+    verify: Callable[..., Result]
+    merge: Callable[..., Result]
+    export: Callable[..., Result]
+    linear_eval: Callable[..., Result]
+    predict: Callable[..., Result]
+    knn: Callable[..., Result]
+    retrieval_eval: Callable[..., Result]
+    retrieval_build: Callable[..., Result]
+    retrieval_search: Callable[..., Result]
+    duplicates: Callable[..., Result]
+    compare: Callable[..., Result]
+    rank: Callable[..., Result]
+    detect: Callable[..., Result]
 
 _MODULE_OF = {
     "load_encoder": "api",
@@ -55,27 +92,28 @@ _COMMAND_OF = {command.python_name: name for name, command in COMMANDS.items() i
 
 __all__ = [
     "__version__",
-    *_MODULE_OF,
-    *_COMMAND_OF,
+    *(name for name in _MODULE_OF if name != "extract"),
+    *(command.python_name for command in COMMANDS.values()),
 ]
 
+if not TYPE_CHECKING:  # or every name would exist for a type checker
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from simsiam_eval.runtime.machine import versions
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from simsiam_eval.runtime.machine import versions
 
-        value: Any = versions()["simsiam-eval"]
-    elif name in _MODULE_OF:
-        value = getattr(importlib.import_module(f"simsiam_eval.{_MODULE_OF[name]}"), name)
-    elif name in _COMMAND_OF:
-        from simsiam_eval.commands.function import command_function
+            value = versions()["simsiam-eval"]
+        elif name in _MODULE_OF:
+            value = getattr(importlib.import_module(f"simsiam_eval.{_MODULE_OF[name]}"), name)
+        elif name in _COMMAND_OF:
+            from simsiam_eval.commands.function import command_function
 
-        value = command_function(_COMMAND_OF[name])
-    else:
-        raise AttributeError(f"module 'simsiam_eval' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+            value = command_function(_COMMAND_OF[name])
+        else:
+            raise AttributeError(f"module 'simsiam_eval' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from simsiam_eval.features.arrays import as_numpy
+from simsiam_eval.features.unit_length import writable
+from simsiam_eval.linear.heads import Head
 from simsiam_eval.linear.probing import fit_linear
 from simsiam_eval.linear.protocols import PROTOCOLS, Protocol
 from simsiam_eval.runtime.device import resolve_device
@@ -36,8 +39,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     Attributes:
         classes_: (C,) the labels seen in `fit`.
-        coef_: (C,D) float32 weights, of the features as `scaling` has them.
-        intercept_: (C,) float32 biases.
+        coef_, intercept_: (C,D) and (C,) float32: scores are X @ coef_.T + intercept_. Standard scaling is folded into
+            them, l2 scaling is not: its rows of X are divided by their lengths first.
         loss_curve_: mean cross-entropy of each epoch; empty for logistic.
         recipe_: the hyperparameters that were used, of a sweep the chosen ones.
         n_features_in_: D.
@@ -81,6 +84,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def fit(self, X: Any, y: Any) -> Self:
         """Train on X (N,D), array, tensor or features on the disk, and labels y (N,) of any kind.
 
+        Every value of y is a class, also the -1 of rows without a label: leave these out, as by
+        `features.subset(features.y >= 0)`.
+
         Raises:
             ValueError: a parameter or a shape is wrong, a feature is not finite, or there is one class only.
             DataError: the training diverged.
@@ -90,7 +96,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"a linear probe needs at least two classes, got one class: {self.classes_[0]!r}")
+            raise ValueError(f"a linear probe needs at least two classes, got one class: {self.classes_.tolist()[0]!r}")
         fit = fit_linear(
             X,
             labels,
@@ -98,9 +104,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             held_out=self.held_out,
             device=resolve_device(self.device),
         )
-        self.coef_, self.intercept_ = fit.head.weight.cpu().numpy(), fit.head.bias.cpu().numpy()
+        self.coef_, self.intercept_ = _folded(fit.head)
         self.loss_curve_, self.recipe_ = fit.train_loss, fit.recipe
-        self._head = replace(fit.head, weight=fit.head.weight.cpu(), bias=fit.head.bias.cpu())
+        cpu = torch.device("cpu")
+        self._head = replace(
+            fit.head, weight=fit.head.weight.cpu(), bias=fit.head.bias.cpu(), scaling=fit.head.scaling.to(cpu)
+        )
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float32]:
@@ -122,17 +131,18 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def _scores(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
         X = validate_data(self, as_numpy(X), dtype=np.float32, order="C", reset=False)
-        scores: NDArray[np.float32] = self._head.scores(torch.from_numpy(X)).numpy()
+        scores: NDArray[np.float32] = self._head.scores(torch.from_numpy(writable(X))).numpy()
         return scores
 
     def _protocol(self) -> Protocol:
-        if self.protocol not in PROTOCOLS:
+        if not isinstance(self.protocol, str) or self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
         protocol = PROTOCOLS[self.protocol]
-        if not isinstance(self.random_state, int | np.integer) or self.random_state < 0:
-            raise ValueError(f"random_state must be an integer of at least 0, got {self.random_state!r}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"random_state must be an integer of at least 0, got {seed!r}")
+        if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out!r}")
         changed = {name: getattr(self, name) for name in _TUNED if getattr(self, name) is not None}
         for name, value in changed.items():
             if not hasattr(protocol, name):
@@ -140,3 +150,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             if isinstance(getattr(protocol, name), tuple):
                 changed[name] = (value,) if isinstance(value, str) or np.ndim(value) == 0 else tuple(value)
         return replace(protocol, **changed)
+
+
+def _folded(head: Head) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights (C,D) and biases (C,) of the unscaled features, where the scaling is not l2."""
+    weight, bias = head.weight.cpu().double(), head.bias.cpu().double()
+    if head.scaling.mean is not None and head.scaling.std is not None:
+        weight = weight / head.scaling.std.cpu().double()
+        bias = bias - weight @ head.scaling.mean.cpu().double()
+    return weight.float().numpy(), bias.float().numpy()

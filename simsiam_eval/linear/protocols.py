@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
@@ -82,8 +83,8 @@ class SGDProtocol:
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, above=0)
-        _check("batch_size", (self.batch_size,), at_least=1)
-        _check("epochs", (self.epochs,), at_least=1)
+        _check("batch_size", (self.batch_size,), number=Integral, at_least=1)
+        _check("epochs", (self.epochs,), number=Integral, at_least=1)
         _check("momentum", (self.momentum,), at_least=0, below=1)
         _check("weight_decay", self.weight_decay, at_least=0)
         _check("scaling", self.scaling, choices=SCALINGS)
@@ -122,6 +123,7 @@ def _check(
     name: str,
     values: Sequence[Any],
     *,
+    number: Any = Real,
     above: float = -math.inf,
     at_least: float = -math.inf,
     below: float = math.inf,
@@ -134,6 +136,8 @@ def _check(
         if choices:
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        elif not isinstance(value, number) or isinstance(value, bool):
+            raise ValueError(f"{name} must be {'an integer' if number is Integral else 'a number'}, got {value!r}")
         elif not value > above:
             raise ValueError(f"{name} must be above {above}, got {value}")
         elif not value >= at_least:

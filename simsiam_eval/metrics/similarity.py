@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simsiam_eval.features.arrays import as_rows
+from simsiam_eval.features.arrays import checked_rows
 
 _BLOCK = 8192  # rows read at once
 
@@ -20,20 +20,20 @@ def cka(a: Any, b: Any, device: torch.device | None = None) -> float:
     1 for features that are the same up to rotation, scale and shift. Biased upwards unless N is well above D and E.
 
     Args:
-        a, b: arrays, tensors or FeatureRows, which are read in blocks.
+        a, b: arrays, tensors, Features or FeatureRows, which are read in blocks.
         device: where products are computed; default: the CPU.
 
     Returns:
         a value in [0, 1]; NaN where one of the two is constant.
 
     Raises:
-        ValueError: not the same number of rows.
+        ValueError: not the same number of rows, or one of the two is empty, not finite or not two-dimensional.
 
     >>> a = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [3.0, 0.5]])
     >>> round(cka(a, 2 * a[:, ::-1] + 7), 6)
     1.0
     """
-    a, b = as_rows(a), as_rows(b)
+    a, b = checked_rows(a, "a"), checked_rows(b, "b")
     if len(a) != len(b):
         raise ValueError(f"expected features of the same images, got {len(a)} and {len(b)} rows")
     means = [_mean(rows, device) for rows in (a, b)]

@@ -8,33 +8,40 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from simsiam_eval.features.arrays import as_rows
+from simsiam_eval.features.arrays import as_rows, checked_rows
 
 _NOISE = 1e-12  # eigenvalues below this share of the trace are rounding: singular values below float32's own 1e-6
 _BLOCK = 8192  # rows read at once
 
 
 def rankme(features: Any, device: torch.device | None = None) -> float:
-    """RankMe (Garrido et al., arXiv 2210.02885) of features (N,D): array, tensor or FeatureRows, read in blocks.
+    """RankMe (Garrido et al., arXiv 2210.02885) of features (N,D): array, tensor, Features or FeatureRows, read in blocks.
 
     The exponential of the entropy of the singular values divided by their sum: from 1 (one direction) to min(N, D) (all
     directions have the same weight).
 
+    Raises:
+        ValueError: the features are empty, not finite or not (N,D).
+
     >>> round(rankme(np.eye(3, 8)), 6)
     3.0
     """
-    return float(rankme_of(singular_values_of_rows(features, device)[0]))
+    return float(rankme_of(singular_values_of_rows(checked_rows(features, "features"), device)[0]))
 
 
 def collapse_std(z: Any) -> float:
-    """Std of the L2-normalized rows of z (B,d), array or tensor: mean over channels, times sqrt(d).
+    """Std of the L2-normalized rows of z (B,d), array, tensor or Features: mean over channels, times sqrt(d).
 
     About 1 for outputs spread over the whole sphere, 0 when all are the same (SimSiam, Fig. 2, there without sqrt(d)).
+
+    Raises:
+        ValueError: z is empty, not finite or not (B,d).
 
     >>> collapse_std(np.ones((4, 8)))
     0.0
     """
-    return float(output_std(z if isinstance(z, torch.Tensor) else torch.from_numpy(np.array(as_rows(z), np.float32))))
+    rows = checked_rows(z, "z")
+    return float(output_std(z if isinstance(z, torch.Tensor) else torch.from_numpy(np.array(rows, np.float32))))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from simsiam_eval.features.arrays import as_numpy
 from simsiam_eval.features.rows import FeatureRows
 from simsiam_eval.neighbors.classify import classify
-from simsiam_eval.neighbors.exact import search
+from simsiam_eval.neighbors.exact import search, search_blocks
+from simsiam_eval.neighbors.votes import vote_shares
 from simsiam_eval.runtime.device import resolve_device
 from simsiam_eval.vocabulary import METRICS
 
@@ -58,7 +60,8 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
         Args:
             X: (N,D) array, tensor, or features on the disk (`open_features(...).X`), which stay there.
-            y: (N,) labels of any kind.
+            y: (N,) labels of any kind. Every value is a class, also the -1 of rows without a label: leave these out, as by
+                `features.subset(features.y >= 0)`.
 
         Raises:
             ValueError: a parameter or a shape is wrong, or a feature is not finite.
@@ -98,14 +101,34 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         labels: NDArray[Any] = self.classes_[best[:, 0]]
         return labels
 
-    def kneighbors(self, X: Any, n_neighbors: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Similarities (M,k) float32, descending, and training rows (M,k) of the nearest neighbors of X (M,D)."""
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Each class's share of the votes (M,C), in the order of `classes_`; `predict` gives the class of the largest."""
         queries = self._queries(X)
+        blocks = search_blocks(self._bank, queries, int(self.n_neighbors), self.metric, resolve_device(self.device))
+        shares = [
+            vote_shares(similarities, self._labels[rows], len(self.classes_), self.temperature)
+            for _, similarities, rows in blocks
+        ]
+        return np.concatenate([np.empty((0, len(self.classes_)), dtype=np.float32), *shares])
+
+    def kneighbors(
+        self, X: Any = None, n_neighbors: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities (M,k) float32, descending, and training rows (M,k) of the nearest neighbors of X (M,D).
+
+        Args:
+            X: None: the training rows, each left out of its own neighbors.
+            n_neighbors: k; default: that of the classifier.
+        """
+        check_is_fitted(self)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
+        _check_n_neighbors(k)
+        queries = None if X is None else self._queries(X)
         return search(self._bank, queries, int(k), self.metric, resolve_device(self.device))
 
     def _queries(self, X: Any) -> Any:
         check_is_fitted(self)
+        self._check_parameters()
         if not isinstance(X, FeatureRows):
             return validate_data(self, as_numpy(X), dtype=np.float32, order="C", reset=False)
         if X.shape[1] != self.n_features_in_:
@@ -115,9 +138,16 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return X
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.n_neighbors, int | np.integer) or self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be a positive integer, got {self.n_neighbors!r}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0 or None, got {self.temperature!r}")
+        _check_n_neighbors(self.n_neighbors)
+        temperature = self.temperature
+        if temperature is not None and (
+            not isinstance(temperature, Real) or isinstance(temperature, bool) or not temperature > 0
+        ):
+            raise ValueError(f"temperature must be above 0 or None, got {temperature!r}")
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+
+
+def _check_n_neighbors(value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"n_neighbors must be a positive integer, got {value!r}")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simsiam_eval.features.arrays import as_labels, as_rows
+from simsiam_eval.features.arrays import as_labels, as_numpy, as_rows, checked_rows
 from simsiam_eval.metrics.intervals import accuracy_metrics, mean_metrics
 from simsiam_eval.neighbors.exact import similarity_blocks
+from simsiam_eval.vocabulary import METRICS
 
 Metrics = dict[str, float | list[float]]
 
@@ -56,17 +57,17 @@ def retrieval_metrics(
     gallery_labels: Any,
     queries: Any | None = None,
     query_labels: Any | None = None,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: int | Sequence[int] = (1, 5, 10),
     metric: str = "cosine",
     device: torch.device | None = None,
 ) -> Metrics:
     """Rank the whole gallery for every query; images with the query's label are relevant.
 
     Args:
-        gallery: (N,D) features: array, tensor or FeatureRows.
-        gallery_labels: (N,) integer labels.
+        gallery: (N,D) features: array, tensor, Features or FeatureRows.
+        gallery_labels: (N,) labels of any kind.
         queries: (M,D) as the gallery; None: the gallery's own rows, each left out of its own ranking.
-        query_labels: (M,) integer labels in the same numbering.
+        query_labels: (M,) labels of the same kind.
         ks: the K of recall@K and precision@K.
         metric: "cosine" or "l2".
         device: where similarities are computed; default: the CPU.
@@ -76,17 +77,64 @@ def retrieval_metrics(
         relevant), `precision_at_K`, `map`, `r_precision`, `mrr` and `..._interval`.
 
     Raises:
-        ValueError: no query has a relevant image, or shapes do not fit.
-        DataError: a feature is not finite.
+        ValueError: no query has a relevant image, or an argument is empty, not finite or does not fit the others.
+        DataError: a feature on the disk is not finite.
 
     >>> metrics = retrieval_metrics(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), [4, 4, 7], ks=(1,))
     >>> metrics["recall_at_1"], metrics["map"]
     (1.0, 1.0)
     """
-    scores = score_queries(gallery, gallery_labels, queries, query_labels, ks, metric, device)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if (queries is None) != (query_labels is None):
+        given, missing = ("queries", "query_labels") if query_labels is None else ("query_labels", "queries")
+        raise ValueError(f"{given} requires {missing}")
+    gallery = checked_rows(gallery, "gallery")
+    gallery_labels = _labels_of(gallery_labels, len(gallery), "gallery_labels")
+    if queries is not None:
+        queries = checked_rows(queries, "queries")
+        if queries.shape[1] != gallery.shape[1]:
+            raise ValueError(f"queries has {queries.shape[1]} features per row and gallery {gallery.shape[1]}")
+        query_labels = _labels_of(query_labels, len(queries), "query_labels")
+    gallery_labels, query_labels = _numbered(gallery_labels, query_labels)
+    scores = score_queries(gallery, gallery_labels, queries, query_labels, _checked_ks(ks), metric, device)
     if not len(scores.queries):
         raise ValueError("no query has another image of its class in the gallery")
     return scores.metrics()
+
+
+def _labels_of(labels: Any, count: int, name: str) -> NDArray[Any]:
+    labels = np.asarray(as_numpy(labels))
+    if labels.shape != (count,):
+        raise ValueError(f"{name} must have shape ({count},), one label per row, got {labels.shape}")
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError(f"{name} must not contain NaN")
+    return labels
+
+
+def _numbered(
+    gallery_labels: NDArray[Any], query_labels: NDArray[Any] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """Labels of any kind as numbers of their common classes."""
+    both = [gallery_labels] if query_labels is None else [gallery_labels, query_labels]
+    texts = {labels.dtype.kind in "US" for labels in both if labels.dtype.kind != "O"}
+    try:
+        if len(texts) > 1:
+            raise TypeError("strings and numbers")
+        numbers = np.unique(np.concatenate(both), return_inverse=True)[1]
+    except TypeError as error:
+        raise ValueError(f"gallery_labels and query_labels must be of one kind ({error})") from error
+    split = len(gallery_labels)
+    return numbers[:split], None if query_labels is None else numbers[split:]
+
+
+def _checked_ks(ks: int | Sequence[int]) -> tuple[int, ...]:
+    values = np.atleast_1d(np.asarray(ks, dtype=object)).tolist()
+    if not values or not all(
+        isinstance(k, int | np.integer) and not isinstance(k, bool | np.bool_) and k >= 1 for k in values
+    ):
+        raise ValueError(f"ks must be one or several positive integers, got {ks!r}")
+    return tuple(dict.fromkeys(map(int, values)))
 
 
 def score_queries(

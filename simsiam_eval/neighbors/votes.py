@@ -41,6 +41,31 @@ def votes(
     return ranked
 
 
+def vote_shares(
+    similarities: NDArray[np.float32], labels: NDArray[np.int64], classes: int, temperature: float | None
+) -> NDArray[np.float32]:
+    """Each class's share of the votes of all neighbors: (M, classes) float32, rows sum to 1.
+
+    Args:
+        similarities, labels, temperature: as of `votes`, with labels in 0..classes-1.
+
+    Returns:
+        the maximum of a row, the first of equals, is at the class that `votes` ranks first.
+    """
+    shares = np.empty((len(labels), classes), dtype=np.float32)
+    step = max(1, _ENTRIES // max(1, classes))
+    for start in range(0, len(labels), step):
+        block = slice(start, start + step)
+        logarithms = _Tally(similarities[block], labels[block], classes, temperature).of_first(labels.shape[1])
+        best = logarithms.argmax(axis=1)
+        weights = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+        of_block = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        rounded = np.flatnonzero(of_block.argmax(axis=1) != best)  # logarithms that differ, but whose shares do not
+        of_block[rounded, best[rounded]] = np.nextafter(of_block[rounded, best[rounded]], np.float32(1))
+        shares[block] = of_block
+    return shares
+
+
 def weighted_vote(
     similarities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, top: int = 5
 ) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The front door: what `import simsiam_eval` offers, and that its numbers are the commands'."""
 
+import ast
 import inspect
 import json
 import subprocess
@@ -37,6 +38,21 @@ def test_every_name_is_there_and_documented(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         se.nothing  # noqa: B018
+
+
+def test_type_checkers_know_every_name():
+    tree = ast.parse(inspect.getsource(se))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name))
+    names = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {node.target.id for node in block.body if isinstance(node, ast.AnnAssign)}
+    assert names - {"Callable"} == set(se.__all__)
+    assert len(se.__all__) == len(set(se.__all__))
+
+
+def test_only_public_names_are_listed():
+    assert dir(se) == sorted(se.__all__)
+    position = se.__all__.index("extract")
+    assert se.__all__[position - 1 : position + 2] == ["convert", "extract", "verify"]
 
 
 def test_every_command_is_a_function_with_its_settings(road, record):

@@ -81,6 +81,13 @@ def test_a_grid_search_chooses_a_learning_rate(road):
         ({"protocol": "logistic", "lr": 1.0}, "lr cannot be used with protocol='logistic'"),
         ({"random_state": None}, "random_state must be an integer of at least 0, got None"),
         ({"lr": -1.0}, "lr must be above 0, got -1.0"),
+        ({"lr": "a"}, "lr must be a number, got 'a'"),
+        ({"epochs": "3"}, "epochs must be an integer, got '3'"),
+        ({"epochs": 2.5}, "epochs must be an integer, got 2.5"),
+        ({"batch_size": True}, "batch_size must be an integer, got True"),
+        ({"held_out": "a"}, "held_out must be between 0 and 1, got 'a'"),
+        ({"random_state": True}, "random_state must be an integer of at least 0, got True"),
+        ({"protocol": ["small"]}, "protocol must be one of"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"scaling": "minmax"}, "scaling must be one of none, l2, standard, got 'minmax'"),
         ({"schedule": "linear"}, "schedule must be one of cosine, step, got 'linear'"),
@@ -91,3 +98,24 @@ def test_a_grid_search_chooses_a_learning_rate(road):
 def test_a_wrong_parameter_is_named(parameters, message, messages_name_arguments):
     with pytest.raises(ValueError, match=message):
         LinearProbe(**parameters).fit(X, Y)
+
+
+@pytest.mark.parametrize("parameters", [{"protocol": "small", "epochs": 20}, {"protocol": "logistic", "c": 1.0}])
+def test_standard_scaling_is_folded_into_the_weights(road, parameters):
+    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+    probe = LinearProbe(scaling="standard", **parameters).fit(*train)
+    scores = test.X[:] @ probe.coef_.T + probe.intercept_
+    expected = probe.decision_function(test.X)
+    assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_are_read_only_are_not_warned_of():
+    rows = X.copy()
+    rows.flags.writeable = False
+    LinearProbe("small", epochs=2).fit(rows, Y).predict_proba(rows)
+
+
+def test_one_class_is_named_as_a_plain_value():
+    with pytest.raises(ValueError, match=r"got one class: 'ant'$"):
+        LinearProbe().fit(X, np.full(len(X), "ant"))

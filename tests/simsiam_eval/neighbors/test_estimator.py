@@ -68,6 +68,8 @@ def test_neighbors_are_the_most_similar_rows():
     [
         ({"n_neighbors": 0}, "n_neighbors must be a positive integer, got 0"),
         ({"n_neighbors": 2.5}, "n_neighbors must be a positive integer, got 2.5"),
+        ({"n_neighbors": True}, "n_neighbors must be a positive integer, got True"),
+        ({"temperature": "x"}, "temperature must be above 0 or None, got 'x'"),
         ({"temperature": 0}, "temperature must be above 0 or None, got 0"),
         ({"metric": "cos"}, "metric must be one of cosine, l2, got 'cos'"),
     ],
@@ -75,6 +77,37 @@ def test_neighbors_are_the_most_similar_rows():
 def test_a_wrong_parameter_is_named(parameters, message):
     with pytest.raises(ValueError, match=message):
         KNNClassifier(**parameters).fit(X, Y)
+    fitted = KNNClassifier(n_neighbors=3).fit(X, Y).set_params(**parameters)
+    for predict in (fitted.predict, fitted.predict_proba):
+        with pytest.raises(ValueError, match=message):
+            predict(X)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (7, 1e-6), (60, None), (4, None)])
+def test_probabilities_are_shares_of_the_votes(k, temperature):
+    names = np.array(["cat", "ant", "bee"])[Y]
+    rows = np.round(X)  # equal similarities, and so ties
+    classifier = KNNClassifier(n_neighbors=k, temperature=temperature).fit(rows, names)
+    shares = classifier.predict_proba(rows)
+    assert shares.shape == (60, 3) and classifier.classes_.tolist() == ["ant", "bee", "cat"]
+    assert np.allclose(shares.sum(axis=1), 1) and (shares >= 0).all()
+    assert np.array_equal(classifier.classes_[shares.argmax(axis=1)], classifier.predict(rows))
+    similarities, neighbors = classifier.kneighbors(rows)
+    weights = np.ones(similarities.shape)
+    if temperature is not None:
+        weights = np.exp((similarities.astype(float) - similarities[:, :1]) / temperature)
+    expected = np.stack([(weights * (names[neighbors] == name)).sum(axis=1) for name in classifier.classes_], axis=1)
+    assert np.allclose(shares, expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_neighbors_of_the_training_rows_leave_each_out():
+    classifier = KNNClassifier(n_neighbors=3).fit(X, Y)
+    similarities, rows = classifier.kneighbors()
+    assert similarities.shape == rows.shape == (60, 3)
+    assert not (rows == np.arange(60)[:, None]).any()
+    assert np.array_equal(rows, classifier.kneighbors(X, 4)[1][:, 1:])
+    with pytest.raises(ValueError, match="n_neighbors must be a positive integer, got 0"):
+        classifier.kneighbors(n_neighbors=0)
 
 
 def test_wrong_widths_are_rejected(road):

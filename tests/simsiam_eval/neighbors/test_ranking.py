@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from simsiam_eval.neighbors import exact as neighbors
 from simsiam_eval.neighbors.exact import similarity_blocks
-from simsiam_eval.neighbors.ranking import score_queries
+from simsiam_eval.neighbors.ranking import retrieval_metrics, score_queries
 
 
 def brute_force(similarities, names, name, own, ks):
@@ -92,3 +92,43 @@ def test_some_queries_only():
     some = score_queries(bank, names, None, None, (1, 5), rows=np.array([3, 17]))
     np.testing.assert_allclose(some.average_precision, every.average_precision[[3, 17]])
     assert some.queries.tolist() == [3, 17]
+
+
+ROWS = np.random.default_rng(0).normal(size=(30, 4))
+LABELS = np.random.default_rng(1).integers(0, 3, 30)
+
+
+def test_labels_are_of_any_kind():
+    expected = retrieval_metrics(ROWS[:20], LABELS[:20], ROWS[20:], LABELS[20:], ks=5)
+    for kind in (np.array(["ant", "bee", "cat"]), np.array([0.5, 1.5, 2.5]), np.array(["x", "y", "z"], dtype=object)):
+        labels = kind[LABELS]
+        assert retrieval_metrics(ROWS[:20], labels[:20], ROWS[20:], labels[20:], ks=[5]) == expected
+    # A query label that the gallery lacks must not shift the numbering.
+    names = np.array(["ant", "bee", "cat"])[LABELS]
+    queries, query_names = np.vstack([ROWS[20:], ROWS[:1]]), [*names[20:], "aardvark"]
+    more = retrieval_metrics(ROWS[:20], names[:20], queries, query_names, ks=5)
+    assert more == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ks": 0}, "ks must be one or several positive integers, got 0"),
+        ({"ks": ()}, "ks must be one or several positive integers"),
+        ({"ks": [1.5]}, "ks must be one or several positive integers"),
+        ({"ks": True}, "ks must be one or several positive integers"),
+        ({"metric": "cos"}, "metric must be one of cosine, l2, got 'cos'"),
+        ({"queries": ROWS}, "queries requires query_labels"),
+        ({"query_labels": LABELS}, "query_labels requires queries"),
+        ({"queries": ROWS[:, :2], "query_labels": LABELS}, "queries has 2 features per row and gallery 4"),
+        ({"queries": ROWS[:0], "query_labels": []}, "queries must have shape"),
+        ({"queries": ROWS, "query_labels": LABELS[:3]}, r"query_labels must have shape \(30,\)"),
+        ({"queries": ROWS, "query_labels": ["a"] * 30}, "gallery_labels and query_labels must be of one kind"),
+        ({"gallery": ROWS * np.nan}, "gallery must be finite"),
+        ({"gallery_labels": LABELS[:3]}, r"gallery_labels must have shape \(30,\)"),
+        ({"gallery_labels": LABELS * np.nan}, "gallery_labels must not contain NaN"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        retrieval_metrics(**{"gallery": ROWS, "gallery_labels": LABELS} | arguments)

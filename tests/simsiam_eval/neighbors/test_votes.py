@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from sklearn.neighbors import KNeighborsClassifier
 
-from simsiam_eval.neighbors.votes import votes, weighted_vote
+from simsiam_eval.neighbors.votes import vote_shares, votes, weighted_vote
 
 
 def brute_force_votes(similarities, labels, k, temperature, top):
@@ -114,3 +114,13 @@ def test_blocks_of_queries_give_the_same_votes(monkeypatch):
     whole = vote(similarities, labels)
     monkeypatch.setattr("simsiam_eval.neighbors.votes._ENTRIES", 4 * 6)
     assert vote(similarities, labels) == whole
+
+
+def test_shares_that_round_to_the_same_number_keep_the_order_of_the_votes():
+    similarities = np.array([[np.float32(1e-20), 0.0, 0.0]], dtype=np.float32)
+    labels = np.array([[2, 0, 1]])
+    for temperature in (0.07, 1.0):
+        shares = vote_shares(similarities, labels, 3, temperature)
+        assert shares.argmax(axis=1).tolist() == votes(similarities, labels, (3,), temperature)[3][:, 0].tolist()
+        assert np.allclose(shares, 1 / 3)
+    assert vote_shares(similarities, labels, 3, None).tolist() == [[np.float32(1 / 3)] * 3]
