@@ -1,6 +1,28 @@
 """Format counts, percentages and lists for sentences and tables."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+
+
+class Measurement(str):
+    """A number as a table shows it, with its interval or standard deviation, that knows the numbers.
+
+    >>> cell = Measurement("50.0 ± 1.5", 50, std=1.5)
+    >>> cell, cell.value, cell.parts
+    ('50.0 ± 1.5', 50, {'std': 1.5})
+    """
+
+    value: float
+    parts: dict[str, float]
+
+    def __new__(cls, text: str, value: float, **parts: float) -> Measurement:
+        measurement = super().__new__(cls, text)
+        measurement.value, measurement.parts = value, parts
+        return measurement
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, float], dict[str, float]]:  # for copies and pickles
+        return (str(self), self.value), self.parts
 
 
 def counted(number: int, what: str) -> str:
@@ -13,14 +35,17 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number} {what}s"
 
 
-def percent(value: float, interval: Sequence[float] | None = None) -> str:
+def percent(value: float, interval: Sequence[float] | None = None) -> Measurement:
     """An accuracy as the tables show it.
 
     >>> percent(0.9125, (0.9, 0.92))
     '91.25 [90.00, 92.00]'
     """
     text = f"{100 * value:.2f}"
-    return text if interval is None else f"{text} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    if interval is None:
+        return Measurement(text, 100 * value)
+    low, high = 100 * interval[0], 100 * interval[1]
+    return Measurement(f"{text} [{low:.2f}, {high:.2f}]", 100 * value, low=low, high=high)
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:

@@ -22,7 +22,7 @@ from tasks.linear.settings import LinearEvalSettings
 class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     """Pretrain on handwritten digits, evaluate, and show the collapse without stop-gradient (2 to 6 minutes on 2 cores)."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"output": "out"}
+    GROUPS: ClassVar[dict[str, str]] = {"optimization": "epochs", "output": "out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--out simsiam-demo",)
 
     out: Path = setting(Path("simsiam-demo"), help="Output folder.")

@@ -13,6 +13,7 @@ from simsiam_eval.errors import UsageError, names_options
 
 _LARGEST_INTEGER = 10**12  # rows of a source may be billions; libraries count in 64 bits
 _LARGEST_FLOAT = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
+_LONGEST_VALUE = 200  # characters of a value in a message
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
 
 
@@ -40,7 +41,7 @@ def setting(
         choices: permitted values.
         at_least, at_most, above: bounds of a number.
         by_preset: the default comes from the preset.
-        short: name on the command line, such as "-k", instead of the long one.
+        short: short name on the command line, such as "-k", by which messages call it.
         may_change: resumed work may have another value than it started with.
         endings: permitted suffixes of a path.
         positional: given by position on the command line; of several values it takes all that are left.
@@ -158,4 +159,13 @@ def _converted(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         return float(value)
     elif isinstance(value, scalar) and isinstance(value, bool) == (scalar is bool):
         return value
-    raise UsageError(f"{name_of(field)} must be {_TYPE_NAMES[scalar]}, got {value!r}.")
+    raise UsageError(f"{name_of(field)} must be {_TYPE_NAMES[scalar]}, got {_described(value)}.")
+
+
+def _described(value: Any) -> str:
+    """A plain value as it is, another object by its type: an array or an encoder would fill the screen."""
+    text = repr(value)
+    if isinstance(value, str | int | float | Path | list | tuple | dict | None) and len(text) <= _LONGEST_VALUE:
+        return text
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name} object"

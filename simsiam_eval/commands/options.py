@@ -110,7 +110,7 @@ def required(field: dataclasses.Field[Any]) -> bool:
 
 
 def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) -> str:
-    """A field's default as help and docs show it: a value, `required`, or the value of each preset."""
+    """A field's default as help and docs show it: a value, `required`, or the values of the presets."""
     if required(field):
         return "required"
     if field.metadata["by_preset"]:
@@ -118,7 +118,10 @@ def default_text(field: dataclasses.Field[Any], settings_class: type[Settings]) 
         texts = {preset: _text(value) for preset, value in values.items() if value is not None}
         if len(texts) > 1 and len(set(texts.values())) == 1:
             return next(iter(texts.values()))
-        return ", ".join(f"{preset} {text}" for preset, text in texts.items())
+        presets_of: dict[str, list[str]] = {}
+        for preset, text in texts.items():
+            presets_of.setdefault(text, []).append(preset)
+        return "by --preset: " + "; ".join(f"{'/'.join(presets)} {text}" for text, presets in presets_of.items())
     return _text(field.default)
 
 
@@ -162,7 +165,9 @@ def _option(
     field: dataclasses.Field[Any], kind: FieldType, settings_class: type[Settings], group: cloup.OptionGroup
 ) -> click.Option:
     name = option_name(field.name)
-    declaration = [f"{name}/--no-{name[2:]}" if kind.scalar is bool else spelling(field), field.name]
+    declaration = [f"{name}/--no-{name[2:]}" if kind.scalar is bool else name, field.name]
+    if field.metadata["short"]:
+        declaration.insert(0, field.metadata["short"])
     text = field.metadata["help"]
     if field.default not in (None, (), dataclasses.MISSING) or field.metadata["by_preset"]:
         text += f"  [default: {default_text(field, settings_class)}]"

@@ -72,7 +72,7 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
 
 
 def _print(result: Result, as_json: bool) -> None:
-    """The record or the table on standard output, faults on standard error."""
+    """The record or the table on standard output, and on standard error the faults that the table does not show."""
     text = result.to_json() if as_json else str(result.table)
     if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
         text = json.dumps(json.loads(text), indent=2) if as_json else text  # ASCII
@@ -82,8 +82,10 @@ def _print(result: Result, as_json: bool) -> None:
     except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
         sys.stderr.close()  # Python would tell it again
         return
+    shown = [] if as_json else [cell for row in result.table.rows for cell in row]
     for fault in result.faults:
-        say(f"Error: {fault}")
+        if not any(fault in cell for cell in shown):
+            say(f"Error: {fault}")
 
 
 def _end_workers() -> None:

@@ -20,12 +20,10 @@ def program(text: str, commands: Iterable[Command], groups: Mapping[str, str]) -
         text: what the program is for.
         groups: summaries of the groups, the first words of names of two words.
     """
-    main = cloup.Group("simsiam-eval", help=text, context_settings=CONTEXT)
-    main.params.append(
-        click.Option(
-            ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
-        )
+    version = click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
     )
+    main = cloup.Group("simsiam-eval", help=text, context_settings=CONTEXT, params=[version])
     sections: dict[tuple[str, str], cloup.Section] = {}
     subgroups: dict[str, cloup.Group] = {}
 
@@ -36,7 +34,9 @@ def program(text: str, commands: Iterable[Command], groups: Mapping[str, str]) -
     for entry in commands:
         first, _, second = entry.name.partition(" ")
         if second and first not in subgroups:
-            subgroups[first] = cloup.Group(first, help=groups[first], context_settings=CONTEXT)
+            subgroups[first] = cloup.Group(
+                first, help=groups[first], short_help=groups[first], context_settings=CONTEXT
+            )
             add(main, subgroups[first], entry.section)
         add(subgroups[first] if second else main, _LazyCommand(entry), "Commands" if second else entry.section)
     return main

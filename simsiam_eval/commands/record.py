@@ -33,7 +33,7 @@ class Result:
         files: what it wrote, by role.
         table: the numbers for people; not part of the record.
         faults: what is wrong with what was checked, a sentence each, for standard error; the record is printed all the
-            same, and the exit status is 1.
+            same, and the exit status is 1. One that the table shows is not printed twice.
     """
 
     task: str

@@ -7,6 +7,7 @@ these fields. Does not import torch, so that `--help` is fast.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.files.atomic import reject_unwritable
 from simsiam_eval.sources.spec import path_of
 from simsiam_eval.vocabulary import PRECISIONS
+from simsiam_eval.wording import counted
 
 __all__ = [
     "DeviceSettings",
@@ -134,6 +136,36 @@ class Settings:
                 raise UsageError(f"{name_of(field)} is required.")
         return cls(**values)
 
+    @classmethod
+    def from_arguments(cls, function: str, values: Sequence[Any], named: dict[str, Any]) -> Self:
+        """Make the settings from the arguments of the Python function of that name.
+
+        Raises:
+            UsageError: an argument is unknown, missing or given twice.
+        """
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        positional = [name for name, field in known.items() if field.metadata["positional"]]
+        if positional and len(values) > 1 and field_types(cls)[positional[-1]].several:
+            last = len(positional) - 1  # takes all that are left, as on the command line
+            values = [*values[:last], list(values[last:])]
+        if len(values) > len(positional):
+            allowed = f"only {', '.join(positional)} by position" if positional else "keyword arguments only"
+            raise UsageError(f"{function}() takes {allowed}, got {counted(len(values), 'positional argument')}.")
+        by_position = dict(zip(positional, values, strict=False))
+        for name in named:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"`help(simsiam_eval.{function})` lists them."
+                raise UsageError(f"{function}() has no setting {name!r}; {hint}")
+            if name in by_position:
+                raise UsageError(f"{function}() got {name} twice, by position and by keyword.")
+        given = by_position | named
+        if missing := [
+            name for name, field in known.items() if field.default is dataclasses.MISSING and name not in given
+        ]:
+            raise UsageError(f"{function}() requires {' and '.join(missing)}.")
+        return cls(**given)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the JSON record and the checkpoint."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -181,7 +213,7 @@ class PrecisionSettings(Settings):
 class SeedSettings(Settings):
     """For commands that draw random numbers."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"machine": "seed"}
+    GROUPS: ClassVar[dict[str, str]] = {"protocol": "seed"}
 
     seed: int = setting(0, at_least=0, at_most=2**32 - 1, help="Random seed.")
 

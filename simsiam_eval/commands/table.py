@@ -66,9 +66,10 @@ class Command:
         run: Callable[..., Result] = load(self.function)
         return run(settings, **{COMMANDS[name].python_name: partial(COMMANDS[name]) for name in self.uses})
 
-    def __call__(self, **values: Any) -> Result:
-        """Run the command with the fields of its settings as keywords."""
-        return self.run(self.settings_class()(**values))
+    def __call__(self, *values: Any, **named: Any) -> Result:
+        """Run the command with the fields of its settings as keywords; those that are positional on the command line may
+        be given by position."""
+        return self.run(self.settings_class().from_arguments(self.python_name, values, named))
 
 
 _TABLE = (

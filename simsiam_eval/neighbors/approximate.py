@@ -151,16 +151,8 @@ def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed:
         UsageError: not a FAISS factory string, or one that does not fit D or rows without ids.
         DataError: the bank has fewer rows than the index has centroids.
     """
-    assert metric in METRICS
     faiss.omp_set_num_threads(torch.get_num_threads())
-    faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    try:
-        index = faiss.index_factory(bank.shape[1], factory, faiss_metric)
-    except RuntimeError as error:
-        raise UsageError(
-            f"--index {factory!r} is not a FAISS factory string for {bank.shape[1]}-dimensional features: "
-            f"{_reason(error)}."
-        ) from error
+    index = _empty_index(bank.shape[1], factory, metric)
     if not index.is_trained:
         centroids = _centroids(index)
         count = max(_TRAINING_ROWS, 256 * centroids)
@@ -186,6 +178,18 @@ def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed:
     return NeighborIndex(index, factory, metric)
 
 
+def _empty_index(width: int, factory: str, metric: str) -> Any:
+    """The index of a FAISS factory string, without rows. Raises UsageError."""
+    assert metric in METRICS
+    faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    try:
+        return faiss.index_factory(width, factory, faiss_metric)
+    except RuntimeError as error:
+        raise UsageError(
+            f"--index {factory!r} is not a FAISS factory string for {width}-dimensional features: {_reason(error)}."
+        ) from error
+
+
 def load_index(path: Path, factory: str, metric: str) -> NeighborIndex:
     """Memory-map an index file: pages are read when a search needs them, and shared between processes.
 
@@ -202,6 +206,7 @@ def load_index(path: Path, factory: str, metric: str) -> NeighborIndex:
 
 def cached_index(bank: FeatureMatrix, factory: str, metric: str, seed: int) -> NeighborIndex:
     """`build_index`, or the index of the same rows from the cache."""
+    _empty_index(bank.shape[1], factory, metric)  # rejects an invalid string before the bank is read
     digest = hashlib.sha256(json.dumps([bank.shape, factory, metric, seed, faiss.__version__]).encode())
     for start in range(0, len(bank), _BLOCK):
         digest.update(np.ascontiguousarray(bank[start : start + _BLOCK], dtype=np.float32).data)

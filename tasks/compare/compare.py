@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 class CompareSettings(DeviceSettings):
     """Compare encoders on the same images: paired accuracy (kNN or linear), CKA and common neighbors."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"data": "file train", "evaluation": "leakage overlap_k", "output": "name out"}
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "file train name",
+        "method": "head k temperature",
+        "evaluation": "leakage overlap_k",
+        "output": "out",
+    }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "first.h5 second.h5",
         "first-test.h5 second-test.h5 --train first-train.h5 --train second-train.h5",
@@ -33,14 +38,18 @@ class CompareSettings(DeviceSettings):
         positional=True, help="Feature files (.h5) of the same test images, one per encoder or seed."
     )
     train: tuple[Path, ...] = setting(
-        (), help="Feature files of the training set, in the same order (default: leave-one-out among the test images)."
+        (),
+        help="Feature file of the training set, repeated for each file in the same order (default: leave-one-out among the "
+        "test images).",
     )
     head: tuple[Path, ...] = setting(
         (),
-        help="Heads saved by linear-eval --save-head, one per file in the same order; used instead of kNN.",
+        help="Head saved by linear-eval --save-head, repeated for each file in the same order; used instead of kNN.",
     )
     name: tuple[str, ...] = setting(
-        (), help="Method of each file, in the same order; files of one name are its seeds (default: file names)."
+        (),
+        help="Name of a file's method, repeated for each file in the same order; files of one name are its seeds (default: "
+        "file names).",
     )
     k: int = setting(20, short="-k", at_least=1, help="Number of neighbors.")
     temperature: float = setting(0.07, above=0, help="Temperature T of the weights exp(similarity / T).")

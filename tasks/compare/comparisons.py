@@ -18,7 +18,7 @@ from simsiam_eval.metrics.intervals import accuracy_metrics, mcnemar, paired_int
 from simsiam_eval.metrics.similarity import cka, neighbor_overlap
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.neighbors.leakage import Leakage, measure_leakage
-from simsiam_eval.wording import percent
+from simsiam_eval.wording import Measurement, percent
 
 _EXAMPLES = 10  # images named in the record as gained or lost; --out lists all
 
@@ -44,8 +44,8 @@ class Method:
         """Row of the table."""
         if "top1_std" not in self.metrics:
             return [self.name, accuracy_cell(self.metrics, "top1")]
-        spread = f"{percent(self.metrics['top1'])} +- {percent(self.metrics['top1_std'])}"
-        return [self.name, f"{spread} ({self.seeds} seeds)"]
+        mean, std = percent(self.metrics["top1"]), percent(self.metrics["top1_std"])
+        return [self.name, Measurement(f"{mean} +- {std} ({self.seeds} seeds)", mean.value, std=std.value)]
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
 
     train: tuple[str, ...] = setting(
-        help="Training set: voc:FOLDER#LIST, coco:FOLDER#SPLIT or coco:FILE.json#images=FOLDER; several are joined."
+        help="Training set: voc:FOLDER#LIST, coco:FOLDER#SPLIT or coco:FILE.json#images=FOLDER; may be "
+        "repeated, and the sets are joined."
     )
     test: str = setting(help="Test set, specified like --train.")
     out: Path = setting(may_change=True, help="Run folder for checkpoints, detections, pictures and result.json.")
@@ -86,8 +87,8 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     checkpoint: Path | None = setting(None, help="Checkpoint of the encoder to fine-tune.")
     init: tuple[str, ...] | None = setting(
         None,
-        help="Other initializations to compare with: random, or another checkpoint as FILE or NAME=FILE (NAME is shown in "
-        "the table).",
+        help="Another initialization to compare with: random, or a checkpoint as FILE or NAME=FILE (NAME is shown in the "
+        "table); may be repeated.",
     )
     trials: int = setting(
         1, at_least=1, may_change=True, help="Number of runs per initialization, with seeds starting at --seed."
@@ -103,7 +104,8 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
     stem: str = setting("imagenet", choices=STEMS, help="Stem for --init random if no checkpoint is given.")
     classes: tuple[str, ...] | None = setting(
-        None, help="Classes to detect, in this order (default: all classes of the training set)."
+        None,
+        help="Class to detect; repeated for several, in this order (default: all classes of the training set).",
     )
     heads: str = setting(
         by_preset=True,

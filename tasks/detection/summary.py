@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from simsiam_eval.commands.record import Table
+from simsiam_eval.wording import Measurement
 from tasks.detection.backends.base import Backend
 from tasks.detection.run import RunResult
 
@@ -62,7 +63,8 @@ class Statistics:
         '50.0 ± 1.5'
         """
         spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
+        parts = {} if self.std is None else {"std": 100 * self.std}
+        return Measurement(f"{100 * self.mean:.1f}{spread}", 100 * self.mean, **parts)
 
 
 def summarize(runs: Sequence[RunResult]) -> dict[str, Statistics]:

@@ -15,7 +15,7 @@ from simsiam_eval.linear.probing import LinearFit, judge
 from simsiam_eval.linear.selection import Probe
 from simsiam_eval.metrics.confusion import confusion_matrix, per_class_accuracy
 from simsiam_eval.metrics.intervals import accuracy_metrics, bootstrap_intervals
-from simsiam_eval.wording import percent
+from simsiam_eval.wording import Measurement, percent
 from tasks.linear.accuracy import Accuracies
 from tasks.linear.trials import Setup, Subset, Trial
 
@@ -91,7 +91,8 @@ class HeadReport:
         """One row, with notes on how the head was chosen."""
         metrics, notes, best = self.to_dict(), [], "-"
         if self.fit.test_top1:
-            best = f"{percent(metrics['top1_best_epoch'])} ({metrics['best_epoch']})"
+            top1 = percent(metrics["top1_best_epoch"])
+            best = Measurement(f"{top1} ({metrics['best_epoch']})", top1.value, epoch=metrics["best_epoch"])
             notes.append("The last epoch is reported. The best epoch on the test set is shown only for comparison.")
         if self.fit.candidates:
             notes.append(choice_note(self.fit))
@@ -202,7 +203,8 @@ class RowReport:
             return "-"
         if len(values) == 1:
             return percent(values[0], self.accuracies[0].intervals[name])
-        return f"{percent(float(np.mean(values)))} ({100 * float(np.std(values, ddof=1)):.2f})"
+        mean, std = percent(float(np.mean(values))), 100 * float(np.std(values, ddof=1))
+        return Measurement(f"{mean} ({std:.2f})", mean.value, std=std)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class RetrievalBuildSettings(EncoderSettings, SeedSettings):
     SETS = ("gallery",)
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "gallery",
-        "index": "index index_parameters",
+        "index": "index index_parameters metric",
         "evaluation": "k recall_sample",
         "output": "out",
     }

@@ -6,7 +6,9 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli import main
 from simsiam_eval.features import checks as feature_checks
 from simsiam_eval.features.reader import FeatureReader
 from simsiam_eval.features.writer import FeatureWriter, write_features
@@ -219,3 +221,8 @@ def test_unfinished_file_is_reported_with_its_progress(faults, call, tmp_path):
         result = call("verify", tmp_path / name)
         assert result.exit_code == 1
         assert "none.h5 does not exist" in result.stderr
+
+
+def test_an_error_in_the_table_is_not_repeated(tmp_path):
+    shown = CliRunner().invoke(main, ["verify", str(tmp_path)])
+    assert shown.exit_code == 1 and shown.output.count("is a directory") == 1

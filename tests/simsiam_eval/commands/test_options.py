@@ -49,7 +49,7 @@ def test_without_arguments_help_is_shown():
 
 def test_help_says_defaults_and_those_of_each_preset():
     shown = " ".join(bake("--help").output.split())
-    assert "[default: bread 220.0, cake 180.0]" in shown
+    assert "[default: by --preset: bread 220.0; cake 180.0]" in shown
     assert "--steam / --no-steam" in shown
     assert "Wet. [default: on]" in shown
     assert "[default: 30]" in shown
@@ -72,7 +72,7 @@ def test_values_that_all_presets_share_are_said_once():
 
     fields = {field.name: field for field in fields_of(Grill)}
     assert default_text(fields["heat"], Grill) == "1.0"
-    assert default_text(fields["salt"], Grill) == "a 2"
+    assert default_text(fields["salt"], Grill) == "by --preset: a 2"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

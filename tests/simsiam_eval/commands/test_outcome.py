@@ -64,6 +64,7 @@ def test_a_result_with_faults_is_printed_and_the_status_is_1():
     shown = bake("matzo")
     assert shown.exit_code == 1
     assert "220.0" in shown.stdout
+    assert shown.stderr == result.stderr  # not in the table
 
 
 def test_a_signal_is_a_sentence_and_a_status():

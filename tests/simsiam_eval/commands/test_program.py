@@ -40,7 +40,7 @@ def test_cli_py_runs_as_a_script():
 def test_the_program_lists_its_commands_in_order_and_whole():
     shown = CliRunner().invoke(main, ["--help"]).output
     names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-    assert re.findall(r"^  ([a-z-]+)  ", shown, re.MULTILINE) == names
+    assert re.findall(r"^  ([a-z][a-z-]*)  ", shown, re.MULTILINE) == names
     assert "..." not in shown.partition("\n")[2]
     for heading in {command.section for command in COMMANDS.values()}:
         assert f"\n{heading}:\n" in shown
@@ -72,3 +72,10 @@ def test_modules_of_the_same_names_in_the_working_folder_change_nothing(program,
     ):
         run = subprocess.run([*start, *arguments], cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert (run.returncode, says in run.stdout + run.stderr) == (status, True), run.stderr
+
+
+def test_help_is_whole_at_a_narrow_width():
+    for words in ([], ["retrieval"]):
+        shown = CliRunner().invoke(main, [*words, "--help"], terminal_width=60).output
+        assert "..." not in shown.partition("\n")[2]
+    assert "--version" in CliRunner().invoke(main, ["--help"]).output

@@ -1,12 +1,14 @@
 """The record: strict JSON with metrics and provenance."""
 
 import json
+import pickle
 import time
 
 import pytest
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.wording import percent
+from simsiam_eval.errors import spelled_as
+from simsiam_eval.wording import Measurement, percent
 
 
 def _result(**changed):
@@ -74,11 +76,29 @@ def test_a_result_shows_its_table():
 
 
 def test_a_result_as_a_frame_has_numbers_where_all_cells_are():
-    table = Table(
-        "t", ("file", "images", "rank", "top1 [95 %]"), [["a", "3", "-", "9 [8, 10]"], ["b", "4", "1.5", "-"]]
-    )
+    table = Table("t", ("file", "images", "rank", "note"), [["a", "3", "-", "9 [8, 10]"], ["b", "4", "1.5", "-"]])
     frame = _result(table=table).to_frame()
     assert list(frame["file"]) == ["a", "b"] and list(frame["images"]) == [3, 4]
     assert frame["rank"].isna().tolist() == [True, False] and frame["rank"][1] == 1.5
-    assert list(frame["top1 [95 %]"]) == ["9 [8, 10]", "-"]
+    assert list(frame["note"]) == ["9 [8, 10]", "-"]
     assert _result(table=Table("t", ("a",), [])).to_frame().shape == (0, 1)
+
+
+def test_measurements_become_columns_of_numbers():
+    rows = [["a", percent(0.654321, (0.6, 0.7)), "-"], ["b", "-", Measurement("5 ± 1", 5, std=1.0)], ["c", "7", "8"]]
+    frame = _result(table=Table("t", ("file", "top-1 % [95 %]", "AP"), rows)).to_frame()
+    assert list(frame) == ["file", "top-1 %", "top-1 % low", "top-1 % high", "AP", "AP std"]
+    assert frame["top-1 %"].dropna().tolist() == pytest.approx([65.4321, 7])
+    assert frame["top-1 % low"].dropna().tolist() == [60]
+    assert frame["AP"].dropna().tolist() == [5, 8] and frame["AP std"].dropna().tolist() == [1]
+    assert all(kind.kind in "fi" for kind in frame.dtypes.iloc[1:])
+    copy = pickle.loads(pickle.dumps(rows[0][1]))
+    assert (copy, copy.value, copy.parts) == (rows[0][1], rows[0][1].value, rows[0][1].parts)
+
+
+def test_notes_name_arguments_outside_the_command_line():
+    result = _result(table=Table("t", ("a",), [["1"]], ["Recall of --index."]))
+    with spelled_as("arguments"):
+        assert "Recall of index." in repr(result) and "Recall of index." in result._repr_html_()
+    with spelled_as("options"):
+        assert "Recall of --index." in repr(result)

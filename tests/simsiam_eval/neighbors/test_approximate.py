@@ -115,3 +115,9 @@ def test_what_faiss_cannot_make_is_one_sentence(bank, tmp_path):
         load_index(tmp_path / "no.index", "Flat", "cosine")
     with pytest.raises(DataError, match="does not exist"):
         load_index(tmp_path / "nowhere", "Flat", "cosine")
+
+
+def test_an_invalid_string_is_rejected_before_training_is_announced(capsys):
+    with pytest.raises(UsageError, match="not a FAISS factory string"):
+        cached_index(np.ones((3, 4), dtype=np.float32), "Foo", "cosine", 0)
+    assert capsys.readouterr().err == ""
