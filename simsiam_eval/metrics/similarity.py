@@ -35,7 +35,7 @@ def cka(a: Any, b: Any, device: torch.device | None = None) -> float:
     """
     a, b = checked_rows(a, "a"), checked_rows(b, "b")
     if len(a) != len(b):
-        raise ValueError(f"expected features of the same images, got {len(a)} and {len(b)} rows")
+        raise ValueError(f"a and b must have the same number of rows, got {len(a)} and {len(b)}")
     means = [_mean(rows, device) for rows in (a, b)]
     sides = (a.shape[1], b.shape[1])
     products = [

@@ -123,7 +123,8 @@ def _numbered(
             raise TypeError("strings and numbers")
         numbers = np.unique(np.concatenate(both), return_inverse=True)[1]
     except TypeError as error:
-        raise ValueError(f"gallery_labels and query_labels must be of one kind ({error})") from error
+        names = "gallery_labels" if query_labels is None else "gallery_labels and query_labels"
+        raise ValueError(f"{names} must be of one kind ({error})") from error
     split = len(gallery_labels)
     return numbers[:split], None if query_labels is None else numbers[split:]
 
