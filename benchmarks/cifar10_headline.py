@@ -48,7 +48,7 @@ def main() -> None:
     size: dict[str, Any] = {"batch_size": asked.batch_size} if asked.batch_size else {}
     trained = pretrain(
         PretrainSettings(preset="cifar10", data=f"{asked.data}#train", val=f"{asked.data}#test", out=asked.out,
-                         epochs=asked.epochs, precision=asked.precision, compile=asked.compile, every="2 minutes",
+                         epochs=asked.epochs, precision=asked.precision, compile=asked.compile, checkpoint_every="2 minutes",
                          knn_every=asked.knn_every, keep=1, **size)
     )  # fmt: skip
     log = [json.loads(line) for line in (asked.out / "log.jsonl").read_text().splitlines()]

@@ -71,7 +71,7 @@ def _settings(
     side = asked.short_side
     return DetectSettings(
         train=(f"{asked.data}#trainval",), test=f"{asked.data}#test", out=out, preset="quick", backend=backend,
-        heads=heads, metric="coco", batch=asked.batch, iterations=asked.iterations, trials=asked.trials,
+        heads=heads, metric="coco", batch_size=asked.batch, iterations=asked.iterations, trials=asked.trials,
         min_sizes=(side,), test_size=side, max_size=2 * side, precision=asked.precision, **start,
     )  # fmt: skip
 

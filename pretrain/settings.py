@@ -100,7 +100,7 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "optimization": "epochs batch_size lr momentum weight_decay warmup_epochs accumulate sync_bn",
         "augmentation": "image_size crop_area jitter jitter_hue grayscale blur flip rotate shift zoom shear decode",
         "monitoring": "knn_every knn_k knn_temperature health_every on_collapse tensorboard wandb",
-        "checkpoints": "out every keep resume",
+        "checkpoints": "out checkpoint_every keep resume",
         "machine": "channels_last fused compile resident workers",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -206,7 +206,9 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     on_collapse: str = setting(
         "warn", choices=("warn", "stop"), may_change=True, help="Action when the output collapses."
     )
-    every: str = setting("10 epochs", may_change=True, help="Checkpoint interval: 'N epochs' or 'N minutes'.")
+    checkpoint_every: str = setting(
+        "10 epochs", may_change=True, help="Checkpoint interval: 'N epochs' or 'N minutes'."
+    )
     keep: int = setting(
         2, at_least=0, may_change=True, help="Number of epoch checkpoints to keep, newest first (0: all)."
     )
@@ -279,8 +281,10 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         self.save_interval()
 
     def save_interval(self) -> tuple[int, str]:
-        """`every` as a number of `epochs` or `minutes`."""
-        match = re.fullmatch(r"\s*([1-9][0-9]*)\s*(epoch|minute)s?\s*", self.every)
+        """`checkpoint_every` as a number of `epochs` or `minutes`."""
+        match = re.fullmatch(r"\s*([1-9][0-9]*)\s*(epoch|minute)s?\s*", self.checkpoint_every)
         if not match:
-            raise UsageError(f"--every must be like '10 epochs' or '15 minutes', got {self.every!r}.")
+            raise UsageError(
+                f"--checkpoint-every must be like '10 epochs' or '15 minutes', got {self.checkpoint_every!r}."
+            )
         return int(match[1]), match[2] + "s"

@@ -68,7 +68,7 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
         on_cpu=on_cpu,
     )
     schedule = preset_schedule(settings.preset).rescaled(
-        settings.batch,
+        settings.batch_size,
         lr=settings.lr,
         iterations=settings.iterations,
         steps=settings.steps,

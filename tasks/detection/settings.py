@@ -16,7 +16,7 @@ from tasks.detection.schedule import Schedule
 BACKENDS = ("detectron2", "torchvision")
 
 _SIZES = tuple(range(480, 801, 32))
-_VOC = {"heads": "c4", "masks": False, "metric": "voc07", "batch": 16, "min_sizes": _SIZES, "test_size": 800,
+_VOC = {"heads": "c4", "masks": False, "metric": "voc07", "batch_size": 16, "min_sizes": _SIZES, "test_size": 800,
         "max_size": 1333}  # fmt: skip
 _COCO = _VOC | {"masks": True, "metric": "coco", "min_sizes": (640, 672, 704, 736, 768, 800)}
 
@@ -57,7 +57,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         | {
             "heads": "fpn",
             "metric": "coco",
-            "batch": 4,
+            "batch_size": 4,
             "min_sizes": (320, 352, 384),
             "test_size": 384,
             "max_size": 640,
@@ -67,7 +67,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "data": "train test classes",
         "encoder": "checkpoint init arch stem",
         "method": "backend heads masks rois proposals precise_bn",
-        "optimization": "batch lr iterations steps warmup",
+        "optimization": "batch_size lr iterations steps warmup",
         "evaluation": "trials metric",
         "preprocessing": "min_sizes test_size max_size",
         "checkpoints": "out checkpoint_every resume",
@@ -118,7 +118,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         choices=("voc07", "voc", "coco"),
         help="Average precision: voc07 (VOC 2007, 11 points), voc (VOC since 2010, area under the curve) or coco.",
     )
-    batch: int = setting(
+    batch_size: int = setting(
         by_preset=True,
         at_least=1,
         help="Images per iteration, over all processes; the schedule is adapted by the linear scaling rule.",
@@ -196,5 +196,5 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
 
     def check_batch(self, processes: int) -> None:
         """Raise UsageError unless the processes can share a batch evenly."""
-        if self.batch % processes:
-            raise UsageError(f"--batch must be a multiple of the {processes} processes, got {self.batch}.")
+        if self.batch_size % processes:
+            raise UsageError(f"--batch-size must be a multiple of the {processes} processes, got {self.batch_size}.")

@@ -326,9 +326,8 @@ def run_photos(records: Records) -> None:
 
 def run_detection(records: Records) -> None:
     """A few steps of each of torchvision's detectors."""
-    small = (
-        "--batch 2 --iterations 2 --min-sizes 64 --test-size 64 --max-size 64 --proposals 20 --rois 8 --precise-bn 2"
-    )
+    sizes = "--batch-size 2 --min-sizes 64 --test-size 64 --max-size 64 --proposals 20 --rois 8"
+    small = f"--iterations 2 --precise-bn 2 {sizes}"
     common = f"--backend torchvision --train voc --test voc --workers 0 {small}"
     start = "--checkpoint demo/simsiam/checkpoint_0000.pth.tar"
     records.run("detect, fpn", f"detect {common} --out fpn {start} --init random --metric voc")

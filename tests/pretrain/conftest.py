@@ -42,7 +42,14 @@ def images(tmp_path_factory):
 def tiny(images):
     """Options of a run of three epochs of six steps, with health and online kNN."""
     chosen = {"epochs": EPOCHS, "batch-size": BATCH, "image-size": 8, "dim": 16, "pred-dim": 8, "projector-hidden": 16}
-    chosen |= {"health-every": 2, "every": "1 epochs", "data": images, "val": images, "knn-every": 1, "knn-k": 5}
+    chosen |= {
+        "health-every": 2,
+        "checkpoint-every": "1 epochs",
+        "data": images,
+        "val": images,
+        "knn-every": 1,
+        "knn-k": 5,
+    }
     return ["--preset", "cifar10", "--no-resident", *(str(x) for name, x in chosen.items() for x in (f"--{name}", x))]
 
 

@@ -32,7 +32,7 @@ def test_checkpoints_by_minutes_within_an_epoch(call, tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr(checkpoints, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(RunFolder, "save", noted)
-    made = call("pretrain", *tiny, "--out", tmp_path / "run", "--every", "1 minutes")
+    made = call("pretrain", *tiny, "--out", tmp_path / "run", "--checkpoint-every", "1 minutes")
     assert made.exit_code == 0, made.output
     assert any(step for _, step in saved)
     assert saved[-1] == (EPOCHS, 0)

@@ -77,7 +77,7 @@ def test_names_that_a_kill_has_prevented_are_restored(pretrain, tiny, whole, tmp
 
 def test_a_file_of_the_user_among_the_checkpoints(pretrain, tiny, tmp_path):
     (tmp_path / "run").mkdir()
-    arguments = [*tiny, "--out", tmp_path / "run", "--every", "1 epochs"]
+    arguments = [*tiny, "--out", tmp_path / "run", "--checkpoint-every", "1 epochs"]
     stray = f"open({str(tmp_path / 'run' / 'checkpoint_0000_backup.pth.tar')!r}, 'w').close()"
     prepare = f"""
 from pretrain.log import TrainingLog

@@ -16,7 +16,7 @@ from simsiam_eval.errors import UsageError
         (dict(stem="imagenet", image_size=16), "too small for the ImageNet stem"),
         (dict(batch_size=9, accumulate=2), "cannot be divided into --accumulate 2 equal parts"),
         (dict(epochs=3, warmup_epochs=4), "--warmup-epochs 4 must not exceed --epochs 3"),
-        (dict(every="5 hours"), "--every must be like"),
+        (dict(checkpoint_every="5 hours"), "--checkpoint-every must be like"),
     ],
 )
 def test_options_that_contradict_or_change_nothing_are_rejected_by_name(values, message):

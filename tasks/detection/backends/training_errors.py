@@ -36,5 +36,5 @@ def out_of_memory_as_data_error(
             raise
         raise DataError(
             f"Out of memory on {device} at step {step()}. Free memory and rerun the command to resume from "
-            f"{last_good()}, or choose another --out with a smaller --batch, --rois or --max-size."
+            f"{last_good()}, or choose another --out with a smaller --batch-size, --rois or --max-size."
         ) from error

@@ -25,7 +25,7 @@ def tiny(few_voc, tmp_path):
     """Settings of a run of a few steps at 64 px with VOC's metric."""
     return {
         "train": (str(few_voc),), "test": str(few_voc), "out": tmp_path / "run", "backend": "torchvision",
-        "init": ("random",), "arch": "resnet18", "metric": "voc", "batch": 2, "iterations": 5, "min_sizes": (64,),
+        "init": ("random",), "arch": "resnet18", "metric": "voc", "batch_size": 2, "iterations": 5, "min_sizes": (64,),
         "test_size": 64, "max_size": 64, "proposals": 20, "rois": 8, "precise_bn": 2, "workers": 0,
     }  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_learns_shapes_despite_a_stop_and_a_kill(shapes_voc, tmp_path):
     out = tmp_path / "run"
     settings = {
         "train": (str(shapes_voc),), "test": str(shapes_voc), "out": out, "backend": "torchvision", "init": ("random",),
-        "arch": "resnet18", "batch": 2, "iterations": 140, "lr": 0.01, "min_sizes": (96,), "test_size": 96,
+        "arch": "resnet18", "batch_size": 2, "iterations": 140, "lr": 0.01, "min_sizes": (96,), "test_size": 96,
         "max_size": 96, "checkpoint_every": 28, "workers": 0,
     }  # fmt: skip
     untrained = detect(DetectSettings(**settings | {"out": tmp_path / "none", "iterations": 1, "lr": 1e-9}))
@@ -107,7 +107,7 @@ def test_trials_of_several_initializations_and_the_papers_rows(tiny, checkpoint)
         ("encoder", *ours), ("random", *ours), ("paper: supervised", *paper), ("paper: SimSiam, base recipe", *paper),
         ("paper: SimSiam, lr .5, wd 1e-5", *paper),
     ]  # fmt: skip
-    changed = "heads, metric, batch, min_sizes, test_size, max_size, iterations, rois, precise_bn, proposals"
+    changed = "heads, metric, batch_size, min_sizes, test_size, max_size, iterations, rois, precise_bn, proposals"
     assert result.protocol == f"voc07, changed: {changed}, reduced for CPU"
     assert result.protocol in result.table.title
     assert any(note.startswith("The other rows do not follow the full protocol") for note in result.table.notes)
@@ -213,7 +213,7 @@ def test_other_runs_are_not_resumed(tiny, few_voc, tmp_path):
         ({"steps": (4, 2)}, "--steps must be in increasing order, got 4 2"),
         ({"steps": (2, 2)}, "--steps must be in increasing order, got 2 2"),
         ({"classes": ("disc", "disc")}, "--classes disc is given twice"),
-        ({"num_gpus": 3}, "--batch must be a multiple of the 3 processes, got 2"),
+        ({"num_gpus": 3}, "--batch-size must be a multiple of the 3 processes, got 2"),
     ],
 )
 def test_contradictory_settings_are_rejected(tiny, changed, message):

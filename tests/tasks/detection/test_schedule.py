@@ -21,7 +21,7 @@ def spec_and_note(preset, on_cpu, **sizes):
 @pytest.mark.parametrize("preset", list(DetectSettings.PRESETS))
 def test_own_batch_size_keeps_the_schedule(preset):
     schedule = preset_schedule(preset)
-    assert DetectSettings.PRESETS[preset]["batch"] == schedule.batch
+    assert DetectSettings.PRESETS[preset]["batch_size"] == schedule.batch
     assert schedule.rescaled(schedule.batch) == schedule
 
 
@@ -53,7 +53,7 @@ def test_protocol_names_what_differs_from_the_preset():
     assert settings(preset="voc07", **same).protocol() == "voc07"
     assert settings(preset="voc07-fpn", proposals=1000).protocol() == "voc07-fpn"
     assert settings(preset="voc07", proposals=1000).protocol() == "voc07, changed: proposals"
-    assert settings(preset="voc07", batch=8, iterations=20).protocol() == "voc07, changed: batch, iterations"
+    assert settings(preset="voc07", batch_size=8, iterations=20).protocol() == "voc07, changed: batch_size, iterations"
     assert settings(preset="voc07", classes=("a",), precise_bn=0).protocol() == "voc07, changed: classes, precise_bn"
 
 

@@ -29,7 +29,7 @@ def tiny(few_voc, tmp_path):
     """Settings of a run of a few steps at 96 px with VOC's metric."""
     return {
         "train": (str(few_voc),), "test": str(few_voc), "out": tmp_path / "run", "backend": "detectron2",
-        "init": ("random",), "arch": "resnet18", "metric": "voc", "batch": 2, "iterations": 5, "min_sizes": (96,),
+        "init": ("random",), "arch": "resnet18", "metric": "voc", "batch_size": 2, "iterations": 5, "min_sizes": (96,),
         "test_size": 96, "max_size": 96, "proposals": 20, "rois": 8, "precise_bn": 2, "workers": 0,
     }  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_learns_shapes_despite_a_stop_and_a_kill(shapes_voc, tmp_path):
     out = tmp_path / "run"
     settings = {
         "train": (str(shapes_voc),), "test": str(shapes_voc), "out": out, "backend": "detectron2", "init": ("random",),
-        "arch": "resnet18", "batch": 2, "iterations": 200, "lr": 0.01, "min_sizes": (160,), "test_size": 160,
+        "arch": "resnet18", "batch_size": 2, "iterations": 200, "lr": 0.01, "min_sizes": (160,), "test_size": 160,
         "max_size": 160, "checkpoint_every": 40, "workers": 0,
     }  # fmt: skip
     for number, step, status in ((signal.SIGTERM, 19, 143), (signal.SIGKILL, 99, -9)):

@@ -142,7 +142,7 @@ def test_out_of_memory_names_step_and_remedies(start, tmp_path, error):
                 raise error
             super()._train_step(batch)
 
-    with pytest.raises(DataError, match=r"Out of memory on cpu at step 4\. .*checkpoint_last.pth, or .*--batch"):
+    with pytest.raises(DataError, match=r"Out of memory on cpu at step 4\. .*checkpoint_last.pth, or .*--batch-size"):
         start(tmp_path, RunsOutOfMemory, checkpoint_every=2).train()
     assert torch.load(tmp_path / "checkpoint_last.pth", weights_only=True)["step"] == 2
     start(tmp_path).train()
