@@ -83,8 +83,8 @@ def main() -> None:
         ("k", "checkout", "CPU seconds", "ratio", "top-1 %"),
         rows,
         [
-            f"Medians of {options.repetitions} runs in turn, from the start of Python to the record; other processes were "
-            "running too. before: oneDNN's products and FAISS's heaps (commit f5fa780); after: torch.mm and torch.topk."
+            f"Medians of {options.repetitions} runs in turn, from the start of Python to the record. before: oneDNN's "
+            "products and FAISS's heaps (commit f5fa780); after: torch.mm, and torch.topk of what exceeds the k-th best."
         ],
     )
 

@@ -38,7 +38,6 @@ from simsiam_eval.linear.end_to_end import ViewExtraction
 from simsiam_eval.linear.heads import HeadStack
 from simsiam_eval.linear.lars import LARS
 from simsiam_eval.linear.protocols import HeadRecipe
-from simsiam_eval.runtime import matmul
 from simsiam_eval.sources.base import ArraySource
 
 EPOCHS = 90
@@ -74,9 +73,7 @@ def main() -> None:
                  f"{EPOCHS * end_to_end:.0f}", f"{end_to_end / took['one head']:.0f}"])  # fmt: skip
     whole = EPOCHS * one
     parts = _parts(x, y, asked.classes)
-    needed = sum(
-        parts[name] for name in ("rows by index_select", "scores of 13 heads by oneDNN", "their gradient by oneDNN")
-    )
+    needed = sum(parts[name] for name in ("rows by index_select", "scores of 13 heads", "their gradient"))
     limit = needed * asked.rows / RECIPE.batch_size / took["one head"]
     alone, swept = _commands(asked.rows, asked.width, asked.classes)
     notes = [
@@ -117,13 +114,6 @@ def _epochs(
     )
     loader = DataLoader(TensorDataset(x, y), RECIPE.batch_size, shuffle=True)
 
-    def by_mkl() -> None:
-        real, matmul._onednn_multiplies = matmul._onednn_multiplies, lambda: False
-        try:
-            many.train_epoch(x, 0)
-        finally:
-            matmul._onednn_multiplies = real
-
     def indexed() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in torch.randperm(len(y)).split(RECIPE.batch_size):
             yield x[batch], y[batch]
@@ -132,7 +122,6 @@ def _epochs(
         "one head": lambda: one.train_epoch(x, 0),
         "its test curve": lambda: one.judge(tested, truth),
         f"{HEADS} heads together": lambda: many.train_epoch(x, 0),
-        f"{HEADS} heads together, products by torch.mm": by_mkl,
         "one head, nn.Linear and autograd, tensors indexed": lambda: _plain(indexed(), x.shape[1], classes),
         "one head, nn.Linear and autograd, DataLoader of a TensorDataset": lambda: _plain(loader, x.shape[1], classes),
     }
@@ -201,10 +190,8 @@ def _parts(x: torch.Tensor, y: torch.Tensor, classes: int) -> dict[str, float]:
         "rows by index_select": lambda: torch.index_select(x, 0, rows, out=room),
         "rows by indexing": lambda: x[rows],
         "labels": lambda: y.index_select(0, rows),
-        "scores of 13 heads by oneDNN": lambda: matmul.times_transposed(weight, room),
-        "by torch.mm": lambda: weight @ room.T,
-        "their gradient by oneDNN": lambda: matmul.times_transposed(off, room.T),
-        "by torch.mm ": lambda: off @ room,
+        "scores of 13 heads": lambda: weight @ room.T,
+        "their gradient": lambda: off @ room,
         "log_softmax of (13,10,B)": lambda: torch.log_softmax(scores, 1),
         "of (B,13,10)": lambda: torch.log_softmax(turned, 2),
         "exp": lambda: scores.exp(),

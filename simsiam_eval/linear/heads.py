@@ -11,7 +11,6 @@ from simsiam_eval.linear.lars import larc
 from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
 from simsiam_eval.linear.schedule import epoch_lr, scaled_lr
-from simsiam_eval.runtime.matmul import times_transposed
 
 _BLOCK = 8192  # rows scored at once
 # Probabilities below exp(-87) are subnormal, and so are their products with features from a little above: exp and matrix
@@ -122,7 +121,7 @@ class HeadStack:
         errors = log_probabilities.clamp_(min=_MIN_LOG_PROBABILITY).exp_()
         errors.scatter_add_(1, targets, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
         for weight, gradient, velocity in (
-            (self.weight, times_transposed(errors.view(-1, len(x)), x.T).view_as(self.weight), self._velocity[0]),
+            (self.weight, (errors.view(-1, len(x)) @ x).view_as(self.weight), self._velocity[0]),
             (self.bias, errors.sum(dim=2, keepdim=True), self._velocity[1]),
         ):
             gradient /= len(x)
@@ -136,7 +135,7 @@ class HeadStack:
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         """(B,D) -> (K,C,B)."""
         heads, classes, width = self.weight.shape
-        return times_transposed(self.weight.view(-1, width), x).view(heads, classes, len(x)).add_(self.bias)
+        return (self.weight.view(-1, width) @ x.T).view(heads, classes, len(x)).add_(self.bias)
 
     @torch.no_grad()
     def judge(self, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

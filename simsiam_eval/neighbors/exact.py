@@ -1,6 +1,6 @@
 """Exact nearest neighbors of sets that need not fit in memory, on any device.
 
-A block of similarities is one matrix product; torch.topk takes the best of it, which are merged with the best so far.
+A block of similarities is one matrix product; of those that exceed a query's k-th best so far, torch.topk takes the best.
 benchmarks/results/exact_search.md compares whole commands with an earlier search by oneDNN's products and FAISS's heaps.
 """
 
@@ -203,9 +203,8 @@ def _merge_chunk(
     """
     query_step, largest = _BLOCK[queries.device.type]
     step = _equal_parts(len(chunk), largest)
-    memory = queries.new_empty(
-        min(query_step, len(queries)) * step
-    )  # new memory for every block would cost page faults
+    # New memory for every block would cost page faults.
+    memory = queries.new_empty(min(query_step, len(queries)) * step)
     for query_start in range(0, len(queries), query_step):
         which = slice(query_start, query_start + query_step)
         for start in range(0, len(chunk), step):
@@ -226,14 +225,23 @@ def _merge_block(
     similarities: torch.Tensor, rows: torch.Tensor, block: torch.Tensor, first_row: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k best of the best so far (B,k) and a block (B,n) of later rows, in any order."""
-    k = similarities.shape[1]
-    # Only what exceeds a query's k-th best can enter: few after the first blocks, and fewer are faster to choose.
-    above = int((block > similarities.amin(1, keepdim=True)).sum(1).max())
-    if above == 0:
-        return similarities, rows
-    numbers = torch.arange(first_row, first_row + block.shape[1], device=block.device).expand(block.shape)
-    block, numbers = _highest(block, numbers, min(k, above))
-    return _highest(torch.cat((similarities, block), 1), torch.cat((rows, numbers), 1), k)
+    k, width = similarities.shape[1], block.shape[1]
+    # Only what exceeds a query's k-th best can enter: after the first blocks a few, which are packed together, since topk
+    # takes as long to read a whole block as the product takes to compute it.
+    entering = (block > similarities.amin(1, keepdim=True)).view(-1).nonzero()[:, 0]
+    query = entering // width
+    counts = torch.bincount(query, minlength=len(block))
+    most = int(counts.max())
+    if 2 * most > width:
+        numbers = torch.arange(first_row, first_row + width, device=block.device).expand(block.shape)
+        best, best_rows = _highest(block, numbers, min(k, most))
+    else:
+        slot = torch.arange(len(query), device=block.device) - (counts.cumsum(0) - counts)[query]
+        best = block.new_full((len(block), most), -torch.inf)
+        best_rows = rows.new_full((len(block), most), _NO_ROW)
+        best[query, slot] = block.view(-1)[entering]
+        best_rows[query, slot] = first_row + entering % width
+    return _highest(torch.cat((similarities, best), 1), torch.cat((rows, best_rows), 1), k)
 
 
 def _highest(values: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
