@@ -26,26 +26,17 @@ if TYPE_CHECKING:
     # `as` marks what is exported: a type checker cannot read the computed __all__.
     from simsiam_eval.api import (
         PretrainedEncoder as PretrainedEncoder,
-    )
-    from simsiam_eval.api import (
         extract as extract,
-    )
-    from simsiam_eval.api import (
         load_encoder as load_encoder,
-    )
-    from simsiam_eval.api import (
         open_features as open_features,
     )
     from simsiam_eval.commands.record import Result as Result
-    from simsiam_eval.errors import DataError as DataError
-    from simsiam_eval.errors import UsageError as UsageError
-    from simsiam_eval.errors import UserError as UserError
+    from simsiam_eval.errors import DataError as DataError, UsageError as UsageError, UserError as UserError
     from simsiam_eval.features.table import Features as Features
     from simsiam_eval.linear.estimator import LinearProbe as LinearProbe
     from simsiam_eval.linear.lars import LARS as LARS
     from simsiam_eval.metrics.similarity import cka as cka
-    from simsiam_eval.metrics.spread import collapse_std as collapse_std
-    from simsiam_eval.metrics.spread import rankme as rankme
+    from simsiam_eval.metrics.spread import collapse_std as collapse_std, rankme as rankme
     from simsiam_eval.neighbors.estimator import KNNClassifier as KNNClassifier
     from simsiam_eval.neighbors.ranking import retrieval_metrics as retrieval_metrics
 

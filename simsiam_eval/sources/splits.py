@@ -7,8 +7,7 @@ share the names of their sub-folders are splits of the same classes. Where both 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 
 from simsiam_eval.errors import DataError, UsageError

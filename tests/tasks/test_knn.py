@@ -8,8 +8,7 @@ import pytest
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import write_features
-from simsiam_eval.neighbors import classify
-from simsiam_eval.neighbors import exact as neighbors
+from simsiam_eval.neighbors import classify, exact as neighbors
 from tasks.knn import KnnSettings, knn
 
 

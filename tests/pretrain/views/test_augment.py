@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
+from torchvision.transforms import InterpolationMode, functional as tv
 
 from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings

@@ -2,8 +2,7 @@
 
 import re
 import shlex
-from dataclasses import dataclass
-from dataclasses import fields as fields_of
+from dataclasses import dataclass, fields as fields_of
 from pathlib import Path
 from typing import Any, ClassVar
 

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import given, strategies as some
 from torch.nn import functional
 
 from simsiam_eval.linear.heads import Head, HeadStack, among_top, stacks_of

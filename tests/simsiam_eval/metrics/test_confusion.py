@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import given, strategies as some
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 
 from simsiam_eval.metrics.confusion import confusion_matrix, per_class_accuracy

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from simsiam_eval.metrics import similarity
 from simsiam_eval.metrics.similarity import cka, neighbor_overlap

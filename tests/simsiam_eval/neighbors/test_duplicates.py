@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from simsiam_eval.neighbors import duplicates
 from simsiam_eval.neighbors.duplicates import Groups, pairs_above
