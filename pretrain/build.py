@@ -28,7 +28,7 @@ def open_folder(settings: PretrainSettings, source: ImageSource, processes: Proc
     description = RunDescription(
         arch=settings.arch,
         stem=settings.stem,
-        preprocessing=test_preprocessing(settings).to_dict(),
+        preprocessing=encoder_preprocessing(settings).to_dict(),
         settings=settings.to_dict(),
         images=source.listing_fingerprint(),
         processes=processes.world,
@@ -43,7 +43,7 @@ def open_loader(settings: PretrainSettings, source: ImageSource, processes: Proc
     return Loader(
         source,
         view_recipe(settings),
-        test_preprocessing(settings),
+        encoder_preprocessing(settings),
         processes,
         batch_size=settings.batch_size,
         image_size=settings.image_size,
@@ -134,7 +134,7 @@ def distributed(model: SimSiam, processes: Processes) -> torch.nn.Module:
     return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
 
 
-def test_preprocessing(settings: PretrainSettings) -> Preprocessing:
+def encoder_preprocessing(settings: PretrainSettings) -> Preprocessing:
     """How images are prepared for the encoder later: resized to 256 / 224 of the view's size; small images whole."""
     size = settings.image_size
     short = round(size * 256 / 224) if settings.stem == "imagenet" else size

@@ -57,7 +57,7 @@ class StepResult(NamedTuple):
 
 
 class Callback:
-    """What is done along the way; a subclass overrides what it needs."""
+    """Base class of callbacks; every method does nothing unless overridden."""
 
     def before_epoch(self) -> None:
         """Before the epoch's first step, or the first one after a resume."""

@@ -280,7 +280,7 @@ class _Crops:
         return crops[0], crops[1], reasons
 
     def _both(self, image: OpenedImage, parameters: Sequence[ViewParameters]) -> torch.Tensor:
-        """(2,3,S,S) uint8: two crops of one decoding, at the smallest scale at which both have pixels enough."""
+        """(2,3,S,S) uint8: two crops of one decoding, at the smallest scale at which both have enough pixels."""
         both = [boxes(view, image.height, image.width)[0] for view in parameters]
         min_side = min(int(box[2:].min()) for box in both)
         pixels, factor = image.reduced(min_side / (MARGIN * self.size) if self.scaled else 1)

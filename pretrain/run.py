@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from pretrain.build import (
     build_model,
     build_optimizer,
     distributed,
+    encoder_preprocessing,
     open_folder,
     open_loader,
-    test_preprocessing,
     training_recipe,
 )
 from pretrain.callback import Callback, Callbacks, Position, StepResult
@@ -165,7 +165,7 @@ class _Run:
                 settings.stem,
                 self._source,
                 open_source(settings.val, "test"),
-                test_preprocessing(settings),
+                encoder_preprocessing(settings),
                 position,
                 stop,
                 processes.device,
@@ -182,9 +182,7 @@ class _Run:
         yield self._checkpoint
 
     def _progress(self, first: int, last: int) -> AbstractContextManager[Advance]:
-        if not self._processes.main:
-            return nullcontext(lambda steps, note="": None)
-        return progress("pretrain", last, done=first)
+        return progress("pretrain", last, done=first, shown=self._processes.main)
 
     @torch.no_grad()
     def estimate_bn_statistics(self) -> Path:
@@ -193,8 +191,8 @@ class _Run:
         with stop_requests(patient=self._processes.world > 1) as stop, mean_bn_statistics(self._model):
             for view1, view2 in batches:
                 self._model.forward(view1, view2)  # never compiled: each BN counts its batches
-                if stop.status:
-                    raise Stopped("Stopped; nothing was written.", stop.status)
+                if status := self._processes.largest(stop.status):  # all stop together: BN is synchronized
+                    raise Stopped("Stopped; nothing was written.", status)
         self._checkpoint.save()
         return self._folder.path_at(self._position)
 

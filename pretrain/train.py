@@ -142,7 +142,7 @@ def forward(model: torch.nn.Module, x1: Tensor, x2: Tensor, recipe: Recipe) -> O
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
-    """Set the learning rate of an epoch: linear warm-up, then cosine over the epochs that are left.
+    """Set the learning rate of an epoch: linear warm-up, then cosine over the remaining epochs.
 
     A group marked `fix_lr` keeps `recipe.lr`; one with `warms_up` False skips the warm-up (see `parameter_groups`).
     """

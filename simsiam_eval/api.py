@@ -170,7 +170,7 @@ def extract(
         options = {"layer": loaded.layers, "pool": loaded.pooling, "transform": loaded.transform} | options
     if out is not None:
         if not isinstance(data, str | os.PathLike) or like is not None or split is not None:
-            raise UsageError("with out, data must be an image source as a string or path, without split or like")
+            raise UsageError("With out, data must be an image source as a string or path, without split or like.")
         checkpoint = encoder if loaded is None else _unchanged_checkpoint(loaded)
         COMMANDS["extract"](checkpoint=checkpoint, data=os.fspath(data), out=out, device=device, **options)
         return open_features(out)

@@ -73,7 +73,8 @@ def verify(settings: VerifySettings) -> Result:
         checks = [Check("format", version + (", virtual" if reader.attributes["parts"] else "")), check_layout(reader)]
         if not checks[1].faults:
             checks += [*check_rows(reader), check_ids(reader)]
-            checks += _check_origin(reader, settings)
+            sample = _Sample(settings.sample, settings.seed, settings.device)
+            checks += _check_origin(reader, settings.checkpoint, settings.data, sample)
         return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
 
 
@@ -105,28 +106,37 @@ def _unfinished(path: Path) -> Check:
     )
 
 
-def _check_origin(reader: FeatureReader, settings: VerifySettings) -> list[Check]:
+@dataclass(frozen=True)
+class _Sample:
+    """How many rows are recomputed, drawn with which seed, on which device."""
+
+    rows: int
+    seed: int
+    device: str
+
+
+def _check_origin(reader: FeatureReader, checkpoint: Path | None, data: str | None, sample: _Sample) -> list[Check]:
     """Check the file against the checkpoint and the images that were given."""
     from simsiam_eval.features.checks import Check
 
     checks, source = [], None
-    if settings.checkpoint is not None:
+    if checkpoint is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
         recorded = reader.attributes["encoder"].get("weights_sha256")
-        actual = inspect_checkpoint(settings.checkpoint).weights_sha256
+        actual = inspect_checkpoint(checkpoint).weights_sha256
         if recorded == actual:
             checks.append(Check("encoder", f"sha256 {actual[:16]}..., matches"))
         else:
-            fault = f"The features are from another encoder than {settings.checkpoint}: {recorded}, not {actual}."
+            fault = f"The features are from another encoder than {checkpoint}: {recorded}, not {actual}."
             checks.append(Check("encoder", "", [fault]))
-    if settings.data is not None:
+    if data is not None:
         from simsiam_eval.sources.opening import open_source
 
-        source = open_source(settings.data)
-        checks.append(_check_images(reader, source, settings.data))
-    if source is not None and settings.checkpoint is not None and not any(check.faults for check in checks):
-        checks.append(_check_sample(reader, source, settings))
+        source = open_source(data)
+        checks.append(_check_images(reader, source, data))
+    if source is not None and checkpoint is not None and not any(check.faults for check in checks):
+        checks.append(_check_sample(reader, source, checkpoint, sample))
     return checks
 
 
@@ -159,7 +169,7 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
     return check
 
 
-def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Check:
+def _check_sample(reader: FeatureReader, source: ImageSource, checkpoint: Path, sample: _Sample) -> Check:
     """Recompute a sample of rows with the settings recorded in the file, each row in its own forward pass."""
     import hashlib
 
@@ -167,16 +177,14 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
 
     from simsiam_eval.features.checks import Check
 
-    draws = np.random.default_rng(settings.seed).choice(
-        len(reader), min(len(reader), 4 * settings.sample), replace=False
-    )
-    rows = [int(row) for row in draws if reader.file["valid"][row]][: settings.sample]
+    draws = np.random.default_rng(sample.seed).choice(len(reader), min(len(reader), 4 * sample.rows), replace=False)
+    rows = [int(row) for row in draws if reader.file["valid"][row]][: sample.rows]
     check, digest = Check("sample"), hashlib.sha256()
     min_cosine, largest_difference, identical = 1.0, 0.0, 0
     cosine_limit, difference_limit = _TOLERANCE[reader.attributes["precision"]]
     difference_limit += 2e-3 * (reader.attributes["dtype"] == "float16")
     first = reader.attributes["source"].get("rows", [0])[0]
-    blocks = _extraction(reader, source, settings).compute([first + row for row in rows])
+    blocks = _extraction(reader, source, checkpoint, sample.device).compute([first + row for row in rows])
     for row, block in zip(rows, blocks, strict=True):
         if block.reasons:
             (reason,) = block.reasons.values()
@@ -206,16 +214,15 @@ def _check_sample(reader: FeatureReader, source: ImageSource, settings: VerifySe
     return check
 
 
-def _extraction(reader: FeatureReader, source: ImageSource, settings: VerifySettings) -> Extraction:
+def _extraction(reader: FeatureReader, source: ImageSource, checkpoint: Path, device: str) -> Extraction:
     """An extraction as the file records it, with one image per forward pass."""
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.extraction.plan import extraction_like
     from simsiam_eval.runtime.device import resolve_device
 
-    assert settings.checkpoint is not None
-    options, device = ExtractionOptions(batch=1, workers=0), resolve_device(settings.device)
+    options = ExtractionOptions(batch=1, workers=0)
     return extraction_like(
-        reader.attributes, reader.path, settings.checkpoint, source, options, device, every_column=True
+        reader.attributes, reader.path, checkpoint, source, options, resolve_device(device), every_column=True
     )
 
 

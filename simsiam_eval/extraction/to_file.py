@@ -70,7 +70,7 @@ def write_extraction(
         total = done + int(lengths[own_blocks].sum())
         # Closed explicitly: after a signal, a generator is otherwise closed only when the traceback is freed.
         with (
-            progress(f"extract {out.name}", total, done) as advance,
+            progress(f"extract {out.name}", total, done, shown=processes.main) as advance,
             closing(engine(extraction, starts[own_blocks])) as blocks,
         ):
             for block in blocks:

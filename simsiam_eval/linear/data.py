@@ -112,4 +112,4 @@ def _check_views(path: Path, views: int, layers: dict[str, str]) -> None:
         )
     if "features" not in layers.values():
         layer = next(iter(layers_in(attributes)))
-        raise DataError(f"The views in {path} are of layer {layer}, but --layer is {' '.join(layers)}.")
+        raise DataError(f"{path} has views of layer {layer}; expected --layer {' '.join(layers)}.")

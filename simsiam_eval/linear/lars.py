@@ -47,7 +47,7 @@ class LARS(torch.optim.Optimizer):
 
     Otherwise g stays as it is, without weight decay. Then v <- momentum * v + g and w <- w - lr * v.
 
-    Three differences to other implementations, which matter in SimSiam's linear evaluation:
+    Three differences from other implementations, which matter in SimSiam's linear evaluation:
 
     - The gradient is also scaled at ``weight_decay=0``. lightly's LARS, and timm's by default, skip the scaling there, which
       makes them plain SGD.

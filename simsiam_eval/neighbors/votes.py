@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_ENTRIES = 1 << 22  # votes held at once: queries x classes, some 150 MiB
+_ENTRIES = 1 << 22  # votes held at once: queries x classes, about 150 MiB
 
 
 def votes(

@@ -28,7 +28,7 @@ class ExitReport:
     """The end of a process with a status other than 0.
 
     Attributes:
-        kind: an error of the user's, a traceback, a signal, or "complete": the message says all (a stop on request).
+        kind: a user error, a traceback, a signal, or "complete" for a message that needs no addition (a stop on request).
         message: what to print; may be empty.
         status: its exit status.
         seconds: when it ended.

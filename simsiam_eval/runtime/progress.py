@@ -15,13 +15,13 @@ _PLAIN_SECONDS = 10.0  # between two lines, where there is no terminal for a bar
 
 
 def say(message: str) -> None:
-    """Print one line; nothing where it cannot be written (a closed terminal, a full disk), which must not stop the work."""
+    """Print one line; nothing where it cannot be written (a closed terminal, a full disk): the command continues."""
     if sys.stderr is not None:
         print(spelled(message), file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
 
 
 class _Lenient:
-    """A stream whose errors are ignored: its reader may have left."""
+    """A stream whose errors are ignored: the pipe may be closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -44,14 +44,18 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+def progress(title: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Advance]:
     """A progress bar (a terminal) or a line every ten seconds (a log file); call the value with the steps done.
 
     Args:
         title: what is done.
         total: number of steps.
         done: steps done before.
+        shown: off for all processes but the main one.
     """
+    if not shown:
+        yield lambda steps, note="": None
+        return
     if sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

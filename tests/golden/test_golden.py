@@ -1,7 +1,7 @@
 """Every command still gives the numbers of records.json: features and weights bit for bit.
 
-Where packages or the processor are others, rounding is too, and a short training multiplies it: then only settings and
-the names of metrics are compared, and the other tests are skipped by name.
+With other versions of packages or another processor, rounding differs, and a short training multiplies the difference:
+then only settings and the names of metrics are compared, and the other tests are skipped by name.
 
 Where a number is meant to change, run `python tests/golden/make.py` and review the diff of records.json.
 """

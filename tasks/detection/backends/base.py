@@ -6,7 +6,7 @@ Data, schedule, evaluation and record are not part of a backend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,9 +47,7 @@ class RunContext:
 
     def progress(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
         """Progress of this run, shown by the main process."""
-        if not self.processes.main:
-            return nullcontext(lambda steps, note="": None)
-        return progress(f"{title} {self.folder.name}", total, done)
+        return progress(f"{title} {self.folder.name}", total, done, shown=self.processes.main)
 
 
 class Detector(Protocol):

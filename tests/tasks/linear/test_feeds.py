@@ -23,7 +23,7 @@ def test_views_are_used_in_turn_and_the_difference_to_crops_is_reported(sets, tm
         run(sets, views=1)
     layered = {split: write(tmp_path / f"{split}-l.h5", 80, 7, 0, layers=["layer2"], views=2) for split in sets}
     assert run(layered, views=2)
-    with pytest.raises(DataError, match="are of layer pool, but --layer is layer2"):
+    with pytest.raises(DataError, match="has views of layer pool; expected --layer layer2"):
         run(layered, views=2, layer="layer2")
 
 
