@@ -59,7 +59,7 @@ def test_damaged_attribute_is_reported(call, tmp_path, name, value):
                     ["export", path, "--to", "npy", "--out", tmp_path / "o"], ["verify", path]):  # fmt: skip
         result = call(*command)
         assert result.exit_code == 1
-        assert "is damaged" in result.stderr
+        assert "is damaged" in result.output
 
 
 def test_label_without_a_class_name_is_reported(call, tmp_path):

@@ -114,6 +114,10 @@ def run(settings):
         raise ZeroDivisionError("a crash")
     if settings.what == "kill" and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if settings.what in ("interrupt", "stop"):  # both processes run, none imports any more
+        open(f"{settings.what}{rank}", "w").close()
+        while not os.path.exists(f"{settings.what}{1 - rank}"):
+            time.sleep(0.01)
     if settings.what == "stop":
         with stop_requests(patient=True) as request:
             open(f"ready{rank}", "w").close()
