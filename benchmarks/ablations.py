@@ -1,8 +1,8 @@
-"""The ablations that made the paper, beside its signs: one short pretraining each, kNN and LARS linear evaluation.
+"""The paper's ablations: one short pretraining run per variant, then kNN and linear evaluation.
 
 python benchmarks/ablations.py --data cifar10:DIR --epochs 100 --out FOLDER
 
-A stopped one goes on where it was; the table has every variant that was judged so far, in FOLDER.
+An interrupted run resumes when the same command is run again. The table lists every variant evaluated so far in FOLDER.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.knn import KnnSettings, knn
 from tasks.linear.linear_eval import linear_eval
 from tasks.linear.settings import LinearEvalSettings
 
-# name: (what differs from the preset, the paper's ImageNet linear top-1 at 100 epochs)
+# name: (settings that differ from the preset, the paper's ImageNet linear top-1 at 100 epochs)
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "SimSiam, predictor lr constant": ({"predictor": "constant"}, "68.1"),
     "predictor lr cosine": ({"predictor": "cosine"}, "67.7"),
@@ -40,55 +40,62 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="Image source with a training and a test split.")
-    parser.add_argument("--preset", default="cifar10")
-    parser.add_argument("--linear", default="simsiam-code", help="Preset of the linear evaluation.")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, help="Default: the preset's.")
+    parser.add_argument("--data", required=True, help="Image source with training and test splits.")
+    parser.add_argument("--preset", default="cifar10", help="Pretraining preset.")
+    parser.add_argument("--linear", default="simsiam-code", help="Linear evaluation preset.")
+    parser.add_argument("--epochs", type=int, required=True, help="Number of pretraining epochs.")
+    parser.add_argument("--batch-size", type=int, help="Batch size (default: the preset's).")
     parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--compile", default="cuda-graphs" if torch.cuda.is_available() else "off")
-    parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    asked = parser.parse_args()
-    for name in asked.only:
-        if not judged_file(asked, name).exists():
-            judged_file(asked, name).write_text(json.dumps(judged(asked, name)))
-        rows = [json.loads(path.read_text()) for path in (judged_file(asked, one) for one in VARIANTS) if path.exists()]
+    parser.add_argument("--out", type=Path, required=True, help="Output folder, with one run folder per variant.")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Variants to run (default: all)."
+    )
+    args = parser.parse_args()
+    for name in args.only:
+        if not result_file(args, name).exists():
+            result_file(args, name).write_text(json.dumps(evaluate_variant(args, name)))
+        rows = [
+            json.loads(path.read_text())
+            for path in (result_file(args, variant) for variant in VARIANTS)
+            if path.exists()
+        ]
         write_table(
-            f"ablations_{asked.preset}",
-            f"Ablations, {asked.epochs} epochs of {asked.data}",
-            ("variant", "kNN k 200 T .1 % [95 %]", f"linear {asked.linear} % [95 %]", "output std x sqrt(d)", "loss",
+            f"ablations_{args.preset}",
+            f"Ablations, {args.epochs} epochs of {args.data}",
+            ("variant", "kNN k 200 T .1 % [95 %]", f"linear {args.linear} % [95 %]", "output std x sqrt(d)", "loss",
              "paper (ImageNet, linear)"),
             rows,
         )  # fmt: skip
 
 
-def folder_of(asked: argparse.Namespace, name: str) -> Path:
+def run_folder(args: argparse.Namespace, name: str) -> Path:
     """Run folder of a variant."""
-    folder: Path = asked.out / name.replace(" ", "-").replace(",", "")
+    folder: Path = args.out / name.replace(" ", "-").replace(",", "")
     return folder
 
 
-def judged_file(asked: argparse.Namespace, name: str) -> Path:
-    """Where the line of a variant is kept, under the epochs and protocol that it was judged by."""
-    return folder_of(asked, name) / f"judged-{asked.epochs}-{asked.linear}.json"
+def result_file(args: argparse.Namespace, name: str) -> Path:
+    """JSON file with the table row of a variant; its name holds the epochs and the linear preset."""
+    return run_folder(args, name) / f"judged-{args.epochs}-{args.linear}.json"
 
 
-def judged(asked: argparse.Namespace, name: str) -> list[str]:
-    """Pretrain a variant, as far as it is not yet, and judge it: its line of the table."""
-    torch.compiler.reset()  # which gives up on a model that it has seen in eight forms
-    changed, paper = VARIANTS[name]
-    size = {"batch_size": asked.batch_size} if asked.batch_size else {}
+def evaluate_variant(args: argparse.Namespace, name: str) -> list[str]:
+    """Pretrain a variant (or resume its run), evaluate it and return its table row."""
+    torch.compiler.reset()  # otherwise it stops compiling after eight versions of the model
+    overrides, paper_top1 = VARIANTS[name]
+    size = {"batch_size": args.batch_size} if args.batch_size else {}
     trained = pretrain(
-        PretrainSettings(preset=asked.preset, data=f"{asked.data}#train", epochs=asked.epochs, precision=asked.precision,
-                         compile=asked.compile, out=folder_of(asked, name), **size, **changed)
+        PretrainSettings(preset=args.preset, data=f"{args.data}#train", epochs=args.epochs, precision=args.precision,
+                         compile=args.compile, out=run_folder(args, name), **size, **overrides)
     )  # fmt: skip
-    sets: dict[str, Any] = {"train": f"{asked.data}#train", "test": f"{asked.data}#test"}
+    sets: dict[str, Any] = {"train": f"{args.data}#train", "test": f"{args.data}#test"}
     sets |= {"checkpoint": Path(trained.files["checkpoint"])}
-    near = knn(KnnSettings(preset="lightly", **sets)).metrics
-    linear = linear_eval(LinearEvalSettings(preset=asked.linear, **sets)).metrics
-    return [name, percent(near["top1"], near["top1_interval"]), percent(linear["top1"], linear["top1_interval"]),
-            f"{trained.metrics['output_std']:.3f}", f"{trained.metrics['loss']:.3f}", paper]  # fmt: skip
+    knn_metrics = knn(KnnSettings(preset="lightly", **sets)).metrics
+    linear_metrics = linear_eval(LinearEvalSettings(preset=args.linear, **sets)).metrics
+    return [name, percent(knn_metrics["top1"], knn_metrics["top1_interval"]),
+            percent(linear_metrics["top1"], linear_metrics["top1_interval"]),
+            f"{trained.metrics['output_std']:.3f}", f"{trained.metrics['loss']:.3f}", paper_top1]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,27 +19,29 @@ CLI = Path(__file__).parent.parent / "cli.py"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="Pretraining epochs (a short try); default: the demo's own.")
-    asked = parser.parse_args()
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Random seeds.")
+    parser.add_argument(
+        "--epochs", type=int, help="Number of pretraining epochs, for a short test run (default: the demo's)."
+    )
+    args = parser.parse_args()
     rows = []
-    for seed in asked.seeds:
+    for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(CLI), "demo", "--out", f"{folder}/demo", "--seed", str(seed), "--json"]
-            command += ["--epochs", str(asked.epochs)] if asked.epochs else []
+            command += ["--epochs", str(args.epochs)] if args.epochs else []
             started = time.perf_counter()
             metrics = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["metrics"]
             seconds = time.perf_counter() - started
-        for line, found in metrics.items():
-            accuracies = [percent(found[name], found[f"{name}_interval"]) for name in ("knn_top1", "linear_top1")]
-            std = "-" if found.get("output_std") is None else f"{found['output_std']:.3f}"
-            rows.append([str(seed), line.replace("_", " "), *accuracies, std, f"{seconds:.0f}"])
+        for encoder, results in metrics.items():
+            accuracies = [percent(results[name], results[f"{name}_interval"]) for name in ("knn_top1", "linear_top1")]
+            std = "-" if results.get("output_std") is None else f"{results['output_std']:.3f}"
+            rows.append([str(seed), encoder.replace("_", " "), *accuracies, std, f"{seconds:.0f}"])
     write_table(
         "demo_seeds",
         "The demo for several seeds",
         ("seed", "features", "kNN top-1 % [95 %]", "linear top-1 % [95 %]", "output std x sqrt(d)", "demo, s"),
         rows,
-        ["The preset's recipe was chosen by looking at the test images of seed 0; the other seeds are its check."],
+        ["The preset's recipe was tuned on the test images of seed 0; the other seeds validate it."],
     )
 
 

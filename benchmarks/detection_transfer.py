@@ -1,9 +1,10 @@
-"""Detection on BCCD: AP from random weights and from an encoder, both backends, ResNet-18/50, C4 and FPN, images/s.
+"""Detection on BCCD: AP and images/s from random and pretrained weights, with both backends, ResNet-18/50, C4 and FPN.
 
 python benchmarks/detection_transfer.py --data voc:DIR --out FOLDER --encoder resnet18=CKPT --encoder resnet50=CKPT
 
-Needs a GPU for sizes that mean something; `--iterations 4 --short-side 96` shows that it runs. detectron2's source on
-PYTHONPATH adds its rows. A run that is cut off goes on where it was when the command is given again.
+Meaningful sizes need a GPU; `--iterations 4 --short-side 96` is a quick check that the script runs. If detectron2 is
+importable (for example its source on PYTHONPATH), it is measured too. An interrupted run resumes when the same command
+is run again.
 """
 
 from __future__ import annotations
@@ -27,26 +28,32 @@ _COLUMNS = ("encoder", "heads", "start", "backend", "AP50", "AP", "AP75", "image
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="voc:DIR")
-    parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
-    parser.add_argument("--encoder", action="append", default=[], metavar="ARCH=CKPT", help="SimSiam encoders.")
+    parser.add_argument("--data", required=True, help="Detection dataset as voc:DIR.")
+    parser.add_argument("--out", type=Path, required=True, help="Output folder, with one run folder per configuration.")
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="ARCH=CKPT",
+        help="SimSiam checkpoint of an architecture; repeatable.",
+    )
     parser.add_argument("--archs", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--heads", nargs="+", default=["fpn", "c4"])
-    parser.add_argument("--iterations", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--short-side", type=int, default=480)
-    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--iterations", type=int, default=1000, help="Number of training steps.")
+    parser.add_argument("--batch", type=int, default=8, help="Batch size.")
+    parser.add_argument("--short-side", type=int, default=480, help="Length of the short image side in pixels.")
+    parser.add_argument("--trials", type=int, default=1, help="Number of trials per configuration.")
     parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "float32")
-    asked = parser.parse_args()
-    encoders = dict(one.split("=", 1) for one in asked.encoder)
-    missing = Detectron2Backend().unavailable()
-    if missing:
-        say(missing)
-    backends = ["torchvision"] + ([] if missing else ["detectron2"])
+    args = parser.parse_args()
+    encoders = dict(pair.split("=", 1) for pair in args.encoder)
+    unavailable = Detectron2Backend().unavailable()
+    if unavailable:
+        say(unavailable)
+    backends = ["torchvision"] + ([] if unavailable else ["detectron2"])
     rows = []
-    for arch, heads, backend in itertools.product(asked.archs, asked.heads, backends):
-        out = asked.out / f"{arch}-{heads}-{backend}"
-        result = detect(_settings(asked, out, arch, heads, backend, encoders.get(arch)))
+    for arch, heads, backend in itertools.product(args.archs, args.heads, backends):
+        out = args.out / f"{arch}-{heads}-{backend}"
+        result = detect(_settings(args, out, arch, heads, backend, encoders.get(arch)))
         rows += _rows(result, arch, heads)
     write_table(
         "detection_transfer",
@@ -54,25 +61,25 @@ def main() -> None:
         _COLUMNS,
         rows,
         [
-            f"{asked.iterations} steps of {asked.batch} images, short side {asked.short_side}, {asked.precision}, "
-            f"{asked.trials} trial(s); COCO's AP on the test list (72 images), trained on trainval (292). Images/s are of "
-            "the training steps with their loading, the best trial's; the two backends' detectors differ "
+            f"{args.iterations} steps of {args.batch} images, short side {args.short_side}, {args.precision}, "
+            f"{args.trials} trial(s); trained on trainval (292 images), COCO AP on test (72 images). Images/s cover the "
+            "training steps and data loading of the fastest trial; the detectors of the two backends differ "
             "(docs/detection.md).",
         ],
     )
 
 
 def _settings(
-    asked: argparse.Namespace, out: Path, arch: str, heads: str, backend: str, encoder: str | None
+    args: argparse.Namespace, out: Path, arch: str, heads: str, backend: str, encoder: str | None
 ) -> DetectSettings:
     start: dict[str, Any] = {"init": ("random",), "arch": arch}
     if encoder:
         start["checkpoint"] = Path(encoder)
-    side = asked.short_side
+    side = args.short_side
     return DetectSettings(
-        train=(f"{asked.data}#trainval",), test=f"{asked.data}#test", out=out, preset="quick", backend=backend,
-        heads=heads, metric="coco", batch_size=asked.batch, iterations=asked.iterations, trials=asked.trials,
-        min_sizes=(side,), test_size=side, max_size=2 * side, precision=asked.precision, **start,
+        train=(f"{args.data}#trainval",), test=f"{args.data}#test", out=out, preset="quick", backend=backend,
+        heads=heads, metric="coco", batch_size=args.batch, iterations=args.iterations, trials=args.trials,
+        min_sizes=(side,), test_size=side, max_size=2 * side, precision=args.precision, **start,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Whole `knn` commands on feature files, by this checkout and by another one: CPU seconds, in turn.
+"""CPU seconds of whole `knn` commands on feature files: this checkout against another one, alternating.
 
-Processes of others share the machine's cores but not a process's CPU time, which is why that is what is compared.
+CPU time is compared because, unlike wall-clock time, it hardly depends on other processes on the machine.
 
     git worktree add ../before COMMIT
     python benchmarks/exact_search.py --before ../before
@@ -25,7 +25,7 @@ from simsiam_eval.features.writer import write_features
 
 CLASSES, BANK, QUERIES, WIDTH = 100, 50_000, 10_000, 512
 KS = (20, 200)
-HERE = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 def write_sets(folder: Path) -> None:
@@ -37,14 +37,14 @@ def write_sets(folder: Path) -> None:
         features = np.maximum(rng.standard_normal((rows, WIDTH), dtype=np.float32) * 4 + centers[labels], 0)
         source = {"spec": name, "fingerprint": name, "class_names": None}
         ids = [f"{name} {row}" for row in range(rows)]
-        write_features(folder / f"{name}.h5", features, labels, ids, encoder={"arch": "made"}, source=source)
+        write_features(folder / f"{name}.h5", features, labels, ids, encoder={"arch": "synthetic"}, source=source)
 
 
 def cpu_seconds_and_top1(checkout: Path, folder: Path, k: int) -> tuple[float, float]:
-    """Of one whole command, from the start of Python to the record."""
+    """CPU seconds of one whole command, including Python's startup, and the top-1 accuracy it reports."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "cli.py", "knn", "--train", folder / "train.h5", "--test", folder / "test.h5"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "-k", str(k), "--json"],
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": str(checkout)},
@@ -53,24 +53,31 @@ def cpu_seconds_and_top1(checkout: Path, folder: Path, k: int) -> tuple[float, f
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, json.loads(done.stdout)["metrics"]["top1"]
+    return seconds, json.loads(process.stdout)["metrics"]["top1"]
+
+
+def commit(checkout: Path) -> str:
+    """The short hash of the commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="another checkout of this repository")
-    parser.add_argument("--repetitions", type=int, default=3)
-    options = parser.parse_args()
-    checkouts = {"before": options.before.resolve(), "after": HERE}
+    parser.add_argument("--before", type=Path, required=True, help="Another checkout of this repository.")
+    parser.add_argument("--repetitions", type=int, default=3, help="Number of runs per checkout and k.")
+    args = parser.parse_args()
+    checkouts = {"before": args.before.resolve(), "after": ROOT}
+    commits = {name: commit(checkout) for name, checkout in checkouts.items()}
     seconds: dict[tuple[int, str], list[float]] = {}
     accuracy: dict[tuple[int, str], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_sets(Path(folder))
-        for _ in range(options.repetitions):
+        for _ in range(args.repetitions):
             for k in KS:
                 for name, checkout in checkouts.items():
-                    took, accuracy[k, name] = cpu_seconds_and_top1(checkout, Path(folder), k)
-                    seconds.setdefault((k, name), []).append(took)
+                    cpu_seconds, accuracy[k, name] = cpu_seconds_and_top1(checkout, Path(folder), k)
+                    seconds.setdefault((k, name), []).append(cpu_seconds)
     rows = []
     for k in KS:
         medians = {name: statistics.median(seconds[k, name]) for name in checkouts}
@@ -83,8 +90,8 @@ def main() -> None:
         ("k", "checkout", "CPU seconds", "ratio", "top-1 %"),
         rows,
         [
-            f"Medians of {options.repetitions} runs in turn, from the start of Python to the record. before: oneDNN's "
-            "products and FAISS's heaps (commit f5fa780); after: torch.mm, and torch.topk of what exceeds the k-th best."
+            f"Medians of {args.repetitions} alternating runs of the whole command, including Python's startup. "
+            f"before: commit {commits['before']}; after: commit {commits['after']}."
         ],
     )
 

@@ -1,11 +1,11 @@
-"""Extraction: what each stage can do alone, what our whole pipeline does, and what others do, on the same images in one run.
+"""Extraction speed: each stage alone, our full pipeline, and other libraries, on the same images in one run.
 
 python benchmarks/extract_speed.py --data folder:caltech101-34/val --thingsvision OTHER_ENVIRONMENT/bin/python
 
-Images per second of the clock and of CPU time (this process and its workers). Features are compared with those of the
-plain loop: cosine, and whether the nearest neighbor's label is the same. The encoder is a ResNet-50 with random weights
-whose BN statistics are estimated on the images, unless --checkpoint gives another. Compilation is not counted.
-thingsvision pins old versions: it runs in an environment of its own.
+Reports images per second of wall-clock time and of CPU time (this process and its workers). Features are compared with
+those of the plain loop: cosine similarity, and whether the nearest neighbor has the same label. Without --checkpoint,
+the encoder is a ResNet-50 with random weights whose BN statistics are estimated on the images. Compilation time is
+excluded. thingsvision pins old package versions, so it runs in a separate environment.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
 
-CPU, BLOCK = torch.device("cpu"), 8  # images, as extraction chooses
+CPU, BLOCK = torch.device("cpu"), 8  # images per block, extraction's default
 PREPROCESSING = Preprocessing()
 THINGSVISION = """
 import json, resource, sys, time
@@ -74,7 +74,7 @@ dataset = ImageDataset(root=folder, out_path=out, backend="pt", transforms=trans
     transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
     transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]))
 def cpu():
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(sum(resource.getrusage(process)[:2]) for process in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 started, used = time.perf_counter(), cpu()
 features = extractor.extract_features(batches=DataLoader(dataset=dataset, batch_size=32, backend="pt"),
                                       module_name="avgpool", flatten_acts=True, output_type="ndarray")
@@ -85,33 +85,33 @@ print(json.dumps([seconds, used]))
 
 
 class Stopwatch:
-    """Seconds of the clock, and of CPU time of this process and of the workers that have ended."""
+    """Seconds of wall-clock time, and of CPU time of this process and its finished workers."""
 
     def __enter__(self) -> Stopwatch:
         gc.collect()
-        gc.freeze()  # else the collection at the end looks at all that torch has made: a third of a second
+        gc.freeze()  # otherwise the final collection also scans torch's objects, which takes a third of a second
         self._clock, self._cpu = time.perf_counter(), cpu_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        gc.collect()  # ends the workers of a DataLoader that nobody holds
+        gc.collect()  # ends the workers of unreferenced DataLoaders
         gc.unfreeze()
         self.clock, self.cpu = time.perf_counter() - self._clock, cpu_seconds() - self._cpu
 
 
 def cpu_seconds() -> float:
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(sum(resource.getrusage(process)[:2]) for process in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def make_photos(folder: Path, count: int) -> str:
-    """A source of `count` photographs of 500 x 375 in two classes: parts of two photographs."""
+    """Write `count` crops of 500 x 375 from two photographs, one class each, and return the source spec."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    for number in range(count):
-        place = folder / f"class{number % 2}"
-        place.mkdir(exist_ok=True)
+    for index in range(count):
+        class_folder = folder / f"class{index % 2}"
+        class_folder.mkdir(exist_ok=True)
         x, y = int(rng.integers(140)), int(rng.integers(52))
-        photos[number % 2].crop((x, y, x + 500, y + 375)).save(place / f"{number:05d}.jpg", quality=90)
+        photos[index % 2].crop((x, y, x + 500, y + 375)).save(class_folder / f"{index:05d}.jpg", quality=90)
     return f"folder:{folder}"
 
 
@@ -127,7 +127,7 @@ def random_encoder(source: ImageSource) -> Encoder:
 
 
 class Photos:
-    """The plain loop's dataset: torchvision's transform of every image, as the reference evaluates."""
+    """The plain loop's dataset, with the reference's evaluation transform from torchvision."""
 
     def __init__(self, source: ImageSource, count: int) -> None:
         self.paths, self.count = [source.paths[row] for row in range(count)], count  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ class Photos:
 
 
 def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> np.ndarray:
-    """ImageFolder's way: a DataLoader, a float32 model, a list, np.save."""
+    """A typical script: a DataLoader, a float32 model, a list of batches, np.save."""
     loader = DataLoader(Photos(source, count), 32, num_workers=worker_count(None))  # type: ignore[arg-type]
     with torch.no_grad():
         features = np.concatenate([encoder.trunk(batch).numpy() for batch in loader])
@@ -154,7 +154,7 @@ def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> 
 
 
 def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> np.ndarray:
-    """The embedding loop of lightly's examples over its own dataset and transform of the test images."""
+    """The embedding loop of lightly's examples, with lightly's dataset and the plain loop's transform."""
     from lightly.data import LightlyDataset
 
     names = [str(Path(source.paths[row]).relative_to(folder)) for row in range(count)]  # type: ignore[attr-defined]
@@ -167,33 +167,33 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
 
 
 def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) -> tuple[Stopwatch, np.ndarray]:
-    """Its own count of its time: without the start of its process."""
+    """thingsvision's extraction, timed inside its process, so that its startup is excluded."""
     weights, watch = out / "weights.pt", Stopwatch()
     torch.save(encoder.trunk.state_dict(), weights)
-    done = subprocess.run([python, "-c", THINGSVISION, weights, folder, out], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"thingsvision failed: {done.stderr[-1500:]}")
-    watch.clock, watch.cpu = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run([python, "-c", THINGSVISION, weights, folder, out], capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"thingsvision failed: {process.stderr[-1500:]}")
+    watch.clock, watch.cpu = json.loads(process.stdout.splitlines()[-1])
     return watch, np.load(out / "features.npy")
 
 
 def ours(
-    encoder: Encoder, source: ImageSource, count: int, folder: Path, **changed: Any
+    encoder: Encoder, source: ImageSource, count: int, folder: Path, **overrides: Any
 ) -> tuple[Stopwatch, np.ndarray]:
-    """The time of all images without compilation, and their features."""
-    settings = ExtractionOptions(**changed)
-    work = Extraction(encoder, source, PREPROCESSING, settings, CPU, range(count))
-    next(iter(work.compute(work.starts[:1])))
-    attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None, "precision": settings.precision}
+    """Time of our extraction without compilation, and the features."""
+    options = ExtractionOptions(**overrides)
+    extraction = Extraction(encoder, source, PREPROCESSING, options, CPU, range(count))
+    next(iter(extraction.compute(extraction.starts[:1])))
+    attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None, "precision": options.precision}
     out = folder / f"{time.monotonic_ns()}.h5"
-    watch, _ = timed(write_extraction, work, attributes, out, Processes(CPU))
+    watch, _ = timed(write_extraction, extraction, attributes, out, Processes(CPU))
     return watch, read_features(out).features
 
 
 def stages(
     encoder: Encoder, source: ImageSource, count: int, folder: Path
 ) -> dict[str, Callable[[], tuple[Stopwatch, None]]]:
-    """Each stage alone: forward passes in blocks with a core for each, what is not a forward pass with one process."""
+    """Each stage alone: forward passes with one block per core, all other stages in one process."""
     images = [DecodedImage(source.image(row).pixels()) for row in range(count)]
     pixels = torch.stack([PREPROCESSING.pixels(image) for image in images])
     features = np.random.default_rng(0).normal(size=(count, 2048)).astype(np.float32)
@@ -215,30 +215,34 @@ def stages(
             writer.sync()
 
     def forward(model: FeatureModel) -> None:
-        """As `map_blocks` does."""
+        """Run one block per core, as `map_blocks` does."""
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(model, pixels.split(BLOCK)))
         torch.set_num_threads(threads)
 
-    found: dict[str, Callable[[], tuple[Stopwatch, None]]] = {}
+    timers: dict[str, Callable[[], tuple[Stopwatch, None]]] = {}
     for name, run in (("decode", decode), ("resize and crop", preprocess), ("write", write)):
-        found[f"{name} only, one process"] = partial(timed, run)
+        timers[f"{name} only, one process"] = partial(timed, run)
     for precision, compiled in itertools.product(("float32", "bf16"), (False, True)):
         model = FeatureModel(encoder, PREPROCESSING, CPU, precision, compiled)
-        timed(forward, model)  # compiled before the time counts
-        found[f"forward only, {precision}{', compiled' if compiled else ''}"] = partial(timed, forward, model)
-    return found | {f"forward only, {name}": partial(timed, run) for name, run in choices(encoder, pixels).items()}
+        timed(forward, model)  # compile before timing
+        timers[f"forward only, {precision}{', compiled' if compiled else ''}"] = partial(timed, forward, model)
+    return timers | {
+        f"forward only, {name}": partial(timed, run) for name, run in optimizations(encoder, pixels).items()
+    }
 
 
-def choices(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
-    """The forward pass of a plain loop, and with one of our choices after the other: the next is "float32", in blocks of 8
-    with a core for each."""
+def optimizations(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """The plain loop's forward pass with our optimizations added one by one.
+
+    The next step, blocks of 8 with one core each, is the row "float32" of `stages`.
+    """
 
     def forward(model: Encoder, layout: torch.memory_format) -> None:
         with torch.no_grad():
-            for some in pixels.split(32):
-                model.trunk(PREPROCESSING.normalize(some).to(memory_format=layout))
+            for batch in pixels.split(32):
+                model.trunk(PREPROCESSING.normalize(batch).to(memory_format=layout))
 
     def prepared(folded: bool, layout: torch.memory_format, fused: bool = False) -> Callable[[], None]:
         model = copy.deepcopy(encoder)
@@ -258,66 +262,66 @@ def choices(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], No
     }
 
 
-def timed(run: Callable[..., Any], *given: Any) -> tuple[Stopwatch, Any]:
+def timed(run: Callable[..., Any], *arguments: Any) -> tuple[Stopwatch, Any]:
     with Stopwatch() as watch:
-        result = run(*given)
+        result = run(*arguments)
     return watch, result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="Image source of files; default: photographs made for this.")
-    parser.add_argument("--images", type=int, default=544)
-    parser.add_argument("--checkpoint", help="Encoder; default: a ResNet-50 with random weights.")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--thingsvision", help="Python of an environment that has thingsvision.")
-    asked = parser.parse_args()
+    parser.add_argument("--data", help="Image source of files (default: crops of two photographs).")
+    parser.add_argument("--images", type=int, default=544, help="Maximum number of images.")
+    parser.add_argument("--checkpoint", help="Encoder checkpoint (default: a ResNet-50 with random weights).")
+    parser.add_argument("--rounds", type=int, default=3, help="Number of rounds.")
+    parser.add_argument("--thingsvision", help="Python executable of an environment with thingsvision.")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photos").mkdir()
-        source = open_source(asked.data or make_photos(folder / "photos", asked.images))
-        root = Path((asked.data or f"folder:{folder / 'photos'}").split(":", 1)[1])
-        count = min(asked.images, len(source))
-        encoder = load_encoder(asked.checkpoint)[0] if asked.checkpoint else random_encoder(source)
+        source = open_source(args.data or make_photos(folder / "photos", args.images))
+        root = Path((args.data or f"folder:{folder / 'photos'}").split(":", 1)[1])
+        count = min(args.images, len(source))
+        encoder = load_encoder(args.checkpoint)[0] if args.checkpoint else random_encoder(source)
         labels, plain = source.labels[:count], "plain loop (DataLoader, float32, np.save)"
         runs: dict[str, Callable[[], tuple[Stopwatch, np.ndarray | None]]] = {
             plain: lambda: timed(plain_loop, encoder, source, count, folder / "plain.npy")
         }
         runs |= stages(encoder, source, count, folder)
-        for precision, compiled in itertools.product(("float32", "bf16"), ("off", "on")):
-            name = f"ours, {precision}{', compiled' if compiled == 'on' else ''}"
+        for precision, compiled in itertools.product(("float32", "bf16"), (False, True)):
+            name = f"ours, {precision}{', compiled' if compiled else ''}"
             runs[name] = partial(ours, encoder, source, count, folder, precision=precision, compile=compiled)
         if importlib.util.find_spec("lightly") and count == len(source):
             runs["lightly"] = lambda: timed(lightly_loop, encoder, source, count, root)
-        if asked.thingsvision and count == len(source):
-            runs["thingsvision"] = lambda: thingsvision_loop(asked.thingsvision, encoder, root, folder)
+        if args.thingsvision and count == len(source):
+            runs["thingsvision"] = lambda: thingsvision_loop(args.thingsvision, encoder, root, folder)
         watches: dict[str, list[Stopwatch]] = {name: [] for name in runs}
         features: dict[str, np.ndarray | None] = {}
-        for _ in range(asked.rounds):
+        for _ in range(args.rounds):
             for name, run in runs.items():
                 watch, features[name] = run()
                 watches[name].append(watch)
                 print(f"{name}: {count / watch.clock:.1f} images/s", flush=True)
-        cpu = {name: statistics.median(one.cpu for one in found) for name, found in watches.items()}
+        cpu = {name: statistics.median(watch.cpu for watch in measured) for name, measured in watches.items()}
         rows, reference = [], features[plain]
         assert reference is not None
-        for name, found in watches.items():
-            clock, own = statistics.median(one.clock for one in found), features[name]
-            near = ["", "", ""]
-            if own is not None:
-                cosine, kept, now = agreement(reference, own, labels)
-                near = [f"{cosine.min():.6f}", f"{cosine.mean():.6f}", f"{100 * (kept == now).mean():.1f}"]
+        for name, measured in watches.items():
+            clock, embeddings = statistics.median(watch.clock for watch in measured), features[name]
+            comparison = ["", "", ""]
+            if embeddings is not None:
+                cosine, expected, got = agreement(reference, embeddings, labels)
+                comparison = [f"{cosine.min():.6f}", f"{cosine.mean():.6f}", f"{100 * (expected == got).mean():.1f}"]
             speeds = (f"{count / clock:.1f}", f"{count / cpu[name]:.1f}", f"{cpu[plain] / cpu[name]:.2f}")
-            rows.append([name, *speeds, *near])
+            rows.append([name, *speeds, *comparison])
         notes = [
-            f"{count} images of {source.spec if asked.data else 'made photographs, 500 x 375'}; medians of {asked.rounds} "
-            "rounds, in each of which everything runs once. Compilation is not counted.",
-            "Writing so few rows is making, syncing and renaming a file: what a row costs is in feature_file_writing.md.",
+            f"{count} images of {source.spec if args.data else 'crops of two photographs, 500 x 375'}; medians of "
+            f"{args.rounds} rounds, each of which runs everything once. Compilation time is excluded.",
+            'With so few rows, "write" mostly creates, syncs and renames a file; see feature_file_writing.md.',
         ]
         write_table(
             "extract_speed",
             "Extraction, images per second (ResNet-50 at 224 px)",
-            ("what runs", "images/s", "images per CPU-second", "of the plain loop", "least cosine", "mean cosine",
+            ("what runs", "images/s", "images per CPU-second", "vs. plain loop", "min cosine", "mean cosine",
              "same 1-NN label, %"),
             rows,
             notes,

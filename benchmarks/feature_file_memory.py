@@ -1,10 +1,11 @@
-"""Memory and cost of the feature file: ten million rows need no more memory than ten thousand, and writing costs little.
+"""Memory and write cost of feature files from ten thousand to ten million rows.
 
-Rows are made up as they are asked for, 16 features wide, and go through the real writer, as parts and as a whole; then
-`merge`, `verify` and `export` read them. Every step is a process of its own. Anonymous memory (RssAnon of /proc/self/status,
-read every 5 ms) is what a program needs; VmHWM also counts pages of files, which the system takes back when it wants.
+Synthetic rows of 16 features are generated on demand and written with FeatureWriter, in parts and as a whole; then
+`merge`, `verify` and `export` read the files. Each step runs in a separate process. Anonymous memory (RssAnon of
+/proc/self/status, read every 5 ms) is what the program needs; VmHWM also counts file pages, which the system can
+reclaim at any time.
 
-    python benchmarks/feature_file_memory.py memory      # about 4 GB of disk for a while
+    python benchmarks/feature_file_memory.py memory      # needs about 4 GB of disk space
     python benchmarks/feature_file_memory.py writing
 """
 
@@ -34,8 +35,8 @@ ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 RATES = (80, 1_000, 5_000)
 
 
-class MadeUp:
-    """Rows first..last of a source without end."""
+class SyntheticSource:
+    """Rows `first` to `last` (exclusive) of a synthetic source."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
@@ -47,42 +48,42 @@ class MadeUp:
         return [f"image/{self.first + row:09d}" for row in rows]
 
     @property
-    def labels(self) -> MadeUp:
+    def labels(self) -> SyntheticSource:
         return self
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return np.arange(self.first + rows.start, self.first + rows.stop) % 1000
 
 
-def write(path: Path, first: int, last: int, of: int, unreadable_every: int = 1000) -> None:
-    """Rows first..last of `of` through the writer."""
-    source = {"spec": "made up", "fingerprint": "0", "class_names": None}
-    if (first, last) != (0, of):
-        source |= {"rows": [first, last], "rows_of": of}
+def write(path: Path, first: int, last: int, total: int, unreadable_every: int = 1000) -> None:
+    """Write rows `first` to `last` (exclusive) of a source of `total` rows."""
+    source = {"spec": "synthetic", "fingerprint": "0", "class_names": None}
+    if (first, last) != (0, total):
+        source |= {"rows": [first, last], "rows_of": total}
     attributes = {"encoder": {"arch": "none"}, "preprocessing": {}, "source": source, "precision": "float32"}
-    rows = MadeUp(first, last)
+    rows = SyntheticSource(first, last)
     with FeatureWriter(path, rows, {"features": (WIDTH,)}, "float32", attributes) as writer:
         for start in range(0, len(rows), BLOCK):
-            here = range(start, min(start + BLOCK, len(rows)))
-            bad = {
-                row: (rows.ids_of(range(row, row + 1))[0], "made up")
-                for row in here
+            block = range(start, min(start + BLOCK, len(rows)))
+            unreadable = {
+                row: (rows.ids_of(range(row, row + 1))[0], "synthetic")
+                for row in block
                 if (first + row) % unreadable_every == unreadable_every - 1
             }
-            values = np.random.default_rng(first + start).random((len(here), WIDTH), dtype=np.float32)
-            writer.write(start, {"features": values}, bad)
+            values = np.random.default_rng(first + start).random((len(block), WIDTH), dtype=np.float32)
+            writer.write(start, {"features": values}, unreadable)
         writer.finish()
 
 
 def status(key: str) -> int:
-    """kB of /proc/self/status."""
+    """A value of /proc/self/status in kB."""
     return next(
         int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
     )
 
 
 def step(name: str, folder: Path, rows: int) -> None:
-    """One step in this process; prints its largest memory."""
+    """Run one step in this process; print its peak memory, seconds and faults."""
     from tasks.export import ExportSettings, export
     from tasks.merge import MergeSettings, merge
     from tasks.verify import VerifySettings, verify
@@ -116,14 +117,14 @@ def step(name: str, folder: Path, rows: int) -> None:
     print(json.dumps({"anon": peak[0], "hwm": status("VmHWM"), "seconds": seconds, "faults": faults}))
 
 
-def measured(name: str, folder: Path, rows: int) -> dict:
+def measure_step(name: str, folder: Path, rows: int) -> dict:
     command = [sys.executable, __file__, "memory", "--step", name, "--folder", str(folder), "--rows", str(rows)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def memory(sizes: list[int]) -> None:
-    """Every step at every number of rows."""
+    """Measure every step for every number of rows."""
     names = (
         "write, all readable",
         "write, part 1",
@@ -134,53 +135,56 @@ def memory(sizes: list[int]) -> None:
         "export --to npy",
         "export --to parquet",
     )
-    found: dict[str, list[dict]] = {name: [] for name in names}
-    megabytes, same = [], []
+    results: dict[str, list[dict]] = {name: [] for name in names}
+    megabytes, identical = [], []
     for rows in sizes:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             for name in names:
-                found[name].append(measured(name, folder, rows))
+                results[name].append(measure_step(name, folder, rows))
                 if name == "export --to npy":
                     shutil.rmtree(folder / "npy")
                 if name == "write, all readable":
                     (folder / "readable.h5").unlink()
             megabytes.append(f"{(folder / 'whole.h5').stat().st_size / 1e6:.0f} MB")
-            same.append(filecmp.cmp(folder / "all.h5", folder / "whole.h5", shallow=False))
+            identical.append(filecmp.cmp(folder / "all.h5", folder / "whole.h5", shallow=False))
     table = [
         [
             name,
-            *(f"{one['anon'] / 1024:.0f} / {one['hwm'] / 1024:.0f} MiB, {one['seconds']:.1f} s" for one in found[name]),
+            *(
+                f"{result['anon'] / 1024:.0f} / {result['hwm'] / 1024:.0f} MiB, {result['seconds']:.1f} s"
+                for result in results[name]
+            ),
         ]
         for name in names
     ]
     columns = ["step", *(f"{rows:,} rows ({size})" for rows, size in zip(sizes, megabytes, strict=True))]
     notes = [
-        f"Largest anonymous memory / VmHWM of the step's own process, and its time. {WIDTH} float32 features a row, "
-        f"written in blocks of {BLOCK}; but in the first line one row of a thousand is unreadable; reasons are in memory "
-        f"at the end. `verify` also holds a million hashes of ids, Parquet a row group. `verify` found "
-        f"{sum(len(one['faults']) for one in found['verify'])} faults in these files; the merged one was the whole one "
-        f"byte for byte {sum(same)} times of {len(same)}."
+        f"Peak anonymous memory / VmHWM of the step's process, and its time. {WIDTH} float32 features per row, written in "
+        f"blocks of {BLOCK}. In all steps but the first, one row in a thousand is unreadable; the writer keeps their "
+        f"reasons in memory. `verify` also holds a million hashes of ids, Parquet one row group. `verify` found "
+        f"{sum(len(result['faults']) for result in results['verify'])} faults. The merged file was byte-identical to the "
+        f"file written as a whole in {sum(identical)} of {len(identical)} cases."
     ]
-    write_table("feature_file_memory", "The feature file's memory", columns, table, notes)
+    write_table("feature_file_memory", "Memory of feature files", columns, table, notes)
 
 
-def seconds_of(work: Callable[[Path], None]) -> float:
+def seconds_of(write_file: Callable[[Path], None]) -> float:
     with tempfile.TemporaryDirectory() as temporary:
         started = time.perf_counter()
-        work(Path(temporary) / "file")
+        write_file(Path(temporary) / "file")
         return time.perf_counter() - started
 
 
 def writing() -> None:
-    """Seconds of the writer for a row of a ResNet-50, beside a plain write of the same bytes."""
+    """Time to write ResNet-50 features, per row, compared with a plain write of the same bytes."""
     table, width, rows = [], 2048, 40_000
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "precision": "float32"}
     for block in (16, 256):
         values = np.random.default_rng(0).random((block, width), dtype=np.float32)
 
         def ours(path: Path, block: int = block, values: np.ndarray = values) -> None:
-            with FeatureWriter(path, MadeUp(0, rows), {"features": (width,)}, "float32", attributes) as writer:
+            with FeatureWriter(path, SyntheticSource(0, rows), {"features": (width,)}, "float32", attributes) as writer:
                 for start in range(0, rows, block):
                     writer.write(start, {"features": values[: rows - start]})
                 writer.finish()
@@ -205,30 +209,30 @@ def writing() -> None:
             ]
         )
     columns = (
-        "rows a block",
+        "rows per block",
         "writer, per row",
         "plain write + fsync",
         "ratio",
         *(f"at {rate:,} images/s" for rate in RATES),
     )
     notes = [
-        f"{rows:,} rows of {width} float32 features ({rows * width * 4 / 1e6:.0f} MB), from nothing to the finished file: "
-        "room, ids and labels, rows, syncs, the end; medians of five. The last columns are the share of a run at that "
-        "rate if writing did not overlap with anything."
+        f"{rows:,} rows of {width} float32 features ({rows * width * 4 / 1e6:.0f} MB), including creating, syncing and "
+        "finishing the file; medians of five. The last columns are the share of an extraction at that rate if writing "
+        "overlapped with nothing."
     ]
-    write_table("feature_file_writing", "What writing the feature file costs", columns, table, notes)
+    write_table("feature_file_writing", "Cost of writing feature files", columns, table, notes)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("memory", "writing"))
-    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
-    parser.add_argument("--step")
-    parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    if given.step:
-        step(given.step, given.folder, given.rows[0])
-    elif given.what == "memory":
-        memory(given.rows)
+    parser.add_argument("what", choices=("memory", "writing"), help="What to measure.")
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), help="Numbers of rows.")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        step(args.step, args.folder, args.rows[0])
+    elif args.what == "memory":
+        memory(args.rows)
     else:
         writing()

@@ -1,4 +1,4 @@
-"""A pretraining step on a CPU with its convolutions channels-last and contiguous, by the size of the views.
+"""A pretraining step on a CPU with channels-last and contiguous memory formats, for several view sizes.
 
 python benchmarks/memory_format.py
 """
@@ -29,7 +29,7 @@ CASES = (
 
 
 def one_step(settings: PretrainSettings) -> Callable[[torch.Tensor], None]:
-    """A function that takes one step on two views."""
+    """A function that runs one training step on two views."""
     device = torch.device("cpu")
     model = build_model(settings, Processes(device))
     optimizer, recipe = build_optimizer(settings, model, device), training_recipe(settings, 1, device)
@@ -39,33 +39,39 @@ def one_step(settings: PretrainSettings) -> Callable[[torch.Tensor], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="Of each, in turn; the median counts.")
-    asked = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=7, help="Number of steps per format.")
+    args = parser.parse_args()
     rows = []
     for preset, arch, size, batch in CASES:
         views = torch.randn(2, batch, 3, size, size)
-        chosen = dict(data="-", out="-", preset=preset, arch=arch, batch_size=batch)
-        took: dict[bool, list[float]] = {True: [], False: []}
+        options = dict(data="-", out="-", preset=preset, arch=arch, batch_size=batch)
+        milliseconds: dict[bool, list[float]] = {True: [], False: []}
         steps = {}
-        for last in took:
-            settings = PretrainSettings(channels_last=last, **chosen)  # type: ignore[arg-type]
+        for last in milliseconds:
+            settings = PretrainSettings(channels_last=last, **options)  # type: ignore[arg-type]
             steps[last] = one_step(settings)
             steps[last](views)
-        for _ in range(asked.rounds):
+        for _ in range(args.rounds):
             for last, step in steps.items():
                 started = time.perf_counter()
                 step(views)
-                took[last].append(1000 * (time.perf_counter() - started))
-        last, contiguous = (statistics.median(took[one]) for one in (True, False))
+                milliseconds[last].append(1000 * (time.perf_counter() - started))
+        channels_last, contiguous = (statistics.median(milliseconds[key]) for key in (True, False))
         rows.append(
-            [f"{preset}, {arch}, {size} px", str(batch), f"{last:.0f}", f"{contiguous:.0f}", f"{last / contiguous:.2f}"]
+            [
+                f"{preset}, {arch}, {size} px",
+                str(batch),
+                f"{channels_last:.0f}",
+                f"{contiguous:.0f}",
+                f"{channels_last / contiguous:.2f}",
+            ]
         )
     write_table(
         "memory_format",
         "A pretraining step on a CPU, float32",
         ("views", "batch", "channels-last, ms", "contiguous, ms", "ratio"),
         rows,
-        [f"Medians of {asked.rounds} steps, in turn."],
+        [f"Medians of {args.rounds} alternating steps."],
     )
 
 

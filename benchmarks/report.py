@@ -1,4 +1,4 @@
-"""What every benchmark ends with: a Markdown table in benchmarks/results/, with the command, the machine and versions."""
+"""Write a benchmark's Markdown table to benchmarks/results/, with the command, the machine and package versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(main: Callable[[], None]) -> None:
-    """The script, which ends as the commands do: by one sentence where it is stopped or what it was given cannot be used."""
+    """Run a script; on a UserError, print its message and exit with its status, as the commands do."""
     try:
         main()
     except UserError as error:
@@ -25,7 +25,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def machine() -> str:
-    """The processor, its cores, and the GPU where there is one."""
+    """The processor, its number of usable cores, and the GPUs."""
     import torch
 
     model = platform.processor() or platform.machine()
@@ -34,7 +34,7 @@ def machine() -> str:
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     except OSError:
         pass
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join([f"{model}, {len(os.sched_getaffinity(0))} cores", *gpus])
 
 
@@ -42,16 +42,16 @@ def write_table(
     name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> Path:
     """Print the table and write it to results/NAME.md."""
-    used = ", ".join(f"{package} {version}" for package, version in versions().items())
-    head = [
+    packages = ", ".join(f"{package} {version}" for package, version in versions().items())
+    header = [
         f"# {title}",
         "",
         f"`python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}",
-        f"on {machine()}; {used}.",
+        f"on {machine()}; {packages}.",
         "",
     ]
     body = [" | ".join(["", *row, ""]).strip() for row in (columns, ["---"] * len(columns), *rows)]
-    text = "\n".join([*head, *body, *(f"\n{note}" for note in notes), ""])
+    text = "\n".join([*header, *body, *(f"\n{note}" for note in notes), ""])
     print(text)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.md"

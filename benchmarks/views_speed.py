@@ -1,9 +1,9 @@
-"""Views per second: the reference's pipeline (one PIL image after the other) and ours (a batch at a time), on the CPU.
+"""Views per second on the CPU: the reference pipeline (one PIL image at a time) and ours (a batch at a time).
 
-Both end with a normalized float32 batch. 32 px: images of 32 x 32 pixels held in memory; the reference makes a PIL image of
-each, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375, for the reference PIL images, for ours arrays,
-as either decodes them. One core: one process, one thread. All cores: a DataLoader with one worker per core, but ours at
-32 px in the main process' threads.
+Both return a normalized float32 batch. 32 px: images of 32 x 32 pixels in memory; the reference converts each to a PIL
+image, as torchvision's CIFAR10 does. 224 px: decoded photographs of 500 x 375, as PIL images for the reference and as
+arrays for ours. One core: one process, one thread. All cores: a DataLoader with one worker per core; ours at 32 px runs
+in threads of the main process instead.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reference_transform(size: int) -> Callable:
 
 
 class ReferenceViews(Dataset):
-    """Row -> one view."""
+    """Maps a row to one view."""
 
     def __init__(self, images: list, size: int, count: int) -> None:
         self.images, self.count, self.transform = images, count, reference_transform(size)
@@ -67,7 +67,7 @@ class ReferenceViews(Dataset):
 
 
 class OurViews(Dataset):
-    """(rows, parameters) of a batch -> its views."""
+    """Maps the (rows, parameters) of a batch to its views."""
 
     def __init__(self, images: list, size: int) -> None:
         self.images, self.size = [np.asarray(image) for image in images], size
@@ -75,14 +75,14 @@ class OurViews(Dataset):
 
     def __getitem__(self, batch: tuple[np.ndarray, ViewParameters]) -> torch.Tensor:
         rows, parameters = batch
-        chosen = [self.images[row] for row in rows]
-        found = boxes(parameters, *np.array([one.shape[:2] for one in chosen]).T)
-        crops = [crop_image(image, box, self.size) for image, box in zip(chosen, found, strict=True)]
+        images = [self.images[row] for row in rows]
+        crop_boxes = boxes(parameters, *np.array([image.shape[:2] for image in images]).T)
+        crops = [crop_image(image, box, self.size) for image, box in zip(images, crop_boxes, strict=True)]
         return self.views.augment(torch.stack(crops), parameters)
 
 
 class Batches:
-    """Batches of (rows, parameters), drawn anew in every epoch."""
+    """Batches of (rows, parameters), redrawn every epoch."""
 
     def __init__(self, size: int, images: int, count: int) -> None:
         self.images = images
@@ -96,7 +96,7 @@ class Batches:
             yield [(rows, draw(self.recipe, self.rng, self.batch))]
 
 
-def alone(batch: list) -> object:
+def first_item(batch: list) -> object:
     return batch[0]
 
 
@@ -127,7 +127,7 @@ def ours(size: int, images: list, count: int, workers: int) -> Callable[[], None
     loader = DataLoader(
         OurViews(images, size),
         batch_sampler=batches,
-        collate_fn=alone,
+        collate_fn=first_item,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
@@ -138,54 +138,58 @@ def ours(size: int, images: list, count: int, workers: int) -> Callable[[], None
     return run
 
 
-def pictures(size: int) -> list:
-    """Arrays of 32 x 32 pixels, or PIL images, of two photographs."""
+def make_images(size: int) -> list:
+    """Arrays of 32 x 32 pixels, or PIL images of 500 x 375, from two photographs."""
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     if size == 224:
         return [photo.resize((WIDTH, HEIGHT)) for photo in photos] * 8
     rng = np.random.default_rng(0)
     corners = [(int(rng.integers(500)), int(rng.integers(280))) for _ in range(1000)]
     return [
-        np.asarray(photos[at % 2].crop((x, y, x + 128, y + 128)).resize((32, 32))) for at, (x, y) in enumerate(corners)
+        np.asarray(photos[index % 2].crop((x, y, x + 128, y + 128)).resize((32, 32)))
+        for index, (x, y) in enumerate(corners)
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--batches", type=int, default=6)
-    asked = parser.parse_args()
-    every = os.sched_getaffinity(0)
+    parser.add_argument("--repetitions", type=int, default=9, help="Number of repetitions.")
+    parser.add_argument("--batches", type=int, default=6, help="Batches per repetition.")
+    args = parser.parse_args()
+    all_cores = os.sched_getaffinity(0)
     rows = []
     for size in BATCH:
-        images, count = pictures(size), asked.batches * BATCH[size]
-        for cores in sorted({1, len(every)}):
-            os.sched_setaffinity(0, set(list(every)[:cores]))
+        images, count = make_images(size), args.batches * BATCH[size]
+        for cores in sorted({1, len(all_cores)}):
+            os.sched_setaffinity(0, set(list(all_cores)[:cores]))
             torch.set_num_threads(cores)
             workers = 0 if cores == 1 else cores
             runs = [make(size, images, count, workers) for make in (reference, ours)]
             seconds: list[list[float]] = [[], []]
-            for repetition in range(asked.repetitions + 1):
-                for run, took in zip(runs, seconds, strict=True):
+            for repetition in range(args.repetitions + 1):
+                for run, measured in zip(runs, seconds, strict=True):
                     started = time.perf_counter()
                     run()
-                    if repetition:  # the first starts the workers
-                        took.append(time.perf_counter() - started)
-            speeds = [sorted(count / one for one in took) for took in seconds]
-            middle = [statistics.median(of) for of in speeds]
-            shown = [f"{at:.0f} ({of[0]:.0f} to {of[-1]:.0f})" for at, of in zip(middle, speeds, strict=True)]
-            rows.append([str(size), str(cores), *shown, f"{middle[1] / middle[0]:.1f}"])
+                    if repetition:  # the first repetition starts the workers
+                        measured.append(time.perf_counter() - started)
+            speeds = [sorted(count / elapsed for elapsed in measured) for measured in seconds]
+            medians = [statistics.median(rates) for rates in speeds]
+            cells = [
+                f"{median:.0f} ({rates[0]:.0f} to {rates[-1]:.0f})"
+                for median, rates in zip(medians, speeds, strict=True)
+            ]
+            rows.append([str(size), str(cores), *cells, f"{medians[1] / medians[0]:.1f}"])
             print(rows[-1], flush=True)
-    os.sched_setaffinity(0, every)
+    os.sched_setaffinity(0, all_cores)
     write_table(
         "views_speed",
         "Views per second on the CPU",
         ("side, px", "cores", "reference (PIL)", "ours", "ratio"),
         rows,
         [
-            f"Medians (lowest to highest) of {asked.repetitions} repetitions of {asked.batches} batches "
-            f"({BATCH[32]} views at 32 px, {BATCH[224]} at 224 px), alternating; decoding is not in it. "
-            f"Load before it: {LOAD:.2f}.",
+            f"Medians (lowest to highest) of {args.repetitions} repetitions of {args.batches} batches "
+            f"({BATCH[32]} views at 32 px, {BATCH[224]} at 224 px), alternating; decoding excluded. "
+            f"Load average at start: {LOAD:.2f}.",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What runs on a GPU, beside the CPU. Skipped where there is none; where there is one, the first thing to run:
+"""Results on a GPU compared with those on the CPU; skipped without a GPU.
 
 python -m pytest tests/test_cuda.py
 """
@@ -23,8 +23,8 @@ from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.opening import open_source
 
 GPU = torch.device("cuda")
-# By the preset's lr what rounding there is grows in three epochs to losses .14 apart on one CPU; by this one to .03.
-CALM = ("--epochs", 3, "--lr", 0.1)
+# On one CPU, rounding differences change the loss after three epochs by 0.14 with the preset's lr, by 0.03 with this one.
+SHORT_RUN = ("--epochs", 3, "--lr", 0.1)
 GRAY_LEVELS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -32,14 +32,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """96 JPEGs in three classes: blobs of a color on noise, 40 to 60 px a side."""
+    """96 JPEGs in three classes: colored squares on noise, 40 to 60 px per side."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number in range(96):
+    for index in range(96):
         height, width = rng.integers(40, 60, 2)
         pixels = rng.integers(0, 120, (height, width, 3), dtype=np.uint8)
         y, x = rng.integers(5, 15, 2)
-        pixels[y : y + 20, x : x + 20, number % 3] = 255
-        path = folder / "abc"[number % 3] / f"{number:02d}.jpg"
+        pixels[y : y + 20, x : x + 20, index % 3] = 255
+        path = folder / "abc"[index % 3] / f"{index:02d}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path, quality=95)
     return folder
@@ -47,19 +47,19 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def losses(record, small, tmp_path_factory):
-    """losses(device, *options): of each epoch of a short run on digits."""
+    """losses(device, *options) -> the loss of each epoch of a short run on digits."""
 
-    def of(device, *options):
+    def train(device, *options):
         out = tmp_path_factory.mktemp("runs") / "run"
-        record("pretrain", *small, *CALM, "--device", device, "--out", out, *options)
+        record("pretrain", *small, *SHORT_RUN, "--device", device, "--out", out, *options)
         saved = torch.load(out / "checkpoint_last.pth.tar", weights_only=True, map_location="cpu")
         return [entry["loss"] for entry in saved["simsiam_eval"]["history"]]
 
-    return of
+    return train
 
 
 @pytest.fixture(scope="module")
-def on_a_cpu(losses):
+def cpu_losses(losses):
     return losses("cpu")
 
 
@@ -69,21 +69,22 @@ def on_a_cpu(losses):
 @pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("compile", ["off", "on"])
-def test_batches(photos, preset, resident, compile):
-    """Copied, cropped and augmented on a stream of its own: the views of the CPU, but for rounding."""
+def test_batches_match_the_cpu(photos, preset, resident, compile):
+    """Copied, cropped and augmented on a separate stream, views equal those of the CPU up to rounding."""
     source = open_source("digits#train" if resident else str(photos))
     recipe = view_recipe(PretrainSettings(preset=preset, data="-", out="-", image_size=24))
     options = dict(batch_size=32, image_size=24, workers=2, resident=resident, compiled=compile == "on")
     loaders = (
         Loader(source, recipe, GRAY_LEVELS, Processes(device), **options) for device in (torch.device("cpu"), GPU)
     )
-    expected, found = (list(loader.batches(1, 4)) for loader in loaders)
-    for theirs, ours in zip(expected, found, strict=True):
-        for view, other in zip(theirs, ours, strict=True):
-            assert other.device.type == GPU.type
-            apart = (view - other.cpu()).abs()
-            assert apart.max() <= 25
-            assert (apart > 0.5).float().mean() < 2e-2  # digits enlarged often lie half way between two gray levels
+    expected, got = (list(loader.batches(1, 4)) for loader in loaders)
+    for cpu_batch, gpu_batch in zip(expected, got, strict=True):
+        for cpu_view, gpu_view in zip(cpu_batch, gpu_batch, strict=True):
+            assert gpu_view.device.type == GPU.type
+            difference = (cpu_view - gpu_view.cpu()).abs()
+            assert difference.max() <= 25
+            # Pixels of enlarged digits often lie halfway between two gray levels.
+            assert (difference > 0.5).float().mean() < 2e-2
 
 
 @pytest.mark.parametrize(
@@ -99,35 +100,35 @@ def test_batches(photos, preset, resident, compile):
         ("--precision", "bf16", "--compile", "on", "--no-resident", "--workers", "2"),
     ],
 )
-def test_losses(losses, on_a_cpu, options):
-    np.testing.assert_allclose(losses(GPU.type, *options), on_a_cpu, atol=0.05)
+def test_losses_match_the_cpu(losses, cpu_losses, options):
+    np.testing.assert_allclose(losses(GPU.type, *options), cpu_losses, atol=0.05)
 
 
-STOPS = """
+STOP_AT_STEP_30 = """
 from pretrain.log import TrainingLog
 real, steps = TrainingLog.after_step, []
-def after_step(*given):
+def after_step(*arguments):
     steps.append(1)
     if len(steps) == 30:
         os.kill(os.getpid(), signal.SIGTERM)
-    return real(*given)
+    return real(*arguments)
 TrainingLog.after_step = after_step
 """
 
 
 @pytest.mark.parametrize("options", [(), ("--precision", "bf16", "--compile", "cuda-graphs")])
-def test_a_stopped_run_goes_on(losses, forked, small, record, tmp_path, options):
-    """In the middle of an epoch; weights, momentum and random state come back to the GPU."""
-    run = ["pretrain", *small, *CALM, "--device", GPU.type, "--out", tmp_path / "run", *options]
-    assert os.waitstatus_to_exitcode(forked(run, STOPS)) == 143
-    found = record(*run)
+def test_an_interrupted_run_resumes(losses, forked, small, record, tmp_path, options):
+    """Stopped in the middle of an epoch; weights, momentum and random state are restored on the GPU."""
+    command = ["pretrain", *small, *SHORT_RUN, "--device", GPU.type, "--out", tmp_path / "run", *options]
+    assert os.waitstatus_to_exitcode(forked(command, STOP_AT_STEP_30)) == 143
+    result = record(*command)
     saved = torch.load(tmp_path / "run" / "checkpoint_last.pth.tar", weights_only=True, map_location="cpu")
-    assert found["metrics"]["epochs"] == 3
+    assert result["metrics"]["epochs"] == 3
     resumed = [entry["loss"] for entry in saved["simsiam_eval"]["history"]]
-    np.testing.assert_allclose(resumed, losses(GPU.type, *options), atol=0.05)  # a GPU adds up in any order
+    np.testing.assert_allclose(resumed, losses(GPU.type, *options), atol=0.05)  # GPU sums have no fixed order
 
 
-def test_random_state():
+def test_random_state_is_restored():
     torch.randn(3, device=GPU)
     state = random_state()
     drawn = torch.randn(3, device=GPU)
@@ -135,25 +136,25 @@ def test_random_state():
     assert torch.equal(torch.randn(3, device=GPU), drawn)
 
 
-# --- extract and what judges ---
+# --- extraction and evaluation ---
 
 
 @pytest.fixture(scope="module")
 def features(record, checkpoint, tmp_path_factory):
-    """features(device, *options): of the digits' test images, (N,D)."""
+    """features(device, *options) -> (N,D) features of the digits test images."""
 
-    def of(device, *options):
+    def extract(device, *options):
         out = tmp_path_factory.mktemp("features") / "test.h5"
         record(
             "extract", "--checkpoint", checkpoint, "--data", "digits#test", "--device", device, "--out", out, *options
         )
         return read_features(out).features
 
-    return of
+    return extract
 
 
 @pytest.mark.parametrize(
-    ("options", "least"),
+    ("options", "min_cosine"),
     [
         ((), 0.9999),
         (("--compile", "on"), 0.9999),
@@ -163,45 +164,45 @@ def features(record, checkpoint, tmp_path_factory):
         (("--precision", "bf16", "--compile", "on"), 0.999),
     ],
 )
-def test_features(features, options, least):
-    plain = [one for one in options if one in ("--flip-average", "--normalize")]
-    expected, found = features("cpu", *plain), features(GPU.type, *options)
-    cosine = np.sum(expected * found, axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
-    assert cosine.min() >= least
+def test_features_match_the_cpu(features, options, min_cosine):
+    shared_options = [option for option in options if option in ("--flip-average", "--normalize")]
+    expected, got = features("cpu", *shared_options), features(GPU.type, *options)
+    cosine = np.sum(expected * got, axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(got, axis=1)
+    assert cosine.min() >= min_cosine
 
 
-def test_blocks_are_pinned():
-    """Else every copy waits for the device."""
+def test_blocks_are_in_pinned_memory():
+    """Otherwise every copy to the device would be synchronous."""
     blocks = Blocks(open_source("digits#test"), GRAY_LEVELS, range(32), [0, 16], 16, 0, True, 0)
     assert all(block.pixels.is_pinned() for block in read_blocks(blocks, 1, GPU))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("k", [1, 20, 300])
-def test_neighbors(metric, k):
-    """More rows than a block of the GPU's holds."""
+def test_neighbors_match_the_cpu(metric, k):
+    """With more rows than one GPU block holds."""
     rng = np.random.default_rng(0)
     bank, queries = (rng.normal(size=(rows, 24)).astype(np.float32) for rows in (70_000, 300))
-    expected, found = (search(bank, queries, k, metric, device) for device in (torch.device("cpu"), GPU))
-    np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
-    assert (found[1] == expected[1]).mean() > 0.98  # ties but for rounding
+    expected, got = (search(bank, queries, k, metric, device) for device in (torch.device("cpu"), GPU))
+    np.testing.assert_allclose(got[0], expected[0], atol=1e-4)
+    assert (got[1] == expected[1]).mean() > 0.98  # rounding may reorder near-ties
 
 
 @pytest.fixture
 def both(record):
-    """both(*command) -> its metrics on the CPU and on the GPU, which does not find the other's features in the cache."""
+    """both(*command) -> metrics on the CPU and on the GPU; the GPU run has its own, empty feature cache."""
 
-    def of(*command):
+    def run(*command):
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.setenv("SIMSIAM_EVAL_CACHE", folder)
-            there = record(*command, "--device", GPU.type)["metrics"]
-        return record(*command, "--device", "cpu")["metrics"], there
+            gpu_metrics = record(*command, "--device", GPU.type)["metrics"]
+        return record(*command, "--device", "cpu")["metrics"], gpu_metrics
 
-    return of
+    return run
 
 
 @pytest.mark.parametrize(
-    ("command", "numbers"),
+    ("command", "metrics"),
     [
         (("knn", "-k", "20,200"), ("top1", "top5")),
         (("knn", "--sweep", "--metric", "l2"), ("top1",)),
@@ -211,33 +212,33 @@ def both(record):
         (("linear-eval", "--preset", "small", "--shots", "4,16", "--trials", 2), ("top1",)),
     ],
 )
-def test_accuracies(both, road, command, numbers):
-    expected, found = both(*command, "--train", road / "train.h5", "--test", road / "test.h5")
-    for name in numbers:
-        assert found[name] == pytest.approx(expected[name], abs=0.01), name
+def test_accuracies_match_the_cpu(both, road, command, metrics):
+    expected, got = both(*command, "--train", road / "train.h5", "--test", road / "test.h5")
+    for name in metrics:
+        assert got[name] == pytest.approx(expected[name], abs=0.01), name
 
 
-@pytest.mark.parametrize("how", ["--end-to-end", "--views=2"])
-def test_augmented_linear_evaluation(both, checkpoint, photos, how):
-    command = ["linear-eval", "--preset", "small", "--epochs", 2, "--lr", 0.1, "--train", photos, "--test", photos, how]
-    expected, found = both(*command, "--checkpoint", checkpoint)
-    assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=0.02)
+@pytest.mark.parametrize("option", ["--end-to-end", "--views=2"])
+def test_augmented_linear_evaluation_matches_the_cpu(both, checkpoint, photos, option):
+    command = ["linear-eval", "--preset", "small", "--epochs", 2, "--lr", 0.1, "--checkpoint", checkpoint]
+    expected, got = both(*command, "--train", photos, "--test", photos, option)
+    assert got["train_loss"] == pytest.approx(expected["train_loss"], abs=0.02)
 
 
-def test_retrieval(both, road):
-    expected, found = both("retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5")
+def test_retrieval_metrics_match_the_cpu(both, road):
+    expected, got = both("retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5")
     for name in ("recall_at_1", "precision_at_10", "map", "r_precision", "mrr"):
-        assert found[name] == pytest.approx(expected[name], abs=1e-3), name
+        assert got[name] == pytest.approx(expected[name], abs=1e-3), name
 
 
-def test_groups(both, road):
-    expected, found = both("duplicates", road / "train.h5", road / "test.h5", "--threshold", 0.999)
-    assert found["groups"] == expected["groups"]
+def test_duplicate_groups_match_the_cpu(both, road):
+    expected, got = both("duplicates", road / "train.h5", road / "test.h5", "--threshold", 0.999)
+    assert got["groups"] == expected["groups"]
 
 
-def test_likeness(both, record, checkpoint, road, tmp_path):
+def test_compare_matches_the_cpu(both, record, checkpoint, road, tmp_path):
     extract = ("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--device", GPU.type)
     record(*extract, "--precision", "bf16", "--out", tmp_path / "bf16.h5")
-    (expected,), (found,) = (one["features"] for one in both("compare", road / "test.h5", tmp_path / "bf16.h5"))
-    assert found["cka"] == pytest.approx(expected["cka"], abs=1e-4)
-    assert found["neighbor_overlap"] == pytest.approx(expected["neighbor_overlap"], abs=0.01)
+    (expected,), (got,) = (metrics["features"] for metrics in both("compare", road / "test.h5", tmp_path / "bf16.h5"))
+    assert got["cka"] == pytest.approx(expected["cka"], abs=1e-4)
+    assert got["neighbor_overlap"] == pytest.approx(expected["neighbor_overlap"], abs=0.01)

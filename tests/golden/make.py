@@ -1,10 +1,10 @@
-"""Run every command on digits and on small images it draws, and write down all numbers they give.
+"""Run every command on digits and on small generated images, and record all their results.
 
-    python tests/golden/make.py           # rewrite records.json beside this file; review its diff before the commit
+    python tests/golden/make.py           # rewrite records.json in this folder; review its diff before you commit
     python tests/golden/make.py OUT.json  # write elsewhere, as the test does
 
-Only the command line is used, as a user would, so that modules may move. The records leave out times, machines and
-versions of packages. Arithmetic is pinned (`PINNED`), so that the number of cores changes nothing.
+Everything runs through the command line, so modules can move freely. The records omit times, machines and package
+versions. `PINNED` fixes threads and kernels, so that results do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PINNED = {
 
 
 def main(out: Path) -> None:
-    """Write the records of this tree to `out`, from a process of its own with pinned arithmetic."""
+    """Write the records of this checkout to `out`, from a separate process with `PINNED` in its environment."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SIMSIAM_EVAL_")}
         environment |= PINNED | {"SIMSIAM_EVAL_CACHE": "cache", "PYTHONPATH": str(ROOT)}
@@ -57,13 +57,13 @@ def main(out: Path) -> None:
 
 
 def processor() -> str:
-    """The processor's model, as Linux names it."""
+    """The processor model reported by Linux."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def run_all(out: str) -> None:
-    """Run every command in the working folder, which is empty."""
+    """Run every command in the current folder, which must be empty, and write the records to `out`."""
     records = Records()
     draw_images()
     run_digits(records)
@@ -78,20 +78,20 @@ def run_all(out: str) -> None:
 
 
 def on_one_line(values: re.Match[str]) -> str:
-    """A short list of numbers or words without its line breaks, so that a change of it is one line of a diff."""
+    """Join a short list into one line, so that a change to it is one line of a diff."""
     line = re.sub(r"\n *", " ", values[0]).replace("[ ", "[").replace(" ]", "]")
     return line if len(line) <= 100 else values[0]
 
 
 class Records:
-    """Runs commands and keeps what they return, by name."""
+    """Runs commands and keeps their records and file hashes by name."""
 
     def __init__(self) -> None:
         self.records: dict[str, Any] = {}
         self.hashes: dict[str, str] = {}
 
     def run(self, name: str, command: str) -> None:
-        """Keep the JSON record of a command that must succeed."""
+        """Run a command, which must succeed, and keep its JSON record."""
         from click.testing import CliRunner
 
         import cli
@@ -106,12 +106,12 @@ class Records:
         self.records[name] = [cleaned(json.loads(line)) for line in Path(path).read_text().splitlines()]
 
     def table(self, name: str, path: str) -> None:
-        """Keep the rows of a CSV file below its header."""
+        """Keep the rows of a CSV file without the header."""
         with open(path, newline="", encoding="utf-8") as file:
             self.records[name] = [[number(cell) for cell in row] for row in list(csv.reader(file))[1:]]
 
     def checkpoint(self, name: str, path: str) -> None:
-        """Hash the weights of a checkpoint, and the optimizer's momentum."""
+        """Hash the weights and the optimizer momentum of a checkpoint."""
         import torch
 
         content = torch.load(path, weights_only=True)
@@ -128,7 +128,7 @@ class Records:
         self.hashes[name] = sha256(load_file(path).items())
 
     def features(self, name: str, path: str) -> None:
-        """Hash each data set of a feature file."""
+        """Hash each dataset of a feature file."""
         import h5py
         import numpy as np
 
@@ -143,7 +143,7 @@ class Records:
 
 
 def sha256(tensors: Iterable[tuple[str, Any]]) -> str:
-    """Hash names, types, shapes and values of tensors or arrays, in the order of their names."""
+    """Hash the names, dtypes, shapes and values of tensors or arrays, sorted by name."""
     import numpy as np
 
     digest = hashlib.sha256()
@@ -154,7 +154,7 @@ def sha256(tensors: Iterable[tuple[str, Any]]) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A record without what differs from run to run."""
+    """A copy of a record without values that differ between runs."""
     if isinstance(value, dict):
         return {key: cleaned(item) for key, item in value.items() if not LEFT_OUT.fullmatch(key)}
     if isinstance(value, list):
@@ -165,7 +165,7 @@ def cleaned(value: Any) -> Any:
 
 
 def number(text: str) -> str | float:
-    """A cell of a table as a number where it is one."""
+    """A table cell as a number if it is one, otherwise its text."""
     try:
         return float(text)
     except ValueError:
@@ -173,7 +173,7 @@ def number(text: str) -> str | float:
 
 
 def draw_images() -> None:
-    """photos/: 36 images of three classes, of which two are the same and one cannot be read; voc/: a detection set."""
+    """Write photos/ (36 images in three classes; one is a duplicate, one unreadable) and voc/ (a detection dataset)."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -220,7 +220,7 @@ def draw_images() -> None:
 
 
 def run_digits(records: Records) -> None:
-    """The demo, whose encoders and feature files the other commands then take."""
+    """Run the demo, and the other commands on its encoders and feature files."""
     records.run("demo", "demo --epochs 1 --seed 3 --out demo")
     encoder, sets = "demo/simsiam/checkpoint_0000.pth.tar", "--train demo/simsiam-train.h5 --test demo/simsiam-test.h5"
     for name in ("simsiam", "no-stop-gradient"):
@@ -278,7 +278,7 @@ def run_digits(records: Records) -> None:
 
 
 def run_photos(records: Records) -> None:
-    """Files of images: decoding, every augmentation, layers, views, parts, and the files made of features."""
+    """Run the commands on image files: decoding, augmentations, layers, views, partial extraction and exports."""
     common = "--data photos --preset cifar10 --image-size 16 --batch-size 12 --epochs 2 --health-every 2 --workers 0"
     for name, options in {
         "pretrain": "--blur 0.5 --val photos --knn-every 1 --knn-k 5 --warmup-epochs 1 --accumulate 2",
@@ -325,7 +325,7 @@ def run_photos(records: Records) -> None:
 
 
 def run_detection(records: Records) -> None:
-    """A few steps of each of torchvision's detectors."""
+    """Train each torchvision detector for a few steps."""
     sizes = "--batch-size 2 --min-sizes 64 --test-size 64 --max-size 64 --proposals 20 --rois 8"
     small = f"--iterations 2 --precise-bn 2 {sizes}"
     common = f"--backend torchvision --train voc --test voc --workers 0 {small}"

@@ -1,9 +1,9 @@
-"""Every command still gives the numbers of records.json: features and weights bit for bit.
+"""Every command reproduces records.json; features and weights are bitwise equal.
 
-With other versions of packages or another processor, rounding differs, and a short training multiplies the difference:
-then only settings and the names of metrics are compared, and the other tests are skipped by name.
+With other package versions or another processor, rounding differs and training amplifies the differences. In that case only
+settings and metric names are compared, and the other tests are skipped.
 
-Where a number is meant to change, run `python tests/golden/make.py` and review the diff of records.json.
+If a number is supposed to change, run `python tests/golden/make.py` and review the diff of records.json.
 """
 
 import json
@@ -35,7 +35,7 @@ def current(tmp_path_factory):
 
 @pytest.fixture
 def same_machine(golden, current):
-    """Skips where the bits of results may differ."""
+    """Skip the test if packages or the processor differ from those of the records."""
     for name, value in golden["made_with"].items():
         if (here := current["made_with"][name]) != value:
             pytest.skip(f"{name} is {here}; the records were made with {value}")
@@ -74,7 +74,7 @@ def test_differences_name_the_first_keys_with_both_values():
 
 
 def leaves(value, path=()):
-    """The keys and values of a nested record, flat: ("knn.metrics.top1", 0.5)."""
+    """Yield the flattened keys and values of a nested record, such as ("knn.metrics.top1", 0.5)."""
     if isinstance(value, dict | list) and value:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, (*path, str(key)))
@@ -83,7 +83,7 @@ def leaves(value, path=()):
 
 
 def outline(records):
-    """Of each record its settings, protocol and the names of what it measured."""
+    """The task, protocol, settings and metric names of each record."""
     return {
         name: {key: record[key] for key in ("task", "protocol", "settings")} | {"metrics": sorted(record["metrics"])}
         for name, record in records.items()
@@ -98,7 +98,7 @@ def equal(expected, got):
 
 
 def differences(expected, got):
-    """One line for each of the first keys whose values differ, or an empty text."""
+    """A message that lists the first keys with different values; empty if there are none."""
     lines = []
     for path in sorted(expected.keys() | got.keys()):
         if path not in got or path not in expected or not equal(expected[path], got[path]):
