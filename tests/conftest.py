@@ -68,9 +68,9 @@ def small():
 
 
 @pytest.fixture(scope="session")
-def road(record, tmp_path_factory):
+def pipeline(record, tmp_path_factory):
     """A folder with run/ (one epoch on digits), train.h5 and test.h5."""
-    folder = tmp_path_factory.mktemp("road")
+    folder = tmp_path_factory.mktemp("pipeline")
     run = record("pretrain", *SMALL, "--epochs", 1, "--out", folder / "run")
     for split in ("train", "test"):
         checkpoint = run["files"]["checkpoint"]
@@ -79,8 +79,8 @@ def road(record, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint(road):
-    return road / "run" / "checkpoint_0000.pth.tar"
+def checkpoint(pipeline):
+    return pipeline / "run" / "checkpoint_0000.pth.tar"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The whole road as a user walks it: pretrain, inspect, extract, linear-eval, knn, and what goes wrong on it."""
+"""The whole pipeline as a user walks it: pretrain, inspect, extract, linear-eval, knn, and what goes wrong on it."""
 
 import json
 import subprocess
@@ -29,16 +29,16 @@ def test_inspect_says_what_the_file_is(record, checkpoint):
     )
 
 
-def test_features_are_in_source_order(road):
-    with h5py.File(road / "train.h5") as file:
+def test_features_are_in_source_order(pipeline):
+    with h5py.File(pipeline / "train.h5") as file:
         assert file["features"].shape == (1197, 512)
         assert file["valid"][:].all()
         assert file.attrs["complete"]
         assert file["ids"].asstr()[0].startswith("digits/")
 
 
-def test_linear_eval_and_knn_of_the_same_road(record, road):
-    sets = ["--train", road / "train.h5", "--test", road / "test.h5"]
+def test_linear_eval_and_knn_of_the_same_road(record, pipeline):
+    sets = ["--train", pipeline / "train.h5", "--test", pipeline / "test.h5"]
     linear = record("linear-eval", "--lars", "--preset", "small", "--epochs", 20, *sets)["metrics"]
     assert 0.2 < linear["top1"] <= linear["top5"] <= 1
     assert linear["top1_interval"][0] < linear["top1"] < linear["top1_interval"][1]
@@ -68,9 +68,11 @@ def test_a_mistake_is_one_sentence(call, arguments, status, says, tmp_path, monk
     assert "Traceback" not in result.output
 
 
-def test_config_file_goes_below_options_and_above_the_preset(call, record, road, tmp_path):
+def test_config_file_goes_below_options_and_above_the_preset(call, record, pipeline, tmp_path):
     config = tmp_path / "knn.toml"
-    config.write_text(f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{road}/train.h5"\ntest = "{road}/test.h5"\n')
+    config.write_text(
+        f'[knn]\nk = [3]\ntemperature = 0.5\ntrain = "{pipeline}/train.h5"\ntest = "{pipeline}/test.h5"\n'
+    )
     settings = record("knn", "--config", config, "--temperature", 0.2)["settings"]
     assert settings["k"] == [3]
     assert settings["temperature"] == [0.2]
@@ -96,11 +98,11 @@ def test_help_does_not_import_torch(command):
 
 
 @pytest.mark.parametrize("words", ["linear-eval --preset small --epochs 1", "knn", "retrieval eval", "compare", "rank"])
-def test_feature_files_are_judged_without_torchvision(road, words):
+def test_feature_files_are_judged_without_torchvision(pipeline, words):
     """Its import takes as long as a whole linear evaluation of some thousand features."""
     sets = {"compare": ["test.h5", "copy.h5"], "rank": ["test.h5"], "retrieval": ["--gallery", "test.h5"]}
     chosen = sets.get(words.split()[0], ["--train", "train.h5", "--test", "test.h5"])
-    (road / "copy.h5").write_bytes((road / "test.h5").read_bytes())
+    (pipeline / "copy.h5").write_bytes((pipeline / "test.h5").read_bytes())
     code = (
         "import sys, cli\n"
         "try: cli.main(sys.argv[1:], prog_name='x')\n"
@@ -108,18 +110,18 @@ def test_feature_files_are_judged_without_torchvision(road, words):
         "sys.exit('torchvision' in sys.modules)"
     )
     command = [sys.executable, "-c", code, *words.split()]
-    command += [road / one if one.endswith(".h5") else one for one in chosen]
+    command += [pipeline / one if one.endswith(".h5") else one for one in chosen]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
+def test_a_config_file_may_hold_several_commands_tables(call, pipeline, tmp_path):
     (tmp_path / "all.toml").write_text("seed = 3\n[pretrain]\nepochs = 2\n[knn]\nk = [1]\n")
-    arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "--json"]
+    arguments = ["--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "--json"]
     settings = json.loads(call("knn", "--config", tmp_path / "all.toml", *arguments).stdout)["settings"]
     assert (settings["seed"], settings["k"]) == (3, [1])
     (tmp_path / "all.toml").write_text("[knn]\nk = [1]\n[retrieval.eval]\nk = [2]\n[retrieval.build]\nk = 5\n")
-    search = ["retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5", "--json"]
+    search = ["retrieval", "eval", "--gallery", pipeline / "train.h5", "--queries", pipeline / "test.h5", "--json"]
     assert json.loads(call(*search, "--config", tmp_path / "all.toml").stdout)["settings"]["k"] == [2]
     (tmp_path / "all.toml").write_text("[retrieval]\nk = [3]\nseed = 4\n[retrieval.eval]\nk = [2]\n")
     settings = json.loads(call(*search, "--config", tmp_path / "all.toml").stdout)["settings"]
@@ -130,8 +132,8 @@ def test_a_config_file_may_hold_several_commands_tables(call, road, tmp_path):
     assert "unknown setting 'kNN'" in call("knn", "--config", tmp_path / "all.toml", *arguments).stderr
 
 
-def test_settings_of_an_extraction_are_rejected_on_feature_files(call, road):
-    arguments = ["knn", "--train", road / "train.h5", "--test", road / "test.h5"]
+def test_settings_of_an_extraction_are_rejected_on_feature_files(call, pipeline):
+    arguments = ["knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5"]
     refused = call(*arguments, "--pool", "max")
     assert (refused.exit_code, "--pool applies to images only" in refused.stderr) == (2, True)
     assert "pool" not in json.loads(call(*arguments, "--json").stdout)["settings"]

@@ -212,8 +212,8 @@ def both(record):
         (("linear-eval", "--preset", "small", "--shots", "4,16", "--trials", 2), ("top1",)),
     ],
 )
-def test_accuracies_match_the_cpu(both, road, command, metrics):
-    expected, got = both(*command, "--train", road / "train.h5", "--test", road / "test.h5")
+def test_accuracies_match_the_cpu(both, pipeline, command, metrics):
+    expected, got = both(*command, "--train", pipeline / "train.h5", "--test", pipeline / "test.h5")
     for name in metrics:
         assert got[name] == pytest.approx(expected[name], abs=0.01), name
 
@@ -225,20 +225,22 @@ def test_augmented_linear_evaluation_matches_the_cpu(both, checkpoint, photos, o
     assert got["train_loss"] == pytest.approx(expected["train_loss"], abs=0.02)
 
 
-def test_retrieval_metrics_match_the_cpu(both, road):
-    expected, got = both("retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5")
+def test_retrieval_metrics_match_the_cpu(both, pipeline):
+    expected, got = both("retrieval", "eval", "--gallery", pipeline / "train.h5", "--queries", pipeline / "test.h5")
     for name in ("recall_at_1", "precision_at_10", "map", "r_precision", "mrr"):
         assert got[name] == pytest.approx(expected[name], abs=1e-3), name
 
 
-def test_duplicate_groups_match_the_cpu(both, road):
-    expected, got = both("duplicates", road / "train.h5", road / "test.h5", "--threshold", 0.999)
+def test_duplicate_groups_match_the_cpu(both, pipeline):
+    expected, got = both("duplicates", pipeline / "train.h5", pipeline / "test.h5", "--threshold", 0.999)
     assert got["groups"] == expected["groups"]
 
 
-def test_compare_matches_the_cpu(both, record, checkpoint, road, tmp_path):
+def test_compare_matches_the_cpu(both, record, checkpoint, pipeline, tmp_path):
     extract = ("extract", "--checkpoint", checkpoint, "--data", "digits#test", "--device", GPU.type)
     record(*extract, "--precision", "bf16", "--out", tmp_path / "bf16.h5")
-    (expected,), (got,) = (metrics["features"] for metrics in both("compare", road / "test.h5", tmp_path / "bf16.h5"))
+    (expected,), (got,) = (
+        metrics["features"] for metrics in both("compare", pipeline / "test.h5", tmp_path / "bf16.h5")
+    )
     assert got["cka"] == pytest.approx(expected["cka"], abs=1e-4)
     assert got["neighbor_overlap"] == pytest.approx(expected["neighbor_overlap"], abs=0.01)

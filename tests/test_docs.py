@@ -38,7 +38,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.fixture
-def examples(road, checkpoint, tmp_path, monkeypatch):
+def examples(pipeline, checkpoint, tmp_path, monkeypatch):
     """A working folder with the files that Python examples name."""
     rng = np.random.default_rng(0)
     names = [
@@ -50,7 +50,7 @@ def examples(road, checkpoint, tmp_path, monkeypatch):
     for name in ("checkpoint.pth.tar", "checkpoint_0099.pth.tar"):
         shutil.copy(checkpoint, tmp_path / name)
     for split in ("train", "test"):
-        shutil.copy(road / f"{split}.h5", tmp_path)
+        shutil.copy(pipeline / f"{split}.h5", tmp_path)
     monkeypatch.chdir(tmp_path)
 
 

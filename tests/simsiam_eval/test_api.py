@@ -55,9 +55,9 @@ def test_only_public_names_are_listed():
     assert se.__all__[position - 1 : position + 2] == ["convert", "extract", "verify"]
 
 
-def test_every_command_is_a_function_with_its_settings(road, record):
-    arguments = ["--train", road / "train.h5", "--test", road / "test.h5", "-k", 20]
-    result = se.knn(train=road / "train.h5", test=str(road / "test.h5"), k=np.int64(20))
+def test_every_command_is_a_function_with_its_settings(pipeline, record):
+    arguments = ["--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "-k", 20]
+    result = se.knn(train=pipeline / "train.h5", test=str(pipeline / "test.h5"), k=np.int64(20))
     assert isinstance(result, se.Result)
     assert result.metrics == record("knn", *arguments)["metrics"]
     assert json.loads(result.to_json())["metrics"]["top1"] == result.metrics["top1"]
@@ -66,9 +66,9 @@ def test_every_command_is_a_function_with_its_settings(road, record):
     assert "Args:" in se.knn.__doc__ and "    k: " in se.knn.__doc__
 
 
-def test_a_wrong_argument_is_named_as_python_names_it(road, messages_name_arguments):
+def test_a_wrong_argument_is_named_as_python_names_it(pipeline, messages_name_arguments):
     with pytest.raises(se.UsageError, match=r"^leakage must be at most 1"):
-        se.knn(train=road / "train.h5", test=road / "test.h5", leakage=2)
+        se.knn(train=pipeline / "train.h5", test=pipeline / "test.h5", leakage=2)
 
 
 def test_a_loaded_encoder_says_what_it_is(encoder, checkpoint):
@@ -110,9 +110,9 @@ def test_an_image_that_cannot_be_read_is_named(encoder, photos):
         encoder.embed([3])
 
 
-def test_extract_gives_the_feature_files_rows(encoder, road):
+def test_extract_gives_the_feature_files_rows(encoder, pipeline):
     features = se.extract(encoder, "digits#test")
-    stored = se.open_features(road / "test.h5")
+    stored = se.open_features(pipeline / "test.h5")
     X, y = features
     assert np.array_equal(X, stored.X) and np.array_equal(y, stored.y)
     assert features.ids.tolist() == stored.ids.tolist()
@@ -127,8 +127,8 @@ def test_unreadable_images_are_left_out(encoder, photos):
     assert np.bincount(features.y).tolist() == [24, 15]
 
 
-def test_features_on_the_disk_are_indexed_as_arrays(road):
-    X = se.open_features(road / "test.h5").X
+def test_features_on_the_disk_are_indexed_as_arrays(pipeline):
+    X = se.open_features(pipeline / "test.h5").X
     array = np.asarray(X)
     mask = np.arange(len(array)) % 2 == 0
     for index in (3, -1, np.int64(4), slice(2, 9, 3), slice(None, None, -100), [5, 3, 3, -2], mask, ..., (mask, ...)):
@@ -140,7 +140,7 @@ def test_features_on_the_disk_are_indexed_as_arrays(road):
             X[outside]
 
 
-def test_like_takes_over_class_numbers_and_rejects_another_encoder(encoder, photos, road, tmp_path):
+def test_like_takes_over_class_numbers_and_rejects_another_encoder(encoder, photos, pipeline, tmp_path):
     train = se.extract(encoder, photos)
     for name in ("bées, the longer name",):
         (tmp_path / name).symlink_to(photos / name, target_is_directory=True)
@@ -157,7 +157,7 @@ def test_rows_without_labels_are_warned_of_when_unpacked(encoder, photos):
     assert y.tolist() == [-1, -1]
 
 
-def test_a_loaded_encoder_writes_a_feature_file_too(checkpoint, road, tmp_path):
+def test_a_loaded_encoder_writes_a_feature_file_too(checkpoint, pipeline, tmp_path):
     encoder = se.load_encoder(checkpoint, layer="layer2")
     features = se.extract(encoder, "digits#test", out=tmp_path / "x.h5")
     assert features.attributes["encoder"]["layer"] == "layer2"
@@ -174,14 +174,14 @@ def test_a_loaded_encoder_writes_a_feature_file_too(checkpoint, road, tmp_path):
         se.extract(encoder, "digits#test", like=features)
 
 
-def test_like_takes_over_class_names(encoder, photos, road, tmp_path):
+def test_like_takes_over_class_names(encoder, photos, pipeline, tmp_path):
     train = se.extract(encoder, photos)
     (tmp_path / "bées, the longer name").symlink_to(photos / "bées, the longer name", target_is_directory=True)
     test = se.extract(encoder, tmp_path, like=train)
     assert test.class_names == train.class_names == test.attributes["source"]["class_names"]
     assert {test.class_names[label] for label in test.y} == {"bées, the longer name"}
-    train = se.open_features(road / "train.h5")
-    assert se.open_features(road / "test.h5", like=train).class_names == train.class_names
+    train = se.open_features(pipeline / "train.h5")
+    assert se.open_features(pipeline / "test.h5", like=train).class_names == train.class_names
 
 
 def test_iterables_of_images_are_embedded(encoder, photos):
@@ -219,19 +219,19 @@ def test_a_wrong_keyword_of_extract_is_named(encoder, messages_name_arguments):
 
 
 @pytest.mark.parametrize("name", ["layer", "pool", "transform", "resize", "crop", "decode", "normalize"])
-def test_like_decides_how_features_are_extracted(encoder, road, name):
-    train = se.open_features(road / "train.h5")
+def test_like_decides_how_features_are_extracted(encoder, pipeline, name):
+    train = se.open_features(pipeline / "train.h5")
     with pytest.raises(se.UsageError, match=f"{name} cannot be used with like"):
         se.extract(encoder, "digits#test", like=train, **{name: "pool"})
 
 
-def test_an_argument_of_another_type_is_named(encoder, road):
+def test_an_argument_of_another_type_is_named(encoder, pipeline):
     for call, message in (
         (lambda: se.load_encoder(None), "checkpoint must be the path of a file, got NoneType"),
         (lambda: se.extract(torch.nn.Identity(), "digits"), "encoder must be .* from load_encoder, got Identity"),
         (lambda: se.extract(encoder, None), "data must be an image or an iterable of images, got NoneType"),
         (lambda: se.extract(encoder, "digits", like="x.h5"), "like must be Features, .* got str"),
-        (lambda: se.open_features(road / "test.h5", like="x.h5"), "like must be Features, .* got str"),
+        (lambda: se.open_features(pipeline / "test.h5", like="x.h5"), "like must be Features, .* got str"),
         (lambda: se.open_features(None), "path must be the path of a feature file, got NoneType"),
     ):
         with pytest.raises(TypeError, match=message):

@@ -76,36 +76,36 @@ def test_images_require_a_checkpoint():
         read("digits", "digits")
 
 
-def test_feature_file_of_another_encoder_than_the_checkpoint_is_rejected(call, road, record, small, tmp_path):
+def test_feature_file_of_another_encoder_than_the_checkpoint_is_rejected(call, pipeline, record, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 6, "--out", tmp_path / "run")["files"]["checkpoint"]
-    result = call("knn", "--train", road / "train.h5", "--test", road / "test.h5", "--checkpoint", other)
+    result = call("knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "--checkpoint", other)
     assert result.exit_code == 1
     assert "another encoder" in result.stderr
 
 
-def test_images_with_a_checkpoint_give_the_same_metrics_as_feature_files(call, record, road, checkpoint):
-    from_files = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 20)
+def test_images_with_a_checkpoint_give_the_same_metrics_as_feature_files(call, record, pipeline, checkpoint):
+    from_files = record("knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "-k", 20)
     from_images = record("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
     assert from_images["metrics"] == from_files["metrics"]
     second_run = call("knn", "--train", "digits", "--test", "digits", "--checkpoint", checkpoint, "-k", 20)
     assert "from the cache" in second_run.stderr
 
 
-def test_features_of_two_encoders_are_rejected(call, record, road, small, tmp_path):
+def test_features_of_two_encoders_are_rejected(call, record, pipeline, small, tmp_path):
     other = record("pretrain", *small, "--epochs", 0, "--seed", 5, "--out", tmp_path / "run")["files"]["checkpoint"]
     record("extract", "--checkpoint", other, "--data", "digits#test", "--out", tmp_path / "test.h5")
-    result = call("knn", "--train", road / "train.h5", "--test", tmp_path / "test.h5")
+    result = call("knn", "--train", pipeline / "train.h5", "--test", tmp_path / "test.h5")
     assert result.exit_code == 1
     assert "weights_sha256" in result.output
 
 
-def test_features_of_two_decodings_are_rejected(call, record, road, checkpoint, tmp_path):
+def test_features_of_two_decodings_are_rejected(call, record, pipeline, checkpoint, tmp_path):
     scaled = tmp_path / "scaled.h5"
     result = record(
         "extract", "--checkpoint", checkpoint, "--data", "digits#test", "--decode", "scaled", "--out", scaled
     )
     assert result["provenance"]["preprocessing"]["decode"] == "scaled"
-    result = call("knn", "--train", road / "train.h5", "--test", scaled)
+    result = call("knn", "--train", pipeline / "train.h5", "--test", scaled)
     assert result.exit_code == 1
     assert "preprocessing.decode" in result.output
 

@@ -35,8 +35,8 @@ def test_a_subset_is_what_numpys_indexing_gives(rows):
     assert subset.ids.tolist() == features.ids[index].tolist()
 
 
-def test_a_subset_of_rows_on_the_disk_stays_there(road):
-    features = open_features(road / "test.h5")
+def test_a_subset_of_rows_on_the_disk_stays_there(pipeline):
+    features = open_features(pipeline / "test.h5")
     subset = features.subset(slice(10, 2, -3))
     assert np.array_equal(subset.X[:], features.X[10:2:-3])
     assert repr(subset.X) == "FeatureRows(3 x 512 from test.h5)"
@@ -48,8 +48,8 @@ def test_rows_that_do_not_exist_are_rejected(rows):
         features_of([4, 5, 6, 7]).subset(rows)
 
 
-def test_the_repr_is_one_line(road):
-    assert repr(open_features(road / "test.h5")) == "Features(600 x 512 from test.h5, 10 classes)"
+def test_the_repr_is_one_line(pipeline):
+    assert repr(open_features(pipeline / "test.h5")) == "Features(600 x 512 from test.h5, 10 classes)"
     assert repr(features_of([0, 0], ["cat"])) == "Features(2 x 2 from made, 1 class)"
     assert repr(features_of([-1, -1])) == "Features(2 x 2 from made, no classes)"
 

@@ -42,9 +42,11 @@ def test_scikit_learns_checks(estimator, check):
         ({"protocol": "logistic", "c": [1e-4, 1e-3]}, ["--preset", "logistic", "-C", "1e-4,1e-3"]),
     ],
 )
-def test_its_accuracy_is_the_commands(record, road, parameters, options):
-    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
-    metrics = record("linear-eval", "--train", road / "train.h5", "--test", road / "test.h5", *options)["metrics"]
+def test_its_accuracy_is_the_commands(record, pipeline, parameters, options):
+    train, test = open_features(pipeline / "train.h5"), open_features(pipeline / "test.h5")
+    metrics = record("linear-eval", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5", *options)[
+        "metrics"
+    ]
     assert LinearProbe(**parameters).fit(*train).score(*test) == metrics["top1"]
 
 
@@ -58,8 +60,8 @@ def test_what_was_learned_can_be_read():
     assert np.allclose(probe.predict_proba(X).sum(axis=1), 1)
 
 
-def test_arrays_tensors_and_rows_on_the_disk_agree(road):
-    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+def test_arrays_tensors_and_rows_on_the_disk_agree(pipeline):
+    train, test = open_features(pipeline / "train.h5"), open_features(pipeline / "test.h5")
     probe = LinearProbe("small", epochs=3).fit(*train)
     arrays = LinearProbe("small", epochs=3).fit(np.asarray(train.X), train.y)
     tensors = LinearProbe("small", epochs=3).fit(torch.from_numpy(train.X[:]), torch.from_numpy(train.y))
@@ -67,8 +69,8 @@ def test_arrays_tensors_and_rows_on_the_disk_agree(road):
     assert np.array_equal(probe.predict(test.X), arrays.predict(torch.from_numpy(test.X[:])))
 
 
-def test_a_grid_search_chooses_a_learning_rate(road):
-    train = open_features(road / "train.h5")
+def test_a_grid_search_chooses_a_learning_rate(pipeline):
+    train = open_features(pipeline / "train.h5")
     search = GridSearchCV(LinearProbe("small", epochs=20), {"lr": [1.0, 10.0]}, cv=2).fit(*train)
     assert search.best_score_ > 0.2
 
@@ -101,8 +103,8 @@ def test_a_wrong_parameter_is_named(parameters, message, messages_name_arguments
 
 
 @pytest.mark.parametrize("parameters", [{"protocol": "small", "epochs": 20}, {"protocol": "logistic", "c": 1.0}])
-def test_standard_scaling_is_folded_into_the_weights(road, parameters):
-    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+def test_standard_scaling_is_folded_into_the_weights(pipeline, parameters):
+    train, test = open_features(pipeline / "train.h5"), open_features(pipeline / "test.h5")
     probe = LinearProbe(scaling="standard", **parameters).fit(*train)
     scores = test.X[:] @ probe.coef_.T + probe.intercept_
     expected = probe.decision_function(test.X)

@@ -56,8 +56,8 @@ def test_unusable_features_are_rejected_by_the_name_of_the_argument(values, mess
             measure(values)
 
 
-def test_features_objects_are_measured_by_their_x(road):
-    features = open_features(road / "test.h5")
+def test_features_objects_are_measured_by_their_x(pipeline):
+    features = open_features(pipeline / "test.h5")
     assert rankme(features) == rankme(features.X)
     assert collapse_std(features) == collapse_std(features.X)
     assert cka(features, features) == pytest.approx(1)

@@ -25,15 +25,17 @@ def test_scikit_learns_checks(estimator, check):
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (200, 0.5), (20, None)])
-def test_its_accuracy_is_the_commands(record, road, k, temperature):
-    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+def test_its_accuracy_is_the_commands(record, pipeline, k, temperature):
+    train, test = open_features(pipeline / "train.h5"), open_features(pipeline / "test.h5")
     options = ["--vote", "majority"] if temperature is None else ["--temperature", temperature]
-    metrics = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", k, *options)["metrics"]
+    metrics = record("knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "-k", k, *options)[
+        "metrics"
+    ]
     assert KNNClassifier(n_neighbors=k, temperature=temperature).fit(*train).score(*test) == metrics["top1"]
 
 
-def test_arrays_tensors_and_rows_on_the_disk_agree(road):
-    train, test = open_features(road / "train.h5"), open_features(road / "test.h5")
+def test_arrays_tensors_and_rows_on_the_disk_agree(pipeline):
+    train, test = open_features(pipeline / "train.h5"), open_features(pipeline / "test.h5")
     arrays = np.asarray(train.X), np.asarray(test.X)
     expected = KNNClassifier().fit(arrays[0], train.y).predict(arrays[1])
     tensors = map(torch.from_numpy, arrays)
@@ -43,8 +45,8 @@ def test_arrays_tensors_and_rows_on_the_disk_agree(road):
     assert np.array_equal(KNNClassifier().fit(*train).predict(test.X), expected)
 
 
-def test_a_grid_search_chooses_among_numbers_of_neighbors(road):
-    train = open_features(road / "train.h5")
+def test_a_grid_search_chooses_among_numbers_of_neighbors(pipeline):
+    train = open_features(pipeline / "train.h5")
     search = GridSearchCV(KNNClassifier(), {"n_neighbors": [1, 20]}, cv=3).fit(*train)
     assert search.best_params_["n_neighbors"] in (1, 20)
     assert search.best_score_ > 0.3
@@ -110,8 +112,8 @@ def test_neighbors_of_the_training_rows_leave_each_out():
         classifier.kneighbors(n_neighbors=0)
 
 
-def test_wrong_widths_are_rejected(road):
-    rows = open_features(road / "test.h5").X
+def test_wrong_widths_are_rejected(pipeline):
+    rows = open_features(pipeline / "test.h5").X
     with pytest.raises(ValueError, match="expecting 5 features"):
         KNNClassifier().fit(X, Y).predict(rows)
     with pytest.raises(ValueError, match="rows and y has shape"):

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def head(record, road, checkpoint, tmp_path_factory):
+def head(record, pipeline, checkpoint, tmp_path_factory):
     """A head on layer3, scaled, and the record of its training on feature files."""
     out = tmp_path_factory.mktemp("head")
     for split in ("train", "test"):

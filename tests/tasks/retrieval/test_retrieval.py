@@ -79,17 +79,17 @@ def test_another_encoder_is_rejected(tmp_path):
         retrieval_eval(RetrievalEvalSettings(gallery=ours, queries=theirs))
 
 
-def test_recall_at_1_is_the_accuracy_of_one_neighbor(record, road):
-    found = record("retrieval", "eval", "--gallery", road / "train.h5", "--queries", road / "test.h5", "-k", 1)
-    near = record("knn", "--train", road / "train.h5", "--test", road / "test.h5", "-k", 1)
+def test_recall_at_1_is_the_accuracy_of_one_neighbor(record, pipeline):
+    found = record("retrieval", "eval", "--gallery", pipeline / "train.h5", "--queries", pipeline / "test.h5", "-k", 1)
+    near = record("knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5", "-k", 1)
     assert found["metrics"]["recall_at_1"] == near["metrics"]["top1"] > 0.5
     assert len(found["metrics"]["by_class"]) == 10
 
 
-def test_the_curve_of_index_types_is_drawn(record, road, tmp_path):
+def test_the_curve_of_index_types_is_drawn(record, pipeline, tmp_path):
     picture = tmp_path / "curve.png"
     found = record(
-        "retrieval", "eval", "--gallery", road / "train.h5", "--limit", 100, "--out", picture,
+        "retrieval", "eval", "--gallery", pipeline / "train.h5", "--limit", 100, "--out", picture,
         "--index", "IVF8,Flat", "--index", "HNSW8",
     )  # fmt: skip
     indexes = found["metrics"]["indexes"]
@@ -101,9 +101,9 @@ def test_the_curve_of_index_types_is_drawn(record, road, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "html"])
-def test_search_of_a_folder_finds_the_images_themselves(record, road, checkpoint, photos, tmp_path, suffix):
+def test_search_of_a_folder_finds_the_images_themselves(record, pipeline, checkpoint, photos, tmp_path, suffix):
     found = record(
-        "retrieval", "search", photos, "--gallery", road / "test.h5", "--checkpoint", checkpoint, "-k", 3,
+        "retrieval", "search", photos, "--gallery", pipeline / "test.h5", "--checkpoint", checkpoint, "-k", 3,
         "--out", tmp_path / f"sheet.{suffix}", "--table", tmp_path / "found.csv",
     )  # fmt: skip
     digits = open_source("digits#test")
@@ -119,34 +119,36 @@ def test_search_of_a_folder_finds_the_images_themselves(record, road, checkpoint
     assert rows[0] == ["query", "rank", "id", "similarity"]
 
 
-def test_build_then_search_of_one_image(record, call, road, checkpoint, photos, tmp_path):
+def test_build_then_search_of_one_image(record, call, pipeline, checkpoint, photos, tmp_path):
     index = tmp_path / "digits.index"
-    built = record("retrieval", "build", "--gallery", road / "train.h5", "--out", index, "--index", "IVF8,Flat")
+    built = record("retrieval", "build", "--gallery", pipeline / "train.h5", "--out", index, "--index", "IVF8,Flat")
     assert built["metrics"]["recall"] > 0.5
     assert not built["metrics"]["exact"]
     search = ["retrieval", "search", photos / "3.png", "--gallery", index, "--checkpoint", checkpoint]
-    exact = record(*search[:4], road / "train.h5", *search[5:])["metrics"]["found"]
+    exact = record(*search[:4], pipeline / "train.h5", *search[5:])["metrics"]["found"]
     found = record(*search, "--index-parameters", "nprobe=8")["metrics"]
     near, far = ([two["id"] for two in one[0]["neighbors"]] for one in (found["found"], exact))
     assert near == far  # all eight lists were looked at
     assert not found["exact"]
     assert "approximate" in call(*search).stdout
-    by_features = record("retrieval", "search", road / "test.h5", "--gallery", index, "-k", 1)["metrics"]
+    by_features = record("retrieval", "search", pipeline / "test.h5", "--gallery", index, "-k", 1)["metrics"]
     assert by_features["queries"] == 600
 
 
-def test_flat_is_exact(record, road, tmp_path):
-    built = record("retrieval", "build", "--gallery", road / "test.h5", "--out", tmp_path / "a.index")["metrics"]
+def test_flat_is_exact(record, pipeline, tmp_path):
+    built = record("retrieval", "build", "--gallery", pipeline / "test.h5", "--out", tmp_path / "a.index")["metrics"]
     assert built["exact"]
     assert built["recall"] > 0.999  # FAISS and torch round the last bit of a similarity differently
 
 
-def test_what_goes_wrong_is_one_sentence(call, record, road, checkpoint, photos, tmp_path):
+def test_what_goes_wrong_is_one_sentence(call, record, pipeline, checkpoint, photos, tmp_path):
     index = tmp_path / "a.index"
-    record("retrieval", "build", "--gallery", road / "test.h5", "--out", index)
+    record("retrieval", "build", "--gallery", pipeline / "test.h5", "--out", index)
     search = ["retrieval", "search", photos / "3.png", "--gallery", index]
     assert "require --checkpoint" in call(*search).stderr
-    assert "must end in .index" in call("retrieval", "build", "--gallery", road / "test.h5", "--out", "x.bin").stderr
+    assert (
+        "must end in .index" in call("retrieval", "build", "--gallery", pipeline / "test.h5", "--out", "x.bin").stderr
+    )
     assert "must end in .png or .html" in call(*search, "--out", "sheet.gif").stderr
     other = write(tmp_path / "other.h5", np.ones((3, 512)), [0, 1, 2])
     assert "differ in encoder" in call("retrieval", "search", other, "--gallery", index).stderr
@@ -181,12 +183,12 @@ def test_an_index_rejects_the_queries_that_features_reject(call, record, tmp_pat
         assert "6 features per row" in said.stderr
 
 
-def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, record, road, tmp_path):
+def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, record, pipeline, tmp_path):
     index = tmp_path / "a.index"
-    command = ["retrieval", "build", "--gallery", road / "train.h5", "--out", index, "--index", "IVF16,Flat"]
+    command = ["retrieval", "build", "--gallery", pipeline / "train.h5", "--out", index, "--index", "IVF16,Flat"]
     built = record(*command, "--index-parameters", "nprobe=2")["metrics"]
     assert built["parameters"] == "nprobe=2"
-    search = ["retrieval", "search", road / "test.h5", "--gallery", index, "-k", 10]
+    search = ["retrieval", "search", pipeline / "test.h5", "--gallery", index, "-k", 10]
     found = record(*search)["metrics"]
     assert (found["parameters"], found["recall"], found["recall_k"]) == ("nprobe=2", built["recall"], 10)
     assert found["found"] == record(*search, "--index-parameters", "nprobe=2")["metrics"]["found"]
@@ -204,8 +206,8 @@ def test_an_index_is_searched_as_its_recall_was_measured_and_says_it(call, recor
     assert "Build the index again" in call(*search).stderr
 
 
-def test_settings_without_effect_are_rejected(call, record, road, tmp_path):
-    features, index = road / "test.h5", tmp_path / "a.index"
+def test_settings_without_effect_are_rejected(call, record, pipeline, tmp_path):
+    features, index = pipeline / "test.h5", tmp_path / "a.index"
     record("retrieval", "build", "--gallery", features, "--out", index)
     assert record("retrieval", "search", features, "--gallery", index, "-k", 3)["metrics"]["recall"] == 1  # exact
     search, evaluate = ["retrieval", "search", features, "--gallery"], ["retrieval", "eval", "--gallery", features]
@@ -227,12 +229,12 @@ def test_settings_without_effect_are_rejected(call, record, road, tmp_path):
     assert record(*search, index, "--metric", "cosine", "-k", 1)["metrics"]["metric"] == "cosine"
 
 
-def test_the_option_that_is_wrong_is_named(call, road, photos):
+def test_the_option_that_is_wrong_is_named(call, pipeline, photos):
     for option, command in (
         ("--gallery", ["eval", "--gallery", photos]),
-        ("--queries", ["eval", "--gallery", road / "test.h5", "--queries", photos]),
+        ("--queries", ["eval", "--gallery", pipeline / "test.h5", "--queries", photos]),
         ("--gallery", ["build", "--gallery", photos, "--out", "a.index"]),
-        ("--gallery", ["search", road / "test.h5", "--gallery", photos]),
+        ("--gallery", ["search", pipeline / "test.h5", "--gallery", photos]),
     ):
         said = call("retrieval", *command)
         assert said.exit_code == 2
@@ -255,8 +257,8 @@ def test_a_layer_is_that_of_queries_too(record, checkpoint, tmp_path):
     assert by_images == record(*evaluate, tmp_path / "test.h5")["metrics"]
 
 
-def test_a_set_in_itself_finds_others_only(call, record, road, tmp_path):
-    features, index = road / "test.h5", tmp_path / "a.index"
+def test_a_set_in_itself_finds_others_only(call, record, pipeline, tmp_path):
+    features, index = pipeline / "test.h5", tmp_path / "a.index"
     record("retrieval", "build", "--gallery", features, "--out", index)
     for gallery in (features, index):
         found = record("retrieval", "search", features, "--gallery", gallery, "-k", 2)
@@ -264,7 +266,9 @@ def test_a_set_in_itself_finds_others_only(call, record, road, tmp_path):
         assert not [one for one in found["metrics"]["found"] if one["query"] in [two["id"] for two in one["neighbors"]]]
     said = call("retrieval", "search", features, "--gallery", features)
     assert "leave-one-out" in said.stdout
-    assert not record("retrieval", "search", road / "train.h5", "--gallery", features)["provenance"]["leave_one_out"]
+    assert not record("retrieval", "search", pipeline / "train.h5", "--gallery", features)["provenance"][
+        "leave_one_out"
+    ]
 
 
 def test_images_are_missed_only_where_they_are_to_be_shown(call, tmp_path):
@@ -331,15 +335,15 @@ def test_images_are_prepared_as_those_of_the_other_sets_features(call, record, c
     assert "does not record how" in call(*command, "digits#test", "--checkpoint", checkpoint).stderr
 
 
-def test_limit_is_of_the_ranking_and_recall_sample_of_the_indexes(record, road):
-    command = ["retrieval", "eval", "--gallery", road / "train.h5", "--index", "Flat", "--limit", 20]
+def test_limit_is_of_the_ranking_and_recall_sample_of_the_indexes(record, pipeline):
+    command = ["retrieval", "eval", "--gallery", pipeline / "train.h5", "--index", "Flat", "--limit", 20]
     assert record(*command)["metrics"]["indexes"][0]["sample"] == 1000
     found = record(*command, "--recall-sample", 50)["metrics"]
     assert (found["queries"], found["indexes"][0]["sample"]) == (20, 50)
 
 
-def test_one_number_has_one_interval(record, road, tmp_path):
-    found = record("retrieval", "eval", "--gallery", road / "train.h5", "-k", 1)["metrics"]
+def test_one_number_has_one_interval(record, pipeline, tmp_path):
+    found = record("retrieval", "eval", "--gallery", pipeline / "train.h5", "-k", 1)["metrics"]
     assert found["precision_at_1"] == found["recall_at_1"]
     assert found["precision_at_1_interval"] == pytest.approx(found["recall_at_1_interval"])
     one = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(81, 3)), np.zeros(81, int))
@@ -348,8 +352,8 @@ def test_one_number_has_one_interval(record, road, tmp_path):
         assert found[f"{name}_interval"] == pytest.approx([0.9547, 1], abs=1e-4)
 
 
-def test_a_config_file_has_a_table_for_each_command(record, call, road, tmp_path):
+def test_a_config_file_has_a_table_for_each_command(record, call, pipeline, tmp_path):
     config = tmp_path / "c.toml"
-    config.write_text(f'[retrieval.eval]\ngallery = "{road}/test.h5"\nk = [2, 3]\n[retrieval.build]\nk = 7\n')
+    config.write_text(f'[retrieval.eval]\ngallery = "{pipeline}/test.h5"\nk = [2, 3]\n[retrieval.build]\nk = 7\n')
     assert record("retrieval", "eval", "--config", config)["settings"]["k"] == [2, 3]
     assert "--gallery is required" in call("retrieval", "build", "--config", config, "--out", "a.index").stderr
