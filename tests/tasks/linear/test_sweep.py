@@ -39,10 +39,10 @@ def test_with_one_image_per_class_the_protocols_own_value_is_used(sets, run):
     alone = run(sets, shots=1, lr=100).metrics
     swept = run(sets, shots=1, lr=100, sweep=True)
     assert (swept.metrics["top1"], swept.metrics["heads"]) == (alone["top1"], [])
-    assert swept.metrics["chosen"]["lr"] == 100 and "the middle one was used" in swept.table.notes[-1]
+    assert swept.metrics["chosen"]["lr"] == 100 and "the middle recipe was used" in swept.table.notes[-1]
     several = run(sets, preset="logistic", epochs=None, lr=None, batch_size=None, shots=(1, 2), trials=2)
     one, two = several.metrics["rows"]
     assert [trial["chosen"]["c"] for trial in one["trials"]] == [1, 1]
     assert all(len(trial["heads"]) == 7 for trial in two["trials"])
-    assert "the middle one was used" in several.table.notes[-1]
+    assert "the middle recipe was used" in several.table.notes[-1]
     assert "middle one" not in " ".join(run(sets, shots=2, lr=100, sweep=True).table.notes)
