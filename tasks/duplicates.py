@@ -78,21 +78,21 @@ def duplicates(settings: DuplicatesSettings) -> Result:
             raise DataError(
                 f"{settings.file} and {settings.other} contain the same images; to search within them, give one file."
             )
-    found = _find(sets, settings.threshold, resolve_device(settings.device))
+    near_duplicates = _find(sets, settings.threshold, resolve_device(settings.device))
     files = {}
     if settings.out is not None:
-        _write_sheet(settings.out, sets, (settings.images, settings.other_images), found)
+        _write_sheet(settings.out, sets, (settings.images, settings.other_images), near_duplicates)
         files["sheet"] = str(settings.out)
     if settings.table is not None:
-        _write_table(settings.table, found)
+        _write_table(settings.table, near_duplicates)
         files["table"] = str(settings.table)
     return Result(
         task="duplicates",
         settings=settings.to_dict(),
-        metrics=found.to_dict(),
+        metrics=near_duplicates.to_dict(),
         provenance=provenance(started, sets=[described_features(features) for features in sets]),
         files=files,
-        table=_table(found, [features.name for features in sets]),
+        table=_table(near_duplicates, [features.name for features in sets]),
     )
 
 
@@ -171,18 +171,18 @@ def _member(sets: list[Features], row: int, similarity: float) -> Member:
     return Member(file, str(sets[file].ids[row]), int(sets[file].labels[row]), similarity)
 
 
-def _write_table(path: Path, found: Duplicates) -> None:
+def _write_table(path: Path, near_duplicates: Duplicates) -> None:
     from simsiam_eval.files.atomic import write_csv
 
     lines = (
         (number, member.file, member.id, member.label, f"{member.similarity:.6f}")
-        for number, group in enumerate(found.groups)
+        for number, group in enumerate(near_duplicates.groups)
         for member in group
     )
     write_csv(path, ("group", "file", "id", "label", "similarity"), lines)
 
 
-def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...], found: Duplicates) -> None:
+def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...], near_duplicates: Duplicates) -> None:
     """A line per group, the most similar first; images of the first file have blue frames, those of the second orange.
 
     Args:
@@ -197,7 +197,7 @@ def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...]
         for spec, features in zip(specs, sets, strict=False)
     ]
     lines = []
-    for group in found.groups[:_SHEET_GROUPS]:
+    for group in near_duplicates.groups[:_SHEET_GROUPS]:
         line = []
         for member in group[:_SHEET_IMAGES]:
             names = sets[member.file].class_names
@@ -207,33 +207,36 @@ def _write_sheet(path: Path, sets: list[Features], specs: tuple[str | None, ...]
         if len(group) > _SHEET_IMAGES:
             line.append(Cell(None, (f"and {len(group) - _SHEET_IMAGES} more",)))
         lines.append(line)
-    title = f"{counted(len(found.groups), 'group')} of near-duplicates at {found.threshold:g}"
-    write_sheet(path, title + (f", the first {_SHEET_GROUPS}" if len(found.groups) > _SHEET_GROUPS else ""), lines)
+    title = f"{counted(len(near_duplicates.groups), 'group')} of near-duplicates at {near_duplicates.threshold:g}"
+    write_sheet(
+        path, title + (f", the first {_SHEET_GROUPS}" if len(near_duplicates.groups) > _SHEET_GROUPS else ""), lines
+    )
 
 
-def _table(found: Duplicates, paths: list[str]) -> Table:
+def _table(near_duplicates: Duplicates, paths: list[str]) -> Table:
     rows = [
         [
             f"{max(member.similarity for member in group):.4f}",
             str(len(group)),
             "  ".join(member.id for member in group[:6]),
         ]
-        for group in found.groups[:_TABLE_GROUPS]
+        for group in near_duplicates.groups[:_TABLE_GROUPS]
     ]
     notes = []
-    if len(found.groups) > _TABLE_GROUPS:
-        notes.append(f"and {counted(len(found.groups) - _TABLE_GROUPS, 'group')} more")
-    if found.groups_with_several_labels:
-        notes.append(f"With more than one label: {counted(found.groups_with_several_labels, 'group')}.")
+    if len(near_duplicates.groups) > _TABLE_GROUPS:
+        notes.append(f"and {counted(len(near_duplicates.groups) - _TABLE_GROUPS, 'group')} more")
+    if near_duplicates.groups_with_several_labels:
+        notes.append(f"With more than one label: {counted(near_duplicates.groups_with_several_labels, 'group')}.")
     if len(paths) > 1:
+        images = near_duplicates.compared[1]
         notes.append(
-            f"{found.leaked} of {counted(found.compared[1], 'image')} ({percent(found.leaked / found.compared[1])} %) in "
+            f"{near_duplicates.leaked} of {counted(images, 'image')} ({percent(near_duplicates.leaked / images)} %) in "
             f"{paths[1]} have a near-duplicate in {paths[0]}."
         )
     across = " across the two files" if len(paths) > 1 else ""
     return Table(
-        f"{counted(len(found.groups), 'group')} of near-duplicates{across}, cosine similarity at least "
-        f"{found.threshold:g}",
+        f"{counted(len(near_duplicates.groups), 'group')} of near-duplicates{across}, cosine similarity at least "
+        f"{near_duplicates.threshold:g}",
         ("highest similarity", "images", "ids"),
         rows,
         notes,

@@ -75,12 +75,12 @@ def classify(
     queries = None if queries is None else as_rows(queries)
     k_max, temperatures = max(ks), list(dict.fromkeys(temperatures))
     if index is None:
-        found = search_blocks(bank, queries, k_max, metric, device)
+        neighbors = search_blocks(bank, queries, k_max, metric, device)
     else:
-        found = index.search_blocks(bank if queries is None else queries, k_max, queries is None)
+        neighbors = index.search_blocks(bank if queries is None else queries, k_max, queries is None)
     blocks: dict[Pair, list[NDArray[np.int64]]] = {(k, temperature): [] for temperature in temperatures for k in ks}
     nearest = [np.empty(0, np.float32)]
-    for _, similarities, rows in found:
+    for _, similarities, rows in neighbors:
         nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
         labels = np.where(rows < 0, -1, bank_labels[rows])  # -1: an approximate search may find fewer than k
         for temperature in temperatures:

@@ -34,7 +34,7 @@ def search(
     metric: str = "cosine",
     device: torch.device | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most similar rows of `bank` (N,D) for each query (M,D), exactly.
+    """The k max_entering similar rows of `bank` (N,D) for each query (M,D), exactly.
 
     Args:
         bank, queries: arrays, tensors or FeatureRows, which are read in blocks.
@@ -181,7 +181,7 @@ def _deviation(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _equal_parts(count: int, largest: int) -> int:
-    """Size of the parts of `count`: as few as have at most `largest` each, all but the last of the same size."""
+    """Size of the parts of `count`: as few as have at max_entering `largest` each, all but the last of the same size."""
     return -(-count // -(-count // largest))
 
 
@@ -231,14 +231,14 @@ def _merge_block(
     entering = (block > similarities.amin(1, keepdim=True)).view(-1).nonzero()[:, 0]
     query = entering // width
     counts = torch.bincount(query, minlength=len(block))
-    most = int(counts.max())
-    if 2 * most > width:
+    max_entering = int(counts.max())
+    if 2 * max_entering > width:
         numbers = torch.arange(first_row, first_row + width, device=block.device).expand(block.shape)
-        best, best_rows = _highest(block, numbers, min(k, most))
+        best, best_rows = _highest(block, numbers, min(k, max_entering))
     else:
         slot = torch.arange(len(query), device=block.device) - (counts.cumsum(0) - counts)[query]
-        best = block.new_full((len(block), most), -torch.inf)
-        best_rows = rows.new_full((len(block), most), _NO_ROW)
+        best = block.new_full((len(block), max_entering), -torch.inf)
+        best_rows = rows.new_full((len(block), max_entering), _NO_ROW)
         best[query, slot] = block.view(-1)[entering]
         best_rows[query, slot] = first_row + entering % width
     return _highest(torch.cat((similarities, best), 1), torch.cat((rows, best_rows), 1), k)
