@@ -1,4 +1,10 @@
-"""The supported architectures and the widths of their layers. Does not import torch."""
+"""The supported architectures, their variants and the widths of their layers. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 BASIC, BOTTLENECK = "basic", "bottleneck"
 
@@ -29,3 +35,61 @@ def feature_width(arch: str, layer: str = "pool") -> int:
     stage = 4 if layer == "pool" else int(layer.removeprefix("layer"))
     expansion = 4 if ARCHITECTURES[arch][0] == BOTTLENECK else 1
     return 64 * 2 ** (stage - 1) * expansion
+
+
+@dataclass(frozen=True)
+class TrunkVariant:
+    """How a trunk differs from torchvision's ResNet of its architecture and stem; the defaults are torchvision's.
+
+    Only `channels` shows in the shapes of the weights. A wrong value of the others loads without an error and computes other
+    features.
+
+    Attributes:
+        channels: channels of an input image.
+        stem_stride: stride of the first convolution; None: 2 for the stem "imagenet", 1 for "cifar".
+        stem_padding: padding of the first convolution in pixels; None: 3 for "imagenet", 1 for "cifar".
+        stem_pool: whether 3x3 max pooling with stride 2 follows; None: for "imagenet".
+        stem_relu: whether a ReLU follows the first batch normalization.
+        stride_in_1x1: whether bottleneck blocks have their stride in the first 1x1 convolution (Caffe, MSRA), not in the
+            3x3 convolution.
+    """
+
+    channels: int = 3
+    stem_stride: int | None = None
+    stem_padding: int | None = None
+    stem_pool: bool | None = None
+    stem_relu: bool = True
+    stride_in_1x1: bool = False
+
+    def completed(self, stem: str) -> TrunkVariant:
+        """The same without None.
+
+        >>> TrunkVariant(stem_padding=2).completed("cifar")
+        TrunkVariant(channels=3, stem_stride=1, stem_padding=2, stem_pool=False, stem_relu=True, stride_in_1x1=False)
+        """
+        stride, padding, pool = (2, 3, True) if stem == "imagenet" else (1, 1, False)
+        return TrunkVariant(
+            self.channels,
+            stride if self.stem_stride is None else self.stem_stride,
+            padding if self.stem_padding is None else self.stem_padding,
+            pool if self.stem_pool is None else self.stem_pool,
+            self.stem_relu,
+            self.stride_in_1x1,
+        )
+
+    def to_dict(self, stem: str) -> dict[str, Any]:
+        """The values that differ from torchvision's; {} for torchvision's ResNet, as in all older records.
+
+        >>> TrunkVariant(stem_padding=2, stem_stride=1).to_dict("cifar")
+        {'stem_padding': 2}
+        """
+        default = asdict(TrunkVariant().completed(stem))
+        return {name: value for name, value in asdict(self.completed(stem)).items() if value != default[name]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrunkVariant:
+        """What `to_dict` returned."""
+        return cls(**values)
+
+
+TRUNK = TrunkVariant()  # torchvision's

@@ -6,14 +6,15 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.architectures import feature_width
+from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
 from simsiam_eval.encoders.checkpoint_file import read_checkpoint, unsafe_name
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, build_trunk
 from simsiam_eval.encoders.recognition import Match, find_container, match_state_dict
 from simsiam_eval.errors import DataError
@@ -40,6 +41,12 @@ class CheckpointReport:
         skipped: key in the file -> why it is not loaded. A container that is not used is one entry.
         weights_sha256: as from `weights_sha256`.
         metadata: what `write_checkpoint` was given; None in files of other programs.
+        branch: name of the network that was chosen; None if the file has only one.
+        branches: names of all networks in the file.
+        variant: how the trunk differs from torchvision's, as from `TrunkVariant.to_dict`.
+        assumptions: sentences on what was assumed about the encoder because nothing in the file says it.
+        normalization: {"mean": [...], "std": [...]} of the images that the encoder was trained on; None if unknown.
+        normalization_from: what says so.
     """
 
     path: str
@@ -55,29 +62,35 @@ class CheckpointReport:
     skipped: dict[str, str]
     weights_sha256: str
     metadata: dict[str, Any] | None
+    branch: str | None = None
+    branches: tuple[str, ...] = ()
+    variant: dict[str, Any] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    normalization: dict[str, list[float]] | None = None
+    normalization_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for json.dumps.
 
         Values in `metadata` that JSON cannot hold are replaced by their type; the random state of a run is left out.
         """
-        record = {field.name: _for_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        record = {entry.name: _for_json(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
         if self.metadata is not None:
             record["metadata"].pop(RANDOM_STATE_KEY, None)
         return record
 
 
-def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
+def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> CheckpointReport:
     """Recognize the file's family, architecture and stem from its keys and shapes, and verify every encoder weight.
 
     Raises:
         DataError: as in `load_encoder`.
     """
-    return _read_encoder(path)[0]
+    return _read_encoder(EncoderChoice.of(checkpoint))[0]
 
 
 def load_encoder(
-    path: str | os.PathLike[str], layer: str | Sequence[str] = "pool", pooling: str = "avg"
+    checkpoint: EncoderChoice | str | os.PathLike[str], layer: str | Sequence[str] = "pool", pooling: str = "avg"
 ) -> tuple[Encoder, CheckpointReport]:
     """Load the encoder of a checkpoint of any known family.
 
@@ -90,15 +103,16 @@ def load_encoder(
         DataError: the file has no complete encoder of a known architecture, or weights that are not finite.
         UsageError: unknown `layer` or `pooling`.
     """
-    report, weights = _read_encoder(path)
+    report, weights = _read_encoder(EncoderChoice.of(checkpoint))
+    variant = TrunkVariant.from_dict(report.variant)
     # On "meta" no weights are initialized only to be overwritten; a strict load leaves no meta tensor behind.
     with torch.device("meta"):
-        trunk = build_trunk(report.arch, report.stem)
+        trunk = build_trunk(report.arch, report.stem, variant=variant)
     for key, empty in trunk.state_dict().items():
         if key.endswith("num_batches_tracked"):
             weights.setdefault(key, torch.zeros(empty.shape, dtype=empty.dtype))
     trunk.load_state_dict(weights, strict=True, assign=True)
-    return Encoder(trunk, report.arch, report.stem, layer, pooling).eval(), report
+    return Encoder(trunk, report.arch, report.stem, layer, pooling, variant).eval(), report
 
 
 def weights_sha256(trunk_state_dict: Mapping[str, Tensor]) -> str:
@@ -164,10 +178,10 @@ def write_checkpoint(
         torch.save(content, file)
 
 
-def _read_encoder(path: str | os.PathLike[str]) -> tuple[CheckpointReport, dict[str, Tensor]]:
+def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Tensor]]:
     """The report, and the trunk's weights under torchvision's keys."""
-    name = os.fspath(path)
-    checkpoint = read_checkpoint(path)
+    name = choice.checkpoint
+    checkpoint = read_checkpoint(name)
     container, state_dict, skipped = find_container(checkpoint, name)
     tensors = {str(key): value for key, value in state_dict.items() if isinstance(value, Tensor)}
     skipped |= {str(key): "not a tensor" for key in state_dict if str(key) not in tensors}

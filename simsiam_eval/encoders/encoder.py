@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
+from torchvision.models.resnet import Bottleneck
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES, feature_width
+from simsiam_eval.encoders.architectures import ARCHITECTURES, TRUNK, TrunkVariant, feature_width
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, POOLINGS, STEMS
 
@@ -16,7 +17,9 @@ def _reject_unknown(what: str, name: str, choices: Sequence[str]) -> None:
         raise UsageError(f"Unknown {what} {name!r}; expected one of {', '.join(choices)}.")
 
 
-def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = False) -> ResNet:
+def build_trunk(
+    arch: str, stem: str = "imagenet", zero_init_residual: bool = False, variant: TrunkVariant = TRUNK
+) -> ResNet:
     """A freshly initialized torchvision ResNet whose `fc` is `nn.Identity()`; nothing is downloaded.
 
     Args:
@@ -24,6 +27,7 @@ def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = Fa
         stem: "imagenet" (torchvision's: 7x7 convolution with stride 2, max pooling) or "cifar" (for 32-pixel images: 3x3
             convolution with stride 1, no max pooling; He et al. 2015, section 4.2).
         zero_init_residual: initialize the last batch normalization of each block to zero, as SimSiam's pretraining does.
+        variant: differences from torchvision's.
 
     Raises:
         UsageError: unknown `arch` or `stem`.
@@ -35,11 +39,26 @@ def build_trunk(arch: str, stem: str = "imagenet", zero_init_residual: bool = Fa
     _reject_unknown("stem", stem, STEMS)
     trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
     trunk.fc = nn.Identity()
-    if stem == "cifar":
-        trunk.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    full = variant.completed(stem)
+    if stem == "cifar" or full.channels != 3:
+        trunk.conv1 = nn.Conv2d(full.channels, 64, kernel_size=3 if stem == "cifar" else 7, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
-        trunk.maxpool = nn.Identity()
+    assert full.stem_stride is not None and full.stem_padding is not None
+    trunk.conv1.stride, trunk.conv1.padding = (full.stem_stride,) * 2, (full.stem_padding,) * 2
+    if not full.stem_pool:
+        trunk.maxpool = nn.Identity()  # type: ignore[assignment]
+    if not full.stem_relu:
+        trunk.relu = nn.Identity()  # type: ignore[assignment]
+    if full.stride_in_1x1:
+        _move_strides(trunk)
     return trunk
+
+
+def _move_strides(trunk: ResNet) -> None:
+    """Move the strides of bottleneck blocks from the 3x3 convolution to the 1x1 convolution before it, in place."""
+    for block in trunk.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 class Encoder(nn.Module):
@@ -53,6 +72,7 @@ class Encoder(nn.Module):
             `all_layers` returns them from one forward pass, and the first is the encoder's output.
         pooling: over spatial positions, "avg" or "max". "pool" with "avg" is the trunk's average pooling (pool5), "pool"
             with "max" is the maximum over layer4.
+        variant: of the trunk.
 
     Raises:
         UsageError: unknown `arch`, `stem`, layer or `pooling`, or a layer given twice.
@@ -63,7 +83,13 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, trunk: ResNet, arch: str, stem: str, layer: str | Sequence[str] = "pool", pooling: str = "avg"
+        self,
+        trunk: ResNet,
+        arch: str,
+        stem: str,
+        layer: str | Sequence[str] = "pool",
+        pooling: str = "avg",
+        variant: TrunkVariant = TRUNK,
     ) -> None:
         super().__init__()
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
@@ -75,7 +101,7 @@ class Encoder(nn.Module):
             raise UsageError(f"Expected one or more different layers, got {', '.join(layers) or 'none'}.")
         _reject_unknown("pooling", pooling, POOLINGS)
         self.trunk = trunk
-        self.arch, self.stem, self.layers, self.pooling = arch, stem, layers, pooling
+        self.arch, self.stem, self.layers, self.pooling, self.variant = arch, stem, layers, pooling, variant
 
     @property
     def width(self) -> int:
