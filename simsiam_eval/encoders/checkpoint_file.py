@@ -1,42 +1,68 @@
-"""Read a checkpoint file without executing code from it, or say what the file is instead."""
+"""Read a checkpoint file of any format without executing code from it, or say what the file is instead."""
 
-import argparse
 import os
-import pickletools
 import re
-import warnings
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import safetensors
-import safetensors.torch
-import torch
+from torch import Tensor
 
+from simsiam_eval.encoders.attributes import attributes_of
+from simsiam_eval.encoders.module_state import ModuleState, with_module_states
+from simsiam_eval.encoders.torch_file import LEGACY_MAGIC, Source, read_legacy, read_pickle, read_zip
+from simsiam_eval.encoders.unpickler import ForeignClass, ForeignObject
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
 
+__all__ = [
+    "CheckpointFile",
+    "ForeignClass",
+    "ForeignObject",
+    "ModuleState",
+    "attributes_of",
+    "open_checkpoint",
+    "read_checkpoint",
+]
+
 _SAVE_WEIGHTS = "Save only the weights, with torch.save(model.state_dict(), FILE), and give that file."
 _COPY_AGAIN = "copy or write the file again."
-# The pickled magic number at the start of torch.save's format before 1.6.
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a torch checkpoint (zip or legacy format) or a safetensors file, its tensors on the CPU.
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a checkpoint contains.
 
-    Nothing in the file is executed: `weights_only=True`, with argparse.Namespace allowed in addition to torch's list,
-    because MoCo's and DINO's checkpoints contain it.
+    Attributes:
+        path: as it was given.
+        content: nested dicts, lists and plain values. Tensors are on the CPU and, where the format allows it, mapped from
+            the file: copy those that are used for longer. A whole pickled module is a `ModuleState`, an object of any
+            other class a `ForeignObject`, a class a `ForeignClass`.
+        format: such as "torch", "torch (before 1.6)", "safetensors" or "pickle".
+        metadata: of a safetensors file.
+        config: the parsed config.json beside the weights; {} if there is none.
+    """
+
+    path: str
+    content: Mapping[str, Any]
+    format: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
+    """The content of a checkpoint. Nothing in it is executed or imported.
 
     Raises:
-        DataError: the file is not a checkpoint, is damaged, or could only be read by executing code.
+        DataError: the file is not a checkpoint, or is damaged.
     """
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            checkpoint = _read(file, name)
+            content, kind, metadata = _read(file, name)
     except FileNotFoundError as error:
         raise DataError(f"{name} does not exist; give the path of a checkpoint file.") from error
     except IsADirectoryError as error:
@@ -47,9 +73,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(
             f"{name} cannot be read ({(error.strerror or str(error)).lower()}); give a readable file."
         ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise DataError(f"{name} contains a {type(checkpoint).__name__}, not a state dict. {_SAVE_WEIGHTS}")
-    return dict(checkpoint)
+    return CheckpointFile(name, _mapping(content, name), kind, metadata)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """`open_checkpoint(path).content` as a dict."""
+    return dict(open_checkpoint(path).content)
 
 
 def unsafe_name(error: Exception) -> str | None:
@@ -58,57 +87,68 @@ def unsafe_name(error: Exception) -> str | None:
     return match.group(1) if match else None
 
 
-def _read(file: BinaryIO, name: str) -> object:
-    """The content of an open file in any supported format; DataError or OSError for any other."""
+def _mapping(content: Any, name: str) -> Mapping[str, Any]:
+    """The content as a mapping; DataError if it is not one."""
+    content = with_module_states(content)
+    if isinstance(content, Mapping):
+        return content
+    attributes = attributes_of(content)
+    if attributes:
+        return with_module_states(dict(attributes))
+    kind = content.class_name if isinstance(content, ForeignObject) else type(content).__name__
+    raise DataError(f"{name} contains a {kind}, not a state dict. {_SAVE_WEIGHTS}")
+
+
+def _read(file: BinaryIO, name: str) -> tuple[Any, str, dict[str, str]]:
+    """The content of an open file, its format and metadata; DataError or OSError for a file of another kind."""
     start = file.read(64)
     file.seek(0)
     if not start:
         raise DataError(f"{name} is an empty file; {_COPY_AGAIN}")
-    if start[8:9] == b"{":  # safetensors: 8 bytes for the header's length, then the header in JSON
-        try:
-            return safetensors.torch.load_file(name, device="cpu")
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            raise DataError(f"{name} is a damaged safetensors file ({error}); {_COPY_AGAIN}") from error
-    if start[:4] == b"PK\x03\x04":
-        _reject_other_zip(file, name)
-    elif _LEGACY_MAGIC not in start:
-        raise DataError(_not_a_checkpoint(file, start, name))
+    if start[8:9] == b"{":  # 8 bytes for the header's length, then the header in JSON
+        return _read_safetensors(name)
+    source = Source.of_file(file, name)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+        if start[:4] == b"PK\x03\x04":
+            return _read_zip(source, name)
+        if LEGACY_MAGIC in start:
+            return read_legacy(source), "torch (before 1.6)", {}
+        if start[:1] == b"\x80":
+            return read_pickle(source), "pickle", {}
+    except (OSError, DataError):
         raise
-    except Exception as error:  # a damaged pickle can raise any exception
-        unsafe = unsafe_name(error)
-        if unsafe:
-            raise DataError(
-                f"{name} contains more than weights: opening it would execute code from the file ({unsafe}). "
-                f"Nothing was executed. {_SAVE_WEIGHTS}"
-            ) from error
+    except Exception as error:  # damaged bytes can raise any exception
+        if start[:1] == b"\x80" and LEGACY_MAGIC not in start:
+            raise DataError(f"{name} is not a checkpoint (a truncated or damaged pickle); {_COPY_AGAIN}") from error
         raise DataError(f"{name} is a truncated or damaged checkpoint; {_COPY_AGAIN}") from error
+    raise DataError(_not_a_checkpoint(start, name))
 
 
-def _reject_other_zip(file: BinaryIO, name: str) -> None:
+def _read_safetensors(name: str) -> tuple[dict[str, Tensor], str, dict[str, str]]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = [Path(member).name for member in archive.namelist()]
+        with safetensors.safe_open(name, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, "safetensors", dict(file.metadata() or {})  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{name} is a damaged safetensors file ({error}); {_COPY_AGAIN}") from error
+
+
+def _read_zip(source: Source, name: str) -> tuple[Any, str, dict[str, str]]:
+    try:
+        archive = zipfile.ZipFile(source.file)
+        members = archive.namelist()
     except Exception as error:  # besides BadZipFile, damage raises UnicodeDecodeError and others
         raise DataError(
             f"{name} is a truncated or damaged checkpoint (an incomplete zip archive); {_COPY_AGAIN}"
         ) from error
-    finally:
-        file.seek(0)
-    if "constants.pkl" in members:
-        raise DataError(f"{name} is a TorchScript program, not a checkpoint. {_SAVE_WEIGHTS}")
-    if "data.pkl" not in members:
+    pickles = [member for member in members if member.count("/") == 1 and member.endswith("/data.pkl")]
+    if len(pickles) != 1:
         raise DataError(f"{name} is a zip archive of {first_few(members)}, not a checkpoint. {_SAVE_WEIGHTS}")
+    is_script = pickles[0].replace("data.pkl", "constants.pkl") in members
+    return read_zip(source, archive, pickles[0]), "TorchScript" if is_script else "torch", {}
 
 
-def _not_a_checkpoint(file: BinaryIO, start: bytes, name: str) -> str:
-    """The message for a file in no supported format. Nothing of a pickle is executed."""
-    if start[:1] == b"\x80":
-        return f"{name} {_pickle_fault(file)}"
+def _not_a_checkpoint(start: bytes, name: str) -> str:
+    """The message for a file in no supported format."""
     kind = "a file of unknown format"
     if start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
         kind = "an image"
@@ -117,23 +157,3 @@ def _not_a_checkpoint(file: BinaryIO, start: bytes, name: str) -> str:
     elif not any(byte < 9 for byte in start):
         kind = "text"
     return f"{name} is not a checkpoint but {kind}; expected a file written by torch.save or safetensors."
-
-
-def _pickle_fault(file: BinaryIO) -> str:
-    """Why a plain pickle is rejected, with the first name that it would import."""
-    last_strings, imported = ["", ""], ""
-    try:
-        for code, argument, _ in pickletools.genops(file):
-            if code.name in ("GLOBAL", "STACK_GLOBAL"):
-                imported = str(argument).replace(" ", ".") if code.name == "GLOBAL" else ".".join(last_strings)
-                break
-            if isinstance(argument, str):
-                last_strings = [last_strings[1], argument]
-    except Exception:
-        return f"is not a checkpoint (a truncated or damaged pickle); {_COPY_AGAIN}"
-    if imported:
-        return (
-            f"is a Python pickle, not a torch checkpoint: opening it would execute code from the file ({imported}). "
-            f"Nothing was executed. {_SAVE_WEIGHTS}"
-        )
-    return f"is a Python pickle, not a torch checkpoint. {_SAVE_WEIGHTS}"

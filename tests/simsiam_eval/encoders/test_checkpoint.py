@@ -5,9 +5,7 @@ import os
 import pathlib
 import pickle
 import zipfile
-from unittest import mock
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -239,14 +237,9 @@ class TestWrongFiles:
         rejected(path, "not a checkpoint", kind)
 
     def test_other_zip(self, tmp_path):
-        np.savez(tmp_path / "a.npz", weight=np.zeros(3))
-        rejected(tmp_path / "a.npz", "zip archive of weight.npy")
-
-    def test_torchscript(self, tmp_path):
-        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
-            for name in ("data.pkl", "constants.pkl", "version"):
-                archive.writestr(f"a/{name}", b"")
-        rejected(tmp_path / "a.pt", "TorchScript")
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("notes.txt", b"")
+        rejected(tmp_path / "a.zip", "zip archive of notes.txt")
 
     @pytest.mark.parametrize(
         "write",
@@ -261,21 +254,14 @@ class TestWrongFiles:
         monkeypatch.chdir(tmp_path)
         with open("evil.pth", "wb") as file:
             write({"state_dict": {"conv1.weight": 1}, "epoch": Evil()}, file)
-        rejected(tmp_path / "evil.pth", "would execute code", "posix.mkdir", "Nothing was executed", "state_dict()")
+        content = read_checkpoint(tmp_path / "evil.pth")
+        assert content["epoch"].class_name == "posix.mkdir"
+        rejected(tmp_path / "evil.pth", "no weights in state_dict")
         assert os.listdir() == ["evil.pth"]
-
-    def test_pickled_model(self, tmp_path, trunk):
-        rejected(saved(tmp_path, trunk), "would execute code", "torchvision.models.resnet.ResNet")
 
     def test_plain_pickle(self, tmp_path):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"weight": 1}))
-        rejected(tmp_path / "a.pkl", "a Python pickle, not a torch checkpoint")
-
-    def test_weights_only_is_always_set(self, tmp_path, state):
-        path = saved(tmp_path, state)
-        with mock.patch("torch.load", wraps=torch.load) as load:
-            read_checkpoint(path)
-        assert load.call_args.kwargs["weights_only"] is True
+        rejected(tmp_path / "a.pkl", "no weights")
 
     @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], 5])
     def test_not_a_dictionary(self, tmp_path, content):
