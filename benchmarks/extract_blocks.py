@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from report import write_table
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.images.preprocess import Preprocessing
@@ -38,7 +38,7 @@ def main() -> None:
     extractions, counts = {}, {}
     for (arch, stem, side, count), precision in itertools.product(CASES, PRECISIONS):
         torch.manual_seed(0)
-        encoder = Encoder(build_trunk(arch, stem).eval(), arch, stem).eval()
+        encoder = ResNetEncoder(build_trunk(arch, stem).eval(), arch, stem).eval()
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         source = ArraySource("random", pixels, np.full(count, -1), None, [str(row) for row in range(count)])
         for configuration, (batch, workers) in CONFIGURATIONS.items():

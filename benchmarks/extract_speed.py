@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from simsiam_eval.encoders.checkpoint import load_encoder
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.fused_blocks import fuse_blocks
 from simsiam_eval.extraction.inference import FeatureModel, fold_batch_norms
@@ -115,7 +115,7 @@ def make_photos(folder: Path, count: int) -> str:
     return f"folder:{folder}"
 
 
-def random_encoder(source: ImageSource) -> Encoder:
+def random_encoder(source: ImageSource) -> ResNetEncoder:
     torch.manual_seed(0)
     trunk = build_trunk("resnet50")
     rows = np.random.default_rng(0).permutation(len(source))[:128]
@@ -123,7 +123,7 @@ def random_encoder(source: ImageSource) -> Encoder:
         for part in np.array_split(rows, 4):
             pixels = torch.stack([PREPROCESSING.pixels(source.image(int(row))) for row in part])
             trunk.train()(PREPROCESSING.normalize(pixels))
-    return Encoder(trunk.eval(), "resnet50", "imagenet").eval()
+    return ResNetEncoder(trunk.eval(), "resnet50", "imagenet").eval()
 
 
 class Photos:
@@ -144,7 +144,7 @@ class Photos:
             return self.transform(file.convert("RGB"))
 
 
-def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> np.ndarray:
+def plain_loop(encoder: ResNetEncoder, source: ImageSource, count: int, out: Path) -> np.ndarray:
     """A typical script: a DataLoader, a float32 model, a list of batches, np.save."""
     loader = DataLoader(Photos(source, count), 32, num_workers=worker_count(None))  # type: ignore[arg-type]
     with torch.no_grad():
@@ -153,7 +153,7 @@ def plain_loop(encoder: Encoder, source: ImageSource, count: int, out: Path) -> 
     return features
 
 
-def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path) -> np.ndarray:
+def lightly_loop(encoder: ResNetEncoder, source: ImageSource, count: int, folder: Path) -> np.ndarray:
     """The embedding loop of lightly's examples, with lightly's dataset and the plain loop's transform."""
     from lightly.data import LightlyDataset
 
@@ -166,7 +166,7 @@ def lightly_loop(encoder: Encoder, source: ImageSource, count: int, folder: Path
     return features.numpy()[[order[name] for name in names]]
 
 
-def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) -> tuple[Stopwatch, np.ndarray]:
+def thingsvision_loop(python: str, encoder: ResNetEncoder, folder: Path, out: Path) -> tuple[Stopwatch, np.ndarray]:
     """thingsvision's extraction, timed inside its process, so that its startup is excluded."""
     weights, watch = out / "weights.pt", Stopwatch()
     torch.save(encoder.trunk.state_dict(), weights)
@@ -178,7 +178,7 @@ def thingsvision_loop(python: str, encoder: Encoder, folder: Path, out: Path) ->
 
 
 def ours(
-    encoder: Encoder, source: ImageSource, count: int, folder: Path, **overrides: Any
+    encoder: ResNetEncoder, source: ImageSource, count: int, folder: Path, **overrides: Any
 ) -> tuple[Stopwatch, np.ndarray]:
     """Time of our extraction without compilation, and the features."""
     options = ExtractionOptions(**overrides)
@@ -191,7 +191,7 @@ def ours(
 
 
 def stages(
-    encoder: Encoder, source: ImageSource, count: int, folder: Path
+    encoder: ResNetEncoder, source: ImageSource, count: int, folder: Path
 ) -> dict[str, Callable[[], tuple[Stopwatch, None]]]:
     """Each stage alone: forward passes with one block per core, all other stages in one process."""
     images = [DecodedImage(source.image(row).pixels()) for row in range(count)]
@@ -233,13 +233,13 @@ def stages(
     }
 
 
-def optimizations(encoder: Encoder, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
+def optimizations(encoder: ResNetEncoder, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
     """The plain loop's forward pass with our optimizations added one by one.
 
     The next step, blocks of 8 with one core each, is the row "float32" of `stages`.
     """
 
-    def forward(model: Encoder, layout: torch.memory_format) -> None:
+    def forward(model: ResNetEncoder, layout: torch.memory_format) -> None:
         with torch.no_grad():
             for batch in pixels.split(32):
                 model.trunk(PREPROCESSING.normalize(batch).to(memory_format=layout))
@@ -272,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="Image source of files (default: crops of two photographs).")
     parser.add_argument("--images", type=int, default=544, help="Maximum number of images.")
-    parser.add_argument("--checkpoint", help="Encoder checkpoint (default: a ResNet-50 with random weights).")
+    parser.add_argument("--checkpoint", help="ResNetEncoder checkpoint (default: a ResNet-50 with random weights).")
     parser.add_argument("--rounds", type=int, default=3, help="Number of rounds.")
     parser.add_argument("--thingsvision", help="Python executable of an environment with thingsvision.")
     args = parser.parse_args()

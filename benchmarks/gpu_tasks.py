@@ -27,7 +27,7 @@ from linear_speed import EPOCHS, HEADS, RECIPE
 from pretrain_speed import make_images, wait_for
 from report import write_table
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction.blocks import read_blocks
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -45,7 +45,7 @@ def extraction(folder: Path, images: int, device: torch.device) -> Runs:
     """Decoding alone, forward passes alone and the whole extraction; the source repeats its photographs."""
     paths = make_images(folder, min(images, 512), (500, 375))
     source = PathSource((paths * -(-images // len(paths)))[:images])
-    encoder = Encoder(build_trunk("resnet50"), "resnet50", "imagenet").eval()
+    encoder = ResNetEncoder(build_trunk("resnet50"), "resnet50", "imagenet").eval()
     attributes = {"encoder": {}, "preprocessing": {}, "source": {}, "views": None}
 
     def build(precision: str) -> Extraction:

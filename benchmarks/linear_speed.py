@@ -29,7 +29,7 @@ from report import write_table
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.features.writer import write_features
@@ -143,7 +143,7 @@ def _seconds_per_image(images: int) -> tuple[float, float]:
     """Seconds per image of an end-to-end epoch and of extraction: CIFAR ResNet-18, decoded images in memory."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     source = ArraySource("noise", pixels, np.arange(images) % 10, None, [str(row) for row in range(images)])
-    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
+    encoder = ResNetEncoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
     inputs = (encoder, source, TRANSFORMS["cifar"])
     view = ViewExtraction(*inputs, ExtractionOptions(views=1), torch.device("cpu"))
     crop = Extraction(*inputs, ExtractionOptions(), torch.device("cpu"))

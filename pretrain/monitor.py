@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torchvision.models import ResNet
 
 from pretrain.callback import Callback, Position
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -96,7 +96,7 @@ class KnnMonitor(Callback):
         Raises:
             Stopped: a stop was requested meanwhile.
         """
-        encoder = Encoder(self._trunk, self._arch, self._stem)
+        encoder = ResNetEncoder(self._trunk, self._arch, self._stem)
         (train, train_labels), (queries, labels) = (self._features(encoder, source) for source in self._sources)
         correct = 0
         for block, similarities, rows in search_blocks(train, queries, self._k, device=self._device):

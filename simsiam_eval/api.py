@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.checkpoint import CheckpointReport, load_encoder as load_encoder_and_report, weights_sha256
@@ -37,28 +39,38 @@ class PretrainedEncoder(Encoder):
     """An encoder from a checkpoint, in eval mode: images (B,3,H,W) float32 -> features (B,D).
 
     Attributes:
-        arch, stem, layers, pooling, width: as of every `Encoder`.
+        encoder: the one that computes the features.
+        trunk, arch, stem, layers, pooling, width: as of every `Encoder`.
         preprocess: one image (Pillow, path or uint8 array) -> (3,S,S) float32, as `extract` prepares images.
         transform: the `transform` it was loaded with.
         report: what was read from the checkpoint, and what was not.
     """
 
-    preprocess: ImageTransform
-    transform: str
-    report: CheckpointReport
+    def __init__(self, encoder: Encoder, report: CheckpointReport, preprocess: ImageTransform, transform: str) -> None:
+        super().__init__()
+        self.encoder, self.report, self.preprocess, self.transform = encoder, report, preprocess, transform
+        self.arch, self.stem, self.layers, self.pooling = encoder.arch, encoder.stem, encoder.layers, encoder.pooling
+        self.variant = encoder.variant
+
+    @property
+    def trunk(self) -> nn.Module:  # type: ignore[override]
+        return self.encoder.trunk
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.encoder.widths
+
+    def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
+        return self.encoder.all_layers(images, pool_in)
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "avg", transform: str = "auto"
+        cls, checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "auto", transform: str = "auto"
     ) -> PretrainedEncoder:
         """As `load_encoder`."""
         options = FeatureSettings(layer=layer, pool=pooling, transform=transform).extraction()  # type: ignore[arg-type]
         encoder, report = load_encoder_and_report(checkpoint, options.layers, options.pooling)
-        pretrained = cls(encoder.trunk, encoder.arch, encoder.stem, encoder.layers, encoder.pooling)
-        pretrained.report = report
-        pretrained.preprocess = ImageTransform(options.preprocessing(report))
-        pretrained.transform = transform
-        return pretrained.eval()
+        return cls(encoder, report, ImageTransform(options.preprocessing(report)), transform).eval()
 
     def embed(self, images: Any, device: str = "auto") -> NDArray[np.float32]:
         """Features of a few images, the same that `extract` gives.
@@ -78,7 +90,7 @@ class PretrainedEncoder(Encoder):
         if not len(source):
             return np.empty((0, self.width), dtype=np.float32)
         options = ExtractionOptions(layers=self.layers, pooling=self.pooling)
-        extraction = Extraction(self, source, self.preprocess.preprocessing, options, resolve_device(device))
+        extraction = Extraction(self.encoder, source, self.preprocess.preprocessing, options, resolve_device(device))
 
         def reject_unreadable(block: BlockFeatures) -> None:
             for row, reason in sorted(block.reasons.items()):
@@ -88,14 +100,15 @@ class PretrainedEncoder(Encoder):
 
 
 def load_encoder(
-    checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "avg", transform: str = "auto"
+    checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "auto", transform: str = "auto"
 ) -> PretrainedEncoder:
     """Load the encoder of a checkpoint of any supported family; no code in the file is run.
 
     Args:
         checkpoint: path of the file.
         layer: stem, layer1, layer2, layer3, layer4 or pool; several of them come from one pass.
-        pooling: avg or max over the spatial positions of the layer.
+        pooling: avg or max over the spatial positions of the layer; cls, mean or cls+mean of a vision transformer; auto:
+            avg, or what the transformer itself uses.
         transform: auto (as the encoder was trained), imagenet, cifar or squash; decides `preprocess`.
 
     Returns:
@@ -192,7 +205,7 @@ def extract(
         if split is not None:
             raise UsageError("split requires data as a string or path.")
         source = data if isinstance(data, ImageSource) else GivenImages(as_images(data, "data"))
-    extraction = Extraction(encoder, source, preprocessing, chosen, resolve_device(device))
+    extraction = Extraction(encoder.encoder, source, preprocessing, chosen, resolve_device(device))
     # The weights may have changed since they were loaded.
     report = replace(encoder.report, weights_sha256=weights_sha256(encoder.trunk.state_dict()))
     features = extract_to_memory(extraction, root_attributes(extraction, report))

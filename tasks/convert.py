@@ -15,7 +15,7 @@ from tasks.detection.settings import DetectSettings, preset_schedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simsiam_eval.encoders.encoder import Encoder
+    from simsiam_eval.encoders.encoder import ResNetEncoder
     from simsiam_eval.encoders.export import Export
     from tasks.detection.detector_spec import DetectorSpec
 
@@ -62,11 +62,13 @@ def convert(settings: ConvertSettings) -> Result:
             different feature maps.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+    from simsiam_eval.encoders.encoder import require_resnet
     from simsiam_eval.encoders.export import export_encoder
 
     started = time.perf_counter()
     settings.try_outputs()
-    encoder, report = load_encoder(settings.checkpoint)
+    loaded, report = load_encoder(settings.checkpoint)
+    encoder = require_resnet(loaded, str(settings.checkpoint), "convert")
     if settings.to == "detectron2":
         export = export_to_detectron2(settings.out, settings.preset, encoder)
     else:
@@ -97,7 +99,7 @@ def convert(settings: ConvertSettings) -> Result:
     )
 
 
-def export_to_detectron2(path: Path, preset: str, encoder: Encoder) -> Export:
+def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Export:
     """Write an encoder under the names of a detectron2 detector, with a config next to it; compare both if possible.
 
     Args:
@@ -159,7 +161,7 @@ def _detector(preset: str) -> DetectorSpec:
 
 
 def _compare_with_detectron2(
-    encoder: Encoder, weights: dict[str, Tensor], spec: DetectorSpec
+    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec
 ) -> tuple[float | None, str]:
     """Largest difference from detectron2's feature maps, None without detectron2; and a note about it."""
     from tasks.detection.backends.detectron2.backend import Detectron2Backend

@@ -15,7 +15,7 @@ from torch import Tensor
 from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
 from simsiam_eval.encoders.checkpoint_file import read_checkpoint, unsafe_name
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.recognition import Match, find_container, match_state_dict
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
@@ -33,7 +33,7 @@ class CheckpointReport:
         path: of the file.
         family: name of the checkpoint family.
         container: the entry of the file with the weights; "bare" if the file is itself the state dict.
-        arch, stem: of the encoder.
+        arch, stem: of the encoder; the stem is None if it is not a ResNet of torchvision.
         epoch: Number of completed epochs as recorded in the file, or None.
         feature_width: number of features D for an image.
         projector, predictor: widths of their linear layers from input to output, such as [2048, 512, 2048].
@@ -53,7 +53,7 @@ class CheckpointReport:
     family: str
     container: str
     arch: str
-    stem: str
+    stem: str | None
     epoch: int | None
     feature_width: int
     projector: list[int] | None
@@ -90,7 +90,7 @@ def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> Ch
 
 
 def load_encoder(
-    checkpoint: EncoderChoice | str | os.PathLike[str], layer: str | Sequence[str] = "pool", pooling: str = "avg"
+    checkpoint: EncoderChoice | str | os.PathLike[str], layer: str | Sequence[str] = "pool", pooling: str = "auto"
 ) -> tuple[Encoder, CheckpointReport]:
     """Load the encoder of a checkpoint of any known family.
 
@@ -104,15 +104,15 @@ def load_encoder(
         UsageError: unknown `layer` or `pooling`.
     """
     report, weights = _read_encoder(EncoderChoice.of(checkpoint))
-    variant = TrunkVariant.from_dict(report.variant)
+    variant, stem = TrunkVariant.from_dict(report.variant), str(report.stem)
     # On "meta" no weights are initialized only to be overwritten; a strict load leaves no meta tensor behind.
     with torch.device("meta"):
-        trunk = build_trunk(report.arch, report.stem, variant=variant)
+        trunk = build_trunk(report.arch, stem, variant=variant)
     for key, empty in trunk.state_dict().items():
         if key.endswith("num_batches_tracked"):
             weights.setdefault(key, torch.zeros(empty.shape, dtype=empty.dtype))
     trunk.load_state_dict(weights, strict=True, assign=True)
-    return Encoder(trunk, report.arch, report.stem, layer, pooling, variant).eval(), report
+    return ResNetEncoder(trunk, report.arch, stem, layer, pooling, variant).eval(), report
 
 
 def weights_sha256(trunk_state_dict: Mapping[str, Tensor]) -> str:

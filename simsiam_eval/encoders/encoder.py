@@ -1,4 +1,4 @@
-"""The encoder: a torchvision ResNet without its classifier or projector, from images to features."""
+"""Encoders: the interface of all, from images to features, and the ResNets of torchvision."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torchvision.models.resnet import Bottleneck
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, TRUNK, TrunkVariant, feature_width
 from simsiam_eval.errors import UsageError
-from simsiam_eval.vocabulary import LAYERS, POOLINGS, STEMS
+from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
 
 
 def _reject_unknown(what: str, name: str, choices: Sequence[str]) -> None:
@@ -62,46 +62,24 @@ def _move_strides(trunk: ResNet) -> None:
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, H, W) float -> features (B, D) of the images' dtype, where D is `width`.
+    """Images (B, C, H, W) float -> features (B, D) of the images' dtype, where D is `width`; the interface of all encoders.
 
-    Args:
-        trunk: from `build_trunk`, with `arch` and `stem`.
-        arch: a name in ARCHITECTURES.
-        stem: "imagenet" or "cifar".
-        layer: "stem" (the input of layer1), "layer1" to "layer4", or "pool"; later layers are not computed. With several,
-            `all_layers` returns them from one forward pass, and the first is the encoder's output.
-        pooling: over spatial positions, "avg" or "max". "pool" with "avg" is the trunk's average pooling (pool5), "pool"
-            with "max" is the maximum over layer4.
-        variant: of the trunk.
-
-    Raises:
-        UsageError: unknown `arch`, `stem`, layer or `pooling`, or a layer given twice.
-
-    >>> encoder = Encoder(build_trunk("resnet18"), "resnet18", "imagenet", layer="layer2")
-    >>> encoder.width, encoder(torch.zeros(2, 3, 64, 64)).shape
-    (128, torch.Size([2, 128]))
+    Attributes:
+        trunk: the network, whose state dict holds the encoder's weights.
+        arch: torchvision's name of a ResNet, `timm:NAME`, or `hf:CLASS` of transformers.
+        stem: "imagenet" or "cifar"; None if the trunk is not a ResNet of torchvision.
+        layers: "stem", "layer1" to "layer4" or "pool"; the first is the output, and `all_layers` returns all of them from
+            one forward pass.
+        pooling: a name in POOLINGS, not "auto".
+        variant: how a ResNet differs from torchvision's.
     """
 
-    def __init__(
-        self,
-        trunk: ResNet,
-        arch: str,
-        stem: str,
-        layer: str | Sequence[str] = "pool",
-        pooling: str = "avg",
-        variant: TrunkVariant = TRUNK,
-    ) -> None:
-        super().__init__()
-        layers = (layer,) if isinstance(layer, str) else tuple(layer)
-        _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
-        _reject_unknown("stem", stem, STEMS)
-        for name in layers:
-            _reject_unknown("layer", name, LAYERS)
-        if len(set(layers)) < len(layers) or not layers:
-            raise UsageError(f"Expected one or more different layers, got {', '.join(layers) or 'none'}.")
-        _reject_unknown("pooling", pooling, POOLINGS)
-        self.trunk = trunk
-        self.arch, self.stem, self.layers, self.pooling, self.variant = arch, stem, layers, pooling, variant
+    trunk: nn.Module
+    arch: str
+    stem: str | None
+    layers: tuple[str, ...]
+    pooling: str
+    variant: TrunkVariant
 
     @property
     def width(self) -> int:
@@ -111,14 +89,95 @@ class Encoder(nn.Module):
     @property
     def widths(self) -> tuple[int, ...]:
         """D of each of `layers`."""
-        return tuple(feature_width(self.arch, layer) for layer in self.layers)
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> features (B, `width`)."""
+        """Images (B, C, H, W) -> features (B, `width`)."""
         return self.all_layers(images)[0]
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) -> features (B, D) of each of `layers`, in one pass; `pool_in`: dtype for the pooling."""
+        """Images (B, C, H, W) -> features (B, D) of each of `layers`, in one pass.
+
+        Args:
+            pool_in: dtype of the pooling, where the trunk does not contain it; default: that of the feature maps.
+        """
+        raise NotImplementedError
+
+
+def checked_layers(layer: str | Sequence[str]) -> tuple[str, ...]:
+    """The layers of an encoder.
+
+    Raises:
+        UsageError: none, an unknown one, or one that is given twice.
+    """
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    for name in layers:
+        _reject_unknown("layer", name, LAYERS)
+    if len(set(layers)) < len(layers) or not layers:
+        raise UsageError(f"Expected one or more different layers, got {', '.join(layers) or 'none'}.")
+    return layers
+
+
+def checked_pooling(pooling: str, fitting: Sequence[str], arch: str, default: str) -> str:
+    """The pooling of an encoder; "auto" is `default`.
+
+    Args:
+        fitting: the poolings that fit the architecture `arch`.
+
+    Raises:
+        UsageError: the pooling is unknown or does not fit.
+    """
+    _reject_unknown("pooling", pooling, POOLINGS)
+    chosen = default if pooling == "auto" else pooling
+    if chosen not in fitting:
+        raise UsageError(f"--pool {chosen} cannot be used with {arch}; expected one of {', '.join(fitting)}.")
+    return chosen
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet of torchvision, or a variant of one.
+
+    Args:
+        trunk: from `build_trunk`, with `arch` and `stem`.
+        arch: a name in ARCHITECTURES.
+        stem: "imagenet" or "cifar".
+        layer: "stem" (the input of layer1), "layer1" to "layer4", or "pool"; later layers are not computed.
+        pooling: over spatial positions, "avg" (also "auto") or "max". "pool" with "avg" is the trunk's average pooling
+            (pool5), "pool" with "max" is the maximum over layer4.
+        variant: of the trunk.
+
+    Raises:
+        UsageError: unknown `arch`, `stem`, layer or `pooling`, or a layer given twice.
+
+    >>> encoder = ResNetEncoder(build_trunk("resnet18"), "resnet18", "imagenet", layer="layer2")
+    >>> encoder.width, encoder(torch.zeros(2, 3, 64, 64)).shape
+    (128, torch.Size([2, 128]))
+    """
+
+    trunk: ResNet
+    stem: str
+
+    def __init__(
+        self,
+        trunk: ResNet,
+        arch: str,
+        stem: str,
+        layer: str | Sequence[str] = "pool",
+        pooling: str = "auto",
+        variant: TrunkVariant = TRUNK,
+    ) -> None:
+        super().__init__()
+        _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
+        _reject_unknown("stem", stem, STEMS)
+        self.trunk = trunk
+        self.arch, self.stem, self.layers, self.variant = arch, stem, checked_layers(layer), variant
+        self.pooling = checked_pooling(pooling, MAP_POOLINGS, arch, "avg")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(feature_width(self.arch, layer) for layer in self.layers)
+
+    def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
         stages = ["layer4" if layer == "pool" else layer for layer in self.layers]
         maps = _feature_maps(self.trunk, images, stages)
         if pool_in is not None:
@@ -130,6 +189,22 @@ class Encoder(nn.Module):
             return torch.amax(maps, dim=(2, 3))
         pooled: Tensor = self.trunk.avgpool(maps) if layer == "pool" else maps.mean(dim=(2, 3))
         return pooled.flatten(1)
+
+
+def require_resnet(encoder: Encoder, checkpoint: str, task: str) -> ResNetEncoder:
+    """The encoder, for a task that only ResNets of torchvision have the structure for.
+
+    Raises:
+        UsageError: it is another encoder.
+    """
+    if not isinstance(encoder, ResNetEncoder):
+        raise UsageError(not_a_resnet(checkpoint, encoder.arch, task))
+    return encoder
+
+
+def not_a_resnet(checkpoint: str, arch: str, task: str) -> str:
+    """The message for an encoder that a task cannot use."""
+    return f"{checkpoint} has the architecture {arch}; {task} requires a ResNet of torchvision, such as resnet50."
 
 
 def pooled_features(trunk: ResNet, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simsiam_eval.encoders.checkpoint import CheckpointReport, write_checkpoint
 from simsiam_eval.encoders.checkpoint_file import read_checkpoint
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.files.atomic import atomic_write
 
 
@@ -33,7 +33,7 @@ class Export:
     largest_difference: float | None = None
 
 
-def export_encoder(path: Path, target: str, encoder: Encoder, report: CheckpointReport) -> Export:
+def export_encoder(path: Path, target: str, encoder: ResNetEncoder, report: CheckpointReport) -> Export:
     """Write an encoder for another program, and read it back.
 
     Args:
@@ -54,7 +54,7 @@ def export_encoder(path: Path, target: str, encoder: Encoder, report: Checkpoint
     return Export({"checkpoint": path}, weights, notes)
 
 
-def _write_reference(path: Path, encoder: Encoder, report: CheckpointReport) -> list[str]:
+def _write_reference(path: Path, encoder: ResNetEncoder, report: CheckpointReport) -> list[str]:
     metadata = {name: value for name, value in (report.metadata or {}).items() if name in ("stem", "preprocessing")}
     write_checkpoint(
         path,
@@ -70,23 +70,23 @@ def _write_reference(path: Path, encoder: Encoder, report: CheckpointReport) -> 
     return notes
 
 
-def _write_torchvision(path: Path, encoder: Encoder, report: CheckpointReport) -> list[str]:
+def _write_torchvision(path: Path, encoder: ResNetEncoder, report: CheckpointReport) -> list[str]:
     _write_state_dict(path, encoder)
     return [_torchvision_note(encoder)]
 
 
-def _write_safetensors(path: Path, encoder: Encoder, report: CheckpointReport) -> list[str]:
+def _write_safetensors(path: Path, encoder: ResNetEncoder, report: CheckpointReport) -> list[str]:
     _write_state_dict(path, encoder, as_safetensors=True)
     return [_torchvision_note(encoder)]
 
 
-def _write_timm(path: Path, encoder: Encoder, report: CheckpointReport) -> list[str]:
+def _write_timm(path: Path, encoder: ResNetEncoder, report: CheckpointReport) -> list[str]:
     # timm's ResNets have torchvision's key names; timm chooses the format by the file's extension.
     _write_state_dict(path, encoder, as_safetensors=path.suffix == ".safetensors")
     return ["Load it with", *timm_code(encoder.arch, encoder.stem, path)]
 
 
-_WRITERS: dict[str, Callable[[Path, Encoder, CheckpointReport], list[str]]] = {
+_WRITERS: dict[str, Callable[[Path, ResNetEncoder, CheckpointReport], list[str]]] = {
     "reference": _write_reference,
     "torchvision": _write_torchvision,
     "timm": _write_timm,
@@ -94,7 +94,7 @@ _WRITERS: dict[str, Callable[[Path, Encoder, CheckpointReport], list[str]]] = {
 }
 
 
-def _write_state_dict(path: Path, encoder: Encoder, as_safetensors: bool = False) -> None:
+def _write_state_dict(path: Path, encoder: ResNetEncoder, as_safetensors: bool = False) -> None:
     """The trunk's state dict under torchvision's keys, without `fc`."""
     state = {key: value.contiguous() for key, value in encoder.trunk.state_dict().items()}
     with atomic_write(path) as file:
@@ -104,7 +104,7 @@ def _write_state_dict(path: Path, encoder: Encoder, as_safetensors: bool = False
             torch.save(state, file)
 
 
-def _torchvision_note(encoder: Encoder) -> str:
+def _torchvision_note(encoder: ResNetEncoder) -> str:
     stem = (
         ""
         if encoder.stem == "imagenet"

@@ -64,7 +64,7 @@ def check_options(options: Mapping[str, Any], encoder: Encoder | None, like: Fea
             ("layer", "layer", given.layer, encoder.layers),
             ("pool", "pooling", (given.pool,), (encoder.pooling,)),
         ):
-            if name in options and value != loaded:
+            if name in options and value not in (loaded, ("auto",)):
                 raise UsageError(
                     f"{name}={','.join(value)} differs from the encoder's {','.join(loaded)}; "
                     f"load_encoder(..., {keyword}=...) decides it."

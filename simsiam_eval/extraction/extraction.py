@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block, Blocks, map_blocks, read_blocks
 from simsiam_eval.extraction.fused_blocks import can_fuse
@@ -21,7 +22,6 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.progress import say
 
 if TYPE_CHECKING:
-    from simsiam_eval.encoders.encoder import Encoder
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.sources.base import ImageSource
 
@@ -139,7 +139,8 @@ class Extraction:
     def computation(self) -> dict[str, Any]:
         """Settings that may change features by float32 rounding errors; they must be equal in all parts of a file."""
         compiled = self.options.compile
-        fused = not compiled and can_fuse(self.device, self.options.precision)
+        is_resnet = isinstance(self.encoder, ResNetEncoder)
+        fused = is_resnet and not compiled and can_fuse(self.device, self.options.precision)
         return {"batch": self.batch, "compiled": compiled, "fused": fused, "device": self.device.type}
 
     @cached_property

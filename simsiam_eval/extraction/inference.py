@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from simsiam_eval.encoders.checkpoint import weights_sha256
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.extraction.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.compiler import require_compiler
@@ -25,9 +25,9 @@ from simsiam_eval.runtime.compiler import require_compiler
 class FeatureModel:
     """An encoder optimized for extracting features.
 
-    Batch normalizations are folded into the convolutions, and on a CPU also ReLUs and residual sums (fused_blocks.py); the
-    memory format is channels-last. Features are the same up to rounding. With `precision` bf16, weights and activations
-    are bfloat16; pooling stays float32.
+    The memory format is channels-last. In ResNets of torchvision, batch normalizations are folded into the convolutions,
+    and on a CPU also ReLUs and residual sums (fused_blocks.py). Features are the same up to rounding. With `precision`
+    bf16, weights and activations are bfloat16; pooling stays float32, except inside the models of other libraries.
 
     Args:
         encoder: is copied, not changed.
@@ -60,10 +60,11 @@ class FeatureModel:
         self.flip_average, self.normalize = flip_average, normalize
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         model = copy.deepcopy(encoder).eval().requires_grad_(False)
-        model.trunk.fc = nn.Identity()  # type: ignore[assignment]  # during pretraining it is the projector
-        model = fold_batch_norms(model)
+        if isinstance(model, ResNetEncoder):
+            model.trunk.fc = nn.Identity()  # type: ignore[assignment]  # during pretraining it is the projector
+            model = fold_batch_norms(model)
         model = model.to(device=device, dtype=self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fuse and not compile and can_fuse(device, precision):
+        if fuse and isinstance(model, ResNetEncoder) and not compile and can_fuse(device, precision):
             fuse_blocks(model.trunk)
         self._encoder = model
         self._model: Any = _PooledInFloat32(model)
@@ -129,7 +130,7 @@ class _PooledInFloat32(nn.Module):
         return self.encoder.all_layers(images, pool_in=torch.float32)
 
 
-def fold_batch_norms(model: Encoder) -> Encoder:
+def fold_batch_norms(model: ResNetEncoder) -> ResNetEncoder:
     """Fold the batch normalizations of a ResNet in eval mode into the convolutions before them, in place.
 
     Raises:

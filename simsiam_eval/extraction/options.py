@@ -20,7 +20,7 @@ class ExtractionOptions:
 
     Attributes:
         layers: layers of the encoder, computed in one forward pass; the first becomes the dataset `features`.
-        pooling: avg or max over the spatial positions of a layer.
+        pooling: a name in POOLINGS; auto: the one of the architecture.
         transform: auto (as the encoder was trained), imagenet, cifar or squash; `resize`, `crop` and `decode` override it.
         flip_average: whether to average the features of the image and its mirror image.
         normalize: whether to L2-normalize the features.
@@ -35,7 +35,7 @@ class ExtractionOptions:
     """
 
     layers: tuple[str, ...] = ("pool",)
-    pooling: str = "avg"
+    pooling: str = "auto"
     transform: str = "auto"
     resize: int | None = None
     crop: int | None = None

@@ -76,7 +76,7 @@ def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[st
             "arch": report.arch,
             "stem": report.stem,
             "layer": options.layers[0],
-            "pooling": options.pooling,
+            "pooling": extraction.encoder.pooling,
             "flip_average": options.flip_average,
             "normalize": options.normalize,
             "weights_sha256": report.weights_sha256,

@@ -35,7 +35,12 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
         help="Encoder layer; pool is the average-pooled output (pool5). Comma-separated for several: the first is stored "
         "as `features`, the others as layers/NAME.",
     )
-    pool: str = setting("avg", choices=POOLINGS, help="Pooling over the spatial positions of the layer.")
+    pool: str = setting(
+        "auto",
+        choices=POOLINGS,
+        help="Pooling: avg or max over the spatial positions of feature maps; cls (class token), mean (of the patch tokens) "
+        "or cls+mean (both, concatenated) of a vision transformer; auto: avg, or what the transformer itself uses.",
+    )
     transform: str = setting(
         "auto",
         choices=("auto", "imagenet", "cifar", "squash"),

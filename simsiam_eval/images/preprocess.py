@@ -166,7 +166,7 @@ TRANSFORMS = {
 
 
 def preprocessing_for(
-    stem: str,
+    stem: str | None,
     metadata: dict[str, Any] | None,
     *,
     transform: str = "auto",
@@ -177,7 +177,7 @@ def preprocessing_for(
     """How the images of an encoder are prepared.
 
     Args:
-        stem: "imagenet" (256 / 224 px) or "cifar" (32 px), the default.
+        stem: "imagenet" (256 / 224 px) or "cifar" (32 px), the default; None as "imagenet".
         metadata: of a checkpoint written by `pretrain`, whose preprocessing overrides the default.
         transform: a name in TRANSFORMS, which overrides both; "auto": none.
         resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
@@ -196,7 +196,7 @@ def preprocessing_for(
                 f"The preprocessing stored in the checkpoint cannot be used ({error}); choose one with --transform."
             ) from error
     else:
-        chosen = TRANSFORMS[stem]
+        chosen = TRANSFORMS[stem or "imagenet"]
     if crop is not None:
         chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
     if resize is not None:

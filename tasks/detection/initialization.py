@@ -12,7 +12,7 @@ from simsiam_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
-    from simsiam_eval.encoders.encoder import Encoder
+    from simsiam_eval.encoders.encoder import ResNetEncoder
 
 RANDOM = "random"
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
@@ -33,17 +33,17 @@ class Initialization:
         """The same for the same weights; of random weights, for the same architecture."""
         return self.report.weights_sha256 if self.report else f"{RANDOM} {self.arch} {self.stem}"
 
-    def encoder(self, seed: int) -> Encoder:
+    def encoder(self, seed: int) -> ResNetEncoder:
         """The encoder. Seeds torch, also for the new layers of the detector that is built next."""
         import torch
 
         from simsiam_eval.encoders.checkpoint import load_encoder
-        from simsiam_eval.encoders.encoder import Encoder, build_trunk
+        from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk, require_resnet
 
         torch.manual_seed(seed)
         if self.report is None:
-            return Encoder(build_trunk(self.arch, self.stem), self.arch, self.stem)
-        return load_encoder(Path(self.report.path))[0]
+            return ResNetEncoder(build_trunk(self.arch, self.stem), self.arch, self.stem)
+        return require_resnet(load_encoder(Path(self.report.path))[0], self.report.path, "detect")
 
     def to_dict(self) -> dict[str, Any]:
         """For the record."""
@@ -58,20 +58,26 @@ def inspect_initializations(checkpoints: Mapping[str, Path | None], arch: str, s
 
     Raises:
         DataError: a checkpoint holds no complete encoder.
+        UsageError: one holds an encoder that is not a ResNet of torchvision.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+    from simsiam_eval.encoders.encoder import not_a_resnet
 
     reports = {label: inspect_checkpoint(path) for label, path in checkpoints.items() if path is not None}
+    stems = {}
+    for label, report in reports.items():
+        if report.stem is None:
+            raise UsageError(not_a_resnet(report.path, report.arch, "detect"))
+        stems[label] = report.stem
     if reports:
-        first = next(iter(reports.values()))
-        arch, stem = first.arch, first.stem
+        first = next(iter(reports))
+        arch, stem = reports[first].arch, stems[first]
     initializations = []
     for label in checkpoints:
-        report = reports.get(label)
-        if report is None:
-            initializations.append(Initialization(label, arch, stem, None))
+        if label in reports:
+            initializations.append(Initialization(label, reports[label].arch, stems[label], reports[label]))
         else:
-            initializations.append(Initialization(label, report.arch, report.stem, report))
+            initializations.append(Initialization(label, arch, stem, None))
     return initializations
 
 

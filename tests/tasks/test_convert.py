@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint, weights_sha256
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
 from tasks.convert import ConvertSettings, convert
 
@@ -116,7 +116,7 @@ def test_timm_computes_the_same_features(arch, stem, name, tmp_path):
     exec("\n".join(lines), namespace)
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        expected = Encoder(trunk, arch, stem)(images)
+        expected = ResNetEncoder(trunk, arch, stem)(images)
         torch.testing.assert_close(
             namespace["model"].eval()(images), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
         )

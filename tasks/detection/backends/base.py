@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import Advance, progress
 from simsiam_eval.runtime.signals import StopRequest
@@ -84,7 +84,7 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """Package -> version of what decides its numbers, beyond what every record names."""
 
-    def build(self, encoder: Encoder, spec: DetectorSpec) -> Detector:
+    def build(self, encoder: ResNetEncoder, spec: DetectorSpec) -> Detector:
         """A detector on the encoder's trunk.
 
         Raises:

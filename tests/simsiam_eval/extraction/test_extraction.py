@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -51,7 +51,7 @@ def source():
 
 def extract(source, out, encoder=None, **values):
     torch.manual_seed(0)
-    encoder = encoder or Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
+    encoder = encoder or ResNetEncoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     options = ExtractionOptions(**({"batch": 4} | values))
     preprocessing = Preprocessing(resize=8, crop=8)
     attributes = {
@@ -70,7 +70,7 @@ def test_features_equal_the_encoder_output_of_each_image_in_order(source, tmp_pa
     assert extract(source, tmp_path / "a.h5") == (10, 0)
     features = read_features(tmp_path / "a.h5")
     torch.manual_seed(0)
-    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
+    encoder = ResNetEncoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar").eval()
     preprocessing = Preprocessing(resize=8, crop=8)
     for row in range(10):
         image = preprocessing.normalize(preprocessing.pixels(source.image(row))[None])
@@ -131,7 +131,7 @@ def test_complete_file_is_kept_and_a_file_of_other_features_is_rejected(source, 
 
 
 def test_features_that_are_not_finite_become_errors(source, tmp_path):
-    class NaNEncoder(Encoder):
+    class NaNEncoder(ResNetEncoder):
         def all_layers(self, images, pool_in=None):
             (features,) = super().all_layers(images, pool_in)
             features[1] = float("nan")  # the second row of every block
@@ -215,8 +215,8 @@ def test_torchrun_writes_the_same_bytes(record, checkpoint, images, tmp_path, pr
 def test_several_layers_are_extracted_in_one_pass(source, tmp_path):
     torch.manual_seed(0)
     trunk = build_trunk("resnet18", "cifar")
-    extract(source, tmp_path / "both.h5", Encoder(trunk, "resnet18", "cifar", ("pool", "layer2")))
-    extract(source, tmp_path / "layer2.h5", Encoder(trunk, "resnet18", "cifar", "layer2"))
+    extract(source, tmp_path / "both.h5", ResNetEncoder(trunk, "resnet18", "cifar", ("pool", "layer2")))
+    extract(source, tmp_path / "layer2.h5", ResNetEncoder(trunk, "resnet18", "cifar", "layer2"))
     with h5py.File(tmp_path / "both.h5") as both, h5py.File(tmp_path / "layer2.h5") as layer2:
         assert np.array_equal(both["layers/layer2"][:], layer2["features"][:])
         assert both["features"].shape == (10, 512)
@@ -365,7 +365,7 @@ def test_views_depend_on_the_row_and_seed_but_not_on_the_batch(source, tmp_path)
 
 def test_augmented_views_are_distributed_as_those_of_torchvision():
     options = ExtractionOptions(views=400, workers=0)
-    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
+    encoder = ResNetEncoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[:, :, 0], image[:, :, 1] = np.arange(60), np.arange(40)[:, None]  # a pixel's color is its position
     source = ArraySource("ramp", image[None], np.array([0]), None, ["a"])
@@ -439,7 +439,7 @@ def test_scaled_decoding_gives_the_same_center_crop_with_views(tmp_path):
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     noise.save(tmp_path / "0.jpg")
-    encoder = Encoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
+    encoder = ResNetEncoder(build_trunk("resnet18", "cifar"), "resnet18", "cifar")
     source, crops = PathSource([tmp_path / "0.jpg"]), []
     for views in (0, 2):
         options = ExtractionOptions(views=views, workers=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction import fused_blocks, inference
 from simsiam_eval.extraction.inference import FeatureModel
 from simsiam_eval.images.preprocess import TRANSFORMS
@@ -30,7 +30,7 @@ def encoder_of(arch, stem="imagenet", layers=LAYERS, pooling="avg"):
             nn.init.normal_(module.bias, 0.0, 0.1)
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    return Encoder(trunk, arch, stem, layers, pooling).eval()
+    return ResNetEncoder(trunk, arch, stem, layers, pooling).eval()
 
 
 def pixels_of(rows=3, side=48, seed=0):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from tasks.detection.backends.base import RunContext
 from tasks.detection.data.dataset import DetectionDataset
 from tasks.detection.data.detections import Detections
@@ -56,7 +56,7 @@ class Detectron2Backend:
         version = f"{detectron2.__version__}, commit {commit}" if commit else detectron2.__version__
         return {"detectron2": version, "fvcore": importlib.metadata.version("fvcore")}
 
-    def build(self, encoder: Encoder, spec: DetectorSpec) -> Detectron2Detector:
+    def build(self, encoder: ResNetEncoder, spec: DetectorSpec) -> Detectron2Detector:
         from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
         from tasks.detection.backends.detectron2.model import random_model
         from tasks.detection.backends.detectron2.weights import detectron2_weights

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 @torch.no_grad()
-def largest_difference(encoder: Encoder, weights: Mapping[str, Tensor], model: Any, heads: str) -> float:
+def largest_difference(encoder: ResNetEncoder, weights: Mapping[str, Tensor], model: Any, heads: str) -> float:
     """Largest absolute difference of the stem and res2 to res5 between torchvision's trunk and detectron2's.
 
     Computed on random images; relative to the largest value of a feature map if that is above 1.

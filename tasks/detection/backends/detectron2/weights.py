@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.encoders.recognition import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import first_few
@@ -59,7 +59,9 @@ def _renamed(match: re.Match[str], new: str) -> str:
     return new.format(**parts, stage=int(parts.get("layer") or 0) + 1)
 
 
-def detectron2_weights(encoder: Encoder, heads: str, rules: tuple[tuple[str, str], ...] = RULES) -> dict[str, Tensor]:
+def detectron2_weights(
+    encoder: ResNetEncoder, heads: str, rules: tuple[tuple[str, str], ...] = RULES
+) -> dict[str, Tensor]:
     """All weights of the encoder, under their names in a detectron2 detector with these heads.
 
     Raises:

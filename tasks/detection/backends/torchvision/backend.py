@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from tasks.detection.backends.base import RunContext
 from tasks.detection.backends.inference import predict_all, process_rows
 from tasks.detection.backends.torchvision.model import build_detector
@@ -37,7 +37,7 @@ class TorchvisionBackend:
     def versions(self) -> dict[str, str]:
         return {}
 
-    def build(self, encoder: Encoder, spec: DetectorSpec) -> TorchvisionDetector:
+    def build(self, encoder: ResNetEncoder, spec: DetectorSpec) -> TorchvisionDetector:
         return TorchvisionDetector(build_detector(encoder, spec), spec)
 
 

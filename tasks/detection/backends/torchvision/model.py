@@ -22,14 +22,14 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from simsiam_eval.encoders.architectures import feature_width
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.detector_spec import DetectorSpec
 
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 
 
-def build_detector(encoder: Encoder, spec: DetectorSpec) -> GeneralizedRCNN:
+def build_detector(encoder: ResNetEncoder, spec: DetectorSpec) -> GeneralizedRCNN:
     """A torchvision detector that takes over the modules of the encoder's trunk; label 0 is the background."""
     arch, trunk, classes = encoder.arch, encoder.trunk, len(spec.classes) + 1
     if spec.heads == "c4":

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.encoders.recognition import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
 from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
@@ -36,7 +36,7 @@ def encoder():
                 module.bias.data.normal_(0, 0.1)
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
-        return Encoder(trunk, arch, stem)
+        return ResNetEncoder(trunk, arch, stem)
 
     return build
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from simsiam_eval.encoders.encoder import Encoder, build_trunk
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.signals import StopRequest
@@ -43,7 +43,7 @@ def start(few_voc):
     ):
         folder.mkdir(exist_ok=True)
         torch.manual_seed(0)
-        encoder = Encoder(build_trunk("resnet18", "imagenet"), "resnet18", "imagenet")
+        encoder = ResNetEncoder(build_trunk("resnet18", "imagenet"), "resnet18", "imagenet")
         spec = DetectorSpec(heads, *list(vars(SPEC).values())[1:])
         run = context(
             Schedule(2, lr, iterations, (iterations - 1,), 0), folder, 0, Processes(torch.device("cpu")), StopRequest(),
