@@ -1,0 +1,203 @@
+"""What a file contains without its weights, as JSON: keys, shapes, dtypes, class names and small values.
+
+A tensor is `["T", shape, dtype]`; a mapping `{"D": type, "v": {...}}`; a sequence `{"L": type, "n": length, "v": its first
+three}`; numpy `{"N": dtype, "shape": shape, "v": value of a scalar}`; an nn.Module `{"M": class, "v": attributes}`, and any
+other object `{"O": class, "v": attributes}`. In a mapping, `"*0": {"R": table, "prefix": prefix, "dtype": dtype}` stands for
+all tensors of a table of tables.json, whose keys repeat in many files.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Tables = dict[str, dict[str, list[int]]]
+LONGEST_TEXT, FIRST_ENTRIES, LARGE = 200, 3, 60
+_PLAIN = (str, int, float, bool, type(None))
+_COUNTER = "num_batches_tracked"
+
+
+def describe(value: Any, tables: Tables, name: str) -> Any:
+    """The skeleton of a value; key lists that are not in a table yet are added to `tables` under `name`."""
+    if isinstance(value, Tensor):
+        return ["T", list(value.shape), str(value.dtype).removeprefix("torch.")]
+    if isinstance(value, np.ndarray | np.generic):
+        scalar = value.item() if value.ndim == 0 and value.dtype.kind in "biuf" else None
+        return {"N": value.dtype.str, "shape": list(value.shape), "v": scalar}
+    if type(value) in _PLAIN:
+        return value[:LONGEST_TEXT] if isinstance(value, str) else value
+    if type(value) in (dict, collections.OrderedDict, collections.defaultdict):
+        return {"D": type(value).__name__, "v": _describe_mapping(value, tables, name)}
+    if type(value) in (list, tuple, set):
+        first = [describe(entry, tables, name) for entry in list(value)[:FIRST_ENTRIES]]
+        return {"L": type(value).__name__, "n": len(value), "v": first}
+    kind = value if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType) else type(value)
+    written = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, nn.Module):
+        return {"M": written, "v": _describe_module(value, tables, name)}
+    attributes = getattr(value, "__dict__", None)
+    if kind is value or not isinstance(attributes, dict):
+        return {"O": written, "v": None}
+    return {"O": written, "v": {str(key): describe(entry, tables, name) for key, entry in attributes.items()}}
+
+
+def _describe_mapping(value: Mapping[Any, Any], tables: Tables, name: str) -> dict[str, Any]:
+    tensors = {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    references = _references(tensors, tables, name)
+    covered = {reference["prefix"] + key for reference in references for key in tables[reference["R"]]}
+    described = {f"*{index}": reference for index, reference in enumerate(references)}
+    numbered = all(isinstance(key, int) for key in value)  # an optimizer's state
+    for key, entry in list(value.items())[: FIRST_ENTRIES if numbered else None]:
+        if str(key) not in covered:
+            described[str(key)] = describe(entry, tables, name)
+    return described
+
+
+def _describe_module(module: nn.Module, tables: Tables, name: str) -> dict[str, Any]:
+    """Plain attributes, parameters, buffers and modules."""
+    hidden = set(nn.Module().__dict__)
+    found = {key: describe(value, tables, name) for key, value in module.__dict__.items() if key not in hidden}
+    found |= {key: describe(value.data, tables, name) for key, value in module._parameters.items() if value is not None}
+    found |= {key: describe(value, tables, name) for key, value in module._buffers.items() if value is not None}
+    return found | {key: describe(value, tables, name) for key, value in module._modules.items()}
+
+
+def _references(tensors: dict[str, Tensor], tables: Tables, name: str) -> list[dict[str, str]]:
+    """Tables whose tensors are all in the mapping under some prefix, each tensor at most once."""
+    left = dict(tensors)
+    found: list[dict[str, str]] = []
+    for table in sorted(tables, key=lambda known: -len(tables[known])):
+        first = next(iter(tables[table]))
+        for key in list(left):
+            if key.endswith(first) and (reference := _reference(left, tables, table, key.removesuffix(first))):
+                found.append(reference)
+    while len(left) >= LARGE:
+        table = f"{name}{len(found) or ''}"
+        tables[table], prefix = _new_table(left)
+        reference = _reference(left, tables, table, prefix)
+        if reference is None:  # several dtypes
+            del tables[table]
+            break
+        found.append(reference)
+    return found
+
+
+def _reference(left: dict[str, Tensor], tables: Tables, table: str, prefix: str) -> dict[str, str] | None:
+    """The reference, after its tensors were removed from `left`; None if they are not all there in one dtype."""
+    shapes = tables[table]
+    if any(list(left[prefix + key].shape) != shape if prefix + key in left else True for key, shape in shapes.items()):
+        return None
+    dtypes = {left[prefix + key].dtype for key in shapes if not key.endswith(_COUNTER)}
+    counters = {left[prefix + key].dtype for key in shapes if key.endswith(_COUNTER)}
+    if len(dtypes) != 1 or counters - {torch.int64}:
+        return None
+    for key in shapes:
+        del left[prefix + key]
+    return {"R": table, "prefix": prefix, "dtype": str(dtypes.pop()).removeprefix("torch.")}
+
+
+def _new_table(tensors: dict[str, Tensor]) -> tuple[dict[str, list[int]], str]:
+    """Key -> shape of the largest part of a mapping, and its prefix."""
+    parts = collections.Counter(key.split(".")[0] for key in tensors)
+    part, number = parts.most_common(1)[0]
+    keys = [key for key in tensors if key.split(".")[0] == part] if number > 0.6 * len(tensors) else list(tensors)
+    depth = 0
+    while len({tuple(key.split(".")[: depth + 1]) for key in keys}) == 1:
+        depth += 1
+    prefix = "".join(f"{word}." for word in keys[0].split(".")[:depth])
+    return {key.removeprefix(prefix): list(tensors[key].shape) for key in keys}, prefix
+
+
+class Rebuilder:
+    """Values of a skeleton, with random weights; classes that are not there get stand-ins of their name."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._classes: dict[str, type] = {}
+        # Positive, for variances; every tensor is a view, so that files stay small.
+        self._numbers = torch.rand(8_000_000, generator=torch.Generator().manual_seed(0)) + 0.5
+
+    def tensor(self, shape: list[int], dtype: str) -> Tensor:
+        """A random tensor."""
+        number = int(np.prod(shape))
+        if dtype != "float32" or number > len(self._numbers):
+            return torch.ones(shape).to(getattr(torch, dtype))
+        return self._numbers[:number].view(shape)
+
+    def build(self, skeleton: Any) -> Any:
+        """The value of a skeleton."""
+        if isinstance(skeleton, list):
+            return self.tensor(skeleton[1], skeleton[2])
+        if not isinstance(skeleton, dict):
+            return skeleton
+        if "D" in skeleton:
+            values = self.mapping(skeleton["v"])
+            return collections.OrderedDict(values) if skeleton["D"] == "OrderedDict" else values
+        if "L" in skeleton:
+            sequence = [self.build(entry) for entry in skeleton["v"]]
+            return {"list": list, "tuple": tuple, "set": set}[skeleton["L"]](sequence)
+        if "N" in skeleton:
+            array = np.ones(skeleton["shape"]).astype(skeleton["N"])
+            return array if skeleton["shape"] else array.dtype.type(skeleton["v"] or 0)
+        return self._module(skeleton) if "M" in skeleton else self._object(skeleton)
+
+    def mapping(self, skeletons: dict[str, Any]) -> dict[str, Any]:
+        """A dict of values, with the references to tables resolved."""
+        values: dict[str, Any] = {}
+        for key, skeleton in skeletons.items():
+            if isinstance(skeleton, dict) and "R" in skeleton:
+                for name, shape in self._tables[skeleton["R"]].items():
+                    dtype = "int64" if name.endswith(_COUNTER) else skeleton["dtype"]
+                    values[skeleton["prefix"] + name] = self.tensor(shape, dtype)
+            else:
+                values[key] = self.build(skeleton)
+        return values
+
+    def _class(self, written: str, base: type = object) -> type:
+        module, _, name = written.rpartition(".")
+        if written not in self._classes:
+            self._classes[written] = type(name, (base,), {"__module__": module, "__qualname__": name})
+        return self._classes[written]
+
+    def _object(self, skeleton: dict[str, Any]) -> object:
+        made = self._class(skeleton["O"])()
+        made.__dict__.update(self.mapping(skeleton["v"] or {}))
+        return made
+
+    def _module(self, skeleton: dict[str, Any]) -> nn.Module:
+        made = self._class(skeleton["M"], nn.Module)()
+        for key, value in self.mapping(skeleton["v"]).items():
+            if isinstance(value, Tensor) and not key.startswith(("running_", _COUNTER)):
+                made.register_parameter(key, nn.Parameter(value, requires_grad=False))
+            elif isinstance(value, Tensor):
+                made.register_buffer(key, value)
+            else:
+                setattr(made, key, value)
+        return made
+
+    @contextlib.contextmanager
+    def importable(self) -> Iterator[None]:
+        """While a file is written, the stand-ins are found under the names of their modules."""
+        before: dict[str, types.ModuleType | None] = {}
+        for written, made in self._classes.items():
+            module = written.rpartition(".")[0]
+            if module not in before:
+                before[module] = sys.modules.get(module)
+                sys.modules[module] = types.ModuleType(module)
+            setattr(sys.modules[module], made.__name__, made)
+        try:
+            yield
+        finally:
+            for module, original in before.items():
+                if original is None:
+                    del sys.modules[module]
+                else:
+                    sys.modules[module] = original

@@ -1,0 +1,63 @@
+"""Networks of segmentation-models-pytorch, whose encoder is a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.encoders.cases import Written, case, randomize, register
+from tests.encoders.toolkits.lightly import fit
+
+R18 = {"arch": "resnet18", "stem": "imagenet"}
+
+
+def _unet(folder: Path) -> nn.Module:
+    import segmentation_models_pytorch
+
+    model = randomize(segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, classes=3))
+    torch.save(model.state_dict(), folder / "unet.pth")
+    return model
+
+
+@case("segmentation_models_pytorch", expect="refuse", reason="--branch", note="part of a larger network")
+def smp_unet(folder: Path) -> Written:
+    _unet(folder)
+    return Written("unet.pth")
+
+
+def _branch(written: str) -> Callable[[Path], Written]:
+    def write(folder: Path) -> Written:
+        model = _unet(folder)
+        return Written(written, lambda images: model.encoder(images)[-1])
+
+    return write
+
+
+register("smp_unet_branch", "segmentation_models_pytorch", _branch("unet.pth"), **R18, choice={"branch": "backbone"})
+
+
+@case("segmentation_models_pytorch pytorch_lightning", **R18, choice={"branch": "backbone"}, note="model.encoder.")
+def smp_unet_lightning(folder: Path) -> Written:
+    import segmentation_models_pytorch
+
+    model = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, classes=3)
+    fit({"model": model}, folder)
+    return Written("last.ckpt", lambda images: model.encoder(images)[-1])
+
+
+@case("segmentation_models_pytorch", **R18, note="torch.save(model.encoder.state_dict())")
+def smp_encoder(folder: Path) -> Written:
+    model = _unet(folder)
+    (folder / "unet.pth").unlink()
+    torch.save(model.encoder.state_dict(), folder / "encoder.pth")
+    return Written("encoder.pth", lambda images: model.encoder(images)[-1])
+
+
+@case("segmentation_models_pytorch", expect="refuse", reason="--branch", note="save_pretrained: config.json says Unet")
+def smp_folder(folder: Path) -> Written:
+    _unet(folder).save_pretrained(str(folder / "unet"))
+    (folder / "unet.pth").unlink()
+    return Written("unet")
