@@ -48,6 +48,11 @@ class Source:
             raise UnpicklingError("a storage beyond the end of the file")
         return self.mapped[start : start + length] if length else torch.UntypedStorage(0)
 
+    def part(self, start: int, length: int) -> "Source":
+        """The bytes [start, start + length) as a file of their own."""
+        window = cast(BinaryIO, _Window(self.file, start, length))
+        return Source(window, length, lambda: self.storage(start, length))
+
     # What pickletools needs of a file. No read is longer than the rest of the file, whatever the pickle says.
 
     def read(self, length: int) -> bytes:
@@ -60,13 +65,49 @@ class Source:
         return self.file.tell()
 
 
-def read_zip(source: Source, archive: zipfile.ZipFile, pickle_name: str) -> Any:
-    """The pickle `pickle_name`, such as "archive/data.pkl", and its storages beside it.
+class _Window:
+    """Part of a file, with what zipfile needs of one."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._file, self._start, self._length, self._position = file, start, length, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise OSError("a position before the start")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, length: int = -1) -> bytes:
+        rest = max(0, self._length - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(rest if length < 0 else min(length, rest))
+        self._position += len(data)
+        return data
+
+
+def pickle_name(archive: zipfile.ZipFile) -> str | None:
+    """The pickle of an archive that torch.save or torch.jit.save wrote, also if it was packed again; else None."""
+    names = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+    return names[0] if len(names) == 1 else None
+
+
+def read_torch(source: Source, archive: zipfile.ZipFile) -> Any:
+    """The content of an archive that torch.save or torch.jit.save wrote.
 
     Raises:
         UnpicklingError: the archive is damaged.
     """
-    folder = pickle_name.removesuffix("data.pkl")
+    name = pickle_name(archive)
+    if name is None:
+        raise UnpicklingError("no data.pkl")
+    folder = name.removesuffix("data.pkl")
     members = {info.filename: info for info in archive.infolist()}
     order = members.get(f"{folder}byteorder")
     swapped = order is not None and archive.open(order).read(8) == b"big"
@@ -78,18 +119,20 @@ def read_zip(source: Source, archive: zipfile.ZipFile, pickle_name: str) -> Any:
             raise UnpicklingError("an unknown persistent id")
         if key not in storages:
             dtype = storage_dtype(named)
-            data = _member(source, archive, members[f"{folder}data/{key}"], count * dtype.itemsize)
+            data = member_storage(source, archive, members[f"{folder}data/{key}"], count * dtype.itemsize)
             if swapped:
                 data.byteswap(dtype)
             storages[key] = Storage(dtype, data)
         return storages[key]
 
-    info = members[pickle_name]
+    info = members[name]
     limit = info.file_size if info.compress_type == zipfile.ZIP_STORED else _COMPRESSED_PICKLE
     return _load(io.BytesIO(archive.open(info).read(limit)), persistent)
 
 
-def _member(source: Source, archive: zipfile.ZipFile, info: zipfile.ZipInfo, length: int) -> torch.UntypedStorage:
+def member_storage(
+    source: Source, archive: zipfile.ZipFile, info: zipfile.ZipInfo, length: int
+) -> torch.UntypedStorage:
     """The first `length` bytes of an archive's member."""
     if length > info.file_size:
         raise UnpicklingError("a storage larger than its record")
