@@ -8,12 +8,15 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.checkpoint import seed_all
+from pretrain.initialization import Start, read_start, saved_start
 from pretrain.loader import Loader
 from pretrain.model import SimSiam, parameter_groups
 from pretrain.run_folder import RunDescription, RunFolder
 from pretrain.settings import PretrainSettings
 from pretrain.train import Recipe
 from pretrain.views.parameters import ViewRecipe
+from simsiam_eval.encoders.architectures import TRUNK
+from simsiam_eval.encoders.checkpoint import METADATA_KEY
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.schedule import scaled_lr
 from simsiam_eval.runtime.batch_norm import synchronize_bn
@@ -90,8 +93,26 @@ def training_recipe(settings: PretrainSettings, steps: int, device: torch.device
     )
 
 
-def build_model(settings: PretrainSettings, processes: Processes) -> SimSiam:
-    """The model on its device, initialized from the seed; its forward pass is compiled if the settings say so."""
+def start_of(settings: PretrainSettings, saved: dict[str, Any] | None) -> Start | None:
+    """The encoder that the run starts from, or a resumed run started from; None for random weights.
+
+    Args:
+        saved: the checkpoint to resume from, if any.
+
+    Raises:
+        DataError, UsageError: as in `read_start`.
+    """
+    if saved is not None:
+        return saved_start(saved[METADATA_KEY])
+    choice = settings.given_encoder()
+    return None if choice is None else read_start(choice, settings.arch, settings.stem)
+
+
+def build_model(settings: PretrainSettings, processes: Processes, start: Start | None = None) -> SimSiam:
+    """The model on its device, initialized from the seed and, if given, from another encoder.
+
+    Its forward pass is compiled if the settings say so.
+    """
     seed_all(settings.seed)
     model: Any = SimSiam(
         settings.arch,
@@ -103,7 +124,10 @@ def build_model(settings: PretrainSettings, processes: Processes) -> SimSiam:
         settings.projector_bn,
         settings.predictor_bn,
         settings.predictor,
+        TRUNK if start is None else start.trunk_variant,
     )
+    if start is not None:
+        start.initialize(model)
     if processes.world > 1 and settings.sync_bn:
         model = synchronize_bn(model, processes.device)
     last = _is_channels_last(settings, processes.device)

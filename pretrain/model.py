@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.architectures import feature_width
+from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant, feature_width
 from simsiam_eval.encoders.encoder import build_trunk, pooled_features
 
 
@@ -26,7 +26,7 @@ class SimSiam(nn.Module):
     """The trunk with the projector as its `fc`, and the predictor; the state dict has the reference's keys.
 
     Args:
-        arch, stem: of the trunk; the last BN of every residual block starts at zero.
+        arch, stem, variant: of the trunk; the last BN of every residual block starts at zero.
         dim: width of the projector's output.
         pred_dim: hidden width of the predictor.
         projector_layers: number of linear layers: 3 on ImageNet, 2 on CIFAR.
@@ -46,10 +46,11 @@ class SimSiam(nn.Module):
         projector_bn: str = "all",
         predictor_bn: str = "hidden",
         predictor: str = "cosine",
+        variant: TrunkVariant = TRUNK,
     ) -> None:
         super().__init__()
         width = feature_width(arch)
-        self.encoder = build_trunk(arch, stem, zero_init_residual=True)
+        self.encoder = build_trunk(arch, stem, zero_init_residual=True, variant=variant)
         hidden = [projector_hidden or width] * (projector_layers - 1)
         projector = _mlp([width, *hidden, dim], projector_bn, last_affine=False)
         if projector_bn == "all":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pretrain.build import (
     encoder_preprocessing,
     open_folder,
     open_loader,
+    start_of,
     training_recipe,
 )
 from pretrain.callback import Callback, Callbacks, Position, StepResult
@@ -79,8 +81,10 @@ class _Run:
         self._settings, self._source, self._folder, self._processes = settings, source, folder, processes
         device = processes.device
         saved = folder.read(settings.resume, may_change(PretrainSettings))
+        start = start_of(settings, saved)
+        folder.run = replace(folder.run, start=start)
         self._loader = open_loader(settings, source, processes)
-        self._model = build_model(settings, processes)
+        self._model = build_model(settings, processes, start)
         self._optimizer = build_optimizer(settings, self._model, device)
         self._wrapped = distributed(self._model, processes)
         if saved is None:
@@ -218,6 +222,8 @@ class _Run:
             files["best_knn"] = self._folder.best_knn
         row = [str(settings.epochs), str(len(self._source)), str(unreadable)]
         row += [f"{last[name]:.4f}" for name in ("loss", "output_std")] if last else ["-", "-"]
+        start = self._folder.run.start
+        init = {} if start is None else {"init": start.source, "variant": start.variant}
         row.append(f"{100 * last['knn_top1']:.2f}" if "knn_top1" in last else "-")
         return Result(
             task="pretrain",
@@ -225,7 +231,7 @@ class _Run:
             settings=settings.to_dict(),
             metrics=metrics,
             provenance=provenance(
-                started, str(self._processes.device), data=settings.data, processes=self._processes.world
+                started, str(self._processes.device), data=settings.data, processes=self._processes.world, **init
             ),
             files={role: str(path) for role, path in files.items()},
             table=Table(

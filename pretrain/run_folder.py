@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pretrain.callback import Position
+from pretrain.initialization import Start
 from pretrain.model import SimSiam
 from simsiam_eval.commands.fields import option_name
 from simsiam_eval.encoders.checkpoint import METADATA_KEY, write_checkpoint
@@ -34,6 +35,7 @@ class RunDescription:
         settings: all settings, as JSON has them.
         images: fingerprint of the training images.
         processes: number of processes.
+        start: the encoder that the run started from; None for random weights.
     """
 
     arch: str
@@ -42,6 +44,7 @@ class RunDescription:
     settings: dict[str, Any]
     images: str
     processes: int
+    start: Start | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -52,6 +55,9 @@ class RunDescription:
             "settings": self.settings,
             "images": self.images,
             "processes": self.processes,
+            # Left out where they are empty, as in the checkpoints of older versions.
+            **({"init": self.start.source} if self.start else {}),
+            **({"variant": self.start.variant} if self.start and self.start.variant else {}),
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import DECODINGS, STEMS
 
@@ -44,7 +45,7 @@ _IMAGENET: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
+class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, SeedSettings):
     """Pretrain an encoder with SimSiam (Chen and He, arXiv 2011.10566) on unlabeled images.
 
     Numbers next to the ablations are the paper's linear accuracies on ImageNet after 100 epochs, in percent.
@@ -94,7 +95,7 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     }
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "data val strict",
-        "encoder": "arch stem",
+        "encoder": "arch stem init",
         "method": "predictor stop_gradient loss symmetric dim pred_dim predictor_bn projector_layers projector_hidden "
         "projector_bn",
         "optimization": "epochs batch_size lr momentum weight_decay warmup_epochs accumulate sync_bn",
@@ -103,6 +104,8 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "checkpoints": "out checkpoint_every keep resume",
         "machine": "channels_last fused compile resident workers",
     }
+    CHECKPOINT = "init"
+    ALSO_WITHOUT = frozenset({"arch"})
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--preset cifar10 --data cifar10:data --val cifar10:data#test --out runs/first",
     )
@@ -119,6 +122,11 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         by_preset=True,
         choices=STEMS,
         help="Stem of the encoder: imagenet (7x7, stride 2, then max-pooling) or cifar (3x3, stride 1).",
+    )
+    init: str | None = setting(
+        None,
+        help="Checkpoint whose encoder the training starts from, of any family that `inspect` recognizes (default: random "
+        "weights). Requires its --arch and --stem.",
     )
     epochs: int = setting(
         by_preset=True,
@@ -258,6 +266,7 @@ class PretrainSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
 
     def check(self) -> None:
+        super().check()
         if self.stem == "imagenet" and self.image_size < 17:
             raise UsageError(
                 f"--image-size {self.image_size} is too small for the ImageNet stem (minimum 17): use --stem cifar."

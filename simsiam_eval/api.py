@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.checkpoint import CheckpointReport, load_encoder as load_encoder_and_report, weights_sha256
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.arguments import check_like, check_options, check_path
 from simsiam_eval.extraction.extraction import BlockFeatures, Extraction, extract_to_memory
-from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
 from simsiam_eval.extraction.plan import root_attributes
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.class_names import in_numbering_of
@@ -42,13 +44,17 @@ class PretrainedEncoder(Encoder):
         encoder: the one that computes the features.
         trunk, arch, stem, layers, pooling, width: as of every `Encoder`.
         preprocess: one image (Pillow, path or uint8 array) -> (3,S,S) float32, as `extract` prepares images.
-        transform: the `transform` it was loaded with.
+        choice: the checkpoint, and the options that say what it does not.
+        options: the preprocessing it was loaded with.
         report: what was read from the checkpoint, and what was not.
     """
 
-    def __init__(self, encoder: Encoder, report: CheckpointReport, preprocess: ImageTransform, transform: str) -> None:
+    def __init__(
+        self, encoder: Encoder, report: CheckpointReport, choice: EncoderChoice, options: ExtractionOptions
+    ) -> None:
         super().__init__()
-        self.encoder, self.report, self.preprocess, self.transform = encoder, report, preprocess, transform
+        self.encoder, self.report, self.choice, self.options = encoder, report, choice, options
+        self.preprocess = ImageTransform(options.preprocessing(report))
         self.arch, self.stem, self.layers, self.pooling = encoder.arch, encoder.stem, encoder.layers, encoder.pooling
         self.variant = encoder.variant
 
@@ -64,13 +70,10 @@ class PretrainedEncoder(Encoder):
         return self.encoder.all_layers(images, pool_in)
 
     @classmethod
-    def from_checkpoint(
-        cls, checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "auto", transform: str = "auto"
-    ) -> PretrainedEncoder:
-        """As `load_encoder`."""
-        options = FeatureSettings(layer=layer, pool=pooling, transform=transform).extraction()  # type: ignore[arg-type]
-        encoder, report = load_encoder_and_report(checkpoint, options.layers, options.pooling)
-        return cls(encoder, report, ImageTransform(options.preprocessing(report)), transform).eval()
+    def from_choice(cls, choice: EncoderChoice, options: ExtractionOptions) -> PretrainedEncoder:
+        """The encoder of a checkpoint, with the layers, pooling and preprocessing of the options."""
+        encoder, report = load_encoder_and_report(choice, options.layers, options.pooling)
+        return cls(encoder, report, choice, options).eval()
 
     def embed(self, images: Any, device: str = "auto") -> NDArray[np.float32]:
         """Features of a few images, the same that `extract` gives.
@@ -100,16 +103,37 @@ class PretrainedEncoder(Encoder):
 
 
 def load_encoder(
-    checkpoint: Pathlike, layer: str | Sequence[str] = "pool", pooling: str = "auto", transform: str = "auto"
+    checkpoint: Pathlike,
+    layer: str | Sequence[str] = "pool",
+    pooling: str = "auto",
+    transform: str = "auto",
+    *,
+    branch: str | None = None,
+    arch: str | None = None,
+    stem_stride: int | None = None,
+    stem_padding: int | None = None,
+    stem_pool: bool | None = None,
+    stride_in_1x1: bool | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    download: bool = False,
 ) -> PretrainedEncoder:
     """Load the encoder of a checkpoint of any supported family; no code in the file is run.
 
     Args:
-        checkpoint: path of the file.
+        checkpoint: path of the file or folder, or `timm:NAME`, `timm:NAME@FILE` or `hf:FOLDER`.
         layer: stem, layer1, layer2, layer3, layer4 or pool; several of them come from one pass.
         pooling: avg or max over the spatial positions of the layer; cls, mean or cls+mean of a vision transformer; auto:
             avg, or what the transformer itself uses.
         transform: auto (as the encoder was trained), imagenet, cifar or squash; decides `preprocess`.
+        branch: network to use from a checkpoint with several, by a name that `inspect` lists.
+        arch: architecture, for a checkpoint whose shapes fit several.
+        stem_stride, stem_padding, stem_pool: of the first convolution, and whether max-pooling follows it.
+        stride_in_1x1: whether the stride of bottleneck blocks is in the first 1x1 convolution.
+        mean, std: of the normalization, as fractions of 1: one value per channel or one for all.
+        download: whether weights that are not on this machine may be downloaded.
+
+    None stands for what the checkpoint says, or else the default for its stem.
 
     Returns:
         an `nn.Module` on the CPU, in eval mode and float32, with `preprocess`, `embed`, `arch` and `report`.
@@ -129,7 +153,18 @@ def load_encoder(
     (2, 512)
     """
     check_path(checkpoint, "checkpoint", "the path of a file")
-    return PretrainedEncoder.from_checkpoint(checkpoint, layer, pooling, transform)
+    values: dict[str, Any] = {"layer": layer, "pool": pooling, "transform": transform, "mean": mean, "std": std}
+    settings = FeatureSettings(
+        branch=branch,
+        arch=arch,
+        stem_stride=stem_stride,
+        stem_padding=stem_padding,
+        stem_pool=stem_pool,
+        stride_in_1x1=stride_in_1x1,
+        download=download,
+        **values,
+    )
+    return PretrainedEncoder.from_choice(settings.encoder_choice(os.fspath(checkpoint)), settings.extraction())
 
 
 def extract(
@@ -180,22 +215,29 @@ def extract(
     check_options(options, loaded, like, to_file=out is not None)
     given = set(options)
     if loaded is not None:
-        options = {"layer": loaded.layers, "pool": loaded.pooling, "transform": loaded.transform} | options
+        options = {name: getattr(loaded.options, name) for name in ("transform", "mean", "std")} | options
+        options |= {"layer": loaded.layers, "pool": loaded.pooling}
     if out is not None:
         if not isinstance(data, str | os.PathLike) or like is not None or split is not None:
             raise UsageError("With out, data must be an image source as a string or path, without split or like.")
         checkpoint = encoder if loaded is None else _unchanged_checkpoint(loaded)
+        if loaded is not None:
+            options |= {name: getattr(loaded.choice, name) for name in CHOICE_NAMES}
         COMMANDS["extract"](checkpoint=checkpoint, data=os.fspath(data), out=out, device=device, **options)
         return open_features(out)
-    chosen = FeatureSettings(**{"fingerprint": "listing", "device": device} | options).extraction()
+    settings = FeatureSettings(**{"fingerprint": "listing", "device": device} | options)
+    chosen = settings.extraction()
     if like is not None:
         chosen = options_like(like.attributes, chosen)
     if not isinstance(encoder, PretrainedEncoder):
-        encoder = load_encoder(encoder, chosen.layers, chosen.pooling, chosen.transform)
+        choice = settings.encoder_choice(os.fspath(encoder))
+        if like is not None:
+            choice = choice_like(like.attributes, choice, like.name)
+        encoder = PretrainedEncoder.from_choice(choice, chosen)
     chosen = replace(chosen, layers=encoder.layers, pooling=encoder.pooling)
     if like is not None:
         preprocessing = preprocessing_of(like.attributes, like.name)
-    elif given & {"transform", "resize", "crop", "decode"}:
+    elif given & {"transform", "resize", "crop", "decode", "mean", "std"}:
         preprocessing = chosen.preprocessing(encoder.report)
     else:
         preprocessing = encoder.preprocess.preprocessing
@@ -207,7 +249,7 @@ def extract(
         source = data if isinstance(data, ImageSource) else GivenImages(as_images(data, "data"))
     extraction = Extraction(encoder.encoder, source, preprocessing, chosen, resolve_device(device))
     # The weights may have changed since they were loaded.
-    report = replace(encoder.report, weights_sha256=weights_sha256(encoder.trunk.state_dict()))
+    report = replace(encoder.report, weights_sha256=_weights_sha256(encoder))
     features = extract_to_memory(extraction, root_attributes(extraction, report))
     return features if like is None else _matched(features, like)
 
@@ -236,12 +278,16 @@ def open_features(path: Pathlike, layer: str | None = None, *, like: Features | 
 
 def _unchanged_checkpoint(encoder: PretrainedEncoder) -> str:
     """The checkpoint of an encoder that still has its weights."""
-    if weights_sha256(encoder.trunk.state_dict()) != encoder.report.weights_sha256:
+    if _weights_sha256(encoder) != encoder.report.weights_sha256:
         raise UsageError(
             f"the weights of the encoder are no longer those of {encoder.report.path}: a feature file names a checkpoint, "
             "so save one first"
         )
     return encoder.report.path
+
+
+def _weights_sha256(encoder: PretrainedEncoder) -> str:
+    return weights_sha256(encoder.trunk.state_dict(), encoder.report.variant)
 
 
 def _matched(features: Features, like: Features) -> Features:

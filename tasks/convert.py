@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import setting
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
 from tasks.detection.settings import DetectSettings, preset_schedule
 
@@ -23,13 +24,13 @@ TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings(Settings):
+class ConvertSettings(CheckpointSettings):
     """Write the encoder of a checkpoint, without its projector and predictor, in the format of another program."""
 
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "output": "to out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar --to torchvision --out encoder.pth",)
 
-    checkpoint: Path = setting(positional=True, help="Checkpoint file of any family that `inspect` recognizes.")
+    checkpoint: str = setting(positional=True, help="Checkpoint file of any family that `inspect` recognizes.")
     to: str = setting(
         choices=TARGETS,
         help="Target format. reference: facebookresearch/simsiam's keys; torchvision: a state dict without fc; safetensors: "
@@ -67,13 +68,13 @@ def convert(settings: ConvertSettings) -> Result:
 
     started = time.perf_counter()
     settings.try_outputs()
-    loaded, report = load_encoder(settings.checkpoint)
-    encoder = require_resnet(loaded, str(settings.checkpoint), "convert")
+    loaded, report = load_encoder(settings.encoder_choice(settings.checkpoint))
+    encoder = require_resnet(loaded, settings.checkpoint, "convert")
     if settings.to == "detectron2":
         export = export_to_detectron2(settings.out, settings.preset, encoder)
     else:
         export = export_encoder(settings.out, settings.to, encoder, report)
-    if weights_sha256(export.weights) != report.weights_sha256:
+    if weights_sha256(export.weights, report.variant) != report.weights_sha256:
         raise DataError(f"{settings.out} does not contain the weights of {settings.checkpoint}; convert it again.")
     difference = export.largest_difference
     rows = [
@@ -92,7 +93,7 @@ def convert(settings: ConvertSettings) -> Result:
             "largest_difference": difference,
         },
         provenance=provenance(
-            started, checkpoint=str(settings.checkpoint), family=report.family, arch=report.arch, stem=report.stem
+            started, checkpoint=settings.checkpoint, family=report.family, arch=report.arch, stem=report.stem
         ),
         files={role: str(path) for role, path in export.files.items()},
         table=Table(f"{settings.out} ({settings.to})", ("", ""), rows, export.notes),
@@ -108,7 +109,7 @@ def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Exp
         encoder: what to write.
 
     Raises:
-        UsageError: the stem is CIFAR's, or the config would overwrite a file that does not belong to `path`.
+        UsageError: detectron2 cannot have this trunk, or the config would overwrite a file that does not belong to `path`.
         DataError: detectron2 computes different feature maps, or a file cannot be written.
     """
     import torch
@@ -128,6 +129,7 @@ def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Exp
     with atomic_write(path) as file:
         torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
     values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN")
+    values["MODEL.RESNETS.STRIDE_IN_1X1"] = encoder.variant.stride_in_1x1
     with atomic_write(config) as file:
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())}).encode())
     written = read_checkpoint(path)["model"]
@@ -172,6 +174,7 @@ def _compare_with_detectron2(
     from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
     from tasks.detection.backends.detectron2.model import random_model
 
-    difference = largest_difference(encoder, weights, random_model(encoder.arch, spec), spec.heads)
+    model = random_model(encoder.arch, spec, {"MODEL.RESNETS.STRIDE_IN_1X1": encoder.variant.stride_in_1x1})
+    difference = largest_difference(encoder, weights, model, spec.heads)
     check_difference(difference)
     return difference, "The outputs of res2 to res5 match torchvision's on random images."

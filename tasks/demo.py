@@ -97,7 +97,7 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result]) -> Result:
         files[name] = pretrained.files["checkpoint"]
         features = {split: out / f"{name}-{split}.h5" for split in ("train", "test")}
         for split, path in features.items():
-            extract(ExtractSettings(checkpoint=Path(files[name]), data=f"digits#{split}", out=path, **shared))
+            extract(ExtractSettings(checkpoint=files[name], data=f"digits#{split}", out=path, **shared))
         accuracies = _evaluate(features, settings.device, settings.seed)
         std = pretrained.metrics.get("output_std")
         metrics[name.replace("-", "_")] = asdict(accuracies) | {"output_std": std}

@@ -27,7 +27,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--checkpoint checkpoint.pth.tar --data folder:photos/train --out train.h5",)
 
-    checkpoint: Path = setting(help="Checkpoint of the encoder.")
+    checkpoint: str = setting(help="Checkpoint of the encoder.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")
     out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     limit: int | None = setting(None, at_least=1, help="Extract only the first N images.")
@@ -43,6 +43,7 @@ class ExtractSettings(ViewSettings, ProcessSettings):
     ray_workers: int = setting(2, at_least=1, help="Number of Ray workers, each with a copy of the encoder.")
 
     def check(self) -> None:
+        super().check()
         if self.engine == "ray":
             self.reject_given(("num_gpus",), "cannot be used with --engine ray; use --ray-workers")
         else:
@@ -75,7 +76,12 @@ def extract(settings: ExtractSettings) -> Result:
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
         extraction, attributes_of = plan_extraction(
-            settings.checkpoint, settings.data, None, settings.extraction(), processes.device, settings.row_range()
+            settings.encoder_choice(settings.checkpoint),
+            settings.data,
+            None,
+            settings.extraction(),
+            processes.device,
+            settings.row_range(),
         )
         attributes = attributes_of() if processes.main else {}
         engine: Any = Extraction.compute
@@ -109,7 +115,7 @@ def extract(settings: ExtractSettings) -> Result:
             provenance=provenance(
                 started,
                 str(processes.device),
-                checkpoint=str(settings.checkpoint),
+                checkpoint=settings.checkpoint,
                 processes=processes.world,
                 **attributes,
             ),

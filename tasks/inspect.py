@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import setting
+from simsiam_eval.encoders.settings import CheckpointSettings
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(Settings):
+class InspectSettings(CheckpointSettings):
     """Show what a checkpoint contains: family, architecture, the keys that are loaded, and why others are skipped."""
 
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar",)
 
-    checkpoint: Path = setting(positional=True, help="Checkpoint file.")
+    checkpoint: str = setting(positional=True, help="Checkpoint file.")
 
 
 def inspect(settings: InspectSettings) -> Result:
@@ -33,12 +33,12 @@ def inspect(settings: InspectSettings) -> Result:
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
     started = time.perf_counter()
-    report = inspect_checkpoint(settings.checkpoint)
+    report = inspect_checkpoint(settings.encoder_choice(settings.checkpoint))
     return Result(
         task="inspect",
         settings=settings.to_dict(),
         metrics=report.to_dict(),
-        provenance=provenance(started, checkpoint=str(settings.checkpoint)),
+        provenance=provenance(started, checkpoint=settings.checkpoint),
         table=_table(report),
     )
 

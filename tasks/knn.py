@@ -123,7 +123,7 @@ def knn(settings: KnnSettings) -> Result:
     started = time.perf_counter()
     device = resolve_device(settings.device)
     bank, queries = train_and_test_features(
-        settings.train, settings.test, settings.checkpoint, settings.extraction(), device, on_disk=True
+        settings.train, settings.test, settings.given_encoder(), settings.extraction(), device, on_disk=True
     )
     leave_one_out = same_rows(bank, queries)
     if len(bank.labels) == leave_one_out:

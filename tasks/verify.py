@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.extraction.extraction import Extraction
     from simsiam_eval.features.checks import Check
     from simsiam_eval.features.reader import FeatureReader
@@ -27,7 +29,7 @@ _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifySettings(DeviceSettings, SeedSettings):
+class VerifySettings(CheckpointSettings, DeviceSettings, SeedSettings):
     """Check a whole feature file for errors; exit status 1 if there are any.
 
     Given --checkpoint and --data, also recompute a sample of rows with the settings recorded in the file.
@@ -40,7 +42,7 @@ class VerifySettings(DeviceSettings, SeedSettings):
     )
 
     file: Path = setting(positional=True, help="Feature file (.h5), or an unfinished one (.h5.part).")
-    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder that should have computed the features.")
+    checkpoint: str | None = setting(None, help="Checkpoint of the encoder that should have computed the features.")
     data: str | None = setting(None, help="Image source that the features should have been computed from.")
     sample: int = setting(
         32, at_least=1, help="Number of rows to recompute, sampled with --seed; requires --checkpoint and --data."
@@ -74,7 +76,7 @@ def verify(settings: VerifySettings) -> Result:
         if not checks[1].faults:
             checks += [*check_rows(reader), check_ids(reader)]
             sample = _Sample(settings.sample, settings.seed, settings.device)
-            checks += _check_origin(reader, settings.checkpoint, settings.data, sample)
+            checks += _check_origin(reader, settings.given_encoder(), settings.data, sample)
         return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
 
 
@@ -115,28 +117,31 @@ class _Sample:
     device: str
 
 
-def _check_origin(reader: FeatureReader, checkpoint: Path | None, data: str | None, sample: _Sample) -> list[Check]:
+def _check_origin(
+    reader: FeatureReader, choice: EncoderChoice | None, data: str | None, sample: _Sample
+) -> list[Check]:
     """Check the file against the checkpoint and the images that were given."""
     from simsiam_eval.features.checks import Check
 
     checks, source = [], None
-    if checkpoint is not None:
+    if choice is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+        from simsiam_eval.extraction.options import choice_like
 
         recorded = reader.attributes["encoder"].get("weights_sha256")
-        actual = inspect_checkpoint(checkpoint).weights_sha256
+        actual = inspect_checkpoint(choice_like(reader.attributes, choice, reader.path)).weights_sha256
         if recorded == actual:
             checks.append(Check("encoder", f"sha256 {actual[:16]}..., matches"))
         else:
-            fault = f"The features are from another encoder than {checkpoint}: {recorded}, not {actual}."
+            fault = f"The features are from another encoder than {choice.checkpoint}: {recorded}, not {actual}."
             checks.append(Check("encoder", "", [fault]))
     if data is not None:
         from simsiam_eval.sources.opening import open_source
 
         source = open_source(data)
         checks.append(_check_images(reader, source, data))
-    if source is not None and checkpoint is not None and not any(check.faults for check in checks):
-        checks.append(_check_sample(reader, source, checkpoint, sample))
+    if source is not None and choice is not None and not any(check.faults for check in checks):
+        checks.append(_check_sample(reader, source, choice, sample))
     return checks
 
 
@@ -169,7 +174,7 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
     return check
 
 
-def _check_sample(reader: FeatureReader, source: ImageSource, checkpoint: Path, sample: _Sample) -> Check:
+def _check_sample(reader: FeatureReader, source: ImageSource, choice: EncoderChoice, sample: _Sample) -> Check:
     """Recompute a sample of rows with the settings recorded in the file, each row in its own forward pass."""
     import hashlib
 
@@ -184,7 +189,7 @@ def _check_sample(reader: FeatureReader, source: ImageSource, checkpoint: Path, 
     cosine_limit, difference_limit = _TOLERANCE[reader.attributes["precision"]]
     difference_limit += 2e-3 * (reader.attributes["dtype"] == "float16")
     first = reader.attributes["source"].get("rows", [0])[0]
-    blocks = _extraction(reader, source, checkpoint, sample.device).compute([first + row for row in rows])
+    blocks = _extraction(reader, source, choice, sample.device).compute([first + row for row in rows])
     for row, block in zip(rows, blocks, strict=True):
         if block.reasons:
             (reason,) = block.reasons.values()
@@ -214,7 +219,7 @@ def _check_sample(reader: FeatureReader, source: ImageSource, checkpoint: Path, 
     return check
 
 
-def _extraction(reader: FeatureReader, source: ImageSource, checkpoint: Path, device: str) -> Extraction:
+def _extraction(reader: FeatureReader, source: ImageSource, choice: EncoderChoice, device: str) -> Extraction:
     """An extraction as the file records it, with one image per forward pass."""
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.extraction.plan import extraction_like
@@ -222,7 +227,7 @@ def _extraction(reader: FeatureReader, source: ImageSource, checkpoint: Path, de
 
     options = ExtractionOptions(batch=1, workers=0)
     return extraction_like(
-        reader.attributes, reader.path, checkpoint, source, options, resolve_device(device), every_column=True
+        reader.attributes, reader.path, choice, source, options, resolve_device(device), every_column=True
     )
 
 

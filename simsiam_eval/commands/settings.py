@@ -71,19 +71,23 @@ class Settings:
         fields = [field for field in dataclasses.fields(self) if field.metadata["output"]]
         return [(name_of(field), path) for field in fields if (path := getattr(self, field.name)) is not None]
 
+    def inputs(self) -> list[tuple[str, str | Path]]:
+        """All paths, and the strings that may be image sources, as pairs of option and value; outputs among them."""
+        found = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not field.metadata["choices"]:
+                values = value if isinstance(value, tuple) else (value,)
+                found += [(name_of(field), item) for item in values if isinstance(item, str | Path)]
+        return found
+
     def _reject_output_that_is_read(self) -> None:
         """Reject an output that would overwrite an input or another output."""
         outputs = self.outputs()
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            inputs = value if isinstance(value, tuple) else (value,)
-            if field.metadata["choices"] or not all(isinstance(path, str | Path) for path in inputs):
-                continue
+        for other, given in self.inputs():
             for option, output in outputs:
-                if option != name_of(field) and any(_same_file(output, path) for path in inputs):
-                    raise UsageError(
-                        f"{option} {output} would overwrite the file of {name_of(field)}: choose another path."
-                    )
+                if option != other and _same_file(output, given):
+                    raise UsageError(f"{option} {output} would overwrite the file of {other}: choose another path.")
 
     def _fill_from_preset(self) -> None:
         if not self.PRESETS:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -115,13 +116,16 @@ def load_encoder(
     return ResNetEncoder(trunk, report.arch, stem, layer, pooling, variant).eval(), report
 
 
-def weights_sha256(trunk_state_dict: Mapping[str, Tensor]) -> str:
-    """Hexadecimal SHA-256 of an encoder's weights, independent of the checkpoint's family.
+def weights_sha256(trunk_state_dict: Mapping[str, Tensor], variant: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 that identifies an encoder by its weights, independent of the checkpoint's family.
 
     For each torchvision key in sorted order it covers the key, the shape, and the values as little-endian float32.
-    `fc` and `num_batches_tracked` do not change an encoder's features and are left out.
+    `fc` and `num_batches_tracked` do not change an encoder's features and are left out. `variant`, as from
+    `TrunkVariant.to_dict`, is covered unless it is empty: the same weights then compute other features.
     """
     digest = hashlib.sha256()
+    if variant:
+        digest.update(f"variant {json.dumps(dict(variant), sort_keys=True)}\n".encode())
     for key in sorted(trunk_state_dict):
         if key.startswith("fc.") or key.endswith("num_batches_tracked"):
             continue
@@ -188,6 +192,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     match = match_state_dict({key: tuple(value.shape) for key, value in tensors.items()}, name)
     weights = _float32_weights(tensors, match, name)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
+    variant = choice.variant(_recorded_variant(metadata, name), match.arch).to_dict(match.stem)
     report = CheckpointReport(
         path=name,
         family=match.family.name,
@@ -200,10 +205,22 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         predictor=match.predictor,
         loaded=match.loaded,
         skipped=skipped | match.skipped,
-        weights_sha256=weights_sha256(weights),
+        weights_sha256=weights_sha256(weights, variant),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+        variant=variant,
     )
     return report, weights
+
+
+def _recorded_variant(metadata: object, where: str) -> TrunkVariant:
+    """The variant in the metadata of `write_checkpoint`; torchvision's if there is none."""
+    recorded = metadata.get("variant") if isinstance(metadata, Mapping) else None
+    try:
+        return TrunkVariant.from_dict(recorded or {})
+    except TypeError as error:
+        raise DataError(
+            f"{where} records an unknown variant of its trunk ({recorded}); update simsiam-eval."
+        ) from error
 
 
 def _float32_weights(tensors: Mapping[str, Tensor], match: Match, where: str) -> dict[str, Tensor]:

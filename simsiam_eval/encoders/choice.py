@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TrunkVariant
+from simsiam_eval.errors import UsageError
+
+# Attributes of a TrunkVariant that a user may choose.
+VARIANT_OPTIONS = ("stem_stride", "stem_padding", "stem_pool", "stride_in_1x1")
 
 
 @dataclass(frozen=True)
@@ -31,3 +38,33 @@ class EncoderChoice:
     def of(cls, checkpoint: str | os.PathLike[str] | EncoderChoice) -> EncoderChoice:
         """The choice, or the checkpoint at a path with everything else left to the file."""
         return checkpoint if isinstance(checkpoint, EncoderChoice) else cls(os.fspath(checkpoint))
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that it names; None for `timm:NAME`, whose weights timm finds.
+
+        >>> str(EncoderChoice("timm:resnet50@r50.pth").path), EncoderChoice("timm:resnet50").path
+        ('r50.pth', None)
+        """
+        kind, _, name = self.checkpoint.partition(":")
+        if kind not in ("timm", "hf") or not name:
+            return Path(self.checkpoint)
+        file = name.partition("@")[2] if kind == "timm" else name
+        return Path(file).expanduser() if file else None
+
+    def variant(self, recognized: TrunkVariant, arch: str) -> TrunkVariant:
+        """The variant that was recognized in the checkpoint, with the options that were given in place of its values.
+
+        Args:
+            arch: architecture of the trunk.
+
+        Raises:
+            UsageError: an option has no meaning for this architecture.
+
+        >>> EncoderChoice("a.pth", stem_padding=2).variant(TrunkVariant(stem_pool=True), "resnet18").stem_padding
+        2
+        """
+        if self.stride_in_1x1 and ARCHITECTURES[arch][0] == BASIC:
+            raise UsageError(f"--stride-in-1x1 cannot be used with {arch}, which has no bottleneck blocks.")
+        given = {name: getattr(self, name) for name in VARIANT_OPTIONS}
+        return replace(recognized, **{name: value for name, value in given.items() if value is not None})

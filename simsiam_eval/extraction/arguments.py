@@ -10,12 +10,15 @@ from typing import Any
 
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.table import Features
 
 # Settings that `like` decides.
-_OF_LIKE = ("layer", "pool", "transform", "resize", "crop", "decode", "flip_average", "normalize", "precision")
+_OF_LIKE = (
+    "layer", "pool", "transform", "resize", "crop", "decode", "mean", "std", "flip_average", "normalize", "precision",
+)  # fmt: skip
 # Settings of the command that are arguments of the function.
 _NOT_KEYWORDS = {"checkpoint", "data", "out", "device"}
 
@@ -59,6 +62,11 @@ def check_options(options: Mapping[str, Any], encoder: Encoder | None, like: Fea
             if name in options:
                 raise UsageError(f"{name} cannot be used with like, which decides it.")
     if encoder is not None:
+        for name in CHOICE_NAMES:
+            if name in options:
+                raise UsageError(
+                    f"{name} cannot be used with a loaded encoder; load_encoder(..., {name}=...) decides it."
+                )
         given = FeatureSettings(**{name: options[name] for name in ("layer", "pool") if name in options})
         for name, keyword, value, loaded in (
             ("layer", "layer", given.layer, encoder.layers),

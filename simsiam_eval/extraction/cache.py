@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import BeingWritten
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import plan_extraction
@@ -19,7 +20,7 @@ from simsiam_eval.runtime.progress import say
 
 
 def extract_to_cache(
-    checkpoint: Path,
+    choice: EncoderChoice,
     spec: str,
     split: str | None,
     options: ExtractionOptions,
@@ -29,7 +30,7 @@ def extract_to_cache(
     """Extract features into the cache, keyed by weights, source, preprocessing, layers, precision and dtype.
 
     Args:
-        checkpoint, spec, split, options, device, preprocessing: as in `plan_extraction`.
+        choice, spec, split, options, device, preprocessing: as in `plan_extraction`.
 
     Returns:
         The feature file.
@@ -39,11 +40,12 @@ def extract_to_cache(
     """
     from simsiam_eval.extraction.to_file import write_extraction
 
-    extraction, attributes_of = plan_extraction(checkpoint, spec, split, options, device, preprocessing=preprocessing)
+    extraction, attributes_of = plan_extraction(choice, spec, split, options, device, preprocessing=preprocessing)
     attributes = attributes_of()
-    # The spec is left out of the key: moved images have the same features.
+    # The spec and the branch are left out of the key: moved images and renamed networks have the same features.
     source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
-    key_attributes = {**attributes, "source": source_key, "computation": None}
+    encoder_key = {key: value for key, value in attributes["encoder"].items() if key != "branch"}
+    key_attributes = {**attributes, "encoder": encoder_key, "source": source_key, "computation": None}
     key = json.dumps([key_attributes, options.dtype, list(extraction.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
     action = "from the cache" if out.exists() else "extracting into the cache"

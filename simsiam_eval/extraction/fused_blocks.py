@@ -36,7 +36,7 @@ def fuse_blocks(trunk: ResNet) -> None:
         blocks = getattr(trunk, stage)
         for index, block in enumerate(blocks):
             blocks[index] = _FusedBlock(block, first=index == 0)
-    trunk.conv1 = _FusedConv(trunk.conv1, relu=True)  # type: ignore[assignment]
+    trunk.conv1 = _FusedConv(trunk.conv1, relu=isinstance(trunk.relu, nn.ReLU))  # type: ignore[assignment]
     trunk.relu = nn.Identity()  # type: ignore[assignment]
 
 

@@ -74,7 +74,7 @@ class FeatureModel:
 
     def weights_sha256(self) -> str:
         """Hash of the weights, with the batch normalizations folded into them."""
-        return weights_sha256(self._encoder.trunk.state_dict())
+        return weights_sha256(self._encoder.trunk.state_dict(), {})
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
         """Images (B,3,H,W) uint8, on any device -> features (B,D) of each layer of the encoder."""

@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.errors import DataError
+from simsiam_eval.commands.fields import option_name
+from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant
+from simsiam_eval.encoders.choice import VARIANT_OPTIONS, EncoderChoice
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
+from simsiam_eval.vocabulary import STEMS
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
@@ -22,6 +26,8 @@ class ExtractionOptions:
         layers: layers of the encoder, computed in one forward pass; the first becomes the dataset `features`.
         pooling: a name in POOLINGS; auto: the one of the architecture.
         transform: auto (as the encoder was trained), imagenet, cifar or squash; `resize`, `crop` and `decode` override it.
+        mean, std: of the normalization, as fractions of 1: one value per channel or one for all; None: as the encoder was
+            trained.
         flip_average: whether to average the features of the image and its mirror image.
         normalize: whether to L2-normalize the features.
         views: number of augmented views per image besides the center crop, drawn from `seed` and the row.
@@ -40,6 +46,8 @@ class ExtractionOptions:
     resize: int | None = None
     crop: int | None = None
     decode: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     flip_average: bool = False
     normalize: bool = False
     views: int = 0
@@ -57,10 +65,13 @@ class ExtractionOptions:
         return preprocessing_for(
             report.stem,
             report.metadata,
+            report.normalization,
             transform=self.transform,
             resize=self.resize,
             crop=self.crop,
             decode=self.decode,
+            mean=self.mean,
+            std=self.std,
         )
 
 
@@ -91,6 +102,30 @@ def options_like(
         views=views.get("count", 0),
         seed=views.get("seed", options.seed),
     )
+
+
+def choice_like(attributes: Mapping[str, Any], choice: EncoderChoice, name: str | Path) -> EncoderChoice:
+    """`choice` with the variant of the trunk that a feature file records.
+
+    Args:
+        attributes: root attributes of the file.
+        name: of the file, for the message.
+
+    Raises:
+        UsageError: an option of the choice contradicts the file.
+    """
+    encoder = attributes.get("encoder") or {}
+    if encoder.get("arch") not in ARCHITECTURES or encoder.get("stem") not in STEMS:
+        return choice
+    recorded = TrunkVariant.from_dict(encoder.get("variant") or {}).completed(encoder["stem"])
+    values = {option: getattr(recorded, option) for option in VARIANT_OPTIONS}
+    for option, value in values.items():
+        if getattr(choice, option) not in (None, value):
+            raise UsageError(
+                f"{option_name(option)} contradicts {name}, whose encoder has {option.replace('_', ' ')} {value}; "
+                "leave it out."
+            )
+    return replace(choice, **values)
 
 
 def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preprocessing:

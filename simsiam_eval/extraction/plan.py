@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # they import torchvision, which takes 2 s and is not needed 
 
 
 def plan_extraction(
-    checkpoint: Path,
+    choice: EncoderChoice,
     spec: str,
     split: str | None,
     options: ExtractionOptions,
@@ -32,7 +33,7 @@ def plan_extraction(
     """Prepare the extraction of an image source's features; nothing is computed yet.
 
     Args:
-        checkpoint: checkpoint of the encoder.
+        choice: the encoder.
         spec: image source.
         split: default split, if the spec names none.
         options: what is extracted, and how.
@@ -50,7 +51,7 @@ def plan_extraction(
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.extraction.extraction import Extraction
 
-    encoder, report = load_encoder(checkpoint, options.layers, options.pooling)
+    encoder, report = load_encoder(choice, options.layers, options.pooling)
     source = open_source(spec, split)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:
@@ -80,6 +81,9 @@ def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[st
             "flip_average": options.flip_average,
             "normalize": options.normalize,
             "weights_sha256": report.weights_sha256,
+            # Left out where they are empty, so that older files compare equal.
+            **({"variant": dict(report.variant)} if report.variant else {}),
+            **({"branch": report.branch} if report.branch else {}),
         },
         "preprocessing": extraction.preprocessing.to_dict(),
         "source": source_attributes,
@@ -92,7 +96,7 @@ def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[st
 def extraction_like(
     attributes: Mapping[str, Any],
     name: str | Path,
-    checkpoint: Path,
+    choice: EncoderChoice,
     source: ImageSource,
     options: ExtractionOptions,
     device: torch.device,
@@ -104,21 +108,23 @@ def extraction_like(
     Args:
         attributes: root attributes of the file: encoder, preprocessing, precision.
         name: of the file, for messages.
+        choice: the encoder; the variant of its trunk is that of the file.
         options: settings that do not change features, such as batch and workers.
         layers, every_column: as in `options_like`.
 
     Raises:
         DataError: the checkpoint is not the encoder of the features, or their preprocessing is not recorded.
+        UsageError: an option of the choice contradicts the file.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.extraction.extraction import Extraction
 
     options = options_like(attributes, options, layers, every_column)
-    encoder, report = load_encoder(checkpoint, options.layers, options.pooling)
+    encoder, report = load_encoder(choice_like(attributes, choice, name), options.layers, options.pooling)
     expected = attributes["encoder"].get("weights_sha256")
     if report.weights_sha256 != expected:
         raise DataError(
-            f"{checkpoint} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
+            f"{report.path} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
             f"expected {f'{expected[:12]}...' if expected else 'none (the encoder is not recorded)'}."
         )
     return Extraction(encoder, source, preprocessing_of(attributes, name), options, device)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
 from simsiam_eval.features.reader import open_features, read_features
@@ -20,7 +21,7 @@ from simsiam_eval.sources.spec import is_feature_file
 def train_and_test_features(
     train: str,
     test: str,
-    checkpoint: Path | None,
+    choice: EncoderChoice | None,
     options: ExtractionOptions,
     device: torch.device,
     columns_of: Callable[[Path, str], Sequence[str]] = lambda path, role: (),
@@ -29,7 +30,7 @@ def train_and_test_features(
     """The labeled features of a training and a test set, with the classes numbered as in the training set.
 
     Args:
-        train, test: feature files, or image sources, which require the checkpoint.
+        train, test: feature files, or image sources, which require the choice of an encoder.
         options: how features are extracted from images; of a feature file, `options.layers` are read.
         device: of the extraction.
         columns_of: further datasets to read, from a feature file and its role, `train` or `test`.
@@ -45,7 +46,7 @@ def train_and_test_features(
         return open_features(path, options.layers) if on_disk else read_features(path, columns_of(path, role))
 
     def features(spec: str, role: str) -> Features:
-        return labeled(features_of(spec, role, checkpoint, options, device, read), f"--{role} {spec}")
+        return labeled(features_of(spec, role, choice, options, device, read), f"--{role} {spec}")
 
     bank = features(train, "train")
     queries = bank if test == train and is_feature_file(test) else features(test, "test")
@@ -56,7 +57,7 @@ def train_and_test_features(
 def features_of(
     spec: str,
     role: str,
-    checkpoint: Path | None,
+    choice: EncoderChoice | None,
     options: ExtractionOptions,
     device: torch.device,
     read: Callable[[Path, str], Features] | None = None,
@@ -78,13 +79,14 @@ def features_of(
     read = read or (lambda path, role: open_features(path, options.layers))
     if is_feature_file(spec):
         features = read(Path(spec), role)
-        if checkpoint is not None:
+        if choice is not None:
             from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
-            if features.attributes["encoder"].get("weights_sha256") != inspect_checkpoint(checkpoint).weights_sha256:
-                raise DataError(f"The features in {spec} are from another encoder than {checkpoint}.")
+            report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
+            if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
+                raise DataError(f"The features in {spec} are from another encoder than {report.path}.")
         return features
-    if checkpoint is None:
+    if choice is None:
         raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")
     from simsiam_eval.extraction.cache import extract_to_cache
 
@@ -93,4 +95,4 @@ def features_of(
     preprocessing = None
     if like is not None:
         options, preprocessing = options_like(like.attributes, options), preprocessing_of(like.attributes, like.name)
-    return read(extract_to_cache(checkpoint, spec, role, options, device, preprocessing), role)
+    return read(extract_to_cache(choice, spec, role, options, device, preprocessing), role)

@@ -6,10 +6,10 @@ Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, option_name, setting
+from simsiam_eval.encoders.settings import CHOICE_NAMES, CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.sources.spec import is_feature_file, is_index_file
 from simsiam_eval.vocabulary import DECODINGS, LAYERS, POOLINGS
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(DeviceSettings, PrecisionSettings):
+class FeatureSettings(CheckpointSettings, DeviceSettings, PrecisionSettings):
     """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "fingerprint strict",
         "features": "layer pool flip_average normalize dtype",
-        "preprocessing": "transform resize crop decode",
+        "preprocessing": "transform resize crop decode mean std",
         "machine": "compile extract_batch workers",
     }
 
@@ -61,6 +61,19 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
         choices=DECODINGS,
         help="JPEG decoding: full, or scaled (large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size; faster). "
         "Default: as recorded in the checkpoint, else full.",
+    )
+    mean: tuple[float, ...] | None = setting(
+        None,
+        at_least=0,
+        at_most=1,
+        help="Mean to subtract from pixels, as fractions of 1: comma-separated, one value per channel or one for all "
+        "(default: as the checkpoint says, else ImageNet's).",
+    )
+    std: tuple[float, ...] | None = setting(
+        None,
+        above=0,
+        at_most=1,
+        help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Data type of the stored features.")
     compile: str = setting(
@@ -98,6 +111,8 @@ class FeatureSettings(DeviceSettings, PrecisionSettings):
             resize=self.resize,
             crop=self.crop,
             decode=self.decode,
+            mean=self.mean,
+            std=self.std,
             flip_average=self.flip_average,
             normalize=self.normalize,
             precision=self.precision,
@@ -149,7 +164,7 @@ class EncoderSettings(FeatureSettings):
     ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer"})
     SEVERAL_LAYERS: ClassVar[bool] = False
 
-    checkpoint: Path | None = setting(
+    checkpoint: str | None = setting(
         None, help="Checkpoint of the encoder, for sets given as images; their features are cached."
     )
 
@@ -168,8 +183,10 @@ class EncoderSettings(FeatureSettings):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Settings.to_dict`, without extraction settings if all sets are feature files."""
-        left_out = self._extraction_names() if self._only_files() else ()
+        """As `Settings.to_dict`, without extraction settings if all sets are feature files, and without those of a
+        checkpoint if none is given."""
+        left_out = self._extraction_names() if self._only_files() else []
+        left_out += CHOICE_NAMES if self.checkpoint is None else ()
         return {name: value for name, value in super().to_dict().items() if name not in left_out}
 
     def _sets(self) -> list[str]:
@@ -180,7 +197,7 @@ class EncoderSettings(FeatureSettings):
 
     def _extraction_names(self) -> list[str]:
         names = [field.name for field in dataclasses.fields(FeatureSettings)]
-        return [name for name in names if name not in self.ON_FILES | {"device"}]
+        return [name for name in names if name not in self.ON_FILES | {"device", *CHOICE_NAMES}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -80,8 +80,8 @@ class Preprocessing:
 
     resize: int = 256
     crop: int = 224
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     squash: bool = False
     decode: str = "full"
 
@@ -168,35 +168,39 @@ TRANSFORMS = {
 def preprocessing_for(
     stem: str | None,
     metadata: dict[str, Any] | None,
+    normalization: Mapping[str, Sequence[float]] | None = None,
     *,
     transform: str = "auto",
     resize: int | None = None,
     crop: int | None = None,
     decode: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Preprocessing:
     """How the images of an encoder are prepared.
 
     Args:
         stem: "imagenet" (256 / 224 px) or "cifar" (32 px), the default; None as "imagenet".
         metadata: of a checkpoint written by `pretrain`, whose preprocessing overrides the default.
-        transform: a name in TRANSFORMS, which overrides both; "auto": none.
+        normalization: `mean` and `std` that a checkpoint of another program states; override the default's.
+        transform: a name in TRANSFORMS, which overrides sizes and decoding, but not the normalization; "auto": none.
         resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
+        mean, std: override all; one value per channel, or one for all.
 
     Raises:
         DataError: the checkpoint's preprocessing is damaged.
-        UsageError: the crop is larger than the resized image.
+        UsageError: the crop is larger than the resized image, or `mean` or `std` has another number of values.
     """
-    if transform != "auto":
-        chosen = TRANSFORMS[transform]
-    elif metadata and metadata.get("preprocessing"):
-        try:
-            chosen = Preprocessing.from_dict(metadata["preprocessing"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"The preprocessing stored in the checkpoint cannot be used ({error}); choose one with --transform."
-            ) from error
-    else:
-        chosen = TRANSFORMS[stem or "imagenet"]
+    recorded = _recorded(metadata, required=transform == "auto")
+    chosen = TRANSFORMS[transform] if transform != "auto" else recorded or TRANSFORMS[stem or "imagenet"]
+    if recorded is not None:
+        chosen = replace(chosen, mean=recorded.mean, std=recorded.std)
+    elif normalization is not None:
+        chosen = replace(chosen, mean=tuple(normalization["mean"]), std=tuple(normalization["std"]))
+    if mean is not None:
+        chosen = replace(chosen, mean=_per_channel("--mean", mean, len(chosen.mean)))
+    if std is not None:
+        chosen = replace(chosen, std=_per_channel("--std", std, len(chosen.std)))
     if crop is not None:
         chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
     if resize is not None:
@@ -206,3 +210,23 @@ def preprocessing_for(
     if chosen.resize < chosen.crop and not chosen.squash:
         raise UsageError(f"--resize {chosen.resize} is smaller than --crop {chosen.crop}; expected at least the crop.")
     return chosen
+
+
+def _recorded(metadata: dict[str, Any] | None, required: bool) -> Preprocessing | None:
+    """The preprocessing in a checkpoint's metadata; None if there is none, or it is damaged and not `required`."""
+    if not metadata or not metadata.get("preprocessing"):
+        return None
+    try:
+        return Preprocessing.from_dict(metadata["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        if not required:
+            return None
+        raise DataError(
+            f"The preprocessing stored in the checkpoint cannot be used ({error}); choose one with --transform."
+        ) from error
+
+
+def _per_channel(option: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise UsageError(f"{option} must have one value or {channels}, one per channel, got {len(values)}.")
+    return tuple(values) if len(values) == channels else tuple(values) * channels

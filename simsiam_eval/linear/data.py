@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
@@ -42,7 +43,7 @@ class ProbeData:
 def read_probe_data(
     train_spec: str,
     test_spec: str,
-    checkpoint: Path | None,
+    choice: EncoderChoice | None,
     options: ExtractionOptions,
     device: torch.device,
     every_layer: bool,
@@ -50,7 +51,7 @@ def read_probe_data(
     """Features and labels of both sets on `device`, and the sets as they were read.
 
     Args:
-        train_spec, test_spec: feature files, or image sources, which require the checkpoint.
+        train_spec, test_spec: feature files, or image sources, which require the choice of an encoder.
         options: how images become features; of feature files, its layers and views are read.
         every_layer: read all layers of the files instead.
 
@@ -66,7 +67,7 @@ def read_probe_data(
             _check_views(path, options.views, columns[role])
         return [name for name in columns[role].values() if name != "features"] + views
 
-    train, test = train_and_test_features(train_spec, test_spec, checkpoint, options, device, further_columns)
+    train, test = train_and_test_features(train_spec, test_spec, choice, options, device, further_columns)
     columns.setdefault("test", columns["train"])
     classes, train_labels = np.unique(train.labels, return_inverse=True)
     if len(classes) < 2:

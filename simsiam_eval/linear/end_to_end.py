@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block
 from simsiam_eval.extraction.extraction import Extraction
@@ -36,7 +36,7 @@ class EndToEndFeed:
     alternates batch by batch, because the encoder is frozen and in eval mode.
 
     Args:
-        checkpoint: of the encoder.
+        choice: the encoder.
         source: training images.
         options: how features are computed.
         train: features (N,D) of center crops of the same images; only their rows of the source are used.
@@ -48,7 +48,7 @@ class EndToEndFeed:
 
     def __init__(
         self,
-        checkpoint: Path,
+        choice: EncoderChoice,
         source: ImageSource,
         options: ExtractionOptions,
         train: Features,
@@ -56,7 +56,8 @@ class EndToEndFeed:
         layers: list[str],
         device: torch.device,
     ) -> None:
-        self._encoder, report = load_encoder(checkpoint, layers, options.pooling)
+        self._encoder, report = load_encoder(choice, layers, options.pooling)
+        self._variant = report.variant
         self._options = replace(options, views=1, layers=tuple(layers))
         preprocessing = options.preprocessing(report)
         self._extraction = ViewExtraction(self._encoder, source, preprocessing, self._options, device)
@@ -80,7 +81,7 @@ class EndToEndFeed:
         Raises:
             DataError: the weights have changed.
         """
-        after = weights_sha256(self._encoder.trunk.state_dict()), self._extraction.sha256()
+        after = weights_sha256(self._encoder.trunk.state_dict(), self._variant), self._extraction.sha256()
         if after != self._before:
             raise DataError("The encoder's weights changed during training, so that this is not a linear evaluation.")
         return {"weights_sha256_before": self._before[0], "weights_sha256_after": after[0], "encoder_unchanged": True}

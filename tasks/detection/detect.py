@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from simsiam_eval.commands.record import Result, provenance
 from simsiam_eval.commands.settings import may_change
+from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.files.atomic import atomic_write
 from tasks.detection.settings import DetectSettings, preset_schedule
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.detection.run import Experiment, RunResult
 
 # Settings that may change on resume: each initialization has its own folder.
-_MAY_CHANGE = may_change(DetectSettings) | {"init", "checkpoint", "trials", "seed", "backend", "arch", "stem"}
+_MAY_CHANGE = may_change(DetectSettings) | {"init", "checkpoint", "trials", "seed", "backend", "stem", *CHOICE_NAMES}
 
 
 def detect(settings: DetectSettings) -> Result:
@@ -44,6 +45,7 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
     """The command in one process: settings become plain arguments here."""
     from simsiam_eval.runtime.progress import say
     from tasks.detection.backends.choose import choose_backend
+    from tasks.detection.backends.detectron2.weights import unsupported_trunk
     from tasks.detection.data.preparation import prepare_datasets
     from tasks.detection.detector_spec import Sizes, detector_spec
     from tasks.detection.initialization import inspect_initializations, labeled_checkpoints
@@ -52,10 +54,15 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
 
     settings.check_batch(processes.world)
     checkpoints = labeled_checkpoints(settings.checkpoint, settings.init or ())
-    inits = inspect_initializations(checkpoints, settings.arch, settings.stem)
+    choices = {
+        label: None if checkpoint is None else settings.encoder_choice(checkpoint)
+        for label, checkpoint in checkpoints.items()
+    }
+    inits = inspect_initializations(choices, settings.random_arch, settings.stem)
     on_cpu = processes.device.type == "cpu"
-    stem = "cifar" if any(init.stem == "cifar" for init in inits) else inits[0].stem
-    backend = choose_backend(settings.backend, stem, bf16_on_cpu=settings.precision == "bf16" and on_cpu)
+    reasons = [unsupported_trunk(init.stem, init.variant, "--backend") for init in inits]
+    unsupported = next(filter(None, reasons), None)
+    backend = choose_backend(settings.backend, unsupported, bf16_on_cpu=settings.precision == "bf16" and on_cpu)
     data = prepare_datasets(settings.train, settings.test, settings.classes or (), settings.masks, processes)
     spec, cpu_note = detector_spec(
         heads=settings.heads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,79 +10,99 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError
+from simsiam_eval.wording import counted
+from tasks.detection.settings import RANDOM
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.encoder import ResNetEncoder
 
-RANDOM = "random"
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
 _RECORDED = ("path", "family", "arch", "stem", "epoch", "weights_sha256")
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """Where the weights of an encoder come from; `report` is None for random weights."""
+    """Where the weights of an encoder come from; `choice` and `report` are None for random weights.
+
+    `variant` is how the trunk differs from torchvision's, as from `TrunkVariant.to_dict`.
+    """
 
     label: str
     arch: str
     stem: str
-    report: CheckpointReport | None
+    variant: Mapping[str, Any]
+    choice: EncoderChoice | None = None
+    report: CheckpointReport | None = None
 
     @property
     def identity(self) -> str:
         """The same for the same weights; of random weights, for the same architecture."""
-        return self.report.weights_sha256 if self.report else f"{RANDOM} {self.arch} {self.stem}"
+        if self.report:
+            return self.report.weights_sha256
+        return " ".join([RANDOM, self.arch, self.stem, *(f"{name}={value}" for name, value in self.variant.items())])
 
     def encoder(self, seed: int) -> ResNetEncoder:
         """The encoder. Seeds torch, also for the new layers of the detector that is built next."""
         import torch
 
+        from simsiam_eval.encoders.architectures import TrunkVariant
         from simsiam_eval.encoders.checkpoint import load_encoder
         from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk, require_resnet
 
         torch.manual_seed(seed)
-        if self.report is None:
-            return ResNetEncoder(build_trunk(self.arch, self.stem), self.arch, self.stem)
-        return require_resnet(load_encoder(Path(self.report.path))[0], self.report.path, "detect")
+        if self.choice is None:
+            variant = TrunkVariant.from_dict(self.variant)
+            trunk = build_trunk(self.arch, self.stem, variant=variant)
+            return ResNetEncoder(trunk, self.arch, self.stem, variant=variant)
+        return require_resnet(load_encoder(self.choice)[0], self.choice.checkpoint, "detect")
 
     def to_dict(self) -> dict[str, Any]:
         """For the record."""
         if self.report is None:
-            return {"arch": self.arch, "stem": self.stem}
+            return {"arch": self.arch, "stem": self.stem} | ({"variant": dict(self.variant)} if self.variant else {})
         values = self.report.to_dict()
-        return {name: values[name] for name in _RECORDED}
+        further = {name: values[name] for name in ("variant", "branch") if values[name]}
+        return {name: values[name] for name in _RECORDED} | further
 
 
-def inspect_initializations(checkpoints: Mapping[str, Path | None], arch: str, stem: str) -> list[Initialization]:
-    """Inspect the checkpoints; random weights get the architecture of the first checkpoint, or `arch` and `stem`.
+def inspect_initializations(choices: Mapping[str, EncoderChoice | None], arch: str, stem: str) -> list[Initialization]:
+    """Inspect the checkpoints; random weights get the trunk of the first checkpoint, or `arch` and `stem`.
 
     Raises:
         DataError: a checkpoint holds no complete encoder.
-        UsageError: one holds an encoder that is not a ResNet of torchvision.
+        UsageError: one holds an encoder that is not a ResNet of torchvision, or takes images that are not RGB.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
     from simsiam_eval.encoders.encoder import not_a_resnet
 
-    reports = {label: inspect_checkpoint(path) for label, path in checkpoints.items() if path is not None}
+    variant: Mapping[str, Any] = {}
+    reports = {label: inspect_checkpoint(choice) for label, choice in choices.items() if choice is not None}
     stems = {}
     for label, report in reports.items():
         if report.stem is None:
             raise UsageError(not_a_resnet(report.path, report.arch, "detect"))
+        if (channels := report.variant.get("channels", 3)) != 3:
+            raise UsageError(
+                f"{report.path} takes images of {counted(channels, 'channel')}; detection needs RGB's three."
+            )
         stems[label] = report.stem
     if reports:
         first = next(iter(reports))
-        arch, stem = reports[first].arch, stems[first]
+        arch, stem, variant = reports[first].arch, stems[first], reports[first].variant
     initializations = []
-    for label in checkpoints:
-        if label in reports:
-            initializations.append(Initialization(label, reports[label].arch, stems[label], reports[label]))
+    for label, choice in choices.items():
+        if choice is None:
+            initializations.append(Initialization(label, arch, stem, variant))
         else:
-            initializations.append(Initialization(label, arch, stem, None))
+            report = reports[label]
+            trunk = report.arch, stems[label], report.variant
+            initializations.append(Initialization(label, *trunk, choice, report))
     return initializations
 
 
-def labeled_checkpoints(checkpoint: Path | None, init: Sequence[str]) -> dict[str, Path | None]:
+def labeled_checkpoints(checkpoint: str | None, init: Sequence[str]) -> dict[str, str | None]:
     """Label -> checkpoint, None for random weights; `checkpoint` first, labeled "encoder".
 
     An entry of `init` is random, NAME=FILE, or FILE, which is labeled with its file name.
@@ -89,10 +110,10 @@ def labeled_checkpoints(checkpoint: Path | None, init: Sequence[str]) -> dict[st
     Raises:
         UsageError: two entries have the same name.
 
-    >>> list(labeled_checkpoints(Path("simsiam.pth"), ["random", "supervised=r50.pth", "moco.pth"]))
+    >>> list(labeled_checkpoints("simsiam.pth", ["random", "supervised=r50.pth", "moco.pth"]))
     ['encoder', 'random', 'supervised', 'moco']
     """
-    entries: list[tuple[str, Path | None, bool]] = []  # label, checkpoint, whether the user chose the label
+    entries: list[tuple[str, str | None, bool]] = []  # label, checkpoint, whether the user chose the label
     if checkpoint is not None:
         entries.append(("encoder", checkpoint, True))
     for text in init:
@@ -102,11 +123,11 @@ def labeled_checkpoints(checkpoint: Path | None, init: Sequence[str]) -> dict[st
         elif named and named["name"] == RANDOM:
             raise UsageError(f"--init {text}: the name random is reserved for random weights; choose another name.")
         elif named:
-            entries.append((named["name"], Path(named["file"]).expanduser(), True))
+            entries.append((named["name"], os.path.expanduser(named["file"]), True))
         else:
-            entries.append((Path(text).name.split(".")[0], Path(text).expanduser(), False))
+            entries.append((Path(text).name.split(".")[0], os.path.expanduser(text), False))
     labels = [label for label, _, _ in entries]
-    checkpoints: dict[str, Path | None] = {}
+    checkpoints: dict[str, str | None] = {}
     for index, (label, path, chosen) in enumerate(entries):
         if labels.count(label) > 1 and chosen and label in checkpoints:
             if path is None:

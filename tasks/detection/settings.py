@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import STEMS
 from tasks.detection.detector_spec import BN_BATCHES, ROIS
 from tasks.detection.schedule import Schedule
 
+RANDOM = "random"  # in place of a checkpoint: random weights
 BACKENDS = ("detectron2", "torchvision")
 
 _SIZES = tuple(range(480, 801, 32))
@@ -40,7 +42,7 @@ def preset_schedule(preset: str) -> Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
+class DetectSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, SeedSettings):
     """Fine-tune a detector (Faster or Mask R-CNN) from an encoder, and report AP, AP50 and AP75."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -65,7 +67,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     }
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "train test classes",
-        "encoder": "checkpoint init arch stem",
+        "encoder": "checkpoint init stem arch",
         "method": "backend heads masks rois proposals precise_bn",
         "optimization": "batch_size lr iterations steps warmup",
         "evaluation": "trials metric",
@@ -73,6 +75,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         "checkpoints": "out checkpoint_every resume",
         "machine": "workers",
     }
+    ALSO_WITHOUT = frozenset({"arch"})
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--checkpoint checkpoint.pth.tar --train voc:VOC2007#trainval --test voc:VOC2007#test --out runs/voc",
     )
@@ -84,7 +87,7 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     test: str = setting(help="Test set, specified like --train.")
     out: Path = setting(may_change=True, help="Run folder for checkpoints, detections, pictures and result.json.")
     preset: str = setting("quick", choices=tuple(PRESETS), help="Protocol that sets other defaults.")
-    checkpoint: Path | None = setting(None, help="Checkpoint of the encoder to fine-tune.")
+    checkpoint: str | None = setting(None, help="Checkpoint of the encoder to fine-tune.")
     init: tuple[str, ...] | None = setting(
         None,
         help="Another initialization to compare with: random, or a checkpoint as FILE or NAME=FILE (NAME is shown in the "
@@ -99,8 +102,10 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         help="Detection library: auto (detectron2 if installed, else torchvision), detectron2 (the reference protocol) or "
         "torchvision.",
     )
-    arch: str = setting(
-        "resnet50", choices=tuple(ARCHITECTURES), help="Architecture for --init random if no checkpoint is given."
+    arch: str | None = setting(
+        None,
+        help="Architecture of checkpoints whose shapes fit several, or for --init random if no checkpoint is given "
+        "(default: resnet50).",
     )
     stem: str = setting("imagenet", choices=STEMS, help="Stem for --init random if no checkpoint is given.")
     classes: tuple[str, ...] | None = setting(
@@ -170,8 +175,11 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
     )
 
     def check(self) -> None:
+        super().check()
         if self.checkpoint is None and not self.init:
             raise UsageError("An encoder is required; give --checkpoint or --init random.")
+        if not self.loads_checkpoint() and self.random_arch not in ARCHITECTURES:
+            raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, got {self.random_arch!r}.")
         for name in self.classes or ():
             if (self.classes or ()).count(name) > 1:
                 raise UsageError(f"--classes {name} is given twice; name each class once.")
@@ -182,6 +190,14 @@ class DetectSettings(ProcessSettings, PrecisionSettings, SeedSettings):
         if max(*self.min_sizes, self.test_size) > self.max_size:
             raise UsageError(f"--max-size must be at least the short side of the images, got {self.max_size}.")
         self.check_batch(self.num_gpus or 1)
+
+    def loads_checkpoint(self) -> bool:
+        return self.checkpoint is not None or any(init != RANDOM for init in self.init or ())
+
+    @property
+    def random_arch(self) -> str:
+        """Architecture of random weights without a checkpoint."""
+        return self.arch or "resnet50"
 
     def changed(self) -> list[str]:
         """Also names the schedule, sizes and classes that are given and differ from the protocol's."""

@@ -12,6 +12,7 @@ from simsiam_eval.commands.record import Result, provenance
 from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
+    from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.features.table import Features
     from simsiam_eval.linear.data import ProbeData
@@ -53,7 +54,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     make_folder(settings.out)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(
-        settings.train, settings.test, settings.checkpoint, settings.extraction(), device, settings.per_layer
+        settings.train, settings.test, settings.given_encoder(), settings.extraction(), device, settings.per_layer
     )
     subsets = [Subset(shots=shots) for shots in settings.shots or ()]
     subsets += [Subset(fraction=fraction) for fraction in settings.fraction or ()]
@@ -62,8 +63,9 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     end_to_end, state = None, None
     if settings.end_to_end:
         assert settings.checkpoint is not None
+        choice = settings.encoder_choice(settings.checkpoint)
         source = open_source(settings.train, "train")
-        end_to_end = _end_to_end_feed(settings.checkpoint, source, settings.extraction(), train, trials, data)
+        end_to_end = _end_to_end_feed(choice, source, settings.extraction(), train, trials, data)
         if settings.out is not None:
             state = _state(settings.out, settings.training_values(), train, test)
     feed = feed_of(settings.views, data, train) if end_to_end is None else end_to_end
@@ -113,7 +115,7 @@ def _state(out: Path, values: dict[str, Any], train: Features, test: Features) -
 
 
 def _end_to_end_feed(
-    checkpoint: Path,
+    choice: EncoderChoice,
     source: ImageSource,
     options: ExtractionOptions,
     train: Features,
@@ -127,7 +129,7 @@ def _end_to_end_feed(
 
     rows = [trial.probe.rows for trial in trials]
     needed = np.unique(np.concatenate([np.arange(len(data.train)) if part is None else part for part in rows]))
-    return EndToEndFeed(checkpoint, source, options, train, needed, list(data.train.layers), data.device)
+    return EndToEndFeed(choice, source, options, train, needed, list(data.train.layers), data.device)
 
 
 def _fit(

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, setting
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, percent
 
 if TYPE_CHECKING:
     import torch
 
+    from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.extraction.extraction import Extraction
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.linear.head_file import SavedHead
@@ -29,7 +31,7 @@ _EXAMPLES = 10  # predictions in the table
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(DeviceSettings, PrecisionSettings):
+class PredictSettings(CheckpointSettings, DeviceSettings, PrecisionSettings):
     """Classify images with an encoder and a head trained by linear-eval (--save-head)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -42,7 +44,7 @@ class PredictSettings(DeviceSettings, PrecisionSettings):
         "--checkpoint checkpoint.pth.tar --head head.safetensors --data folder:photos/new --out classes.csv",
     )
 
-    checkpoint: Path = setting(help="Checkpoint of the encoder that the head was trained on.")
+    checkpoint: str = setting(help="Checkpoint of the encoder that the head was trained on.")
     head: Path = setting(help="Head saved by linear-eval (.safetensors).")
     data: str = setting(
         help="Images to classify, such as folder:PATH. If they have labels, their accuracy is reported."
@@ -84,7 +86,8 @@ def predict(settings: PredictSettings) -> Result:
         precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict
     )
     device = resolve_device(settings.device)
-    extraction = _extraction(saved, settings.head, settings.checkpoint, source, options, device)
+    choice = settings.encoder_choice(settings.checkpoint)
+    extraction = _extraction(saved, settings.head, choice, source, options, device)
     labels = _label_names(source, saved)
     columns = ["id", "class", "probability", *(["label"] if labels is not None else [])]
     tally = _Tally(frozenset(saved.class_names))
@@ -158,7 +161,7 @@ def _notes(metrics: dict[str, Any], shown: int, out: Path | None) -> list[str]:
 def _extraction(
     saved: SavedHead,
     head_file: Path,
-    checkpoint: Path,
+    choice: EncoderChoice,
     source: ImageSource,
     options: ExtractionOptions,
     device: torch.device,
@@ -175,7 +178,7 @@ def _extraction(
     if saved.precision not in (None, options.precision):
         raise DataError(f"{head_file} was trained on {saved.precision} features; use --precision {saved.precision}.")
     layers = (saved.head.layer,)
-    extraction = extraction_like(saved.attributes, head_file, checkpoint, source, options, device, layers)
+    extraction = extraction_like(saved.attributes, head_file, choice, source, options, device, layers)
     width = saved.head.weight.shape[1]
     if extraction.encoder.width != width:
         raise DataError(f"{head_file} expects {width} features, but the encoder outputs {extraction.encoder.width}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import may_change, option_name, setting
+from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings, ViewSettings
 from simsiam_eval.linear.protocols import PROTOCOLS, SWEEP_FACTORS, LogisticProtocol, Protocol, SGDProtocol
@@ -155,7 +156,8 @@ class LinearEvalSettings(EvaluationSettings, ViewSettings):
 
     def training_values(self) -> dict[str, Any]:
         """The values that the heads depend on, besides the features and the checkpoint."""
-        other = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *may_change(type(self))}
+        other = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *CHOICE_NAMES}
+        other |= may_change(type(self))
         return {name: value for name, value in self.to_dict().items() if name not in other}
 
     def linear_protocol(self) -> Protocol:

@@ -66,7 +66,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     settings.try_outputs()
     device = resolve_device(settings.device)
     gallery = features_of(
-        settings.gallery, "train", settings.checkpoint, settings.extraction(), device, option="--gallery"
+        settings.gallery, "train", settings.given_encoder(), settings.extraction(), device, option="--gallery"
     )
     if len(gallery.labels) < 2:
         raise DataError(f"{settings.gallery} contains only one image; an index needs at least two.")

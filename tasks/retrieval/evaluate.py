@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.features.rows import FeatureMatrix
     from simsiam_eval.features.table import Features
@@ -101,7 +102,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     settings.try_outputs()
     device = resolve_device(settings.device)
     gallery, queries = _open_sets(
-        settings.gallery, settings.queries, settings.checkpoint, settings.extraction(), device
+        settings.gallery, settings.queries, settings.given_encoder(), settings.extraction(), device
     )
     leave_one_out = same_rows(gallery, queries)
     rows = _sample(len(queries.labels), settings.limit, settings.seed)
@@ -193,7 +194,7 @@ class ClassScores:
 def _open_sets(
     gallery_spec: str,
     query_spec: str | None,
-    checkpoint: Path | None,
+    choice: EncoderChoice | None,
     options: ExtractionOptions,
     device: torch.device,
 ) -> tuple[Features, Features]:
@@ -203,7 +204,7 @@ def _open_sets(
     from simsiam_eval.features.compatibility import labeled, reject_mixture
 
     def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
-        features = features_of(spec, role, checkpoint, options, device, option=option, like=like)
+        features = features_of(spec, role, choice, options, device, option=option, like=like)
         return labeled(features, f"{option} {spec}")
 
     if query_spec is None:

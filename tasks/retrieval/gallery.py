@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import extraction_like
@@ -104,7 +105,7 @@ class Queries:
         return class_name(int(self.labels[query]), self.class_names)
 
 
-def open_queries(spec: str, gallery: ImageTable, checkpoint: Path | None, device: torch.device) -> Queries:
+def open_queries(spec: str, gallery: ImageTable, choice: EncoderChoice | None, device: torch.device) -> Queries:
     """The queries of a feature file, or of an image, a folder or another source, prepared as the gallery's images were.
 
     Raises:
@@ -118,14 +119,14 @@ def open_queries(spec: str, gallery: ImageTable, checkpoint: Path | None, device
         features = file.features[:]
         leave_one_out = same_rows(gallery, file)
         return Queries(file.ids.tolist(), features, file.labels, file.class_names, leave_one_out, file=file)
-    if checkpoint is None:
+    if choice is None:
         raise DataError(
             f"{spec} is not a feature file (.h5); image queries require --checkpoint, the gallery's encoder."
         )
-    return _extract(open_source(spec, "test"), gallery, checkpoint, device)
+    return _extract(open_source(spec, "test"), gallery, choice, device)
 
 
-def _extract(source: ImageSource, gallery: ImageTable, checkpoint: Path, device: torch.device) -> Queries:
+def _extract(source: ImageSource, gallery: ImageTable, choice: EncoderChoice, device: torch.device) -> Queries:
     from simsiam_eval.extraction.extraction import extract_to_memory
 
     def report_unreadable(block: BlockFeatures) -> None:
@@ -133,7 +134,7 @@ def _extract(source: ImageSource, gallery: ImageTable, checkpoint: Path, device:
             say(f"skipped {source.id(row)}: {reason}")
 
     options = ExtractionOptions(workers=0 if device.type == "cuda" and len(source) < _FEW_IMAGES else None)
-    work = extraction_like(gallery.attributes, gallery.name, checkpoint, source, options, device)
+    work = extraction_like(gallery.attributes, gallery.name, choice, source, options, device)
     images = extract_to_memory(work, after_block=report_unreadable)
     return Queries(
         images.ids.tolist(),

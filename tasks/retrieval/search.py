@@ -100,7 +100,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     else:
         options = settings.extraction()
         gallery = Gallery(
-            features_of(settings.gallery, "train", settings.checkpoint, options, device, option="--gallery")
+            features_of(settings.gallery, "train", settings.given_encoder(), options, device, option="--gallery")
         )
     parameters, metric = "", settings.metric or "cosine"
     if gallery.index is not None and gallery.recall is not None:
@@ -110,7 +110,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
                 f"--metric {settings.metric} cannot be used: {settings.gallery} was built for {metric}; build another index."
             )
         parameters = gallery.index.set_parameters(settings.index_parameters or gallery.recall.parameters, settings.k)
-    queries = open_queries(settings.query, gallery.images, settings.checkpoint, device)
+    queries = open_queries(settings.query, gallery.images, settings.given_encoder(), device)
     search_started = time.perf_counter()
     similarities, rows = gallery.search(queries, settings.k, metric, device)
     seconds = time.perf_counter() - search_started

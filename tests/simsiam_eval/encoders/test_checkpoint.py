@@ -79,7 +79,7 @@ def test_loaded_encoder_has_the_features_and_hash_of_the_trunk(tmp_path, trunk, 
     encoder, report = load_encoder(path)
     assert (report.family, report.container, report.arch, report.stem) == (family, "state_dict", "resnet18", "cifar")
     assert (report.epoch, report.feature_width, report.metadata) == (5, 512, None)
-    assert report.weights_sha256 == weights_sha256(state) == weights_sha256(encoder.trunk.state_dict())
+    assert report.weights_sha256 == weights_sha256(state, {}) == weights_sha256(encoder.trunk.state_dict(), {})
     assert not encoder.training
     images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
@@ -93,7 +93,11 @@ def test_safetensors(tmp_path, state):
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(state, path)
     report = inspect_checkpoint(path)
-    assert (report.family, report.container, report.weights_sha256) == ("torchvision", "bare", weights_sha256(state))
+    assert (report.family, report.container, report.weights_sha256) == (
+        "torchvision",
+        "bare",
+        weights_sha256(state, {}),
+    )
     path.write_bytes(path.read_bytes()[:100_000])
     rejected(path, "damaged safetensors")
 
@@ -105,7 +109,7 @@ def test_teacher_is_preferred_and_namespace_is_allowed(tmp_path, state, legacy):
     content = {"student": student, "teacher": teacher, "args": argparse.Namespace(arch="resnet18"), "epoch": 1}
     report = inspect_checkpoint(saved(tmp_path, content, _use_new_zipfile_serialization=not legacy))
     assert (report.family, report.container) == ("dino", "teacher")
-    assert report.weights_sha256 == weights_sha256(state)
+    assert report.weights_sha256 == weights_sha256(state, {})
     assert "preferred" in report.skipped["student"]
     assert "head.mlp.0.weight" in report.skipped
 
@@ -134,13 +138,13 @@ def test_layer_and_pooling(tmp_path, state):
 
 
 def test_hash_depends_only_on_weights(state):
-    expected = weights_sha256(state)
+    expected = weights_sha256(state, {})
     same = dict(reversed(state.items())) | {"fc.weight": torch.zeros(2), "bn1.num_batches_tracked": torch.tensor(9)}
     same["conv1.weight"] = state["conv1.weight"].double().to(memory_format=torch.channels_last)
-    assert weights_sha256(same) == expected
+    assert weights_sha256(same, {}) == expected
     changed = state["layer4.1.bn2.running_var"].clone()
     changed[-1] += 1e-6
-    assert weights_sha256({**state, "layer4.1.bn2.running_var": changed}) != expected
+    assert weights_sha256({**state, "layer4.1.bn2.running_var": changed}, {}) != expected
 
 
 class TestWrite:
@@ -170,7 +174,7 @@ class TestWrite:
         report = inspect_checkpoint(path)
         assert (report.family, report.epoch, report.metadata) == ("simsiam", 3, arguments["metadata"])
         assert (report.projector, report.predictor) == ([512, 2048, 2048], [2048, 512, 2048])
-        assert report.weights_sha256 == weights_sha256(state)
+        assert report.weights_sha256 == weights_sha256(state, {})
         assert os.listdir(tmp_path) == [path.name]
 
     def test_report_is_json(self, tmp_path, arguments):

@@ -19,7 +19,7 @@ def test_exported_encoder_is_loaded_again(target, family, stem, tmp_path):
     path = tmp_path / "encoder.pth"
     export = export_encoder(path, target, encoder, report)
     assert export.files == {"checkpoint": path}
-    assert weights_sha256(export.weights) == report.weights_sha256
+    assert weights_sha256(export.weights, {}) == report.weights_sha256
     loaded = load_encoder(path)[1]
     assert (loaded.family, loaded.stem, loaded.weights_sha256) == (family, stem, report.weights_sha256)
     assert export.notes

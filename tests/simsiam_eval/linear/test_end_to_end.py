@@ -20,14 +20,16 @@ def settings(checkpoint):
 
 @pytest.fixture(scope="module")
 def train(settings):
-    sets = settings.train, settings.test, settings.checkpoint
+    sets = settings.train, settings.test, settings.given_encoder()
     return train_and_test_features(*sets, settings.extraction(), torch.device("cpu"))[0]
 
 
 def feed_of(settings, train, needed=None):
     needed = np.arange(len(train.rows)) if needed is None else needed
     source, options = open_source(settings.train, "train"), settings.extraction()
-    return EndToEndFeed(settings.checkpoint, source, options, train, needed, ["layer1", "layer2"], torch.device("cpu"))
+    return EndToEndFeed(
+        settings.given_encoder(), source, options, train, needed, ["layer1", "layer2"], torch.device("cpu")
+    )
 
 
 def test_epochs_differ_seeds_repeat_and_only_needed_rows_are_computed(settings, train):

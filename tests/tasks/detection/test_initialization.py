@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import UsageError
 from tasks.detection.initialization import inspect_initializations, labeled_checkpoints
 
 
 def test_labels_come_from_names_and_files():
-    assert list(labeled_checkpoints(Path("c.pth"), ("random", "a/x.pth", "b/x.pth.tar"))) == [
+    assert list(labeled_checkpoints("c.pth", ("random", "a/x.pth", "b/x.pth.tar"))) == [
         "encoder", "random", "x-2", "x-3",
     ]  # fmt: skip
     assert labeled_checkpoints(None, ("supervised=a/x.pth", "runs/lr=1/x.pth", "x=b.pth")) == {
-        "supervised": Path("a/x.pth"), "x-1": Path("runs/lr=1/x.pth"), "x": Path("b.pth"),
+        "supervised": "a/x.pth", "x-1": "runs/lr=1/x.pth", "x": "b.pth",
     }  # fmt: skip
     assert list(labeled_checkpoints(None, ("a/random.pth",))) == ["random-0"]
 
@@ -34,11 +35,13 @@ def test_ambiguous_labels_are_rejected(init, message):
 def test_existing_file_with_an_equals_sign_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lr=1.pth").touch()
-    assert labeled_checkpoints(None, ("lr=1.pth",)) == {"lr=1": Path("lr=1.pth")}
+    assert labeled_checkpoints(None, ("lr=1.pth",)) == {"lr=1": "lr=1.pth"}
 
 
 def test_random_weights_have_the_architecture_of_the_first_checkpoint(checkpoint):
-    encoder, random = inspect_initializations({"encoder": checkpoint, "random": None}, "resnet50", "imagenet")
+    encoder, random = inspect_initializations(
+        {"encoder": EncoderChoice.of(checkpoint), "random": None}, "resnet50", "imagenet"
+    )
     assert (random.arch, random.stem) == (encoder.arch, encoder.stem) == ("resnet18", "cifar")
     assert random.to_dict() == {"arch": "resnet18", "stem": "cifar"}
     assert encoder.identity == encoder.to_dict()["weights_sha256"]

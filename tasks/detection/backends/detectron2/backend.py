@@ -62,8 +62,10 @@ class Detectron2Backend:
         from tasks.detection.backends.detectron2.weights import detectron2_weights
 
         weights = detectron2_weights(encoder, spec.heads)
-        check_difference(largest_difference(encoder, weights, random_model(encoder.arch, spec), spec.heads))
-        return Detectron2Detector(encoder.arch, spec, weights)
+        stride_in_1x1 = encoder.variant.stride_in_1x1
+        model = random_model(encoder.arch, spec, {"MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1})
+        check_difference(largest_difference(encoder, weights, model, spec.heads))
+        return Detectron2Detector(encoder.arch, stride_in_1x1, spec, weights)
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Detectron2Detector:
     """The encoder's weights under detectron2's names; `fit`, which knows the schedule and so the config, builds `model`."""
 
     arch: str
+    stride_in_1x1: bool
     spec: DetectorSpec
     weights: dict[str, Tensor]
     model: nn.Module | None = None
@@ -78,7 +81,7 @@ class Detectron2Detector:
     def fit(self, data: DetectionDataset, run: RunContext) -> float | None:
         from tasks.detection.backends.detectron2.training import fit
 
-        self.model, rate = fit(self.arch, self.spec, self.weights, data, run)
+        self.model, rate = fit(self.arch, self.stride_in_1x1, self.spec, self.weights, data, run)
         return rate
 
     def predict(self, data: DetectionDataset, run: RunContext) -> Sequence[Detections]:

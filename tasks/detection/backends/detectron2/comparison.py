@@ -72,5 +72,5 @@ def check_difference(largest: float) -> None:
     if not largest <= TOLERANCE:
         raise DataError(
             f"detectron2's backbone and torchvision's trunk differ by {largest:.2g} on random images (tolerance: "
-            f"{TOLERANCE:g}). The config does not match this encoder (STRIDE_IN_1X1 must be False); nothing was written."
+            f"{TOLERANCE:g}). The config does not match this encoder (see STRIDE_IN_1X1); nothing was written."
         )

@@ -35,7 +35,9 @@ def random_model(arch: str, spec: DetectorSpec, more: Mapping[str, str | int | b
         return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), "BN", values))
 
 
-def run_config(arch: str, spec: DetectorSpec, data: DetectionDataset, run: RunContext) -> Any:
+def run_config(
+    arch: str, spec: DetectorSpec, data: DetectionDataset, run: RunContext, stride_in_1x1: bool = False
+) -> Any:
     """The config of a run, with its device and folder; masks are bitmaps unless all of them are polygons."""
     device = run.processes.device
     polygons = all(isinstance(obj.segmentation, list) for image in data.images for obj in image.annotations)
@@ -45,6 +47,7 @@ def run_config(arch: str, spec: DetectorSpec, data: DetectionDataset, run: RunCo
         run.schedule,
         _norm(run.processes),
         {
+            "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,
             "MODEL.DEVICE": device.type if run.processes.world > 1 else str(device),
             "INPUT.MASK_FORMAT": "polygon" if polygons or not spec.masks else "bitmask",
             "DATALOADER.NUM_WORKERS": worker_count(run.workers),

@@ -45,7 +45,12 @@ _REPORT_EVERY = 20  # steps between two reports of the loss
 
 
 def fit(
-    arch: str, spec: DetectorSpec, weights: Mapping[str, Tensor], data: DetectionDataset, run: RunContext
+    arch: str,
+    stride_in_1x1: bool,
+    spec: DetectorSpec,
+    weights: Mapping[str, Tensor],
+    data: DetectionDataset,
+    run: RunContext,
 ) -> tuple[nn.Module, float | None]:
     """Train to the end of the schedule, from the last checkpoint in the folder if there is one.
 
@@ -56,7 +61,7 @@ def fit(
     if processes.world > 1:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     _log_to(run.folder)
-    cfg = run_config(arch, spec, data, run)
+    cfg = run_config(arch, spec, data, run, stride_in_1x1)
     if processes.main:
         with atomic_write(run.folder / "config.yaml") as file:
             file.write(f"{HEADER}\n# SOLVER.AMP uses bfloat16.\n{cfg.dump()}".encode())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,25 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.0\.weight", "res{stage}.{block}.shortcut.weight"),
     (r"layer(?P<layer>\d)\.(?P<block>\d+)\.downsample\.1\.(?P<what>\w+)", "res{stage}.{block}.shortcut.norm.{what}"),
 )
-NO_CIFAR_STEM = "detectron2's ResNets have a 7x7 stem, but this encoder has CIFAR's 3x3 stem; use {} torchvision."
+
+
+def unsupported_trunk(stem: str, variant: Mapping[str, Any], option: str) -> str | None:
+    """Why detectron2's ResNets cannot be this trunk, as a sentence; None if they can.
+
+    Args:
+        stem: imagenet or cifar.
+        variant: as from `TrunkVariant.to_dict`.
+        option: that can name torchvision instead, for the sentence.
+    """
+    if stem != "imagenet":
+        return f"detectron2's ResNets have a 7x7 stem, but this encoder has CIFAR's 3x3 stem; use {option} torchvision."
+    others = [f"{name.replace('_', ' ')} {value}" for name, value in variant.items() if name != "stride_in_1x1"]
+    if others:
+        return (
+            f"detectron2's ResNets have torchvision's stem, but this encoder has {' and '.join(others)}; "
+            f"use {option} torchvision."
+        )
+    return None
 
 
 def detectron2_keys(keys: Iterable[str], heads: str, rules: tuple[tuple[str, str], ...] = RULES) -> dict[str, str]:
@@ -65,10 +84,11 @@ def detectron2_weights(
     """All weights of the encoder, under their names in a detectron2 detector with these heads.
 
     Raises:
-        UsageError: the stem is CIFAR's. DataError: a key has no name, or the encoder is not complete.
+        UsageError: detectron2's ResNets cannot be this trunk. DataError: a key has no name, or the encoder is not complete.
     """
-    if encoder.stem != "imagenet":
-        raise UsageError(NO_CIFAR_STEM.format("--to"))
+    reason = unsupported_trunk(encoder.stem, encoder.variant.to_dict(encoder.stem), "--to")
+    if reason:
+        raise UsageError(reason)
     state = encoder.trunk.state_dict()
     expected = trunk_shapes(encoder.arch, encoder.stem)
     wrong = [key for key in expected if key not in state or tuple(state[key].shape) != expected[key]]

@@ -8,6 +8,7 @@ import pytest
 from simsiam_eval.errors import UsageError
 from tasks.detection.backends.choose import choose_backend
 from tasks.detection.backends.detectron2.backend import Detectron2Backend
+from tasks.detection.backends.detectron2.weights import unsupported_trunk
 
 
 @pytest.fixture
@@ -20,11 +21,11 @@ def specs(monkeypatch):
 
 def test_missing_detectron2(specs):
     specs["detectron2"] = None
-    assert choose_backend("auto", "imagenet").name == "torchvision"
+    assert choose_backend("auto", None).name == "torchvision"
     with pytest.raises(
         UsageError, match=r"pip install 'git\+https://github.com/facebookresearch/detectron2.git'"
     ) as error:
-        choose_backend("detectron2", "imagenet")
+        choose_backend("detectron2", None)
     assert "\n" not in str(error.value)
 
 
@@ -47,16 +48,22 @@ def test_missing_packages_are_named(specs, tmp_path):
     reason = Detectron2Backend().unavailable()
     assert "(fvcore, yacs, cv2)" in reason
     assert 'pip install "simsiam-eval[detectron2]"' in reason
-    assert choose_backend("auto", "imagenet").name == "torchvision"
+    assert choose_backend("auto", None).name == "torchvision"
 
 
 def test_what_detectron2_does_not_support(monkeypatch):
     monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: None)
-    assert choose_backend("auto", "imagenet").name == "detectron2"
-    assert choose_backend("auto", "cifar").name == "torchvision"
-    with pytest.raises(UsageError, match="CIFAR's 3x3 stem; use --backend torchvision"):
-        choose_backend("detectron2", "cifar")
+    assert choose_backend("auto", None).name == "detectron2"
+    for stem, variant, says in (
+        ("cifar", {}, "CIFAR's 3x3 stem; use --backend torchvision"),
+        ("imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "has stem padding 2; use --backend torchvision"),
+    ):
+        unsupported = unsupported_trunk(stem, variant, "--backend")
+        assert choose_backend("auto", unsupported).name == "torchvision"
+        with pytest.raises(UsageError, match=says):
+            choose_backend("detectron2", unsupported)
+    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}, "--backend") is None
     for name in ("auto", "detectron2"):
         with pytest.raises(UsageError, match="supports --precision bf16 on CUDA only"):
-            choose_backend(name, "imagenet", bf16_on_cpu=True)
-    assert choose_backend("torchvision", "imagenet", bf16_on_cpu=True).name == "torchvision"
+            choose_backend(name, None, bf16_on_cpu=True)
+    assert choose_backend("torchvision", None, bf16_on_cpu=True).name == "torchvision"

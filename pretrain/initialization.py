@@ -1,0 +1,63 @@
+"""The encoder that a run starts from instead of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pretrain.model import SimSiam
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Start:
+    """The encoder of a checkpoint.
+
+    Attributes:
+        source: where it comes from, for the checkpoints and the record of the run.
+        variant: how its trunk differs from torchvision's, as from `TrunkVariant.to_dict`.
+        weights: of the trunk, under torchvision's keys; empty in a resumed run, whose checkpoint has its own.
+    """
+
+    source: dict[str, Any]
+    variant: dict[str, Any]
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def trunk_variant(self) -> TrunkVariant:
+        return TrunkVariant.from_dict(self.variant)
+
+    def initialize(self, model: SimSiam) -> None:
+        """Give the trunk its weights; projector and predictor keep theirs."""
+        for name, value in model.encoder.state_dict().items():
+            if name in self.weights:
+                value.copy_(self.weights[name])
+
+
+def read_start(choice: EncoderChoice, arch: str, stem: str) -> Start:
+    """The encoder of a checkpoint for a new run.
+
+    Raises:
+        DataError: no encoder can be loaded.
+        UsageError: it has another architecture or stem than the run.
+    """
+    encoder, report = load_encoder(choice)
+    if (report.arch, report.stem) != (arch, stem):
+        raise UsageError(
+            f"--init {report.path} is a {report.arch} with the {report.stem} stem, but the run trains a {arch} with the "
+            f"{stem} stem; use --arch {report.arch} --stem {report.stem}."
+        )
+    source = {name: getattr(report, name) for name in ("path", "family", "branch", "epoch", "weights_sha256")}
+    return Start(source, dict(report.variant), encoder.trunk.state_dict())
+
+
+def saved_start(metadata: Mapping[str, Any]) -> Start | None:
+    """The encoder that a run started from, as its checkpoint records it."""
+    source = metadata.get("init")
+    return Start(source, metadata.get("variant") or {}) if source else None

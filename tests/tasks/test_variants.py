@@ -1,0 +1,115 @@
+"""A trunk whose first convolution pads by 2, through every command that computes its features."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.sources.opening import open_source
+
+SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    """A file, and the module with padding 2 that it belongs to."""
+    torch.manual_seed(0)
+    model = build_trunk("resnet18", "cifar").eval()
+    model.conv1.padding = (2, 2)
+    path = tmp_path_factory.mktemp("trunk") / "padded.pth"
+    torch.save(model.state_dict(), path)
+    return path, model
+
+
+@pytest.fixture(scope="module")
+def files(record, trunk, photos, tmp_path_factory):
+    """Features with padding 2, and with torchvision's."""
+    folder = tmp_path_factory.mktemp("variants")
+    common = ["extract", "--checkpoint", trunk[0], "--data", photos, "--crop", SIZE, "--workers", 0]
+    record(*common, "--stem-padding", 2, "--out", folder / "padded.h5")
+    record(*common, "--out", folder / "plain.h5")
+    return folder
+
+
+@torch.no_grad()
+def expected_features(model, photos, **normalization):
+    source, preprocessing = open_source(str(photos)), Preprocessing(resize=SIZE, crop=SIZE, **normalization)
+    rows = [row for row in range(len(source)) if row != 7]
+    pixels = torch.stack([preprocessing.pixels(source.image(row)) for row in rows])
+    return rows, model(preprocessing.normalize(pixels)).numpy()
+
+
+def test_features_are_those_of_the_module(files, trunk, photos):
+    rows, expected = expected_features(trunk[1], photos)
+    with h5py.File(files / "padded.h5") as file:
+        np.testing.assert_allclose(file["features"][:][rows], expected, rtol=1e-4, atol=1e-5)
+        assert '"variant": {"stem_padding": 2}' in file.attrs["encoder"]
+    with h5py.File(files / "plain.h5") as file:
+        assert not np.allclose(file["features"][:][rows], expected, rtol=1e-2)
+        assert "variant" not in file.attrs["encoder"]
+
+
+def test_mean_and_std_are_applied_and_recorded(record, trunk, photos, tmp_path):
+    options = ["--mean", "0.4,0.5,0.6", "--std", "0.25", "--stem-padding", 2, "--crop", SIZE, "--workers", 0]
+    made = record("extract", "--checkpoint", trunk[0], "--data", photos, "--out", tmp_path / "f.h5", *options)
+    mean, std = [0.4, 0.5, 0.6], [0.25] * 3
+    assert made["provenance"]["preprocessing"] == {"resize": SIZE, "crop": SIZE, "mean": mean, "std": std}
+    rows, expected = expected_features(trunk[1], photos, mean=mean, std=std)
+    with h5py.File(tmp_path / "f.h5") as file:
+        np.testing.assert_allclose(file["features"][:][rows], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_verify_takes_the_variant_from_the_file(call, record, files, trunk, photos):
+    given = ["--checkpoint", trunk[0], "--data", photos, "--sample", 4]
+    for name, padding in (("padded", 2), ("plain", 1)):
+        assert record("verify", files / f"{name}.h5", *given)["metrics"]["faults"] == []
+        assert record("verify", files / f"{name}.h5", *given, "--stem-padding", padding)["metrics"]["faults"] == []
+        result = call("verify", files / f"{name}.h5", *given, "--stem-padding", 3)
+        assert result.exit_code == 2
+        assert (
+            f"--stem-padding contradicts {files / name}.h5, whose encoder has stem padding {padding}" in result.stderr
+        )
+
+
+def test_features_of_two_variants_are_never_mixed(call, files, trunk):
+    result = call("knn", "--train", files / "padded.h5", "--test", files / "plain.h5")
+    assert result.exit_code == 1
+    assert "they differ in encoder.variant, encoder.weights_sha256" in result.stderr
+    result = call("extract", "--checkpoint", trunk[0], "--data", "digits", "--out", files / "padded.h5", "--limit", 2)
+    assert "contains features of another encoder" in result.stderr
+
+
+def test_options_of_a_checkpoint_require_one(call, record, files, trunk):
+    sets = ["--train", files / "padded.h5", "--test", files / "padded.h5", "-k", 1]
+    result = call("knn", *sets, "--stem-padding", 2)
+    assert result.exit_code == 2
+    assert "--stem-padding requires --checkpoint" in result.stderr
+    for name in ("stem_padding", "mean"):
+        assert name not in record("knn", *sets)["settings"]
+    assert record("knn", *sets, "--checkpoint", trunk[0])["settings"]["stem_padding"] is None
+
+
+def test_images_and_features_together(record, files, trunk, photos):
+    """kNN, a linear head trained end to end, and its predictions."""
+    given = ["--checkpoint", trunk[0], "--stem-padding", 2, "--crop", SIZE, "--workers", 0]
+    on_images = record("knn", "--train", photos, "--test", photos, *given, "-k", 3)
+    on_files = record("knn", "--train", files / "padded.h5", "--test", files / "padded.h5", "-k", 3)
+    assert on_images["metrics"]["top1"] == on_files["metrics"]["top1"]
+    head = files / "head.safetensors"
+    ends = record(
+        "linear-eval", "--train", photos, "--test", photos, *given, "--end-to-end", "--save-head", head,
+        "--preset", "small", "--epochs", 2,
+    )  # fmt: skip
+    digest = ends["provenance"]["train"]["encoder"]["weights_sha256"]
+    assert ends["provenance"]["end_to_end"]["weights_sha256_before"] == digest
+    predicted = record("predict", "--checkpoint", trunk[0], "--head", head, "--data", photos, "--workers", 0)
+    assert predicted["metrics"]["top1"] == ends["metrics"]["top1"]
+    assert predicted["provenance"]["encoder"]["variant"] == {"stem_padding": 2}
+
+
+def test_search_takes_the_variant_from_the_gallery(record, files, trunk, photos):
+    image = next((photos / "ants").glob("*.png"))
+    made = record("retrieval", "search", image, "--gallery", files / "padded.h5", "--checkpoint", trunk[0], "-k", 1)
+    assert made["metrics"]["found"][0]["neighbors"][0]["similarity"] == pytest.approx(1, abs=1e-4)
