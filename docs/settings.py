@@ -9,6 +9,7 @@ from simsiam_eval.commands.fields import field_types, spelling
 from simsiam_eval.commands.options import default_text, grouped_fields
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
+from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.extraction.settings import FeatureSettings, ViewSettings
 
 HEAD = """# Settings
@@ -60,20 +61,22 @@ def page() -> str:
     """The Markdown of docs/settings.md."""
     lines = [line for shared in MACHINE for line in _rows(shared, shared)]
     parts = [HEAD, f"## Device, precision and seed\n\n{_table(lines)}"]
+    parts.append(f"## Checkpoint\n\n{_table(_rows(CheckpointSettings, CheckpointSettings))}")
     parts.append(f"## Extraction\n\n{_table(_rows(ViewSettings, FeatureSettings, ViewSettings))}")
     for name, command in COMMANDS.items():
         settings_class = command.settings_class()
         shared = [spelling(field) for base in MACHINE if issubclass(settings_class, base) for field in fields(base)]
         also = [f"`{option}`" for option in shared]
+        if issubclass(settings_class, CheckpointSettings):
+            also.append("the [checkpoint options](#checkpoint)")
         if issubclass(settings_class, FeatureSettings):
             without = "" if issubclass(settings_class, ViewSettings) else " (without `--views`)"
             also.append(f"the [extraction options](#extraction){without}")
         text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
         if settings_class.EXAMPLES:
             text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
-        declaring = [
-            base for base in settings_class.__mro__ if base not in (*MACHINE, FeatureSettings, ViewSettings, object)
-        ]
+        elsewhere = (*MACHINE, CheckpointSettings, FeatureSettings, ViewSettings, object)
+        declaring = [base for base in settings_class.__mro__ if base not in elsewhere]
         parts.append(f"## {name}\n\n{text}\n\n{_table(_rows(settings_class, *declaring))}")
     return "\n".join(parts)
 

@@ -153,8 +153,8 @@ class Preprocessing:
 
 @cache
 def _by_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """(3,1,1); cached, because copying to a GPU would wait for it."""
-    return torch.tensor(values, device=device).view(3, 1, 1)
+    """(C,1,1); cached, because copying to a GPU would wait for it."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 # `--transform`: the published test transforms by name, and one without a crop.

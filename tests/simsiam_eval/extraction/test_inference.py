@@ -10,27 +10,28 @@ import pytest
 import torch
 from torch import nn
 
+from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant
 from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.extraction import fused_blocks, inference
 from simsiam_eval.extraction.inference import FeatureModel
-from simsiam_eval.images.preprocess import TRANSFORMS
+from simsiam_eval.images.preprocess import TRANSFORMS, Preprocessing
 from simsiam_eval.vocabulary import LAYERS
 
 CPU = torch.device("cpu")
 ARCHS = ["resnet18", "resnet50", "resnext50_32x4d"]
 
 
-def encoder_of(arch, stem="imagenet", layers=LAYERS, pooling="avg"):
+def encoder_of(arch, stem="imagenet", layers=LAYERS, pooling="avg", variant=TRUNK):
     """With random statistics and scales, unlike those of a new layer."""
     torch.manual_seed(0)
-    trunk = build_trunk(arch, stem)
+    trunk = build_trunk(arch, stem, variant=variant)
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.bias, 0.0, 0.1)
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    return ResNetEncoder(trunk, arch, stem, layers, pooling).eval()
+    return ResNetEncoder(trunk, arch, stem, layers, pooling, variant).eval()
 
 
 def pixels_of(rows=3, side=48, seed=0):
@@ -66,6 +67,29 @@ def test_every_layer_equals_the_encoder_output(arch, stem, fused):
         for features, expected_features in zip(model(pixels), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(features), expected_features, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, original[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("stem", "variant"),
+    [
+        ("cifar", TrunkVariant(stem_padding=2)),
+        ("cifar", TrunkVariant(stem_stride=2, stem_pool=True)),
+        ("imagenet", TrunkVariant(stem_pool=False, stem_relu=False)),
+        ("imagenet", TrunkVariant(channels=1, stride_in_1x1=True)),
+    ],
+)
+def test_variants_of_the_trunk_are_fused_exactly(stem, variant):
+    encoder = encoder_of("resnet50", stem, variant=variant)
+    model = FeatureModel(encoder, Preprocessing(mean=(0.4,) * variant.channels, std=(0.2,) * variant.channels), CPU)
+    assert is_fused(model) == can_fuse("float32")
+    pixels = pixels_of(side=33)[:, : variant.channels]
+    with torch.no_grad():
+        expected = encoder.all_layers(model.preprocessing.normalize(pixels))
+        plain = encoder_of("resnet50", stem, variant=TrunkVariant(channels=variant.channels))
+        others = plain.all_layers(model.preprocessing.normalize(pixels))
+    for features, layer in zip(model(pixels), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(features), layer, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected[-1], others[-1], rtol=1e-2)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

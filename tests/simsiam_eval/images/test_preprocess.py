@@ -13,6 +13,9 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.decode import DecodedImage, open_image
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing_for
 
+STATED = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+OWN = {"preprocessing": {"resize": 8, "crop": 8, "mean": [0.7] * 3, "std": [0.8] * 3}}
+
 SIZES = [
     (60, 40),
     (40, 60),
@@ -154,3 +157,25 @@ def test_damaged_record_of_a_checkpoint_is_rejected(damaged):
 def test_crop_larger_than_the_resized_image_is_rejected():
     with pytest.raises(UsageError, match="--resize 8 is smaller than --crop 64"):
         preprocessing_for("imagenet", None, resize=8, crop=64)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "normalization", "options", "expected"),
+    [
+        (None, None, {}, (IMAGENET_MEAN, IMAGENET_STD)),
+        (None, STATED, {}, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        (None, STATED, {"transform": "squash"}, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        (OWN, STATED, {}, ((0.7,) * 3, (0.8,) * 3)),
+        (OWN, STATED, {"transform": "cifar"}, ((0.7,) * 3, (0.8,) * 3)),
+        (OWN, STATED, {"mean": (0.5,)}, ((0.5,) * 3, (0.8,) * 3)),
+        (None, None, {"std": (0.1, 0.2, 0.3)}, (IMAGENET_MEAN, (0.1, 0.2, 0.3))),
+    ],
+)
+def test_normalization_is_that_of_options_then_records_then_the_checkpoint(metadata, normalization, options, expected):
+    chosen = preprocessing_for("imagenet", metadata, normalization, **options)
+    assert (chosen.mean, chosen.std) == expected
+
+
+def test_mean_has_a_value_per_channel():
+    with pytest.raises(UsageError, match="--mean must have one value or 3, one per channel, got 2"):
+        preprocessing_for("imagenet", None, mean=(0.1, 0.2))
