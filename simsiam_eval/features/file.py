@@ -160,10 +160,8 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
                 "virtual file and merge again."
             )
         part_attributes = read_attributes(part)
-        same = all(
-            part_attributes[key] == attributes[key]
-            for key in ("encoder", "preprocessing", "views", "precision", "dtype")
-        )
+        common = ("encoder", "preprocessing", "views", "precision", "dtype")
+        same = not differences(part_attributes, {key: attributes[key] for key in common})
         start, end = (int(corner[0]) for corner in source.vspace.get_select_bounds())
         same = same and part_attributes["source"].get("rows") == [first + start, first + end + 1]
         if not same or part_attributes["source"].get("fingerprint") != attributes["source"].get("fingerprint"):
