@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
-from simsiam_eval.encoders.checkpoint_file import read_checkpoint, unsafe_name
+from simsiam_eval.encoders.checkpoint_file import open_checkpoint, unsafe_name
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
-from simsiam_eval.encoders.recognition import Match, find_container, match_state_dict
+from simsiam_eval.encoders.networks import read_contents
+from simsiam_eval.encoders.parts import other_parts
+from simsiam_eval.encoders.search import Trunk
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.wording import first_few
@@ -185,28 +187,30 @@ def write_checkpoint(
 def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Tensor]]:
     """The report, and the trunk's weights under torchvision's keys."""
     name = choice.checkpoint
-    checkpoint = read_checkpoint(name)
-    container, state_dict, skipped = find_container(checkpoint, name)
-    tensors = {str(key): value for key, value in state_dict.items() if isinstance(value, Tensor)}
-    skipped |= {str(key): "not a tensor" for key in state_dict if str(key) not in tensors}
-    match = match_state_dict({key: tuple(value.shape) for key, value in tensors.items()}, name)
-    weights = _float32_weights(tensors, match, name)
+    file = open_checkpoint(name)
+    checkpoint = file.content
+    contents = read_contents(checkpoint, name, file.config)
+    network = contents.choose(choice.branch, name)
+    weights = _float32_weights(network.trunk, name)
+    skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
-    variant = choice.variant(_recorded_variant(metadata, name), match.arch).to_dict(match.stem)
+    variant = choice.variant(_recorded_variant(metadata, name), network.arch).to_dict(network.stem)
     report = CheckpointReport(
         path=name,
-        family=match.family.name,
-        container=container,
-        arch=match.arch,
-        stem=match.stem,
+        family=network.family.name,
+        container=network.trunk.where,
+        arch=network.arch,
+        stem=network.stem,
         epoch=epoch if isinstance(epoch, int) else None,
-        feature_width=feature_width(match.arch),
-        projector=match.projector,
-        predictor=match.predictor,
-        loaded=match.loaded,
-        skipped=skipped | match.skipped,
+        feature_width=feature_width(network.arch),
+        projector=projector,
+        predictor=predictor,
+        loaded={entry.key: key for key, entry in network.trunk.entries.items()},
+        skipped=skipped,
         weights_sha256=weights_sha256(weights, variant),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+        branch=network.name if len(contents.networks) > 1 or contents.part_of else None,
+        branches=tuple(network.name for network in contents.networks),
         variant=variant,
     )
     return report, weights
@@ -223,26 +227,29 @@ def _recorded_variant(metadata: object, where: str) -> TrunkVariant:
         ) from error
 
 
-def _float32_weights(tensors: Mapping[str, Tensor], match: Match, where: str) -> dict[str, Tensor]:
+def _float32_weights(trunk: Trunk, where: str) -> dict[str, Tensor]:
     """torchvision's key -> float32 weight of the trunk; DataError for weights that cannot be used."""
     weights: dict[str, Tensor] = {}
-    for key, trunk_key in match.loaded.items():
-        tensor = tensors[key].detach()
+    for trunk_key, entry in trunk.entries.items():
+        tensor = entry.tensor.detach()
         if trunk_key.endswith("num_batches_tracked"):
             weights[trunk_key] = tensor.long()
             continue
         if tensor.is_meta:
-            raise DataError(f"{where} has {key} without its values (a meta tensor); save the model after loading it.")
+            raise DataError(
+                f"{where} has {entry.key} without its values (a meta tensor); save the model after loading it."
+            )
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise DataError(
-                f"{where} has {key} as {tensor.dtype} {tensor.layout}; expected dense floating-point weights. "
+                f"{where} has {entry.key} as {tensor.dtype} {tensor.layout}; expected dense floating-point weights. "
                 "Give the checkpoint from before quantization or sparsification."
             )
         weights[trunk_key] = tensor.float()
-    negative = [key for key, name in match.loaded.items() if name.endswith("running_var") and weights[name].min() < 0]
+    keys = {trunk_key: entry.key for trunk_key, entry in trunk.entries.items()}
+    negative = [keys[key] for key, values in weights.items() if key.endswith("running_var") and values.min() < 0]
     if negative:
         raise DataError(f"{where} is damaged: negative variances in {first_few(negative)}. Give another checkpoint.")
-    not_finite = [key for key, trunk_key in match.loaded.items() if not _is_finite(weights[trunk_key])]
+    not_finite = [keys[key] for key, values in weights.items() if not _is_finite(values)]
     if not_finite:
         raise DataError(
             f"{where} has NaN or infinite weights in {first_few(not_finite)}: the training diverged or "

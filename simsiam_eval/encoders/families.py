@@ -1,88 +1,233 @@
-"""The checkpoint families that are recognized, and how each names its keys: a table of rules.
+"""The checkpoint families that are recognized: a table of rules.
+
+A trunk is found by its structure (search.py), whatever its keys start with. A family adds what structure does not show: its
+name, which other keys are projector and predictor, what its code does in the stem, and how its images are normalized.
 
 This is the one place to add a family:
 
-1. Add a row to FAMILIES: the prefix of the encoder's keys, and those of everything that is skipped.
-2. If its files keep the weights under an entry that is not in CONTAINERS yet, add that entry.
-3. Add its keys to CASES in tests/simsiam_eval/encoders/test_families.py, which fails until they are there.
-
-Family, architecture and stem are then recognized from keys and shapes by recognition.py.
+1. Add a row to FAMILIES. The first row that fits is taken, so a more specific row stands above a more general one.
+2. Add its keys to CASES in tests/simsiam_eval/encoders/test_families.py, which fails until they are there.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-# Key components added by DistributedDataParallel and torch.compile, at any depth; removed before keys are compared.
-WRAPPERS = ("module", "_orig_mod")
+from simsiam_eval.encoders.architectures import TrunkVariant
+
+_PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
+_CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one toolkit names its keys, without wrappers. Every prefix ends with a dot or is a complete key.
+    """How one toolkit names its keys, and what its code does.
 
     Attributes:
         name: as reported by `inspect`.
-        trunk: prefix of the encoder's keys; "" for none.
-        projector, predictor: prefixes of the heads. One inside `trunk` (the projector in the trunk's `fc`) takes
-            precedence over it.
-        skipped: (prefix, reason) of the other keys that are not loaded.
+        trunk: regular expression of what precedes the trunk's keys (containers that say nothing and wrappers removed).
+        marks: regular expressions, each of which finds one of the file's lines: its plain keys, "@NAME" for an entry of the
+            file, "@config.NAME" for one of its config.json, "@naming.NAME" for how the trunk's keys are named.
+        projector, predictor: start of their keys; "{trunk}" stands for what precedes the trunk's.
+        skipped: (start of keys, what they are) of other known parts.
+        cifar: what the toolkit's code does with a 3x3 stem; None: not known.
+        imagenet: the same of a 7x7 stem.
+        cifar_normalization: of the images on which the toolkit trains encoders with a 3x3 stem; None: not known.
     """
 
     name: str
     trunk: str
+    marks: tuple[str, ...] = ()
     projector: str | None = None
     predictor: str | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    cifar: TrunkVariant | None = None
+    imagenet: TrunkVariant | None = None
+    cifar_normalization: Mapping[str, list[float]] | None = None
 
-    def classify(self, key: str) -> tuple[str, str]:
-        """("trunk", torchvision's key), or (another part of the model, why the key is skipped).
+    def fits(self, prefix: str, lines: str) -> bool:
+        """Whether a trunk is of this family.
 
-        >>> FAMILIES[0].classify("encoder.conv1.weight"), FAMILIES[0].classify("encoder.fc.0.weight")
-        (('trunk', 'conv1.weight'), ('projector', 'the projector'))
+        Args:
+            prefix: what precedes its keys.
+            lines: the file's lines, separated by newlines.
         """
-        rules = [("skipped", prefix, reason) for prefix, reason in self.skipped]
-        rules += [
-            (part, prefix, f"the {part}")
-            for part, prefix in (("projector", self.projector), ("predictor", self.predictor))
-            if prefix is not None
-        ]
-        for part, prefix, reason in rules:
-            if key == prefix or (prefix.endswith(".") and key.startswith(prefix)):
-                return part, reason
-        if key.startswith(self.trunk):
-            return "trunk", key.removeprefix(self.trunk)
-        return "unknown", f"not a known part of a {self.name} model"
+        return re.fullmatch(self.trunk, prefix) is not None and all(re.search(mark, lines, re.M) for mark in self.marks)
 
+    def part(self, key: str, prefix: str) -> tuple[str, str]:
+        """(the part of the model that a key outside the trunk belongs to, the reason why it is not loaded)."""
+        rules = [
+            (part, start.replace("{trunk}", prefix), f"the {part}")
+            for part, start in (("projector", self.projector), ("predictor", self.predictor))
+            if start is not None
+        ]
+        rules += [("skipped", start.replace("{trunk}", prefix), reason) for start, reason in self.skipped]
+        rules += [("skipped", prefix + "fc.", "the classifier")]
+        for part, start, reason in rules:
+            if key == start or (start.endswith((".", "_")) and key.startswith(start)):
+                return part, reason
+        return "other", "not part of the encoder"
+
+
+_QUEUE = (("queue", "the queue of negatives"), ("queue_ptr", "the queue of negatives"))
+_CLASSIFIER = ("classifier.", "the classifier")
 
 FAMILIES = (
     # facebookresearch/simsiam's main_simsiam.py, and ours.
-    Family("simsiam", trunk="encoder.", projector="encoder.fc.", predictor="predictor."),
-    # Also the reference's and MoCo's main_lincls.py, under `module.`, and DINO's backbone-only files, without `fc`.
-    Family("torchvision", trunk="", skipped=(("fc.", "the classifier"),)),
     Family(
-        "moco",
-        trunk="encoder_q.",
-        projector="encoder_q.fc.",
-        skipped=(
-            ("encoder_k.", "the momentum encoder"),
-            ("queue", "the queue of negatives"),
-            ("queue_ptr", "the queue of negatives"),
-        ),
+        "simsiam",
+        r"encoder\.",
+        (r"^(encoder\.fc|predictor)\.\d+\.|^@simsiam_eval$",),
+        projector="{trunk}fc.",
+        predictor="predictor.",
+        cifar=_PLAIN,
+        imagenet=_PLAIN,
     ),
+    Family("moco", r"encoder_[qk]\.", projector="{trunk}fc.", skipped=_QUEUE, imagenet=_PLAIN),
     Family(
         "moco-v3",
-        trunk="base_encoder.",
-        projector="base_encoder.fc.",
+        r"(base|momentum)_encoder\.",
+        projector="{trunk}fc.",
         predictor="predictor.",
-        skipped=(("momentum_encoder.", "the momentum encoder"),),
+        imagenet=_PLAIN,
     ),
-    Family("dino", trunk="backbone.", skipped=(("head.", "the projection head"),)),
+    # OpenSelfSup, on which DenseCL stands: encoder_q is a Sequential of backbone and neck.
+    Family(
+        "densecl",
+        r"encoder_[qk]\.0\.",
+        (r"^queue2$",),
+        projector="encoder_q.1.",
+        skipped=(*_QUEUE, ("queue2", "the queue of negatives"), ("queue2_ptr", "the queue of negatives")),
+    ),
+    Family("mmselfsup", r"encoder_[qk]\.0\.", projector="encoder_q.1.", skipped=_QUEUE),
+    Family(
+        "lightly-train",
+        r"(student_|teacher_)?embedding_model\.wrapped_model\._\w+\.",
+        projector="projection_head.",
+        predictor="prediction_head.",
+    ),
+    Family(
+        "solo-learn",
+        r"(momentum_)?backbone\.",
+        (r"^classifier\.weight$", r"^(projector|head|prototypes|decoder|momentum_projector)\.|^@hyper_parameters$"),
+        projector="projector.",
+        predictor="predictor.",
+        skipped=(_CLASSIFIER, ("momentum_projector.", "the momentum projector"), *_QUEUE),
+        cifar=TrunkVariant(stem_padding=2),
+        imagenet=_PLAIN,
+    ),
+    Family(
+        "patrickhua",
+        r"(backbone|encoder\.0)\.",
+        (r"^predictor\.layer1\.0\.", r"^encoder\.1\."),
+        projector="projector.",
+        predictor="predictor.",
+        skipped=(("encoder.", "a copy of backbone and projector"),),
+        cifar=_PLAIN,
+        imagenet=_PLAIN,
+        cifar_normalization={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    ),
+    Family(
+        "lightly",
+        r"(student_|teacher_)?backbone(_momentum)?\.",
+        (r"^(projection_head|prediction_head|student_head|student_projection_head|prototypes)\.",),
+        projector="projection_head.",
+        predictor="prediction_head.",
+        skipped=(
+            ("projection_head_momentum.", "the momentum projector"),
+            ("student_head.", "the student's projection head"),
+            ("teacher_head.", "the teacher's projection head"),
+            ("prototypes.", "the prototypes"),
+        ),
+    ),
+    Family("vissl", r"(.*\.)?_feature_blocks\."),
+    Family(
+        "dino",
+        r"(student\.|teacher\.)?backbone\.",
+        (r"^(student\.|teacher\.)?head\.(mlp|last_layer)",),
+        skipped=(
+            ("head.", "the projection head"),
+            ("student.head.", "the student's projection head"),
+            ("teacher.head.", "the teacher's projection head"),
+        ),
+        imagenet=_PLAIN,
+    ),
+    Family(
+        "barlow-twins",
+        r"backbone\.",
+        (r"^projector\.\d+\.", r"^bn\.running_mean$"),
+        projector="projector.",
+        imagenet=_PLAIN,
+    ),
+    Family("vicreg", r"backbone\.", (r"^projector\.\d+\.",), projector="projector.", imagenet=_PLAIN),
+    Family(
+        "byol",
+        r"(online_encoder|target_encoder)\.net\.|net\.",
+        (r"^online_encoder\.net\.",),
+        projector="online_encoder.projector.",
+        predictor="online_predictor.",
+    ),
+    Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
+    Family(
+        "mmpretrain",
+        r"backbone\.",
+        (r"^(neck|head)\.", r"^@message_hub$"),
+        projector="neck.",
+        predictor="head.predictor.",
+        skipped=(("head.", "the head"),),
+    ),
+    Family(
+        "mmselfsup",
+        r"backbone\.",
+        (r"^(neck|head)\.",),
+        projector="neck.",
+        predictor="head.predictor.",
+        skipped=(("head.", "the head"),),
+    ),
+    Family("simclr", r"backbone\.", (r"^backbone\.fc\.\d+\.",), projector="{trunk}fc.", imagenet=_PLAIN),
+    # leftthomas/SimCLR: an nn.Sequential without max pooling, which its indices show.
+    Family("simclr", r"f\.", (r"^g\.\d+\.",), projector="g.", cifar=_PLAIN),
+    Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
+    Family("transformers-timm", r"timm_model\."),
+    Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
+    Family("torchvision-detection", r"backbone\.body\.", imagenet=_PLAIN),
+    Family("torchvision-segmentation", r"backbone\.", (r"^(aux_)?classifier\.\d+\.",), imagenet=_PLAIN),
+    Family("detectron2", r".*", (r"^@naming\.detectron2$",)),
+    Family(
+        "swav",
+        r"",
+        (r"^(prototypes|projection_head)\.",),
+        projector="projection_head.",
+        skipped=(("prototypes.", "the prototypes"),),
+        imagenet=_PLAIN,
+    ),
+    # kuangliu/pytorch-cifar and the many repositories that copied its ResNet; lightly's ResNetGenerator lacks `linear`.
+    Family(
+        "pytorch-cifar",
+        r"",
+        (r"^layer2\.0\.shortcut\.", r"^linear\."),
+        skipped=(("linear.", "the classifier"),),
+        cifar=_PLAIN,
+        cifar_normalization=_CIFAR10,
+    ),
+    # A hub folder, and a checkpoint of timm's training script.
+    Family("timm", r"", (r"^@(config\.pretrained_cfg|metric|version)$",)),
+    Family("lightly", r"(resnet\w+_parameters\.)?", (r"^@naming\.sequential$|^layer2\.0\.shortcut\.",), cifar=_PLAIN),
+    # Also the reference's and MoCo's main_lincls.py, and DINO's backbone-only files, without `fc`.
+    Family("torchvision", r"", (r"^@naming\.torchvision$",)),
+    Family("other", r".*"),
 )
 
-# Entries of a file that may hold the state dict, in order of preference, and the reason reported for those not used.
-CONTAINERS = (
-    ("state_dict", "a second set of weights; `state_dict` is preferred"),
-    ("model", "a second set of weights"),
-    ("teacher", "the teacher network"),
-    ("student", "the student network; the teacher (its moving average) is preferred"),
-)
-BARE = "bare"  # container name of a file that is itself the state dict
+
+def family_of(prefix: str, naming: str, lines: Iterable[str]) -> Family:
+    """The family of a trunk.
+
+    Args:
+        prefix: what precedes its keys, without wrappers and containers that say nothing.
+        naming: how its keys are named.
+        lines: the file's lines (see `Family.marks`).
+    """
+    text = "\n".join([*lines, f"@naming.{naming}"])
+    return next(family for family in FAMILIES if family.fits(prefix, text))
