@@ -15,3 +15,5 @@ FEATURE_ENDINGS = (".h5", ".hdf5")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")
 CHART_ENDINGS = (".png", ".svg", ".pdf")
+TIMM = "timm:"  # before the name of a network of timm, as an architecture or as a checkpoint
+HUGGING_FACE = "hf:"  # before the class of a model of transformers, or before a folder with one

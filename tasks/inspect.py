@@ -47,7 +47,7 @@ def _table(report: CheckpointReport) -> Table:
     facts = {
         "family": report.family,
         "weights from": report.container,
-        "architecture": f"{report.arch}, {report.stem} stem",
+        "architecture": report.arch if report.stem is None else f"{report.arch}, {report.stem} stem",
         "epoch": report.epoch,
         "feature width": report.feature_width,
         "projector": report.projector,

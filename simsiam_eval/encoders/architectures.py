@@ -61,7 +61,7 @@ class TrunkVariant:
     stem_relu: bool = True
     stride_in_1x1: bool = False
 
-    def completed(self, stem: str) -> TrunkVariant:
+    def completed(self, stem: str | None) -> TrunkVariant:
         """The same without None.
 
         >>> TrunkVariant(stem_padding=2).completed("cifar")
@@ -77,7 +77,7 @@ class TrunkVariant:
             self.stride_in_1x1,
         )
 
-    def to_dict(self, stem: str) -> dict[str, Any]:
+    def to_dict(self, stem: str | None) -> dict[str, Any]:
         """The values that differ from torchvision's; {} for torchvision's ResNet, as in all older records.
 
         >>> TrunkVariant(stem_padding=2, stem_stride=1).to_dict("cifar")

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
+from simsiam_eval.encoders.backbone import Backbone
+from simsiam_eval.encoders.backbones import is_named, load_backbone
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint, unsafe_name
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
@@ -50,6 +52,7 @@ class CheckpointReport:
         assumptions: sentences on what was assumed about the encoder because nothing in the file says it.
         normalization: {"mean": [...], "std": [...]} of the images that the encoder was trained on; None if unknown.
         normalization_from: what says so.
+        preprocessing: of images, as from `Preprocessing.to_dict`, where a file of another library says it.
     """
 
     path: str
@@ -71,6 +74,7 @@ class CheckpointReport:
     assumptions: tuple[str, ...] = ()
     normalization: dict[str, list[float]] | None = None
     normalization_from: str | None = None
+    preprocessing: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for json.dumps.
@@ -89,7 +93,8 @@ def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> Ch
     Raises:
         DataError: as in `load_encoder`.
     """
-    return _read_encoder(EncoderChoice.of(checkpoint))[0]
+    choice = EncoderChoice.of(checkpoint)
+    return load_encoder(choice)[1] if is_named(choice.checkpoint) else _read_encoder(choice)[0]
 
 
 def load_encoder(
@@ -106,7 +111,11 @@ def load_encoder(
         DataError: the file has no complete encoder of a known architecture, or weights that are not finite.
         UsageError: unknown `layer` or `pooling`.
     """
-    report, weights = _read_encoder(EncoderChoice.of(checkpoint))
+    choice = EncoderChoice.of(checkpoint)
+    if is_named(choice.checkpoint):
+        backbone = load_backbone(choice, layer, pooling)
+        return backbone.encoder, _report_of(backbone, choice)
+    report, weights = _read_encoder(choice)
     variant, stem = TrunkVariant.from_dict(report.variant), str(report.stem)
     # On "meta" no weights are initialized only to be overwritten; a strict load leaves no meta tensor behind.
     with torch.device("meta"):
@@ -182,6 +191,32 @@ def write_checkpoint(
     }
     with atomic_write(path) as file:
         torch.save(content, file)
+
+
+def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
+    encoder, preprocessing = backbone.encoder, backbone.preprocessing
+    variant = encoder.variant.to_dict(encoder.stem)
+    return CheckpointReport(
+        path=choice.checkpoint,
+        family=backbone.family,
+        container=backbone.container,
+        arch=encoder.arch,
+        stem=None,
+        epoch=None,
+        feature_width=encoder.width,
+        projector=None,
+        predictor=None,
+        loaded=backbone.loaded,
+        skipped=backbone.skipped,
+        weights_sha256=weights_sha256(encoder.trunk.state_dict(), variant),
+        metadata=None,
+        branch=choice.branch,
+        variant=variant,
+        assumptions=backbone.assumptions,
+        normalization=preprocessing and {name: preprocessing[name] for name in ("mean", "std")},
+        normalization_from=backbone.preprocessing_from,
+        preprocessing=preprocessing,
+    )
 
 
 def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Tensor]]:

@@ -64,7 +64,7 @@ class ExtractionOptions:
         """The preprocessing of images for the encoder of a checkpoint."""
         return preprocessing_for(
             report.stem,
-            report.metadata,
+            report.metadata or {"preprocessing": report.preprocessing},
             report.normalization,
             transform=self.transform,
             resize=self.resize,

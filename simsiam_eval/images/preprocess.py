@@ -24,8 +24,10 @@ MARGIN = 2.0
 _STRIP = 8  # an image this many times longer than its crop is cropped before the resize, which may not fit into memory
 
 
-def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: int) -> torch.Tensor:
-    """Resize a part of an image (bilinear, antialiased), equal to Pillow to within one gray level (rarely two).
+def resize(
+    pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: int, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    """Resize a part of an image (antialiased), equal to Pillow to within one gray level (rarely two).
 
     Done by torch in a fraction of Pillow's time. A box that lies between pixels, as after scaled decoding, is left to
     Pillow: an error of half a pixel would change features more than the scaling does.
@@ -33,6 +35,7 @@ def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: 
     Args:
         pixels: (H,W,3) uint8.
         box: top, left, height, width of the part, in pixels.
+        interpolation: bilinear or bicubic.
 
     Returns:
         (3,height,width) uint8.
@@ -42,17 +45,17 @@ def resize(pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: 
     part = pixels[first_row : math.ceil(bottom), first_column : math.ceil(right)]
     if part.shape[:2] != (box[2], box[3]):
         edges = (left - first_column, top - first_row, right - first_column, bottom - first_row)
-        return _pillow_resize(part, edges, height, width)
+        return _pillow_resize(part, edges, height, width, interpolation)
     writable = np.require(part, requirements="W")  # torch warns about a read-only array
     image = torch.from_numpy(writable).permute(2, 0, 1)[None]
-    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
+    return F.interpolate(image, (height, width), mode=interpolation, antialias=True)[0]
 
 
 def _pillow_resize(
-    pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int
+    pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int, interpolation: str
 ) -> torch.Tensor:
     """`edges`: left, top, right, bottom in pixels. Returns (3,height,width) uint8."""
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, edges)
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling[interpolation.upper()], edges)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
@@ -70,12 +73,13 @@ class Preprocessing:
     """Resize, center crop and normalize. The defaults are the reference's test transform on ImageNet.
 
     Attributes:
-        resize: the short side in pixels after the resize (bilinear, antialiased).
+        resize: the short side in pixels after the resize (antialiased).
         crop: side of the center crop in pixels.
         mean, std: per channel; a pixel x becomes (x / 255 - mean) / std.
         squash: resize the whole image to a square of `crop` pixels instead, whatever its aspect ratio.
         decode: "full", or "scaled": a JPEG whose short side is at least 2 x MARGIN x `resize` pixels is decoded to a half,
             a quarter or an eighth of its sides, as long as they stay at least MARGIN x `resize`.
+        interpolation: of the resize, "bilinear" or "bicubic".
     """
 
     resize: int = 256
@@ -84,6 +88,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     squash: bool = False
     decode: str = "full"
+    interpolation: str = "bilinear"
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
         """Image -> (3,crop,crop) uint8, equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
@@ -105,7 +110,7 @@ class Preprocessing:
         if max(height, width) > _STRIP * max(self.crop, self.resize):
             resized = self._resize_strip(pixels, source_height, source_width, height, width)
         else:
-            resized = resize(pixels, (0, 0, source_height, source_width), height, width)
+            resized = resize(pixels, (0, 0, source_height, source_width), height, width, self.interpolation)
         return _center_crop(resized, self.crop)
 
     def _resize_strip(
@@ -116,9 +121,9 @@ class Preprocessing:
         end = start + self.crop
         if height > width:
             top, bottom = start * source_height / height, end * source_height / height
-            return _pillow_resize(pixels, (0.0, top, source_width, bottom), self.crop, width)
+            return _pillow_resize(pixels, (0.0, top, source_width, bottom), self.crop, width, self.interpolation)
         left, right = start * source_width / width, end * source_width / width
-        return _pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop)
+        return _pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop, self.interpolation)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""
@@ -128,14 +133,14 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as feature files and checkpoints record them.
 
-        `squash` and `decode` are left out at their defaults, so that records made before these options existed compare
-        equal.
+        `squash`, `decode` and `interpolation` are left out at their defaults, so that records made before these options
+        existed compare equal.
         """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {
             name: value
             for name, value in values.items()
-            if (name, value) not in (("squash", False), ("decode", "full"))
+            if (name, value) not in (("squash", False), ("decode", "full"), ("interpolation", "bilinear"))
         }
 
     @classmethod
@@ -148,7 +153,11 @@ class Preprocessing:
         sides, colors = (int(values["resize"]), int(values["crop"])), (tuple(values["mean"]), tuple(values["std"]))
         if min(sides) < 1:
             raise ValueError(f"invalid sizes {sides}")
-        return cls(*sides, *colors, bool(values.get("squash", False)), str(values.get("decode", "full")))
+        interpolation = str(values.get("interpolation", "bilinear"))
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"unknown interpolation {interpolation!r}")
+        squash, decode = bool(values.get("squash", False)), str(values.get("decode", "full"))
+        return cls(*sides, *colors, squash, decode, interpolation)
 
 
 @cache

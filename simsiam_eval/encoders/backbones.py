@@ -1,0 +1,44 @@
+"""Encoders that are named, not recognized: `timm:NAME`, `timm:NAME@FILE` and `hf:FOLDER`; and those in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from simsiam_eval.encoders.backbone import Backbone
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
+from simsiam_eval.encoders.huggingface import load_hugging_face
+from simsiam_eval.encoders.timm_backbone import TimmEncoder
+from simsiam_eval.encoders.timm_weights import load_timm
+from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
+
+
+def is_named(checkpoint: str) -> bool:
+    """Whether a checkpoint is `timm:NAME`, `timm:NAME@FILE` or `hf:FOLDER`.
+
+    >>> is_named("timm:vit_small_patch16_224"), is_named("checkpoint.pth")
+    (True, False)
+    """
+    return checkpoint.startswith((TIMM, HUGGING_FACE))
+
+
+def load_backbone(choice: EncoderChoice, layer: str | Sequence[str] = "pool", pooling: str = "auto") -> Backbone:
+    """The encoder of a named checkpoint.
+
+    Raises:
+        DataError: the weights are missing or are not complete.
+        UsageError: the library is missing, or it has no such network, or the layer or pooling does not fit.
+    """
+    load = load_timm if choice.checkpoint.startswith(TIMM) else load_hugging_face
+    return load(choice, layer, pooling)
+
+
+def encoder_in_training(trunk: Any, arch: str, stem: str | None) -> Encoder:
+    """The encoder of a trunk that is being trained, a ResNet of torchvision or a network of timm."""
+    if stem is None:
+        network: nn.Module = trunk
+        return TimmEncoder(network, arch)
+    return ResNetEncoder(trunk, arch, stem)
