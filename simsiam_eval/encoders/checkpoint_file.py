@@ -21,7 +21,7 @@ from simsiam_eval.encoders.distributed_file import read_distributed
 from simsiam_eval.encoders.file_formats import FileContent, read_file
 from simsiam_eval.encoders.module_state import ModuleState, with_module_states
 from simsiam_eval.encoders.other_files import COPY_AGAIN, SAVE_WEIGHTS
-from simsiam_eval.encoders.unpickler import ForeignClass, ForeignObject
+from simsiam_eval.encoders.unpickler import ForeignClass, ForeignObject, UnpicklingError
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
 
@@ -130,11 +130,14 @@ def _read_shards(files: tuple[Path, ...], keys: frozenset[str], name: str) -> Fi
 
 def _mapping(content: Any, name: str) -> Mapping[str, Any]:
     """The content as a mapping; DataError if it is not one."""
-    content = with_module_states(content)
-    if isinstance(content, Mapping):
-        return content
-    attributes = attributes_of(content)
+    try:
+        content = with_module_states(content)
+        if isinstance(content, Mapping):
+            return content
+        attributes = with_module_states(dict(attributes_of(content)))
+    except UnpicklingError as error:
+        raise DataError(f"{name} is a damaged checkpoint ({error}); {COPY_AGAIN}") from error
     if attributes:
-        return with_module_states(dict(attributes))
+        return attributes
     kind = content.class_name if isinstance(content, ForeignObject | ForeignClass) else type(content).__name__
     raise DataError(f"{name} contains a {kind}, not a state dict. {SAVE_WEIGHTS}")

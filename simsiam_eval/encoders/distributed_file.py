@@ -30,9 +30,8 @@ def read_distributed(folder: Path) -> dict[str, Tensor]:
         parts.setdefault(where["fqn"], []).append((tuple(where.get("offset") or ()), _state(stored)))
     tensors = {}
     for name, described in metadata["state_dict_metadata"].items():
-        size = _state(described).get("size")
-        if size is not None:
-            tensors[name] = _whole(folder, tuple(size), parts.get(name, []))
+        if isinstance(described.state, Mapping) and "size" in described.state:  # else it is not a tensor
+            tensors[name] = _whole(folder, tuple(described.state["size"]), parts.get(name, []))
     return tensors
 
 

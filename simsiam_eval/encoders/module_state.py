@@ -1,5 +1,6 @@
 """The weights of whole pickled modules (`torch.save(model)`) and TorchScript archives, found by structure alone."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from simsiam_eval.encoders.unpickler import ForeignObject, UnpicklingError
 
+_SCRIPT_NAME = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")  # what TorchScript adds to a class's name
 _MODULES = 100_000  # more than any network has; a pickle can repeat one module exponentially often
 _DEPTH = 100
 _SEARCH_DEPTH = 6
@@ -36,6 +38,8 @@ class ModuleState(dict[str, Tensor]):
             modules[path] = module
             own, _ = _parts(module) or ({}, {})
             tensors |= {f"{path}.{name}" if path else name: tensor for name, tensor in own.items()}
+        for module in modules.values():
+            module.class_name = _SCRIPT_NAME.sub("", module.class_name)
         return cls(tensors, stub.class_name, modules)
 
 
