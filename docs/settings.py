@@ -10,7 +10,7 @@ from simsiam_eval.commands.options import default_text, grouped_fields
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.settings import CheckpointSettings
-from simsiam_eval.extraction.settings import FeatureSettings, ViewSettings
+from simsiam_eval.extraction.settings import FeatureSettings, NormalizationSettings, ViewSettings
 
 HEAD = """# Settings
 
@@ -62,7 +62,9 @@ def page() -> str:
     lines = [line for shared in MACHINE for line in _rows(shared, shared)]
     parts = [HEAD, f"## Device, precision and seed\n\n{_table(lines)}"]
     parts.append(f"## Checkpoint\n\n{_table(_rows(CheckpointSettings, CheckpointSettings))}")
-    parts.append(f"## Extraction\n\n{_table(_rows(ViewSettings, FeatureSettings, ViewSettings))}")
+    parts.append(
+        f"## Extraction\n\n{_table(_rows(ViewSettings, FeatureSettings, NormalizationSettings, ViewSettings))}"
+    )
     for name, command in COMMANDS.items():
         settings_class = command.settings_class()
         shared = [spelling(field) for base in MACHINE if issubclass(settings_class, base) for field in fields(base)]
@@ -75,7 +77,7 @@ def page() -> str:
         text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
         if settings_class.EXAMPLES:
             text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
-        elsewhere = (*MACHINE, CheckpointSettings, FeatureSettings, ViewSettings, object)
+        elsewhere = (*MACHINE, CheckpointSettings, FeatureSettings, NormalizationSettings, ViewSettings, object)
         declaring = [base for base in settings_class.__mro__ if base not in elsewhere]
         parts.append(f"## {name}\n\n{text}\n\n{_table(_rows(settings_class, *declaring))}")
     return "\n".join(parts)

@@ -126,14 +126,15 @@ def _check_origin(
     checks, source = [], None
     if choice is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-        from simsiam_eval.extraction.options import choice_like
+        from simsiam_eval.extraction.options import branch_hint, choice_like
 
         recorded = reader.attributes["encoder"].get("weights_sha256")
         actual = inspect_checkpoint(choice_like(reader.attributes, choice, reader.path)).weights_sha256
         if recorded == actual:
             checks.append(Check("encoder", f"sha256 {actual[:16]}..., matches"))
         else:
-            fault = f"The features are from another encoder than {choice.checkpoint}: {recorded}, not {actual}."
+            hint = branch_hint(reader.attributes, choice)
+            fault = f"The features are from another encoder than {choice.checkpoint}: {recorded}, not {actual}{hint}."
             checks.append(Check("encoder", "", [fault]))
     if data is not None:
         from simsiam_eval.sources.opening import open_source

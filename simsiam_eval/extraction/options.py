@@ -128,6 +128,12 @@ def choice_like(attributes: Mapping[str, Any], choice: EncoderChoice, name: str 
     return replace(choice, **values)
 
 
+def branch_hint(attributes: Mapping[str, Any], choice: EncoderChoice) -> str:
+    """The end of a message about features of another encoder: the branch that they are of, if none was chosen."""
+    branch = (attributes.get("encoder") or {}).get("branch")
+    return f"; the features are of --branch {branch}" if branch and choice.branch is None else ""
+
+
 def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preprocessing:
     """The preprocessing that a feature file records.
 

@@ -11,7 +11,7 @@ import torch
 
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -123,8 +123,9 @@ def extraction_like(
     encoder, report = load_encoder(choice_like(attributes, choice, name), options.layers, options.pooling)
     expected = attributes["encoder"].get("weights_sha256")
     if report.weights_sha256 != expected:
+        recorded = f"{expected[:12]}..." if expected else "none (the encoder is not recorded)"
         raise DataError(
             f"{report.path} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
-            f"expected {f'{expected[:12]}...' if expected else 'none (the encoder is not recorded)'}."
+            f"expected {recorded}{branch_hint(attributes, choice)}."
         )
     return Extraction(encoder, source, preprocessing_of(attributes, name), options, device)

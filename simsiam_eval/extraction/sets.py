@@ -10,7 +10,7 @@ import torch
 
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
 from simsiam_eval.features.reader import open_features, read_features
@@ -84,7 +84,8 @@ def features_of(
 
             report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
             if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
-                raise DataError(f"The features in {spec} are from another encoder than {report.path}.")
+                hint = branch_hint(features.attributes, choice)
+                raise DataError(f"The features in {spec} are from another encoder than {report.path}{hint}.")
         return features
     if choice is None:
         raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")

@@ -8,7 +8,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, option_name, setting
+from simsiam_eval.commands.settings import (
+    DeviceSettings,
+    PrecisionSettings,
+    SeedSettings,
+    Settings,
+    option_name,
+    setting,
+)
 from simsiam_eval.encoders.settings import CHOICE_NAMES, CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.sources.spec import is_feature_file, is_index_file
@@ -19,13 +26,34 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(CheckpointSettings, DeviceSettings, PrecisionSettings):
+class NormalizationSettings(Settings):
+    """How pixels are normalized, where the checkpoint does not say it."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"preprocessing": "mean std"}
+
+    mean: tuple[float, ...] | None = setting(
+        None,
+        at_least=0,
+        at_most=1,
+        help="Mean to subtract from pixels, as fractions of 1: comma-separated, one value per channel or one for all "
+        "(default: as the checkpoint says, else ImageNet's).",
+    )
+    std: tuple[float, ...] | None = setting(
+        None,
+        above=0,
+        at_most=1,
+        help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSettings(CheckpointSettings, NormalizationSettings, DeviceSettings, PrecisionSettings):
     """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "fingerprint strict",
         "features": "layer pool flip_average normalize dtype",
-        "preprocessing": "transform resize crop decode mean std",
+        "preprocessing": "transform resize crop decode",
         "machine": "compile extract_batch workers",
     }
 
@@ -61,19 +89,6 @@ class FeatureSettings(CheckpointSettings, DeviceSettings, PrecisionSettings):
         choices=DECODINGS,
         help="JPEG decoding: full, or scaled (large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size; faster). "
         "Default: as recorded in the checkpoint, else full.",
-    )
-    mean: tuple[float, ...] | None = setting(
-        None,
-        at_least=0,
-        at_most=1,
-        help="Mean to subtract from pixels, as fractions of 1: comma-separated, one value per channel or one for all "
-        "(default: as the checkpoint says, else ImageNet's).",
-    )
-    std: tuple[float, ...] | None = setting(
-        None,
-        above=0,
-        at_most=1,
-        help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
     )
     dtype: str = setting("float32", choices=("float32", "float16"), help="Data type of the stored features.")
     compile: str = setting(

@@ -14,8 +14,14 @@ def init(tmp_path):
     return tmp_path / "init.pth"
 
 
-def test_the_encoder_is_taken_over_with_its_variant_and_recorded(record, call, small, init, tmp_path):
-    command = ["pretrain", *small, "--epochs", 0, "--out", tmp_path / "run", "--init", init, "--stem-padding", 2]
+@pytest.fixture
+def short(photos):
+    """Options of a run of two steps per epoch."""
+    return ("--preset", "digits", "--image-size", 8, "--data", photos, "--batch-size", 20, "--workers", 0)
+
+
+def test_the_encoder_is_taken_over_with_its_variant_and_recorded(record, call, short, init, tmp_path):
+    command = ["pretrain", *short, "--epochs", 0, "--out", tmp_path / "run", "--init", init, "--stem-padding", 2]
     made = record(*command)
     source, report = load_encoder(init)
     encoder, own = load_encoder(made["files"]["checkpoint"])
@@ -35,10 +41,10 @@ def test_the_encoder_is_taken_over_with_its_variant_and_recorded(record, call, s
     assert "with --stem-padding 2, not 1" in other.stderr
 
 
-def test_training_starts_from_it(record, small, init, tmp_path):
+def test_training_starts_from_it(record, short, init, tmp_path):
     """Both runs draw the same projector and predictor, so that only the encoder differs."""
     from_init, random = (
-        record("pretrain", *small, "--epochs", 1, "--batch-size", 300, "--out", tmp_path / name, *options)
+        record("pretrain", *short, "--epochs", 1, "--out", tmp_path / name, *options)
         for name, options in (("init", ["--init", init]), ("random", []))
     )
     assert from_init["metrics"]["loss"] != random["metrics"]["loss"]
@@ -46,10 +52,10 @@ def test_training_starts_from_it(record, small, init, tmp_path):
     assert load_encoder(random["files"]["checkpoint"])[1].variant == {}
 
 
-def test_another_architecture_is_rejected(call, small, init, tmp_path):
-    result = call("pretrain", *small, "--out", tmp_path / "run", "--init", init, "--arch", "resnet34")
+def test_another_architecture_is_rejected(call, short, init, tmp_path):
+    result = call("pretrain", *short, "--out", tmp_path / "run", "--init", init, "--arch", "resnet34")
     assert result.exit_code == 2
     assert "is a resnet18 with the cifar stem" in result.stderr
     assert "use --arch resnet18 --stem cifar" in result.stderr
-    result = call("pretrain", *small, "--out", tmp_path / "run", "--stem-padding", 2)
+    result = call("pretrain", *short, "--out", tmp_path / "run", "--stem-padding", 2)
     assert "--stem-padding requires --init" in result.stderr

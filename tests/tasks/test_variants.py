@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import simsiam_eval as se
 from simsiam_eval.encoders.encoder import build_trunk
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.opening import open_source
@@ -113,3 +114,47 @@ def test_search_takes_the_variant_from_the_gallery(record, files, trunk, photos)
     image = next((photos / "ants").glob("*.png"))
     made = record("retrieval", "search", image, "--gallery", files / "padded.h5", "--checkpoint", trunk[0], "-k", 1)
     assert made["metrics"]["found"][0]["neighbors"][0]["similarity"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.usefixtures("messages_name_arguments")
+def test_python_interface(files, trunk, photos, tmp_path):
+    encoder = se.load_encoder(trunk[0], stem_padding=2, mean=0.5, std=(0.5, 0.25, 0.5))
+    assert encoder.preprocess.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert encoder.preprocess.preprocessing.std == (0.5, 0.25, 0.5)
+    in_memory = se.extract(encoder, photos, crop=SIZE, workers=0)
+    written = se.extract(encoder, photos, tmp_path / "f.h5", crop=SIZE, workers=0)
+    assert written.attributes["preprocessing"]["std"] == [0.5, 0.25, 0.5]
+    assert written.attributes["encoder"] == in_memory.attributes["encoder"]
+    np.testing.assert_allclose(in_memory.X, written.X[:], rtol=1e-4, atol=1e-5)
+    padded = se.open_features(files / "padded.h5")
+    like = se.extract(trunk[0], photos, like=padded, workers=0)  # takes the variant over
+    np.testing.assert_allclose(like.X, padded.X[:], rtol=1e-4, atol=1e-5)
+    with pytest.raises(se.UsageError, match="stem_padding contradicts"):
+        se.extract(trunk[0], photos, like=padded, stem_padding=1)
+    with pytest.raises(se.UsageError, match=r"load_encoder\(..., stem_padding=...\) decides it"):
+        se.extract(encoder, photos, stem_padding=2)
+    with pytest.raises(se.UsageError, match="mean must have one value or 3"):
+        se.load_encoder(trunk[0], mean=[0.5, 0.5])
+
+
+def test_a_branch_is_recorded_and_does_not_make_equal_encoders_differ(call, record, photos, tmp_path):
+    """A file with two networks, and another that has one of them alone."""
+    networks = {}
+    for seed, name in enumerate(("teacher", "student")):
+        torch.manual_seed(seed)
+        networks[name] = build_trunk("resnet18", "cifar").state_dict()
+    prefixed = {name: {f"backbone.{key}": value for key, value in state.items()} for name, state in networks.items()}
+    torch.save(prefixed, tmp_path / "both.pth")
+    torch.save(networks["student"], tmp_path / "student.pth")
+    common = ["--data", photos, "--crop", SIZE, "--workers", 0]
+    out = tmp_path / "f.h5"
+    made = record("extract", "--checkpoint", tmp_path / "both.pth", "--branch", "student", *common, "--out", out)
+    branch = made["provenance"]["encoder"]["branch"]
+    assert "student" in branch
+    again = record("extract", "--checkpoint", tmp_path / "student.pth", *common, "--out", out)
+    assert again["metrics"]["computed"] == 0
+    assert "branch" not in again["provenance"]["encoder"]
+    assert record("verify", out, "--checkpoint", tmp_path / "student.pth")["metrics"]["faults"] == []
+    result = call("verify", out, "--checkpoint", tmp_path / "both.pth")
+    assert f"from another encoder than {tmp_path}/both.pth" in result.stderr
+    assert f"; the features are of --branch {branch}." in result.stderr

@@ -7,6 +7,7 @@ import pytest
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import UsageError
 from tasks.detection.initialization import inspect_initializations, labeled_checkpoints
+from tasks.detection.settings import DetectSettings
 
 
 def test_labels_come_from_names_and_files():
@@ -47,3 +48,26 @@ def test_random_weights_have_the_architecture_of_the_first_checkpoint(checkpoint
     assert encoder.identity == encoder.to_dict()["weights_sha256"]
     (random,) = inspect_initializations({"random": None}, "resnet34", "imagenet")
     assert random.identity == "random resnet34 imagenet"
+
+
+def test_random_weights_have_the_variant_of_the_first_checkpoint(checkpoint):
+    choice = EncoderChoice(str(checkpoint), stem_padding=2)
+    encoder, random = inspect_initializations({"encoder": choice, "random": None}, "resnet50", "imagenet")
+    plain, other = inspect_initializations({"encoder": EncoderChoice.of(checkpoint), "random": None}, "", "")
+    assert random.encoder(0).trunk.conv1.padding == encoder.encoder(0).trunk.conv1.padding == (2, 2)
+    assert encoder.to_dict()["variant"] == random.to_dict()["variant"] == {"stem_padding": 2}
+    assert encoder.identity != plain.identity
+    assert random.identity != other.identity
+
+
+def test_options_of_checkpoints_require_one():
+    common = dict(train=("voc:a#train",), test="voc:a#test", out="runs")
+    for init in (("random",), None):
+        with pytest.raises(UsageError, match="--stem-padding requires --checkpoint"):
+            DetectSettings(**common, init=init, stem_padding=2)
+    with pytest.raises(UsageError, match=r"--arch must be one of resnet18, .*, got 'resnet19'"):
+        DetectSettings(**common, init=("random",), arch="resnet19")
+    assert (
+        DetectSettings(**common, init=("random", "a.pth"), branch="teacher").encoder_choice("a.pth").branch == "teacher"
+    )
+    assert DetectSettings(**common, init=("random",)).random_arch == "resnet50"
