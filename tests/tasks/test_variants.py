@@ -1,5 +1,7 @@
 """A trunk whose first convolution pads by 2, through every command that computes its features."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -155,6 +157,8 @@ def test_a_branch_is_recorded_and_does_not_make_equal_encoders_differ(call, reco
     assert again["metrics"]["computed"] == 0
     assert "branch" not in again["provenance"]["encoder"]
     assert record("verify", out, "--checkpoint", tmp_path / "student.pth")["metrics"]["faults"] == []
-    result = call("verify", out, "--checkpoint", tmp_path / "both.pth")
-    assert f"from another encoder than {tmp_path}/both.pth" in result.stderr
-    assert f"; the features are of --branch {branch}." in result.stderr
+    (fault,) = json.loads(call("verify", out, "--checkpoint", tmp_path / "both.pth", "--json").stdout)["metrics"][
+        "faults"
+    ]
+    assert f"from another encoder than {tmp_path}/both.pth" in fault
+    assert f"; the features are of --branch {branch}." in fault
