@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -47,14 +47,18 @@ def read_start(choice: EncoderChoice, arch: str, stem: str) -> Start:
         DataError: no encoder can be loaded.
         UsageError: it has another architecture or stem than the run.
     """
-    encoder, report = load_encoder(choice)
+    encoder, report = load_encoder(replace(choice, arch=None) if choice.is_named else choice)
     if (report.arch, report.stem) != (arch, stem):
         raise UsageError(
-            f"--init {report.path} is a {report.arch} with the {report.stem} stem, but the run trains a {arch} with the "
-            f"{stem} stem; use --arch {report.arch} --stem {report.stem}."
+            f"--init {report.path} is {_described(report.arch, report.stem)}, but the run trains {_described(arch, stem)}; "
+            "use the --arch and --stem of the checkpoint."
         )
     source = {name: getattr(report, name) for name in ("path", "family", "branch", "epoch", "weights_sha256")}
     return Start(source, dict(report.variant), encoder.trunk.state_dict())
+
+
+def _described(arch: str, stem: str | None) -> str:
+    return arch if stem is None else f"{arch} with the {stem} stem"
 
 
 def saved_start(metadata: Mapping[str, Any]) -> Start | None:

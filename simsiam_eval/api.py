@@ -287,7 +287,7 @@ def _unchanged_checkpoint(encoder: PretrainedEncoder) -> str:
 
 
 def _weights_sha256(encoder: PretrainedEncoder) -> str:
-    return weights_sha256(encoder.trunk.state_dict(), encoder.report.variant)
+    return weights_sha256(encoder.trunk.state_dict(), encoder.report.computation)
 
 
 def _matched(features: Features, like: Features) -> Features:

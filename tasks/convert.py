@@ -74,7 +74,7 @@ def convert(settings: ConvertSettings) -> Result:
         export = export_to_detectron2(settings.out, settings.preset, encoder)
     else:
         export = export_encoder(settings.out, settings.to, encoder, report)
-    if weights_sha256(export.weights, report.variant) != report.weights_sha256:
+    if weights_sha256(export.weights, report.computation) != report.weights_sha256:
         raise DataError(f"{settings.out} does not contain the weights of {settings.checkpoint}; convert it again.")
     difference = export.largest_difference
     rows = [

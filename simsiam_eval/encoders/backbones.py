@@ -13,16 +13,7 @@ from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.encoders.huggingface import load_hugging_face
 from simsiam_eval.encoders.timm_backbone import TimmEncoder
 from simsiam_eval.encoders.timm_weights import load_timm
-from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
-
-
-def is_named(checkpoint: str) -> bool:
-    """Whether a checkpoint is `timm:NAME`, `timm:NAME@FILE` or `hf:FOLDER`.
-
-    >>> is_named("timm:vit_small_patch16_224"), is_named("checkpoint.pth")
-    (True, False)
-    """
-    return checkpoint.startswith((TIMM, HUGGING_FACE))
+from simsiam_eval.vocabulary import TIMM
 
 
 def load_backbone(choice: EncoderChoice, layer: str | Sequence[str] = "pool", pooling: str = "auto") -> Backbone:
@@ -30,8 +21,9 @@ def load_backbone(choice: EncoderChoice, layer: str | Sequence[str] = "pool", po
 
     Raises:
         DataError: the weights are missing or are not complete.
-        UsageError: the library is missing, or it has no such network, or the layer or pooling does not fit.
+        UsageError: the library is missing, or it has no such network, or an option, the layer or the pooling does not fit.
     """
+    choice.reject_trunk_options()
     load = load_timm if choice.checkpoint.startswith(TIMM) else load_hugging_face
     return load(choice, layer, pooling)
 

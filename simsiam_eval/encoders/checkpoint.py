@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
 from simsiam_eval.encoders.backbone import Backbone
-from simsiam_eval.encoders.backbones import is_named, load_backbone
+from simsiam_eval.encoders.backbones import load_backbone
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint, unsafe_name
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
@@ -76,6 +76,11 @@ class CheckpointReport:
     normalization_from: str | None = None
     preprocessing: dict[str, Any] | None = None
 
+    @property
+    def computation(self) -> dict[str, Any]:
+        """What decides the features besides the weights, as `weights_sha256` covers it; {} for a ResNet of torchvision."""
+        return _computation(self.arch, self.stem, self.variant)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for json.dumps.
 
@@ -94,7 +99,7 @@ def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> Ch
         DataError: as in `load_encoder`.
     """
     choice = EncoderChoice.of(checkpoint)
-    return load_encoder(choice)[1] if is_named(choice.checkpoint) else _read_encoder(choice)[0]
+    return load_encoder(choice)[1] if choice.is_named else _read_encoder(choice)[0]
 
 
 def load_encoder(
@@ -112,7 +117,7 @@ def load_encoder(
         UsageError: unknown `layer` or `pooling`.
     """
     choice = EncoderChoice.of(checkpoint)
-    if is_named(choice.checkpoint):
+    if choice.is_named:
         backbone = load_backbone(choice, layer, pooling)
         return backbone.encoder, _report_of(backbone, choice)
     report, weights = _read_encoder(choice)
@@ -127,16 +132,21 @@ def load_encoder(
     return ResNetEncoder(trunk, report.arch, stem, layer, pooling, variant).eval(), report
 
 
-def weights_sha256(trunk_state_dict: Mapping[str, Tensor], variant: Mapping[str, Any]) -> str:
+def _computation(arch: str, stem: str | None, variant: Mapping[str, Any]) -> dict[str, Any]:
+    # Networks of other libraries may have the same keys and shapes, such as timm's resnet50 and resnetaa50.
+    return {**({"arch": arch} if stem is None else {}), **variant}
+
+
+def weights_sha256(trunk_state_dict: Mapping[str, Tensor], computation: Mapping[str, Any]) -> str:
     """Hexadecimal SHA-256 that identifies an encoder by its weights, independent of the checkpoint's family.
 
     For each torchvision key in sorted order it covers the key, the shape, and the values as little-endian float32.
-    `fc` and `num_batches_tracked` do not change an encoder's features and are left out. `variant`, as from
-    `TrunkVariant.to_dict`, is covered unless it is empty: the same weights then compute other features.
+    `fc` and `num_batches_tracked` do not change an encoder's features and are left out. `computation` is
+    covered unless it is empty: the same weights then compute other features than in a ResNet of torchvision.
     """
     digest = hashlib.sha256()
-    if variant:
-        digest.update(f"variant {json.dumps(dict(variant), sort_keys=True)}\n".encode())
+    if computation:
+        digest.update(f"computation {json.dumps(dict(computation), sort_keys=True)}\n".encode())
     for key in sorted(trunk_state_dict):
         if key.startswith("fc.") or key.endswith("num_batches_tracked"):
             continue
@@ -208,7 +218,7 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         predictor=None,
         loaded=backbone.loaded,
         skipped=backbone.skipped,
-        weights_sha256=weights_sha256(encoder.trunk.state_dict(), variant),
+        weights_sha256=weights_sha256(encoder.trunk.state_dict(), _computation(encoder.arch, None, variant)),
         metadata=None,
         branch=choice.branch,
         variant=variant,
@@ -242,7 +252,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         predictor=predictor,
         loaded={entry.key: key for key, entry in network.trunk.entries.items()},
         skipped=skipped,
-        weights_sha256=weights_sha256(weights, variant),
+        weights_sha256=weights_sha256(weights, _computation(network.arch, network.stem, variant)),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
         branch=network.name if len(contents.networks) > 1 or contents.part_of else None,
         branches=tuple(network.name for network in contents.networks),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TrunkVariant
 from simsiam_eval.errors import UsageError
+from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
 
 # Attributes of a TrunkVariant that a user may choose.
 VARIANT_OPTIONS = ("stem_stride", "stem_padding", "stem_pool", "stride_in_1x1")
@@ -46,11 +47,23 @@ class EncoderChoice:
         >>> str(EncoderChoice("timm:resnet50@r50.pth").path), EncoderChoice("timm:resnet50").path
         ('r50.pth', None)
         """
-        kind, _, name = self.checkpoint.partition(":")
-        if kind not in ("timm", "hf") or not name:
-            return Path(self.checkpoint)
-        file = name.partition("@")[2] if kind == "timm" else name
-        return Path(file).expanduser() if file else None
+        if self.checkpoint.startswith(TIMM):
+            file = self.checkpoint.partition("@")[2]
+            return Path(file).expanduser() if file else None
+        return Path(self.checkpoint.removeprefix(HUGGING_FACE)).expanduser()
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is `timm:NAME`, `timm:NAME@FILE` or `hf:FOLDER`, whose network is that of a library."""
+        return self.checkpoint.startswith((TIMM, HUGGING_FACE))
+
+    def reject_trunk_options(self) -> None:
+        """Raise UsageError for an option that decides the trunk, which a library does."""
+        for name in ("arch", *VARIANT_OPTIONS):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} cannot be used with {self.checkpoint}, whose library decides the network."
+                )
 
     def variant(self, recognized: TrunkVariant, arch: str) -> TrunkVariant:
         """The variant that was recognized in the checkpoint, with the options that were given in place of its values.

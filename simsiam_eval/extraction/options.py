@@ -115,7 +115,7 @@ def choice_like(attributes: Mapping[str, Any], choice: EncoderChoice, name: str 
         UsageError: an option of the choice contradicts the file.
     """
     encoder = attributes.get("encoder") or {}
-    if encoder.get("arch") not in ARCHITECTURES or encoder.get("stem") not in STEMS:
+    if choice.is_named or encoder.get("arch") not in ARCHITECTURES or encoder.get("stem") not in STEMS:
         return choice
     recorded = TrunkVariant.from_dict(encoder.get("variant") or {}).completed(encoder["stem"])
     values = {option: getattr(recorded, option) for option in VARIANT_OPTIONS}

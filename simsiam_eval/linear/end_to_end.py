@@ -57,7 +57,7 @@ class EndToEndFeed:
         device: torch.device,
     ) -> None:
         self._encoder, report = load_encoder(choice, layers, options.pooling)
-        self._variant = report.variant
+        self._computation = report.computation
         self._options = replace(options, views=1, layers=tuple(layers))
         preprocessing = options.preprocessing(report)
         self._extraction = ViewExtraction(self._encoder, source, preprocessing, self._options, device)
@@ -81,7 +81,7 @@ class EndToEndFeed:
         Raises:
             DataError: the weights have changed.
         """
-        after = weights_sha256(self._encoder.trunk.state_dict(), self._variant), self._extraction.sha256()
+        after = weights_sha256(self._encoder.trunk.state_dict(), self._computation), self._extraction.sha256()
         if after != self._before:
             raise DataError("The encoder's weights changed during training, so that this is not a linear evaluation.")
         return {"weights_sha256_before": self._before[0], "weights_sha256_after": after[0], "encoder_unchanged": True}

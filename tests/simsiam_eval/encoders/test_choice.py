@@ -31,9 +31,9 @@ def trunk_file(tmp_path_factory):
 
 def test_path_of_a_checkpoint():
     for text, path in (
-        ("a/b#c.pth", "a/b#c.pth"), ("hf:model", "model"), ("timm:resnet50@a@b.pth", "a@b.pth"), ("timm:", "timm:"),
+        ("a/b#c.pth", "a/b#c.pth"), ("hf:model", "model"), ("timm:resnet50@a@b.pth", "a@b.pth"),
     ):  # fmt: skip
-        assert EncoderChoice(text).path == Path(text if path is None else path)
+        assert EncoderChoice(text).path == Path(path)
     assert EncoderChoice("timm:resnet50").path is None
     assert EncoderChoice("hf:~/model").path == Path.home() / "model"
 
@@ -108,3 +108,16 @@ def test_the_variant_in_our_own_metadata_is_read_and_may_be_overridden(trunk_fil
     torch.save(content, tmp_path / "newer.pth")
     with pytest.raises(DataError, match=r"unknown variant of its trunk .*update simsiam-eval"):
         inspect_checkpoint(tmp_path / "newer.pth")
+
+
+def test_options_that_a_library_decides_are_rejected():
+    for option, value in (("--stem-padding", 2), ("--arch", "resnet50")):
+        choice = EncoderChoice("timm:resnet18", **{option[2:].replace("-", "_"): value})
+        with pytest.raises(UsageError, match=f"{option} cannot be used with timm:resnet18, whose library decides"):
+            inspect_checkpoint(choice)
+
+
+def test_the_hash_covers_what_decides_the_features(trunk_file):
+    state = torch.load(trunk_file)
+    computations = ({}, {"stem_padding": 2}, {"arch": "timm:resnet18"})
+    assert len({weights_sha256(state, computation) for computation in computations}) == 3

@@ -50,7 +50,7 @@ def test_features_equal_those_of_timm(tmp_path, name, pooling, classifier):
     assert report.arch == f"timm:{name}"
     assert report.skipped == {f"{classifier}.weight": "the classifier", f"{classifier}.bias": "the classifier"}
     assert len(report.loaded) == len(network.state_dict()) - 2
-    assert report.weights_sha256 == weights_sha256(encoder.trunk.state_dict(), report.variant)
+    assert report.weights_sha256 == weights_sha256(encoder.trunk.state_dict(), report.computation)
     config = timm.get_pretrained_cfg(name)
     assert report.normalization == {"mean": list(config.mean), "std": list(config.std)}
 
