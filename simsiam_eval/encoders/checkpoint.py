@@ -18,6 +18,7 @@ from simsiam_eval.encoders.backbone import Backbone
 from simsiam_eval.encoders.backbones import load_backbone
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint, unsafe_name
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.declared import declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.networks import read_contents
 from simsiam_eval.encoders.parts import other_parts
@@ -239,7 +240,8 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     weights = _float32_weights(network.trunk, name)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
-    variant = choice.variant(_recorded_variant(metadata, name), network.arch).to_dict(network.stem)
+    found = declared(file, network, _recorded_variant(metadata, name))
+    variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
     report = CheckpointReport(
         path=name,
         family=network.family.name,
@@ -257,13 +259,18 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         branch=network.name if len(contents.networks) > 1 or contents.part_of else None,
         branches=tuple(network.name for network in contents.networks),
         variant=variant,
+        assumptions=found.assumptions,
+        normalization=found.normalization,
+        normalization_from=found.normalization_from,
     )
     return report, weights
 
 
-def _recorded_variant(metadata: object, where: str) -> TrunkVariant:
-    """The variant in the metadata of `write_checkpoint`; torchvision's if there is none."""
-    recorded = metadata.get("variant") if isinstance(metadata, Mapping) else None
+def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:
+    """The variant in the metadata of `write_checkpoint`; None in files of other programs."""
+    if not isinstance(metadata, Mapping):
+        return None
+    recorded = metadata.get("variant")
     try:
         return TrunkVariant.from_dict(recorded or {})
     except TypeError as error:

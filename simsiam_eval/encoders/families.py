@@ -13,12 +13,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 
+Normalization = Mapping[str, list[float]]
+
 _PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
-_CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
+_IMAGENET_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # kuangliu/pytorch-cifar
+_SOLO_LEARN = {
+    "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]},
+    "cifar100": {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]},
+    "stl10": {"mean": [0.4914, 0.4823, 0.4466], "std": [0.247, 0.243, 0.261]},
+    "imagenet": _IMAGENET_NORMALIZATION,
+    "imagenet100": _IMAGENET_NORMALIZATION,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Family:
         skipped: (start of keys, what they are) of other known parts.
         cifar: what the toolkit's code does with a 3x3 stem; None: not known.
         imagenet: the same of a 7x7 stem.
-        cifar_normalization: of the images on which the toolkit trains encoders with a 3x3 stem; None: not known.
+        normalizations: of the images on which the toolkit trains, by the data set or by the stem.
     """
 
     name: str
@@ -45,7 +55,7 @@ class Family:
     skipped: tuple[tuple[str, str], ...] = ()
     cifar: TrunkVariant | None = None
     imagenet: TrunkVariant | None = None
-    cifar_normalization: Mapping[str, list[float]] | None = None
+    normalizations: Mapping[str, Normalization] = field(default_factory=dict)
 
     def fits(self, prefix: str, lines: str) -> bool:
         """Whether a trunk is of this family.
@@ -117,6 +127,7 @@ FAMILIES = (
         skipped=(_CLASSIFIER, ("momentum_projector.", "the momentum projector"), *_QUEUE),
         cifar=TrunkVariant(stem_padding=2),
         imagenet=_PLAIN,
+        normalizations=_SOLO_LEARN,
     ),
     Family(
         "patrickhua",
@@ -127,7 +138,7 @@ FAMILIES = (
         skipped=(("encoder.", "a copy of backbone and projector"),),
         cifar=_PLAIN,
         imagenet=_PLAIN,
-        cifar_normalization={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        normalizations={"cifar": _IMAGENET_NORMALIZATION, "imagenet": _IMAGENET_NORMALIZATION},
     ),
     Family(
         "lightly",
@@ -210,7 +221,7 @@ FAMILIES = (
         (r"^layer2\.0\.shortcut\.", r"^linear\."),
         skipped=(("linear.", "the classifier"),),
         cifar=_PLAIN,
-        cifar_normalization=_CIFAR10,
+        normalizations={"cifar": _CIFAR10},
     ),
     # A hub folder, and a checkpoint of timm's training script.
     Family("timm", r"", (r"^@(config\.pretrained_cfg|metric|version)$",)),

@@ -54,6 +54,7 @@ class Network:
         arch, stem, channels: of the encoder.
         prefix: what precedes its keys, without wrappers and containers that say nothing.
         family: that it belongs to.
+        copies: the same weights, where the file has them more than once.
     """
 
     names: tuple[str, ...]
@@ -63,6 +64,7 @@ class Network:
     channels: int
     prefix: str
     family: Family
+    copies: tuple[Trunk, ...] = ()
 
     @property
     def name(self) -> str:
@@ -186,7 +188,9 @@ def _distinct(networks: list[Network]) -> list[Network]:
         if same is None:
             distinct.append(network)
         else:
-            distinct[distinct.index(same)] = replace(same, names=(*same.names, *network.names))
+            distinct[distinct.index(same)] = replace(
+                same, names=(*same.names, *network.names), copies=(*same.copies, network.trunk)
+            )
     names = [network.name for network in distinct]
     return [
         network

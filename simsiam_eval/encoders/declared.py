@@ -1,0 +1,217 @@
+"""What a checkpoint says about its encoder besides the weights: stem, strides, architecture, normalization."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.attributes import attributes_of
+from simsiam_eval.encoders.checkpoint_file import CheckpointFile
+from simsiam_eval.encoders.module_geometry import variant_of_module
+from simsiam_eval.encoders.module_state import ModuleState
+from simsiam_eval.encoders.networks import Network
+from simsiam_eval.errors import DataError
+
+# Entries of a file that hold the settings of its training script.
+_SETTINGS = ("args", "opt", "hyper_parameters", "hparams", "cfg", "config", "meta", "pretrained_cfg", "default_cfg")
+_DEEPEST = 6  # levels of nested settings
+# Anti-aliased ResNets of timm have the keys and shapes of plain ones.
+_SAME_SHAPES = re.compile(r"(?:\w*_)?resnet(?:aa|blur)\d+")
+# Names and arguments in timm's config.json that change only the first or the last layer, or nothing.
+_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "drop_block_rate", "global_pool", "img_size"}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file says about an encoder, and what was assumed because it does not.
+
+    Attributes:
+        variant: how the trunk differs from torchvision's.
+        assumptions: sentences.
+        normalization: {"mean": [...], "std": [...]}; None if the file does not say it.
+        normalization_from: what says it.
+    """
+
+    variant: TrunkVariant
+    assumptions: tuple[str, ...]
+    normalization: dict[str, list[float]] | None
+    normalization_from: str | None
+
+
+def declared(file: CheckpointFile, network: Network, recorded: TrunkVariant | None) -> Declared:
+    """Read what a checkpoint says about one of its networks.
+
+    Args:
+        recorded: the variant in the metadata of our own checkpoints; None in files of other programs.
+
+    Raises:
+        DataError: it says that this is a network that torchvision does not have.
+    """
+    settings = list(_settings(file))
+    _reject_other_networks(settings, network, file.path)
+    variant, assumptions = _variant(file, settings, network, recorded)
+    variant = replace(variant, channels=network.channels)
+    normalization, source = _normalization(settings, network)
+    if normalization is None and recorded is None:
+        assumptions.append(
+            "Assumed images normalized by ImageNet's mean and standard deviation, which the file does not say "
+            "(--mean, --std)."
+        )
+    return Declared(variant, tuple(assumptions), normalization, source)
+
+
+def _variant(
+    file: CheckpointFile, settings: list[tuple[str, Any]], network: Network, recorded: TrunkVariant | None
+) -> tuple[TrunkVariant, list[str]]:
+    if recorded is not None:
+        return recorded, []
+    for trunk in (network.trunk, *network.copies):
+        container = _at(file.content, trunk.container)
+        if isinstance(container, ModuleState):
+            return variant_of_module(container, trunk, network.arch, network.stem, file.path), []
+    variant, known = TrunkVariant(), False
+    if network.trunk.layer1 is not None:
+        # What is between bn1 and layer1 of an nn.Sequential: nothing, a ReLU, or a ReLU and a pooling or its nn.Identity.
+        variant = TrunkVariant(stem_relu=network.trunk.layer1 > 2)
+        if network.trunk.layer1 < 4:
+            variant, known = replace(variant, stem_pool=False), True
+    family = network.family.cifar if network.stem == "cifar" else network.family.imagenet
+    if family is not None:
+        variant, known = replace(family, stem_relu=variant.stem_relu), True
+    told = _told_variant(settings)
+    if told:
+        variant = replace(variant, **told)
+    if known or {"stem_pool", "stem_stride"} <= told.keys():
+        return variant, []
+    return variant, [_assumption(network, variant)]
+
+
+def _assumption(network: Network, variant: TrunkVariant) -> str:
+    if network.stem == "cifar":
+        return (
+            "Assumed a 3x3 stem with stride 1, padding 1 and no max pooling, which neither the weights nor the file show "
+            "(--stem-stride, --stem-padding, --stem-pool)."
+        )
+    return (
+        f"Assumed torchvision's {network.arch}: anti-aliased, dilated and Caffe-style ResNets have the same keys, and the "
+        "file does not say which it is (--stride-in-1x1)."
+    )
+
+
+def _told_variant(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Attributes of a TrunkVariant that settings of known toolkits show."""
+    told: dict[str, Any] = {}
+    for name, value in _all(settings):
+        if (name == "downsample_in_bottleneck" and value is True) or (
+            name == "style" and value == "caffe"
+        ):  # transformers
+            told["stride_in_1x1"] = True
+        elif name == "maxpool1" and isinstance(value, bool):  # Lightning Bolts
+            told["stem_pool"] = value
+        elif name == "first_conv" and value is False:
+            told["stem_stride"] = 1
+        elif name == "cfg" and isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value):
+            told["stride_in_1x1"] = True
+    return told
+
+
+def _reject_other_networks(settings: list[tuple[str, Any]], network: Network, where: str) -> None:
+    for name, value in _all(settings):
+        arch = value.partition(".")[0] if isinstance(value, str) else ""
+        if name in ("arch", "architecture", "model", "model_name", "backbone", "name") and _SAME_SHAPES.fullmatch(arch):
+            raise DataError(
+                f"{where} says that its architecture is {arch}, which has the keys of {network.arch} and computes other "
+                f"features; load it through timm with timm:{arch}@{where}."
+            )
+        if name == "hidden_act" and value != "relu":
+            raise DataError(f"{where} says that its activation is {value}; expected a ResNet with ReLU.")
+        if name == "downsample_in_first_stage" and value is True:
+            raise DataError(f"{where} says that its first stage reduces the resolution, unlike torchvision's ResNets.")
+        if name == "model_args" and isinstance(value, Mapping) and not value.keys() <= _HARMLESS:
+            changed = ", ".join(f"{key}={value[key]}" for key in value if key not in _HARMLESS)
+            raise DataError(
+                f"{where} says that its {network.arch} was built with {changed}, so it computes other features than "
+                "torchvision's."
+            )
+
+
+def _normalization(
+    settings: list[tuple[str, Any]], network: Network
+) -> tuple[dict[str, list[float]] | None, str | None]:
+    found: list[tuple[dict[str, list[float]], str]] = []
+    for source, value in settings:
+        for mapping in _mappings(value):
+            for mean, std in (("mean", "std"), ("image_mean", "image_std")):
+                pair = _pair(mapping.get(mean), mapping.get(std), network.channels)
+                if pair is not None:
+                    found.append((pair, source))
+            text = mapping.get("cfg")
+            if isinstance(text, str):  # OpenMMLab keeps its config as the text of a Python file
+                found += [(pair, f"{source}.cfg") for pair in _pairs_in(text, network.channels)]
+    if found and all(pair == found[0][0] for pair, _ in found):
+        return found[0]
+    known = network.family.normalizations
+    data = next((value for name, value in _all(settings) if name == "dataset" and isinstance(value, str)), "")
+    if data in known:
+        return dict(known[data]), f"{network.family.name}'s normalization of {data}"
+    if network.stem in known:
+        return dict(known[network.stem]), f"what {network.family.name} trains with"
+    return None, None
+
+
+def _pairs_in(text: str, channels: int) -> Iterator[dict[str, list[float]]]:
+    numbers = r"\s*=\s*\[([\d., ]+)\]"
+    for match in re.finditer(rf"\bmean{numbers},\s*std{numbers}", text):
+        mean, std = ([float(number) for number in group.split(",") if number.strip()] for group in match.groups())
+        pair = _pair(mean, std, channels)
+        if pair is not None:
+            yield pair
+
+
+def _pair(mean: Any, std: Any, channels: int) -> dict[str, list[float]] | None:
+    """Mean and standard deviation as fractions of 1, if these are one number for each channel."""
+    if not all(isinstance(values, list | tuple) and len(values) == channels for values in (mean, std)):
+        return None
+    if not all(isinstance(value, int | float) for value in (*mean, *std)) or min(std) <= 0:
+        return None
+    scale = 255 if max(*mean, *std) > 2 else 1
+    return {"mean": [value / scale for value in mean], "std": [value / scale for value in std]}
+
+
+def _settings(file: CheckpointFile) -> Iterator[tuple[str, Any]]:
+    """(where it stands, value) of everything in a file that may be settings."""
+    if file.config:
+        yield "config.json", file.config
+    if isinstance(file.content.get("arch"), str):
+        yield "arch", {"arch": file.content["arch"]}
+    for name in _SETTINGS:
+        if name in file.content:
+            yield name, file.content[name]
+
+
+def _mappings(value: Any, depth: int = _DEEPEST) -> Iterator[Mapping[str, Any]]:
+    attributes = attributes_of(value)
+    if attributes:
+        yield attributes
+    entries: Sequence[Any] = list(attributes.values()) or (value if isinstance(value, list | tuple) else [])
+    for entry in entries if depth else []:
+        yield from _mappings(entry, depth - 1)
+
+
+def _all(settings: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every setting, at any depth."""
+    for _, value in settings:
+        for mapping in _mappings(value):
+            yield from mapping.items()
+
+
+def _at(content: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        if isinstance(content, Mapping):
+            content = next((value for key, value in content.items() if str(key) == name), None)
+        elif isinstance(content, list | tuple) and name.isdigit():
+            content = content[int(name)]
+    return content
