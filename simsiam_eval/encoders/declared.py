@@ -13,6 +13,7 @@ from simsiam_eval.encoders.checkpoint_file import CheckpointFile
 from simsiam_eval.encoders.module_geometry import variant_of_module
 from simsiam_eval.encoders.module_state import ModuleState
 from simsiam_eval.encoders.networks import Network
+from simsiam_eval.encoders.search import content_at
 from simsiam_eval.errors import DataError
 
 # Entries of a file that hold the settings of its training script.
@@ -69,7 +70,7 @@ def _variant(
     if recorded is not None:
         return recorded, []
     for trunk in (network.trunk, *network.copies):
-        container = _at(file.content, trunk.container)
+        container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
             return variant_of_module(container, trunk, network.arch, network.stem, file.path), []
     variant, known = TrunkVariant(), False
@@ -206,12 +207,3 @@ def _all(settings: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     for _, value in settings:
         for mapping in _mappings(value):
             yield from mapping.items()
-
-
-def _at(content: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        if isinstance(content, Mapping):
-            content = next((value for key, value in content.items() if str(key) == name), None)
-        elif isinstance(content, list | tuple) and name.isdigit():
-            content = content[int(name)]
-    return content

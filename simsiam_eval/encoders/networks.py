@@ -11,8 +11,9 @@ import torch
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.families import Family, family_of
+from simsiam_eval.encoders.module_state import ModuleState
 from simsiam_eval.encoders.recognition import recognize_trunk
-from simsiam_eval.encoders.search import Entry, Trunk, find_trunks, network_name, plain_path, tensor_entries
+from simsiam_eval.encoders.search import Entry, Trunk, content_at, find_trunks, network_name, plain_path, tensor_entries
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import first_few
 
@@ -55,6 +56,7 @@ class Network:
         prefix: what precedes its keys, without wrappers and containers that say nothing.
         family: that it belongs to.
         copies: the same weights, where the file has them more than once.
+        pickled: whether they are in a whole pickled module.
     """
 
     names: tuple[str, ...]
@@ -65,6 +67,7 @@ class Network:
     prefix: str
     family: Family
     copies: tuple[Trunk, ...] = ()
+    pickled: bool = False
 
     @property
     def name(self) -> str:
@@ -73,10 +76,12 @@ class Network:
 
     @property
     def rank(self) -> int:
-        """0 for the network that its authors evaluate, more for a student beside its teacher and for a moving average."""
-        if "student" in self.name:
-            return 1
-        return 2 if re.search(_ROLES["momentum"], self.name) else 0
+        """0 for the network that its authors evaluate.
+
+        More for a student beside its teacher, a moving average beside its model, and a pickled module beside a state dict.
+        """
+        rank = 1 if "student" in self.name else 2 if re.search(_ROLES["momentum"], self.name) else 0
+        return rank + 3 * self.pickled
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
             continue
         family = family_of(prefix, trunk.naming, lines)
         name = network_name(trunk.container, trunk.prefix)
-        networks.append(Network((name,), trunk, arch, stem, channels, prefix, family))
+        pickled = isinstance(content_at(content, trunk.container), ModuleState)
+        networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
     if not networks:
         raise _without_network(entries, where) or error or AssertionError
     return Contents(entries, _distinct(networks), _part_of(entries, networks))

@@ -172,3 +172,19 @@ def _find(container: tuple[str, ...], group: list[Entry], naming: Naming, where:
             shortcut = shortcut or bool(re.match(r"(layer\d|\d)\.\d+\.shortcut\.", rest))
         layer1 = int(match["layer1"]) if "layer1" in match.groupdict() else None
         yield Trunk(container, prefix, naming.name, layer1, shortcut, found)
+
+
+def content_at(content: Any, path: Sequence[str]) -> Any:
+    """What a checkpoint has in a container; None if there is none.
+
+    >>> content_at({"models": [{"epoch": 1}]}, ("models", "0", "epoch"))
+    1
+    """
+    for name in path:
+        if isinstance(content, Mapping):
+            content = next((value for key, value in content.items() if str(key) == name), None)
+        elif isinstance(content, list | tuple) and name.isdigit():
+            content = content[int(name)]
+        else:
+            return None
+    return content

@@ -1,0 +1,150 @@
+"""What a checkpoint says about its encoder besides the weights."""
+
+import argparse
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import ResNet, resnet18, resnet50
+from torchvision.models.resnet import BasicBlock
+
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    return build_trunk("resnet18", "cifar").state_dict()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(content, name="model.pth"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def with_prefix(state, prefix):
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def features(module, images):
+    with torch.no_grad():
+        return module.eval()(images).flatten(1)
+
+
+def parity(path, original, side=32, **choice):
+    """The report, after comparing the loaded encoder's features with the original's."""
+    encoder, report = load_encoder(EncoderChoice(str(path), **choice))
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(features(encoder, images), features(original, images), rtol=1e-5, atol=1e-5)
+    return report
+
+
+def test_solo_learn_pads_its_cifar_stem_by_2(saved, cifar):
+    original = build_trunk("resnet18", "cifar", variant=TrunkVariant(stem_padding=2))
+    original.load_state_dict(cifar)
+    heads = {"classifier.weight": torch.zeros(10, 512), "projector.0.weight": torch.zeros(9, 512)}
+    path = saved({"state_dict": with_prefix(cifar, "backbone.") | heads})
+    report = parity(path, original)
+    assert (report.family, report.variant) == ("solo-learn", {"stem_padding": 2})
+    assert not any("stem" in sentence for sentence in report.assumptions)
+    (path.parent / "args.json").write_text(
+        '{"method": "simsiam", "backbone": {"name": "resnet18"}, "data": {"dataset": "cifar100"}}'
+    )
+    report = parity(path, original)
+    assert report.normalization == {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]}
+    assert report.normalization_from == "solo-learn's normalization of cifar100"
+
+
+def test_an_unknown_cifar_stem_is_an_assumption_that_options_change(saved, cifar):
+    path = saved(cifar)
+    report = load_encoder(path)[1]
+    assert "Assumed a 3x3 stem with stride 1, padding 1 and no max pooling" in report.assumptions[0]
+    original = build_trunk("resnet18", "cifar", variant=TrunkVariant(stem_stride=2, stem_pool=True))
+    original.load_state_dict(cifar)
+    assert parity(path, original, stem_stride=2, stem_pool=True).variant == {"stem_stride": 2, "stem_pool": True}
+
+
+@pytest.mark.parametrize("parts", ["conv1 bn1", "conv1 bn1 relu", "conv1 bn1 relu maxpool"])
+def test_the_indices_of_a_sequential_show_its_stem(saved, parts):
+    trunk = resnet18()
+    layers = [getattr(trunk, name) for name in parts.split()] + [trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    original = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+    report = parity(saved({"state_dict": original.state_dict()}), original, side=64)
+    assert report.variant.get("stem_relu", True) is ("relu" in parts)
+    assert report.variant.get("stem_pool", True) is ("maxpool" in parts)
+
+
+def test_a_pickled_module_shows_its_strides(saved):
+    original = resnet50()
+    for block in (original.layer2[0], original.layer3[0], original.layer4[0]):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    original.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+    original.fc = nn.Identity()
+    report = parity(saved({"model": original}), original, side=64)
+    assert report.variant == {"stem_stride": 2, "stem_pool": True, "stride_in_1x1": True}
+    assert not any("Assumed torchvision" in sentence for sentence in report.assumptions)
+
+
+def test_a_pickled_module_that_is_no_torchvision_resnet(saved):
+    dilated = resnet50(replace_stride_with_dilation=[False, True, True])
+    with pytest.raises(DataError, match=r"has layer3\.0\.conv2 with stride .* torchvision's resnet50 has"):
+        load_encoder(saved(dilated))
+    other = resnet18()
+    other.layer2[0].relu = nn.GELU()
+    with pytest.raises(DataError, match=r"GELU in layer2\.0\.relu"):
+        load_encoder(saved(other))
+
+
+def test_anti_aliased_networks_are_rejected_by_their_name(saved):
+    state = resnet18().state_dict()
+    for content in (
+        {"arch": "resnetblur18", "state_dict": state},
+        {"args": argparse.Namespace(model="resnetaa18.a1_in1k"), "state_dict": state},
+    ):
+        with pytest.raises(DataError, match=r"architecture is resnet(aa|blur)18, which has the keys of resnet18"):
+            load_encoder(saved(content))
+
+
+def test_hub_folder(saved):
+    path = saved(resnet18().state_dict())
+    config = path.parent / "config.json"
+    config.write_text(
+        '{"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}}'
+    )
+    report = load_encoder(path)[1]
+    assert report.family == "timm"
+    assert (report.normalization, report.normalization_from) == ({"mean": [0.5] * 3, "std": [0.2] * 3}, "config.json")
+    config.write_text('{"architecture": "resnet18", "model_args": {"aa_layer": "avg"}}')
+    with pytest.raises(DataError, match=r"built with aa_layer=avg"):
+        load_encoder(path)
+
+
+def test_caffe_style_of_openmmlab(saved):
+    original = build_trunk("resnet50", variant=TrunkVariant(stride_in_1x1=True))
+    text = "backbone = dict(style='caffe')\nnorm = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0])"
+    path = saved({"meta": {"cfg": text}, "state_dict": with_prefix(original.state_dict(), "backbone.")})
+    report = parity(path, original, side=64)
+    assert report.variant == {"stride_in_1x1": True}
+    assert report.normalization["mean"] == pytest.approx([103.53 / 255, 116.28 / 255, 123.675 / 255])
+
+
+def test_our_own_checkpoints_say_everything(saved, cifar):
+    content = {"epoch": 1, "arch": "resnet18", "state_dict": with_prefix(cifar, "module.encoder."), "simsiam_eval": {}}
+    assert load_encoder(saved(content))[1].assumptions == ()
+
+
+def test_another_block_than_torchvisions(saved):
+    class Squeezed(BasicBlock):
+        pass
+
+    Squeezed.__module__, Squeezed.__qualname__ = __name__, "Squeezed"
+    globals()["Squeezed"] = Squeezed
+    with pytest.raises(DataError, match=r"Squeezed in layer1\.0"):
+        load_encoder(saved(ResNet(Squeezed, [2, 2, 2, 2])))
