@@ -1,53 +1,145 @@
-"""`inspect`: show what a checkpoint contains and what would be loaded from it."""
+"""`inspect`: show what a checkpoint contains, what would be loaded from it, and whether the encoder is alive."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.settings import CheckpointSettings
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.encoders.choice import EncoderChoice
+    from simsiam_eval.encoders.networks import Network
+
+_IMAGES = 8  # number of images whose features --images shows
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(CheckpointSettings):
     """Show what a checkpoint contains: family, architecture, the keys that are loaded, and why others are skipped."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar",)
+    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "data": "images"}
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "checkpoint.pth.tar",
+        "checkpoint.pth.tar --images photos",
+        "checkpoint.pth.tar --branch momentum",
+    )
 
-    checkpoint: str = setting(positional=True, help="Checkpoint file.")
+    checkpoint: str = setting(
+        positional=True, help="Checkpoint file or folder, timm:NAME, timm:NAME@FILE or hf:FOLDER."
+    )
+    images: str | None = setting(
+        None,
+        help=f"Image source; the features of {_IMAGES} of its images show whether the encoder is alive: their norms, spread "
+        "and rank.",
+    )
 
 
 def inspect(settings: InspectSettings) -> Result:
     """Run `inspect`.
 
     Raises:
-        DataError: no encoder can be loaded from the file.
+        DataError: no encoder can be loaded from the file, or an image cannot be read.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+    from simsiam_eval.encoders.networks import NetworkNotChosen
 
     started = time.perf_counter()
-    report = inspect_checkpoint(settings.encoder_choice(settings.checkpoint))
+    choice = settings.encoder_choice(settings.checkpoint)
+    try:
+        report = inspect_checkpoint(choice)
+    except NetworkNotChosen as undecided:
+        if settings.images is not None:
+            raise
+        metrics, table = _networks(undecided.networks), _networks_table(settings.checkpoint, undecided)
+    else:
+        features = None if settings.images is None else _features(choice, settings.images)
+        metrics, table = report.to_dict() | {"features": features}, _table(report, _feature_rows(features))
     return Result(
         task="inspect",
         settings=settings.to_dict(),
-        metrics=report.to_dict(),
+        metrics=metrics,
         provenance=provenance(started, checkpoint=settings.checkpoint),
-        table=_table(report),
+        table=table,
     )
 
 
-def _table(report: CheckpointReport) -> Table:
+def _features(choice: EncoderChoice, images: str) -> dict[str, Any]:
+    """Statistics of the features of a few images, evenly spaced in their source."""
+    import torch
+
+    from simsiam_eval.encoders.checkpoint import load_encoder
+    from simsiam_eval.extraction.options import ExtractionOptions
+    from simsiam_eval.images.transform import ImageTransform
+    from simsiam_eval.metrics.spread import collapse_std, rankme
+    from simsiam_eval.sources.opening import open_source
+
+    encoder, report = load_encoder(choice)
+    source = open_source(images)
+    rows = sorted({round(index * (len(source) - 1) / (_IMAGES - 1)) for index in range(_IMAGES)})
+    transform = ImageTransform(ExtractionOptions().preprocessing(report))
+    with torch.no_grad():
+        features = encoder(torch.stack([transform(source.image(row)) for row in rows]))
+    return {
+        "ids": [source.id(row) for row in rows],
+        "norms": features.norm(dim=1).tolist(),
+        "spread": collapse_std(features),
+        "rank": rankme(features),
+    }
+
+
+def _feature_rows(features: dict[str, Any] | None) -> list[list[str]]:
+    if features is None:
+        return []
+    number = len(features["norms"])
+    return [
+        [f"norms of {counted(number, 'feature')}", ", ".join(f"{norm:.4g}" for norm in features["norms"])],
+        ["spread", f"{features['spread']:.3f} (0: all the same)"],
+        ["rank", f"{features['rank']:.2f} of at most {number}"],
+    ]
+
+
+def _networks(networks: Sequence[Network]) -> dict[str, Any]:
+    """Metrics of a file whose encoder was not chosen."""
+    return {
+        "branch": None,
+        "branches": [network.name for network in networks],
+        "networks": [
+            {
+                "branch": network.name,
+                "family": network.family.name,
+                "arch": network.arch,
+                "stem": network.stem,
+                "weights": len(network.trunk.entries),
+            }
+            for network in networks
+        ],
+    }
+
+
+def _networks_table(checkpoint: str, undecided: Any) -> Table:
+    rows = [
+        [network.name, network.family.name, f"{network.arch}, {network.stem} stem", str(len(network.trunk.entries))]
+        for network in undecided.networks
+    ]
+    return Table(checkpoint, ("--branch", "family", "architecture", "weights"), rows, [str(undecided)])
+
+
+def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
+    differences = "".join(f", {name} {value}" for name, value in report.variant.items())
+    others = [name for name in report.branches if name != report.branch]
     facts = {
         "family": report.family,
         "weights from": report.container,
-        "architecture": report.arch if report.stem is None else f"{report.arch}, {report.stem} stem",
+        "branch": report.branch and f"{report.branch}" + (f" (others: {', '.join(others)})" if others else ""),
+        "architecture": (f"{report.arch}, {report.stem} stem" if report.stem else report.arch) + differences,
+        "normalization": report.normalization and f"{_numbers(report.normalization)}, from {report.normalization_from}",
         "epoch": report.epoch,
         "feature width": report.feature_width,
         "projector": report.projector,
@@ -62,7 +154,13 @@ def _table(report: CheckpointReport) -> Table:
         keys_by_reason.setdefault(reason, []).append(key)
     for reason, keys in keys_by_reason.items():
         rows.append([f"skipped ({len(keys)})", f"{reason}: {_beginning(keys, 3)}"])
-    return Table(report.path, ("", ""), rows, ["Use --json to list every key."])
+    return Table(report.path, ("", ""), rows + feature_rows, [*report.assumptions, "Use --json to list every key."])
+
+
+def _numbers(normalization: dict[str, list[float]]) -> str:
+    return "; ".join(
+        f"{name} {', '.join(f'{value:.4g}' for value in values)}" for name, values in normalization.items()
+    )
 
 
 def _beginning(texts: list[str], limit: int) -> str:

@@ -1,6 +1,20 @@
-def test_every_key_is_loaded_or_skipped_with_a_reason(record, checkpoint):
-    import torch
+import pytest
+import torch
 
+from simsiam_eval.encoders.encoder import build_trunk
+
+
+@pytest.fixture
+def two_networks(tmp_path):
+    keys = build_trunk("resnet18", "cifar").state_dict()
+    content = {
+        f"{name}.{key}": tensor + shift for shift, name in enumerate(("left", "right")) for key, tensor in keys.items()
+    }
+    torch.save(content, tmp_path / "two.pth")
+    return tmp_path / "two.pth"
+
+
+def test_every_key_is_loaded_or_skipped_with_a_reason(record, checkpoint):
     keys = set(torch.load(checkpoint, weights_only=True)["state_dict"])
     metrics = record("inspect", checkpoint)["metrics"]
     assert set(metrics["loaded"]) | set(metrics["skipped"]) == keys
@@ -15,3 +29,30 @@ def test_table_shows_what_the_file_contains(call, checkpoint):
     assert result.exit_code == 0
     for text in ("resnet18, cifar stem", "weights sha256", "loaded (", "skipped (", "512"):
         assert text in result.stdout
+
+
+def test_networks_are_listed_where_none_is_chosen(call, record, two_networks):
+    metrics = record("inspect", two_networks)["metrics"]
+    assert metrics["branches"] == ["left", "right"]
+    assert [network["arch"] for network in metrics["networks"]] == ["resnet18", "resnet18"]
+    table = call("inspect", two_networks).stdout
+    assert "left" in table and "choose one with --branch" in table
+    chosen = record("inspect", two_networks, "--branch", "right")["metrics"]
+    assert (chosen["branch"], chosen["arch"], chosen["branches"]) == ("right", "resnet18", ["left", "right"])
+
+
+def test_features_of_images_show_whether_the_encoder_is_alive(call, record, checkpoint, tmp_path):
+    features = record("inspect", checkpoint, "--images", "digits")["metrics"]["features"]
+    assert len(features["ids"]) == len(features["norms"]) == 8
+    assert features["spread"] > 0.01
+    assert 1 < features["rank"] <= 8
+    assert "spread" in call("inspect", checkpoint, "--images", "digits").stdout
+    dead = {key: torch.zeros_like(tensor) for key, tensor in build_trunk("resnet18", "cifar").state_dict().items()}
+    torch.save(dead | {"bn1.running_var": torch.ones(64)}, tmp_path / "dead.pth")
+    assert record("inspect", tmp_path / "dead.pth", "--images", "digits")["metrics"]["features"]["spread"] == 0
+
+
+def test_images_need_a_chosen_network(call, two_networks):
+    result = call("inspect", two_networks, "--images", "digits")
+    assert result.exit_code == 1
+    assert "choose one with --branch" in result.stderr
