@@ -129,10 +129,22 @@ FAMILIES = (
         imagenet=_PLAIN,
         normalizations=_SOLO_LEARN,
     ),
+    # The 91.9 % SimSiam for CIFAR-10, with PatrickHua's heads and its own normalization.
+    Family(
+        "reza-safdari",
+        r"(backbone|encoder\.0)\.",
+        (r"^predictor\.layer1\.0\.", r"^encoder\.1\.", r"^@top1_acc$"),
+        projector="projector.",
+        predictor="predictor.",
+        skipped=(("encoder.", "a copy of backbone and projector"),),
+        cifar=_PLAIN,
+        cifar_normalization=_CIFAR10,
+    ),
+    # SimSiam, and SimCLR, which has no predictor.
     Family(
         "patrickhua",
         r"(backbone|encoder\.0)\.",
-        (r"^predictor\.layer1\.0\.", r"^encoder\.1\."),
+        (r"^projector\.layer1\.0\.", r"^encoder\.1\.layer1\.0\."),
         projector="projector.",
         predictor="predictor.",
         skipped=(("encoder.", "a copy of backbone and projector"),),
@@ -180,6 +192,15 @@ FAMILIES = (
         projector="online_encoder.projector.",
         predictor="online_predictor.",
     ),
+    Family(
+        "lightning-bolts",
+        r"(online|target)_network\.encoder\.",
+        (r"^online_network\.projector\.model\.",),
+        projector="online_network.projector.",
+        predictor="predictor.",
+        skipped=(("target_network.", "the target network"),),
+    ),
+    Family("lightning-bolts", r"encoder\.", (r"^projection\.model\.",), projector="projection."),
     Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
     Family(
         "mmpretrain",
@@ -200,6 +221,11 @@ FAMILIES = (
     Family("simclr", r"backbone\.", (r"^backbone\.fc\.\d+\.",), projector="{trunk}fc.", imagenet=_PLAIN),
     # leftthomas/SimCLR: an nn.Sequential without max pooling, which its indices show.
     Family("simclr", r"f\.", (r"^g\.\d+\.",), projector="g.", cifar=_PLAIN),
+    # Spijkervet/SimCLR.
+    Family("simclr", r"encoder\.", (r"^projector\.2\.weight$",), projector="projector."),
+    # HobbitLong/CMC and its MoCo, whose moving average is the entry model_ema.
+    Family("cmc", r"encoder\.", (r"^@contrast$", r"^@opt$"), imagenet=_PLAIN),
+    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",)),
     Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
     Family("transformers-timm", r"timm_model\."),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),

@@ -72,6 +72,7 @@ CASES = [
     ("solo-learn", "backbone.", dict, linear("classifier", "projector.0", "predictor.0"), [512, 256], [512, 256]),
     ("patrickhua", "backbone.", dict, linear("projector.layer1.0", "encoder.1.layer1.0", "predictor.layer1.0"),
      [512, 256], [512, 256]),
+    ("patrickhua", "backbone.", with_shortcut, linear("projector.layer1.0", "encoder.1.layer1.0"), [512, 256], None),
     ("lightly", "backbone.", as_sequential, linear("projection_head.layers.0", "prediction_head.layers.0"), [512, 256],
      [512, 256]),
     ("vissl", "trunk._feature_blocks.", dict, {}, None, None),
@@ -80,9 +81,13 @@ CASES = [
     ("vicreg", "backbone.", dict, linear("projector.0"), [512, 256], None),
     ("byol", "online_encoder.net.", dict, linear("online_encoder.projector.0", "online_predictor.0"), [512, 256],
      [512, 256]),
+    ("lightning-bolts", "online_network.encoder.", dict,
+     linear("online_network.projector.model.0", "predictor.model.0"), [512, 256], [512, 256]),
+    ("lightning-bolts", "encoder.", dict, linear("projection.model.0"), [512, 256], None),
     ("byol", "online_network.", dict, {}, None, None),
     ("mmselfsup", "backbone.", dict, linear("neck.fc0", "head.predictor.fc0"), [512, 256], [512, 256]),
     ("simclr", "backbone.", dict, linear("backbone.fc.0"), [512, 256], None),
+    ("simclr", "encoder.", dict, {"projector.0.weight": (512, 512), "projector.2.weight": (64, 512)}, [512, 512, 64], None),
     ("transformers", "resnet.", as_transformers, {"classifier.1.weight": (10, 512)}, None, None),
     ("transformers-timm", "timm_model.", dict, {"timm_model.fc.weight": (10, 512)}, None, None),
     ("detectron2", "", as_detectron2, {}, None, None),
@@ -94,7 +99,16 @@ CASES = [
     ("other", "learner.", dict, {}, None, None),
 ]  # fmt: skip
 # Families of larger networks, and those that the file's other entries tell: tested below.
-ELSEWHERE = {"mmpretrain", "timm", "segmentation-models", "torchvision-detection", "torchvision-segmentation"}
+ELSEWHERE = {
+    "cmc",
+    "maskrcnn-benchmark",
+    "mmpretrain",
+    "reza-safdari",
+    "segmentation-models",
+    "timm",
+    "torchvision-detection",
+    "torchvision-segmentation",
+}
 
 
 def test_every_family_has_a_case():
@@ -131,10 +145,24 @@ def test_family_of_a_larger_network(name, prefix, others, branch):
     assert contents.choose(branch, "file").family.name == name
 
 
+def test_maskrcnn_benchmark():
+    stem = {key: value for key, value in R18.items() if key.startswith(("conv1", "bn1"))}
+    rest = {key: value for key, value in R18.items() if key not in stem}
+    model = weights(stem, "module.backbone.body.stem.") | weights(rest, "module.backbone.body.")
+    contents = read_contents({"model": model | weights({"module.rpn.head.conv.weight": (9, 9, 3, 3)})}, "file")
+    assert contents.part_of is not None
+    assert contents.choose("backbone", "file").family.name == "maskrcnn-benchmark"
+
+
 def test_families_that_other_entries_of_the_file_tell():
     backbone = weights(R18, "backbone.") | weights(linear("neck.fc0"))
     assert read_contents({"state_dict": backbone, "message_hub": {}}, "f").choose(None, "f").family.name == "mmpretrain"
     assert read_contents({"state_dict": weights(R18), "metric": 70.1}, "f").choose(None, "f").family.name == "timm"
+    cmc = {"model": weights(R18, "encoder.module."), "opt": {}, "contrast": {"memory": torch.ones(2)}}
+    assert read_contents(cmc, "f").choose(None, "f").family.name == "cmc"
+    heads = weights(linear("predictor.layer1.0", "projector.layer1.0", "encoder.1.layer1.0"))
+    reza = {"state_dict": weights(R18, "backbone.") | heads, "top1_acc": 91.9}
+    assert read_contents(reza, "f").choose(None, "f").family.name == "reza-safdari"
     hub = read_contents(weights(R18), "f", {"architecture": "resnet18", "pretrained_cfg": {}})
     assert hub.choose(None, "f").family.name == "timm"
 
