@@ -138,7 +138,7 @@ FAMILIES = (
         predictor="predictor.",
         skipped=(("encoder.", "a copy of backbone and projector"),),
         cifar=_PLAIN,
-        cifar_normalization=_CIFAR10,
+        normalizations={"cifar": _CIFAR10},
     ),
     # SimSiam, and SimCLR, which has no predictor.
     Family(
