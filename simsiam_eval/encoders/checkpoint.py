@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
 from simsiam_eval.encoders.backbone import Backbone
 from simsiam_eval.encoders.backbones import load_backbone
-from simsiam_eval.encoders.checkpoint_file import open_checkpoint, unsafe_name
+from simsiam_eval.encoders.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.declared import declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
@@ -121,7 +122,9 @@ def load_encoder(
     if choice.is_named:
         backbone = load_backbone(choice, layer, pooling)
         return backbone.encoder, _report_of(backbone, choice)
-    report, weights = _read_encoder(choice)
+    report, mapped = _read_encoder(choice)
+    # Copied, since what is mapped from the file changes when another program writes to it.
+    weights = {key: tensor.clone() for key, tensor in mapped.items()}
     variant, stem = TrunkVariant.from_dict(report.variant), str(report.stem)
     # On "meta" no weights are initialized only to be overwritten; a strict load leaves no meta tensor behind.
     with torch.device("meta"):
@@ -192,7 +195,8 @@ def write_checkpoint(
     try:
         torch.load(trial, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TypeError(f"the checkpoint could not be read back: {unsafe_name(error) or error}") from error
+        named = re.search(r"(?:GLOBAL|unrecognized function) (\S*\w)", str(error))
+        raise TypeError(f"the checkpoint could not be read back: {named[1] if named else error}") from error
     content = {
         "epoch": int(epoch),
         "arch": arch,

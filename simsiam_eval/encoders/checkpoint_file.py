@@ -1,7 +1,6 @@
 """Read a checkpoint of any format without executing code from it, or say what the file is instead."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,12 +82,6 @@ def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`open_checkpoint(path).content` as a dict."""
     return dict(open_checkpoint(path).content)
-
-
-def unsafe_name(error: Exception) -> str | None:
-    """The Python name that torch.load rejected, from its message; None for another error."""
-    match = re.search(r"(?:GLOBAL|unrecognized function) (\S*\w)", str(error))
-    return match.group(1) if match else None
 
 
 def _read(path: Path, name: str) -> FileContent:

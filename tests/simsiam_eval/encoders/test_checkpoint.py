@@ -116,6 +116,15 @@ def test_teacher_is_preferred_and_namespace_is_allowed(tmp_path, state, legacy):
     assert "head.mlp.0.weight" in report.skipped
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_loaded_encoder_does_not_change_with_its_file(tmp_path, state, legacy):
+    path = saved(tmp_path, state, _use_new_zipfile_serialization=not legacy)
+    encoder, _ = load_encoder(path)
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(encoder.trunk.conv1.weight, state["conv1.weight"])
+
+
 def test_loading_keeps_the_random_state(tmp_path, state):
     path = saved(tmp_path, state)
     before = torch.random.get_rng_state()
