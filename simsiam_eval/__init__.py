@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     pretrain: Callable[..., Result]
     inspect: Callable[..., Result]
     convert: Callable[..., Result]
+    import_features: Callable[..., Result]
     verify: Callable[..., Result]
     merge: Callable[..., Result]
     export: Callable[..., Result]

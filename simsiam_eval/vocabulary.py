@@ -1,6 +1,7 @@
 """Names shared by options, files and records. Does not import torch."""
 
 PRECISIONS = ("float32", "bf16")
+UNKNOWN_PRECISION = "unknown"  # of imported features
 STEMS = ("imagenet", "cifar")
 LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 MAP_POOLINGS = ("avg", "max")  # over the positions of feature maps

@@ -57,6 +57,7 @@ def verify(settings: VerifySettings) -> Result:
     """
     from simsiam_eval.features.checks import Check, check_ids, check_layout, check_rows
     from simsiam_eval.features.file import part_of
+    from simsiam_eval.features.provenance import is_imported
     from simsiam_eval.features.reader import FeatureReader
 
     started, path = time.perf_counter(), settings.file
@@ -75,6 +76,8 @@ def verify(settings: VerifySettings) -> Result:
         checks = [Check("format", version + (", virtual" if reader.attributes["parts"] else "")), check_layout(reader)]
         if not checks[1].faults:
             checks += [*check_rows(reader), check_ids(reader)]
+            if is_imported(reader.attributes):
+                checks.append(_imported(reader.attributes))
             sample = _Sample(settings.sample, settings.seed, settings.device)
             checks += _check_origin(reader, settings.given_encoder(), settings.data, sample)
         return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
@@ -108,6 +111,16 @@ def _unfinished(path: Path) -> Check:
     )
 
 
+def _imported(attributes: dict[str, Any]) -> Check:
+    """Where imported features are from, which only the user knows in full."""
+    from simsiam_eval.features.checks import Check
+    from simsiam_eval.features.provenance import encoder_name
+    from simsiam_eval.wording import first_few
+
+    files = first_few(map(str, attributes["source"].get("imported_from") or ["an unknown file"]), 1)
+    return Check("origin", f"{encoder_name(attributes)}; imported from {files}, whose encoder cannot be verified")
+
+
 @dataclass(frozen=True)
 class _Sample:
     """How many rows are recomputed, drawn with which seed, on which device."""
@@ -122,9 +135,16 @@ def _check_origin(
 ) -> list[Check]:
     """Check the file against the checkpoint and the images that were given."""
     from simsiam_eval.features.checks import Check
+    from simsiam_eval.features.provenance import is_imported
 
     checks, source = [], None
-    if choice is not None:
+    imported = is_imported(reader.attributes)
+    if choice is not None and imported:
+        fault = (
+            f"{reader.path} was imported, its encoder is not recorded: it cannot be compared with {choice.checkpoint}."
+        )
+        checks.append(Check("encoder", "", [fault]))
+    elif choice is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
         from simsiam_eval.extraction.options import branch_hint, choice_like
 
@@ -149,14 +169,17 @@ def _check_origin(
 def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Check:
     """Check fingerprint, ids and labels against an image source."""
     from simsiam_eval.features.checks import Check
+    from simsiam_eval.features.provenance import is_imported
 
     recorded, check = reader.attributes["source"], Check("images")
     first, stop = recorded.get("rows", (0, len(source)))
     if stop > len(source) or stop - first != len(reader):
         check.faults.append(f"{spec} has {len(source)} rows, but the file has {len(reader)}.")
         return check
-    fingerprint = str(recorded.get("fingerprint"))
-    if fingerprint != (source.listing_fingerprint() if fingerprint.startswith("listing ") else source.fingerprint()):
+    fingerprint, imported = str(recorded.get("fingerprint")), is_imported(reader.attributes)
+    if not imported and fingerprint != (
+        source.listing_fingerprint() if fingerprint.startswith("listing ") else source.fingerprint()
+    ):
         check.faults.append(f"The features are from other images than {spec}: the fingerprints differ.")
     for start in range(0, len(reader), 1 << 13):
         rows = range(start, min(start + (1 << 13), len(reader)))
@@ -171,7 +194,7 @@ def _check_images(reader: FeatureReader, source: ImageSource, spec: str) -> Chec
                     break
         if check.faults:
             return check
-    check.result = "fingerprint, ids and labels match"
+    check.result = "ids and labels match" if imported else "fingerprint, ids and labels match"
     return check
 
 

@@ -27,6 +27,7 @@ def setting(
     above: float | None = None,
     by_preset: bool = False,
     short: str | None = None,
+    also: str | None = None,
     may_change: bool = False,
     endings: tuple[str, ...] = (),
     positional: bool = False,
@@ -41,6 +42,7 @@ def setting(
         choices: permitted values.
         at_least, at_most, above: bounds of a number.
         by_preset: the default comes from the preset.
+        also: another name on the command line, such as "--to".
         short: short name on the command line, such as "-k", by which messages call it.
         may_change: resumed work may have another value than it started with.
         endings: permitted suffixes of a path.
@@ -50,7 +52,7 @@ def setting(
     """
     metadata = dict(
         help=help, choices=choices, at_least=at_least, at_most=at_most, above=above, by_preset=by_preset,
-        short=short, may_change=may_change, endings=endings, positional=positional, output=output, once=once,
+        short=short, also=also, may_change=may_change, endings=endings, positional=positional, output=output, once=once,
     )  # fmt: skip
     return dataclasses.field(default=None if by_preset else default, metadata=metadata)
 

@@ -168,6 +168,8 @@ def _option(
     declaration = [f"{name}/--no-{name[2:]}" if kind.scalar is bool else name, field.name]
     if field.metadata["short"]:
         declaration.insert(0, field.metadata["short"])
+    if field.metadata["also"]:
+        declaration.insert(1, field.metadata["also"])
     text = field.metadata["help"]
     if field.default not in (None, (), dataclasses.MISSING) or field.metadata["by_preset"]:
         text += f"  [default: {default_text(field, settings_class)}]"

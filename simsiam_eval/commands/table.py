@@ -37,6 +37,7 @@ class Command:
         settings: Settings class, as "module:name".
         function: Function that runs it, settings -> Result, as "module:name".
         uses: Other commands that `function` takes as keyword arguments, each a callable with keywords.
+        python: Name of the Python function, where the command's name is a keyword of Python.
     """
 
     name: str
@@ -45,11 +46,12 @@ class Command:
     settings: str
     function: str
     uses: tuple[str, ...] = ()
+    python: str | None = None
 
     @property
     def python_name(self) -> str:
         """Name of the Python function, such as `retrieval_eval`."""
-        return self.name.replace("-", "_").replace(" ", "_")
+        return self.python or self.name.replace("-", "_").replace(" ", "_")
 
     def settings_class(self) -> type[Settings]:
         """Import the settings class; does not import torch."""
@@ -108,6 +110,14 @@ _TABLE = (
         "Extract features of images into a feature file.",
         "tasks.extract:ExtractSettings",
         "tasks.extract:extract",
+    ),
+    Command(
+        "import",
+        "Features",
+        "Import features computed by another program into a feature file.",
+        "tasks.import_features:ImportSettings",
+        "tasks.import_features:import_features",
+        python="import_features",
     ),
     Command(
         "verify",

@@ -11,6 +11,7 @@ from simsiam_eval.commands.fields import option_name
 from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant
 from simsiam_eval.encoders.choice import VARIANT_OPTIONS, EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.vocabulary import STEMS
 
@@ -144,6 +145,7 @@ def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preproc
     Raises:
         DataError: none is recorded, or it is damaged.
     """
+    reject_images(attributes, str(name))
     try:
         return Preprocessing.from_dict(attributes["preprocessing"])
     except (KeyError, TypeError, ValueError) as error:

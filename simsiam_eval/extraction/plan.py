@@ -12,6 +12,7 @@ import torch
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
+from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
@@ -119,6 +120,7 @@ def extraction_like(
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.extraction.extraction import Extraction
 
+    reject_images(attributes, str(name))
     options = options_like(attributes, options, layers, every_column)
     encoder, report = load_encoder(choice_like(attributes, choice, name), options.layers, options.pooling)
     expected = attributes["encoder"].get("weights_sha256")

@@ -13,6 +13,7 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
+from simsiam_eval.features.provenance import is_imported
 from simsiam_eval.features.reader import open_features, read_features
 from simsiam_eval.features.table import Features
 from simsiam_eval.sources.spec import is_feature_file
@@ -80,6 +81,11 @@ def features_of(
     if is_feature_file(spec):
         features = read(Path(spec), role)
         if choice is not None:
+            if is_imported(features.attributes):
+                raise DataError(
+                    f"{spec} was imported, so whether {choice.checkpoint} is its encoder is unknown; give only imported "
+                    "features, without --checkpoint."
+                )
             from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 
             report = inspect_checkpoint(choice_like(features.attributes, choice, spec))

@@ -8,6 +8,7 @@ import numpy as np
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import differences
+from simsiam_eval.features.provenance import imported_mixture
 from simsiam_eval.features.table import ImageTable, Table
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.wording import counted
@@ -33,6 +34,8 @@ def reject_mixture(train: ImageTable, test: ImageTable) -> None:
     Raises:
         DataError: encoder, preprocessing, precision or width differ.
     """
+    if why := imported_mixture(train.attributes, train.name, test.attributes, test.name):
+        raise DataError(why)
     differing = differences(
         test.attributes, {key: train.attributes[key] for key in ("encoder", "preprocessing", "precision")}
     )

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, PRECISIONS
+from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, PRECISIONS, UNKNOWN_PRECISION
 
 FORMAT, FORMAT_VERSION = FEATURE_FILE_FORMAT, 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
@@ -100,8 +100,9 @@ def _malformed(attributes: Mapping[str, Any]) -> str | None:
         if not isinstance(attributes[key], dict) and (key, attributes[key]) != ("views", None):
             return f"the attribute {key} is not a JSON object"
     precision, source = attributes.get("precision"), attributes["source"]
-    if not isinstance(precision, str) or precision not in PRECISIONS:
-        return f"the attribute precision is not one of {', '.join(PRECISIONS)}"
+    known = (*PRECISIONS, UNKNOWN_PRECISION)
+    if not isinstance(precision, str) or precision not in known:
+        return f"the attribute precision is not one of {', '.join(known)}"
     names = source.get("class_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         return "the class_names of its source are not a list of names"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import attributes_of, open_hdf5
 from simsiam_eval.features.layers import chosen_layers
+from simsiam_eval.features.provenance import is_imported
 from simsiam_eval.features.rows import FeatureRows
 from simsiam_eval.features.table import Features
 from simsiam_eval.runtime.progress import say
@@ -131,7 +132,8 @@ def _valid_rows(
     if not valid.any():
         raise DataError(f"{path} contains no readable images.")
     if not valid.all():
-        say(f"{path}: {counted(int((~valid).sum()), 'unreadable image')} skipped.")
+        what = "invalid row" if is_imported(attributes) else "unreadable image"
+        say(f"{path}: {counted(int((~valid).sum()), what)} skipped.")
     names = attributes["source"].get("class_names")
     if names is not None and labels.max() >= len(names):
         row = int(labels.argmax())

@@ -15,7 +15,7 @@ from simsiam_eval.features.class_names import distinct_names
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.linear.heads import Head
 from simsiam_eval.linear.scaling import Scaling
-from simsiam_eval.vocabulary import PRECISIONS, SCALINGS
+from simsiam_eval.vocabulary import PRECISIONS, SCALINGS, UNKNOWN_PRECISION
 
 FORMAT, FORMAT_VERSION = "simsiam-eval-head", 1
 
@@ -120,7 +120,7 @@ def _check(path: Path, saved: SavedHead) -> None:
             valid = valid and moment is not None and moment.shape == weight.shape[1:]
         else:
             valid = valid and moment is None
-    valid = valid and saved.precision in (None, *PRECISIONS)
+    valid = valid and saved.precision in (None, UNKNOWN_PRECISION, *PRECISIONS)
     if not valid or not all(bool(torch.isfinite(tensor).all()) for tensor in (weight, bias)):
         raise DataError(
             f"{path} is damaged: weight {tuple(weight.shape)}, bias, precision and {classes} classes do not match."

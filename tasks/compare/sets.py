@@ -36,7 +36,9 @@ def same_images(files: Sequence[Path]) -> list[Features]:
     first = opened[0].subset(np.array([row for row, name in enumerate(opened[0].ids.tolist()) if name in shared]))
     tests = [first, *(_in_order_of(first, features) for features in opened[1:])]
     if not _same_source(tests):
-        say("The files were extracted from different sources (fingerprints differ); images are matched by id only.")
+        numbered = [features.name for features in tests if features.attributes["source"].get("row_numbers_as_ids")]
+        what = f"row number, since {numbered[0]} was imported without ids" if numbered else "id only"
+        say(f"The files are of different sources (fingerprints differ); images are matched by {what}.")
     return tests
 
 

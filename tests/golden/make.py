@@ -305,6 +305,8 @@ def run_photos(records: Records) -> None:
     for target, out in (("npy", "npy"), ("parquet", "p.parquet")):
         records.run(f"export to {target}", f"export photos.h5 --to {target} --out {out}")
         del records.records[f"export to {target}"]["metrics"]["bytes"]  # versions and messages are in the file
+    records.run("import", "import npy --encoder mine --to imported.h5")
+    records.features("imported", "imported.h5")
 
     sets = "--train photos.h5 --test photos.h5 --preset small --epochs 5"
     records.run("linear-eval, layers", f"linear-eval {sets} --per-layer")

@@ -226,7 +226,7 @@ def test_what_cannot_be_compared_is_one_sentence(call, folder, tmp_path):
     again = write(
         tmp_path / "again-elsewhere.h5", np.random.default_rng(0).normal(size=(80, 6)), np.arange(80) % 4, "x"
     )
-    assert "extracted from different sources" in call("compare", good, again).stderr
+    assert "of different sources" in call("compare", good, again).stderr
     bare = [write(tmp_path / f"{n}-bare.h5", np.eye(4), np.full(4, -1), f"b{n}") for n in (1, 2)]
     assert "no labels" in call("compare", *bare, "--out", tmp_path / "c.csv").stderr
     alone = [write(tmp_path / f"{n}-alone.h5", np.ones((1, 4)), np.zeros(1, int), f"b{n}") for n in (1, 2)]
