@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant
 from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.encoders.recognition import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
@@ -27,16 +28,16 @@ def spec(heads, masks=False):
 def encoder():
     """encoder(arch) -> one with random weights and BN statistics, so that swapped keys change its output."""
 
-    def build(arch, stem="imagenet"):
+    def build(arch, stem="imagenet", variant=TRUNK):
         torch.manual_seed(0)
-        trunk = build_trunk(arch, stem)
+        trunk = build_trunk(arch, stem, variant=variant)
         for module in trunk.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.data.uniform_(0.5, 1.5)
                 module.bias.data.normal_(0, 0.1)
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
-        return ResNetEncoder(trunk, arch, stem)
+        return ResNetEncoder(trunk, arch, stem, variant=variant)
 
     return build
 
@@ -116,6 +117,21 @@ def test_stride_in_the_wrong_convolution_is_detected(encoder):
         check_difference(
             largest_difference(torchvision_encoder, detectron2_weights(torchvision_encoder, "c4"), model, "c4")
         )
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("heads", ["c4", "fpn"])
+def test_strides_in_the_1x1_convolution_are_detectron2s_option(encoder, heads):
+    from tasks.detection.backends.detectron2.model import random_model
+
+    caffe = encoder("resnet50", variant=TrunkVariant(stride_in_1x1=True))
+    model = random_model("resnet50", spec(heads), {"MODEL.RESNETS.STRIDE_IN_1X1": True})
+    assert largest_difference(caffe, detectron2_weights(caffe, heads), model, heads) <= 1e-4
+
+
+def test_another_stem_is_rejected(encoder):
+    with pytest.raises(UsageError, match="has stem padding 2 and stem relu False; use --to torchvision"):
+        detectron2_weights(encoder("resnet18", variant=TrunkVariant(stem_padding=2, stem_relu=False)), "c4")
 
 
 @pytest.mark.detectron2
