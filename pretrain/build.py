@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.checkpoint import seed_all
@@ -17,6 +18,7 @@ from pretrain.train import Recipe
 from pretrain.views.parameters import ViewRecipe
 from simsiam_eval.encoders.architectures import TRUNK
 from simsiam_eval.encoders.checkpoint import METADATA_KEY
+from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.schedule import scaled_lr
 from simsiam_eval.runtime.batch_norm import synchronize_bn
@@ -30,7 +32,7 @@ def open_folder(settings: PretrainSettings, source: ImageSource, processes: Proc
     """The run folder, once the main process has created and locked it."""
     description = RunDescription(
         arch=settings.arch,
-        stem=settings.stem,
+        stem=settings.trunk_stem(),
         preprocessing=encoder_preprocessing(settings).to_dict(),
         settings=settings.to_dict(),
         images=source.listing_fingerprint(),
@@ -105,7 +107,7 @@ def start_of(settings: PretrainSettings, saved: dict[str, Any] | None) -> Start 
     if saved is not None:
         return saved_start(saved[METADATA_KEY])
     choice = settings.given_encoder()
-    return None if choice is None else read_start(choice, settings.arch, settings.stem)
+    return None if choice is None else read_start(choice, settings.arch, settings.trunk_stem())
 
 
 def build_model(settings: PretrainSettings, processes: Processes, start: Start | None = None) -> SimSiam:
@@ -125,10 +127,12 @@ def build_model(settings: PretrainSettings, processes: Processes, start: Start |
         settings.predictor_bn,
         settings.predictor,
         TRUNK if start is None else start.trunk_variant,
+        settings.image_size,
     )
     if start is not None:
         start.initialize(model)
     if processes.world > 1 and settings.sync_bn:
+        _reject_fused_bn(model, settings.arch)
         model = synchronize_bn(model, processes.device)
     last = _is_channels_last(settings, processes.device)
     model = model.to(processes.device, memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -136,6 +140,13 @@ def build_model(settings: PretrainSettings, processes: Processes, start: Start |
         model.compile(mode="reduce-overhead" if settings.compile == "cuda-graphs" else "default")
     simsiam: SimSiam = model
     return simsiam
+
+
+def _reject_fused_bn(model: torch.nn.Module, arch: str) -> None:
+    """Reject BN layers of timm that contain the activation, which the synchronized ones would lose."""
+    plain = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    if any(isinstance(module, _BatchNorm) and type(module) not in plain for module in model.modules()):
+        raise UsageError(f"BN of {arch} cannot be synchronized, since it contains the activation; use --no-sync-bn.")
 
 
 def build_optimizer(settings: PretrainSettings, model: SimSiam, device: torch.device) -> torch.optim.SGD:

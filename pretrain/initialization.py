@@ -40,7 +40,7 @@ class Start:
                 value.copy_(self.weights[name])
 
 
-def read_start(choice: EncoderChoice, arch: str, stem: str) -> Start:
+def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
     """The encoder of a checkpoint for a new run.
 
     Raises:
@@ -49,6 +49,8 @@ def read_start(choice: EncoderChoice, arch: str, stem: str) -> Start:
     """
     encoder, report = load_encoder(replace(choice, arch=None) if choice.is_named else choice)
     if (report.arch, report.stem) != (arch, stem):
+        if stem is None or report.stem is None:
+            raise UsageError(f"--init {report.path} is a {report.arch}, but the run trains a {arch}; use its --arch.")
         raise UsageError(
             f"--init {report.path} is {_described(report.arch, report.stem)}, but the run trains {_described(arch, stem)}; "
             "use the --arch and --stem of the checkpoint."

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torchvision.models import ResNet
 
 from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant, feature_width
 from simsiam_eval.encoders.encoder import build_trunk, pooled_features
+from simsiam_eval.encoders.timm_backbone import TimmEncoder, build_timm
+from simsiam_eval.vocabulary import TIMM
 
 
 class Outputs(NamedTuple):
@@ -26,13 +29,15 @@ class SimSiam(nn.Module):
     """The trunk with the projector as its `fc`, and the predictor; the state dict has the reference's keys.
 
     Args:
-        arch, stem, variant: of the trunk; the last BN of every residual block starts at zero.
+        arch, stem, variant: of the trunk; the last BN of every residual block starts at zero. Of `timm:NAME`, which has
+            none of the latter two, timm decides the initialization.
         dim: width of the projector's output.
         pred_dim: hidden width of the predictor.
         projector_layers: number of linear layers: 3 on ImageNet, 2 on CIFAR.
         projector_hidden: their hidden width; 0 for the trunk's feature width.
         projector_bn, predictor_bn: which layers of the MLP have BN: none, hidden or all (Sec. 4.4).
         predictor: none (p = z), fixed (random, never trained), or anything else for a trained one (Sec. 4.2).
+        image_size: side of the views, for networks of timm with a fixed size.
     """
 
     def __init__(
@@ -47,25 +52,40 @@ class SimSiam(nn.Module):
         predictor_bn: str = "hidden",
         predictor: str = "cosine",
         variant: TrunkVariant = TRUNK,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
-        width = feature_width(arch)
-        self.encoder = build_trunk(arch, stem, zero_init_residual=True, variant=variant)
+        self.encoder, width = _trunk(arch, stem, variant, image_size)
         hidden = [projector_hidden or width] * (projector_layers - 1)
         projector = _mlp([width, *hidden, dim], projector_bn, last_affine=False)
         if projector_bn == "all":
             # The BN after it removes any bias; it stays, untrained, for the reference's keys.
             projector[-2].bias.requires_grad = False  # type: ignore[union-attr]
-        self.encoder.fc = projector  # type: ignore[assignment]
+        self.encoder.fc = projector
         self.predictor = _mlp([dim, pred_dim, dim], predictor_bn) if predictor != "none" else nn.Sequential()
         if predictor == "fixed":
             self.predictor.requires_grad_(False)
 
     def forward(self, view1: torch.Tensor, view2: torch.Tensor) -> Outputs:
         """Views (B,3,H,W) -> Outputs. Each view has its own forward pass, and so its own BN statistics."""
-        features1, features2 = pooled_features(self.encoder, view1), pooled_features(self.encoder, view2)
+        features1, features2 = self._features(view1), self._features(view2)
         z1, z2 = self.encoder.fc(features1), self.encoder.fc(features2)
         return Outputs(self.predictor(z1), self.predictor(z2), z1, z2, features1)
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) -> (B,D), the input of the projector."""
+        if isinstance(self.encoder, ResNet):
+            return pooled_features(self.encoder, images)
+        features: torch.Tensor = self.encoder.forward_head(self.encoder.forward_features(images), pre_logits=True)
+        return features
+
+
+def _trunk(arch: str, stem: str, variant: TrunkVariant, image_size: int | None) -> tuple[Any, int]:
+    """A new trunk, and the width of its features."""
+    if not arch.startswith(TIMM):
+        return build_trunk(arch, stem, zero_init_residual=True, variant=variant), feature_width(arch)
+    trunk = build_timm(arch, image_size)
+    return trunk, TimmEncoder(trunk, arch).width
 
 
 def _mlp(widths: list[int], norms: str, last_affine: bool = True) -> nn.Sequential:

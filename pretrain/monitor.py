@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models import ResNet
+from torch import nn
 
 from pretrain.callback import Callback, Position
-from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
+from simsiam_eval.encoders.backbones import encoder_in_training
+from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -29,7 +30,7 @@ class KnnMonitor(Callback):
 
     Args:
         trunk: the encoder that is being trained.
-        arch, stem: of the trunk.
+        arch, stem: of the trunk; None for the stem of a network of timm.
         train, queries: labeled images of the same classes.
         k, temperature: of the weighted vote.
         every, epochs: it runs after every `every`-th epoch, and after the last.
@@ -41,9 +42,9 @@ class KnnMonitor(Callback):
 
     def __init__(
         self,
-        trunk: ResNet,
+        trunk: nn.Module,
         arch: str,
-        stem: str,
+        stem: str | None,
         train: ImageSource,
         queries: ImageSource,
         preprocessing: Preprocessing,
@@ -96,7 +97,7 @@ class KnnMonitor(Callback):
         Raises:
             Stopped: a stop was requested meanwhile.
         """
-        encoder = ResNetEncoder(self._trunk, self._arch, self._stem)
+        encoder = encoder_in_training(self._trunk, self._arch, self._stem)
         (train, train_labels), (queries, labels) = (self._features(encoder, source) for source in self._sources)
         correct = 0
         for block, similarities, rows in search_blocks(train, queries, self._k, device=self._device):

@@ -166,7 +166,7 @@ class _Run:
             knn = KnnMonitor(
                 self._model.encoder,
                 settings.arch,
-                settings.stem,
+                settings.trunk_stem(),
                 self._source,
                 open_source(settings.val, "test"),
                 encoder_preprocessing(settings),
@@ -235,7 +235,7 @@ class _Run:
             ),
             files={role: str(path) for role, path in files.items()},
             table=Table(
-                f"SimSiam, {settings.arch} ({settings.stem} stem): {checkpoint}",
+                f"SimSiam, {settings.encoder_name()}: {checkpoint}",
                 ("epochs", "images", "unreadable", "last loss", "output std x sqrt(d)", "kNN %"),
                 [row],
             ),

@@ -30,7 +30,7 @@ class RunDescription:
     """What makes a run this run; every checkpoint holds it.
 
     Attributes:
-        arch, stem: the encoder's.
+        arch, stem: the encoder's; a network of timm has no stem.
         preprocessing: of images for the encoder, as `Preprocessing.to_dict` gives it.
         settings: all settings, as JSON has them.
         images: fingerprint of the training images.
@@ -39,7 +39,7 @@ class RunDescription:
     """
 
     arch: str
-    stem: str
+    stem: str | None
     preprocessing: dict[str, Any]
     settings: dict[str, Any]
     images: str

@@ -11,7 +11,7 @@ from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, S
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
-from simsiam_eval.vocabulary import DECODINGS, STEMS
+from simsiam_eval.vocabulary import DECODINGS, STEMS, TIMM
 
 PREDICTORS = ("none", "fixed", "cosine", "constant")
 NORMS = ("none", "hidden", "all")
@@ -116,7 +116,9 @@ class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, S
     out: Path = setting(may_change=True, help="Run folder for checkpoints, log.jsonl and result.json.")
     preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol that sets other defaults.")
     arch: str = setting(
-        by_preset=True, choices=tuple(ARCHITECTURES), help="Encoder architecture, as named by torchvision."
+        by_preset=True,
+        help=f"Encoder architecture: a ResNet of torchvision ({', '.join(ARCHITECTURES)}), or timm:NAME for any network of "
+        "timm (extra `timm`).",
     )
     stem: str = setting(
         by_preset=True,
@@ -267,7 +269,9 @@ class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, S
 
     def check(self) -> None:
         super().check()
-        if self.stem == "imagenet" and self.image_size < 17:
+        if self.arch not in ARCHITECTURES and not self.arch.startswith(TIMM):
+            raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, or timm:NAME, got {self.arch!r}.")
+        if self.trunk_stem() == "imagenet" and self.image_size < 17:
             raise UsageError(
                 f"--image-size {self.image_size} is too small for the ImageNet stem (minimum 17): use --stem cifar."
             )
@@ -287,7 +291,17 @@ class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, S
             self.reject_given(("pred_dim", "predictor_bn"), "cannot be used with --predictor none")
         if self.warmup_epochs > self.epochs:
             raise UsageError(f"--warmup-epochs {self.warmup_epochs} must not exceed --epochs {self.epochs}.")
+        if self.trunk_stem() is None:
+            self.reject_given(("stem",), f"cannot be used with --arch {self.arch}")
         self.save_interval()
+
+    def trunk_stem(self) -> str | None:
+        """The stem of a ResNet of torchvision; None for networks of timm, which have their own."""
+        return None if self.arch.startswith(TIMM) else self.stem
+
+    def encoder_name(self) -> str:
+        """The architecture for a title."""
+        return self.arch if self.trunk_stem() is None else f"{self.arch} ({self.stem} stem)"
 
     def save_interval(self) -> tuple[int, str]:
         """`checkpoint_every` as a number of `epochs` or `minutes`."""

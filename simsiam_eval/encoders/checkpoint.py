@@ -24,8 +24,11 @@ from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.networks import read_contents
 from simsiam_eval.encoders.parts import other_parts
 from simsiam_eval.encoders.search import Trunk
+from simsiam_eval.encoders.timm_backbone import timm_encoder
+from simsiam_eval.encoders.timm_weights import find_run_weights
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.vocabulary import TIMM
 from simsiam_eval.wording import first_few
 
 METADATA_KEY = "simsiam_eval"
@@ -123,6 +126,8 @@ def load_encoder(
         backbone = load_backbone(choice, layer, pooling)
         return backbone.encoder, _report_of(backbone, choice)
     report, mapped = _read_encoder(choice)
+    if report.stem is None:
+        return timm_encoder(report.arch, mapped, layers=layer, pooling=pooling), report
     # Copied, since what is mapped from the file changes when another program writes to it.
     weights = {key: tensor.clone() for key, tensor in mapped.items()}
     variant, stem = TrunkVariant.from_dict(report.variant), str(report.stem)
@@ -239,6 +244,9 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     name = choice.checkpoint
     file = open_checkpoint(name)
     checkpoint = file.content
+    arch = checkpoint.get("arch")
+    if isinstance(arch, str) and arch.startswith(TIMM):
+        return _read_timm_run(name, arch, checkpoint)
     contents = read_contents(checkpoint, name, file.config)
     network = contents.choose(choice.branch, name)
     weights = _float32_weights(network.trunk, name)
@@ -268,6 +276,28 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         normalization_from=found.normalization_from,
     )
     return report, weights
+
+
+def _read_timm_run(name: str, arch: str, content: Mapping[str, Any]) -> tuple[CheckpointReport, dict[str, Tensor]]:
+    """The report on a checkpoint of `pretrain --arch timm:NAME`, and the weights under timm's keys."""
+    found, width = find_run_weights(content, arch, name)
+    epoch, metadata = content.get("epoch"), content.get(METADATA_KEY)
+    report = CheckpointReport(
+        path=name,
+        family="simsiam",
+        container=found.container,
+        arch=arch,
+        stem=None,
+        epoch=epoch if isinstance(epoch, int) else None,
+        feature_width=width,
+        projector=None,
+        predictor=None,
+        loaded=found.loaded,
+        skipped=found.skipped,
+        weights_sha256=weights_sha256(found.weights, _computation(arch, None, {})),
+        metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+    )
+    return report, found.weights
 
 
 def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:

@@ -124,6 +124,24 @@ def _channels_in(network: Any) -> int:
     return int(weight.shape[1]) if isinstance(weight, torch.Tensor) and weight.ndim == 4 else 3
 
 
+def find_run_weights(content: Mapping[str, Any], arch: str, where: str) -> tuple[Found, int]:
+    """The weights of a network of timm in a checkpoint of `pretrain --arch timm:NAME`, and the width of its features.
+
+    Args:
+        arch: `timm:NAME`.
+        where: the start of an error message, such as the file's path.
+
+    Raises:
+        DataError: the weights are not complete.
+        UsageError: timm is missing, or has no such network.
+    """
+    size = image_size_of(arch, _all_tensors(content))
+    with torch.device("meta"):
+        network = build_timm(arch, size)
+    heads = {"fc": "the projector", "predictor": "the predictor", "module.predictor": "the predictor"}
+    return find_weights(content, network, where, heads=heads), TimmEncoder(network, arch).width
+
+
 def cached_weights(name: str, config: Any, download: bool) -> Path:
     """The file with timm's weights of a network, in the local cache of Hugging Face or torch.
 
