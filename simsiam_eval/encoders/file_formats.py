@@ -15,6 +15,7 @@ import safetensors
 
 from simsiam_eval.encoders.array_file import read_npz
 from simsiam_eval.encoders.other_files import COPY_AGAIN, SAVE_WEIGHTS, not_a_checkpoint
+from simsiam_eval.encoders.script_code import add_convolutions
 from simsiam_eval.encoders.torch_file import (
     LEGACY_MAGIC,
     Source,
@@ -113,8 +114,11 @@ def _read_zip(source: Source, name: str, packed: int) -> FileContent:
     try:
         pickle = pickle_name(archive)
         if pickle is not None:
-            is_script = pickle.replace("data.pkl", "constants.pkl") in members
-            return FileContent(read_torch(source, archive), "TorchScript" if is_script else "torch")
+            content = read_torch(source, archive)
+            if pickle.replace("data.pkl", "constants.pkl") not in members:
+                return FileContent(content, "torch")
+            add_convolutions(content, archive)
+            return FileContent(content, "TorchScript")
         if members and all(member.endswith(".npy") for member in members):
             return FileContent(read_npz(source, archive), "npz")
         inside = [

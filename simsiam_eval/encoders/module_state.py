@@ -43,6 +43,11 @@ class ModuleState(dict[str, Tensor]):
         return cls(tensors, stub.class_name, modules)
 
 
+def modules_of(stub: ForeignObject) -> dict[str, ForeignObject]:
+    """Dotted path -> each module in a module, "" for itself; {} if the stub is not a module."""
+    return {} if _parts(stub) is None else dict(_walk(stub))
+
+
 def with_module_states(content: Any, depth: int = _SEARCH_DEPTH) -> Any:
     """`content` with a ModuleState in place of each pickled module in its dicts and lists, some levels deep."""
     if isinstance(content, ForeignObject):

@@ -93,6 +93,8 @@ class TestModules:
         file = open_checkpoint(tmp_path / "a.pt")
         assert file.format == "TorchScript"
         assert all(torch.equal(file.content[key], value) for key, value in state.items())
+        convolution = file.content.modules["conv1"].state
+        assert (convolution["stride"], convolution["padding"], convolution["dilation"]) == ((2, 2), (2, 2), (1, 1))
         assert file.content.class_name.endswith(".Net") and "__torch__" not in file.content.class_name
 
     def test_modules_without_end(self, tmp_path):
