@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
 from simsiam_eval.wording import counted
 
@@ -61,6 +62,8 @@ class ImportSettings(Settings):
     ids_key: str | None = setting(None, help="Name of the array or column of the ids; none for row numbers.")
 
     def check(self) -> None:
+        if self.encoder is not None and not self.encoder.strip():
+            raise UsageError("--encoder is empty; expected your name for the encoder.")
         if self.folder_labels:
             self.reject_given(("labels", "labels_key"), "cannot be used with --folder-labels")
 

@@ -220,6 +220,13 @@ def test_labels_of_lightly_csv_are_no_labels(tmp_path):
     assert imported(tmp_path, "b.h5", path=tmp_path / "a.csv", labels_key="labels").metrics["labeled"] == 2
 
 
+def test_words_that_are_read_as_no_label_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", features=np.ones((4, 3)), labels=["cat", "nan", "", "NA"])
+    result = imported(tmp_path, path=tmp_path / "a.npz")
+    assert result.metrics["labeled"] == 1
+    assert "Labels that were read as none: NA, nan." in str(result)
+
+
 def test_labels_of_a_table_are_matched_by_id(files, tmp_path):
     names = drawn(30, 2)[2]
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{name},{name[:3]}\n" for name in names[:0:-1]))
@@ -285,6 +292,8 @@ def test_settings_that_contradict_each_other(files, call, tmp_path):
     assert (result.exit_code, "cannot be used with --folder-labels" in result.stderr) == (2, True)
     assert call("import", files / "train.h5", "--to", files / "train.h5").exit_code == 2
     assert "must end in .h5" in call("import", files / "train.pt", "--to", tmp_path / "o.npy").stderr
+    with pytest.raises(UsageError, match="encoder is empty"):
+        se.import_features(files / "train.pt", out=tmp_path / "o.h5", encoder="")
     with pytest.raises(UsageError, match="requires out"):
         se.import_features(files / "train.pt")
 

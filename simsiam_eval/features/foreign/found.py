@@ -20,6 +20,7 @@ from simsiam_eval.features.foreign.choice import (
     readable,
 )
 from simsiam_eval.features.foreign.labels import (
+    NO_LABEL,
     RowLabels,
     folder_labels,
     labels_by_id,
@@ -96,7 +97,7 @@ class ForeignFeatures:
     @property
     def dtype(self) -> str:
         """Of the feature file."""
-        return "float16" if self.matrix.dtype == np.float16 else "float32"
+        return "float16" if self.matrix.dtype.newbyteorder("=") == np.float16 else "float32"
 
 
 def open_foreign(options: ImportOptions) -> ForeignFeatures:
@@ -164,7 +165,7 @@ def _check_matrix(matrix: ForeignArray, where: str) -> list[str]:
     notes = []
     if len(shape) > 2:
         notes.append(f"Axes of length 1 were removed: {shape} became {(shape[0], wide[0] if wide else 1)}.")
-    if matrix.dtype not in (np.float16, np.float32):
+    if matrix.dtype.newbyteorder("=") not in (np.float16, np.float32):
         notes.append(f"{matrix.dtype} was converted to float32.")
     return notes
 
@@ -264,7 +265,13 @@ def _labels(
             "out; give --labels-key labels to keep it."
         )
         return None, "none", [note]
-    return found, f"{column.described()} in {where}", []
+    return found, f"{column.described()} in {where}", _missing_texts(column)
+
+
+def _missing_texts(column: ForeignArray) -> list[str]:
+    """A note about the words that were read as no label."""
+    words = {text for text in texts_of(column) if text in NO_LABEL and text} if column.is_text else set()
+    return [f"Labels that were read as none: {', '.join(sorted(filter(None, words)))}."] if words else []
 
 
 def _lightly_placeholder(

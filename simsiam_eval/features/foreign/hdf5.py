@@ -47,7 +47,7 @@ def _array(path: Path, name: str, dataset: h5py.Dataset) -> ForeignArray:
 
     def blocks() -> Iterator[NDArray[Any]]:
         with open_hdf5(path) as file:
-            rows = file[name].asstr() if text else file[name]
+            rows = file[name].asstr("utf-8") if text else file[name]
             try:
                 for start in range(0, shape[0], step):
                     yield np.asarray(rows[start : start + step])

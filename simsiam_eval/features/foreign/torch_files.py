@@ -31,6 +31,10 @@ def torch_arrays(path: Path) -> list[ForeignArray]:
             kind = type(content).__name__
             raise DataError(f"{path} contains a {kind}; expected a tensor (N, D), or a dict of tensors and lists.")
         return [array]
+    if any(isinstance(key, str) and key.endswith((".weight", ".bias")) for key, _ in _items(content, ".")):
+        raise DataError(
+            f"{path} contains the weights of a network instead of features; `extract` takes it with --checkpoint."
+        )
     arrays = list(filter(None, (_array(name, value) for name, value in _items(content, ""))))
     if len(arrays) > 1 and len({array.shape for array in arrays}) == 1 and all(map(_is_vector, arrays)):
         rows = [next(array.blocks()) for array in arrays]
@@ -53,7 +57,9 @@ def _items(content: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
 def _array(name: str, value: Any) -> ForeignArray | None:
     """A tensor, an array, or a list of numbers, of strings or of vectors; None for anything else."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            return None
+        value = value.detach().cpu().resolve_conj()
         value = value.float() if value.dtype == torch.bfloat16 else value
         return sliced_array(name, value.numpy()) if value.dim() else None
     if isinstance(value, np.ndarray):

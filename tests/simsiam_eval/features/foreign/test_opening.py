@@ -120,6 +120,23 @@ def test_bfloat16_tensors_are_read(tmp_path):
     np.testing.assert_array_equal(content_of(tmp_path / "a.pt")[""], np.eye(3))
 
 
+def test_weights_of_a_network_are_not_features(tmp_path):
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(DataError, match="weights of a network instead of features"):
+        open_arrays(tmp_path / "a.pt")
+
+
+def test_tensors_that_numpy_cannot_hold_are_left_out(tmp_path):
+    torch.save({"features": torch.eye(3).to_sparse(), "embeddings": torch.eye(3)}, tmp_path / "a.pt")
+    assert list(content_of(tmp_path / "a.pt")) == ["embeddings"]
+
+
+def test_names_in_hdf5_are_utf8(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["ids"] = np.array(["bée.jpg".encode()])
+    assert content_of(tmp_path / "a.h5")["ids"] == ["bée.jpg"]
+
+
 def test_parts_of_clip_retrieval_are_joined_in_the_order_of_their_numbers(rows, tmp_path):
     features, _, names = rows
     for folder in ("img_emb", "metadata"):
