@@ -5,108 +5,217 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
+from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.wording import counted
 from tasks.detection.settings import DetectSettings, preset_schedule
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from simsiam_eval.encoders.encoder import ResNetEncoder
-    from simsiam_eval.encoders.export import Export
+    from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
+    from simsiam_eval.encoders.export.comparison import Comparison
+    from simsiam_eval.encoders.export.export import Export
     from tasks.detection.detector_spec import DetectorSpec
 
-TARGETS = ("reference", "torchvision", "timm", "safetensors", "detectron2")
+DETECTRON2 = "detectron2"
+_SUMMARIES = {name: target.summary for name, target in TARGETS.items()} | {
+    DETECTRON2: "a detector's backbone, FILE.pth, and a config, FILE.yaml"
+}
+_MAX_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings(CheckpointSettings):
-    """Write the encoder of a checkpoint, without its projector and predictor, in the format of another program."""
+    """Write the encoder of a checkpoint, without its projector and predictor, in the format of another program.
 
-    GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "output": "to out"}
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("checkpoint.pth.tar --to torchvision --out encoder.pth",)
+    The file is read back by that program, if it is installed, and features of real images are compared with the encoder's. A
+    file that does not agree is not written.
+    """
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "encoder": "checkpoint",
+        "output": "to out preset preprocessing opset",
+        "data": "images",
+    }
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "checkpoint.pth.tar --to torchvision --out encoder.pth",
+        "checkpoint.pth.tar --to onnx --preprocessing inside --out encoder.onnx",
+        "checkpoint.pth.tar --to timm-folder --out encoder",
+    )
 
     checkpoint: str = setting(positional=True, help="Checkpoint file of any family that `inspect` recognizes.")
     to: str = setting(
-        choices=TARGETS,
-        help="Target format. reference: facebookresearch/simsiam's keys; torchvision: a state dict without fc; safetensors: "
-        "the same as a safetensors file; timm: for timm.create_model; detectron2: a detector's backbone and a config.",
+        choices=tuple(_SUMMARIES),
+        help="Target format. " + "; ".join(f"{name}: {summary}" for name, summary in _SUMMARIES.items()) + ".",
     )
-    out: Path = setting(output=True, help="Output file. detectron2: FILE.pth; the config is written to FILE.yaml.")
+    out: Path = setting(output=True, help="Output file, or for timm-folder and transformers a new folder.")
     preset: str = setting(
         "voc0712",
         choices=tuple(DetectSettings.PRESETS),
         help="With --to detectron2, preset of `detect` that decides the heads (c4, fpn) and the config.",
     )
+    preprocessing: str = setting(
+        "outside",
+        choices=PREPROCESSING_IN,
+        help="With --to onnx, torch-export or openvino, what the graph takes. outside: normalized float32 images; "
+        "normalize: resized and cropped uint8 images; inside: uint8 images of any size, resized to within one gray level "
+        "of what `extract` does.",
+    )
+    opset: int = setting(18, at_least=18, help="With --to onnx, version of the ONNX operator set.")
+    images: str | None = setting(
+        None,
+        help=f"Images to compare on, any image source; of more than {_MAX_IMAGES}, that many at equal distances "
+        "(default: two photographs and six handwritten digits of scikit-learn).",
+    )
 
     def outputs(self) -> list[tuple[str, Path]]:
-        config = [("--out", self.out.with_suffix(".yaml"))] if self.to == "detectron2" else []
-        return [*super().outputs(), *config]
+        beside = (".yaml",) if self.to == DETECTRON2 else TARGETS[self.to].beside
+        return [*super().outputs(), *(("--out", self.out.with_suffix(ending)) for ending in beside)]
 
     def check(self) -> None:
-        if self.to == "detectron2" and self.out.suffix != ".pth":
+        super().check()
+        if self.to == DETECTRON2 and self.out.suffix != ".pth":
             raise UsageError(
                 f"--out {self.out} must end in .pth, since detectron2 chooses the format by the extension."
             )
+        if self.to == DETECTRON2:
+            self.reject_given(("images",), "cannot be used with --to detectron2, which is compared on random images")
+        else:
+            ending = TARGETS[self.to].ending
+            if ending and self.out.suffix != ending:
+                raise UsageError(f"--out {self.out} must end in {ending} with --to {self.to}.")
+        if self.to != DETECTRON2 and TARGETS[self.to].folder and self.out.exists():
+            raise UsageError(f"--out {self.out} already exists; choose a new folder.")
+        if self.to == DETECTRON2 or not TARGETS[self.to].graph:
+            graphs = ", ".join(name for name, target in TARGETS.items() if target.graph)
+            self.reject_given(("preprocessing",), f"requires --to {graphs}")
+        if self.to != "onnx":
+            self.reject_given(("opset",), "requires --to onnx")
 
 
 def convert(settings: ConvertSettings) -> Result:
     """Run `convert`.
 
     Raises:
-        UsageError: detectron2 does not support the encoder's stem.
-        DataError: the checkpoint has no complete encoder, the file does not contain what was read, or detectron2 computes
-            different feature maps.
+        UsageError: the format cannot express the encoder, or a package is missing.
+        DataError: the checkpoint has no complete encoder, or the other program does not compute the encoder's features.
     """
-    from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+    from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.encoders.encoder import require_resnet
-    from simsiam_eval.encoders.export import export_encoder
 
     started = time.perf_counter()
     settings.try_outputs()
-    loaded, report = load_encoder(settings.encoder_choice(settings.checkpoint))
-    encoder = require_resnet(loaded, settings.checkpoint, "convert")
-    if settings.to == "detectron2":
-        export = export_to_detectron2(settings.out, settings.preset, encoder)
+    encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
+    if settings.to == DETECTRON2:
+        resnet = require_resnet(encoder, settings.checkpoint, "convert --to detectron2")
+        export, difference = export_to_detectron2(settings.out, settings.preset, resnet, report)
+        rows = [["largest difference in res2 to res5", "-" if difference is None else f"{difference:.2g}"]]
+        metrics: dict[str, Any] = {"largest_difference": difference}
     else:
-        export = export_encoder(settings.out, settings.to, encoder, report)
-    if weights_sha256(export.weights, report.computation) != report.weights_sha256:
-        raise DataError(f"{settings.out} does not contain the weights of {settings.checkpoint}; convert it again.")
-    difference = export.largest_difference
+        export = export_to_target(settings, encoder, report)
+        rows, metrics = _compared(export.comparison)
+    weights = "in the graph" if export.weights is None else f"{export.weights} of {len(encoder.state_dict())}"
     rows = [
         ["encoder", f"{report.arch}, {report.stem} stem, from {report.family}"],
-        ["weights written", f"{len(export.weights)} of {len(encoder.trunk.state_dict())}"],
+        ["weights written", weights],
         ["weights sha256", report.weights_sha256],
-        ["largest difference in res2 to res5", "-" if difference is None else f"{difference:.2g}"],
+        *rows,
     ]
+    about = provenance(
+        started, checkpoint=settings.checkpoint, family=report.family, arch=report.arch, stem=report.stem
+    )
+    if export.comparison is not None:
+        package, _, version = export.comparison.consumer.partition(" ")
+        about["versions"] |= {package: version}
     return Result(
         task="convert",
-        protocol=settings.preset if settings.to == "detectron2" else None,
+        protocol=settings.preset if settings.to == DETECTRON2 else None,
         settings=settings.to_dict(),
-        metrics={
-            "weights": len(export.weights),
-            "weights_sha256": report.weights_sha256,
-            "largest_difference": difference,
-        },
-        provenance=provenance(
-            started, checkpoint=settings.checkpoint, family=report.family, arch=report.arch, stem=report.stem
-        ),
+        metrics={"weights": export.weights, "weights_sha256": report.weights_sha256, **metrics},
+        provenance=about,
         files={role: str(path) for role, path in export.files.items()},
         table=Table(f"{settings.out} ({settings.to})", ("", ""), rows, export.notes),
     )
 
 
-def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Export:
+def export_to_target(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> Export:
+    """Write an encoder in a format of TARGETS, compared on images. Raises as `convert`."""
+    from simsiam_eval.encoders.export.comparison import Samples
+    from simsiam_eval.encoders.export.export import export_encoder, writer_of
+    from simsiam_eval.encoders.export.writer import Subject
+    from simsiam_eval.extraction.options import ExtractionOptions
+
+    preprocessing = ExtractionOptions().preprocessing(report)
+    subject = Subject(encoder, report, preprocessing, settings.preprocessing, settings.opset)
+    writer = writer_of(settings.to, subject)
+    samples = Samples(images_to_compare(settings.images), preprocessing, encoder.variant.channels)
+    return export_encoder(settings.out, settings.to, writer, samples)
+
+
+def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
+    """Images (H,W,3) uint8 of an image source, or scikit-learn's sample photographs and six of its digits.
+
+    Raises:
+        DataError: an image cannot be decoded, or there are none.
+    """
+    from sklearn.datasets import load_sample_images
+
+    from simsiam_eval.images.decode import UnreadableImage
+    from simsiam_eval.sources.opening import open_source
+
+    if spec is None:
+        digits = open_source("digits")
+        return [*load_sample_images().images, *(digits.image(row).pixels() for row in range(6))]
+    source = open_source(spec)
+    rows = sorted({number * len(source) // _MAX_IMAGES for number in range(_MAX_IMAGES)} if len(source) else ())
+    if not rows:
+        raise DataError(f"--images {spec} has no images; leave it out to compare on scikit-learn's photographs.")
+    images = []
+    for row in rows:
+        try:
+            images.append(source.image(row).pixels())
+        except UnreadableImage as error:
+            raise DataError(f"{source.id(row)}: {error}; give images that can be decoded with --images.") from error
+    return images
+
+
+def _compared(comparison: Comparison | None) -> tuple[list[list[str]], dict[str, Any]]:
+    """Rows of the table and metrics."""
+    names = ("largest_difference", "relative_difference", "min_cosine")
+    if comparison is None:
+        return [["compared with", "-"]], dict.fromkeys(("compared_with", "compared_images", *names))
+    rows = [
+        ["compared with", f"{comparison.consumer}, on {counted(comparison.images, 'image')}"],
+        ["largest difference of a feature", f"{comparison.largest_difference:.2g}"],
+        ["relative to the largest feature", f"{comparison.relative_difference:.2g}"],
+        ["smallest cosine similarity", f"{comparison.min_cosine:.7f}"],
+    ]
+    metrics = {"compared_with": comparison.consumer.split()[0], "compared_images": comparison.images}
+    return rows, metrics | {name: getattr(comparison, name) for name in names}
+
+
+def export_to_detectron2(
+    path: Path, preset: str, encoder: ResNetEncoder, report: CheckpointReport
+) -> tuple[Export, float | None]:
     """Write an encoder under the names of a detectron2 detector, with a config next to it; compare both if possible.
 
     Args:
         path: of the weights, ending in .pth; the config is written to the same name ending in .yaml.
         preset: of `detect`, which decides the heads and the config.
         encoder: what to write.
+        report: of its checkpoint.
+
+    Returns:
+        What was written, and the largest difference of feature maps, None without detectron2.
 
     Raises:
         UsageError: detectron2 cannot have this trunk, or the config would overwrite a file that does not belong to `path`.
@@ -114,8 +223,9 @@ def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Exp
     """
     import torch
 
+    from simsiam_eval.encoders.checkpoint import weights_sha256
     from simsiam_eval.encoders.checkpoint_file import read_checkpoint
-    from simsiam_eval.encoders.export import Export
+    from simsiam_eval.encoders.export.export import Export
     from simsiam_eval.files.atomic import atomic_write
     from tasks.detection.backends.detectron2.config import config_values, yaml_text
     from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights
@@ -134,14 +244,15 @@ def export_to_detectron2(path: Path, preset: str, encoder: ResNetEncoder) -> Exp
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())}).encode())
     written = read_checkpoint(path)["model"]
     names = detectron2_keys(encoder.trunk.state_dict(), spec.heads)
+    read_back = {key: written[name] for key, name in names.items()}
+    if weights_sha256(read_back, report.computation) != report.weights_sha256:
+        raise DataError(f"{path} does not contain the encoder's weights; convert it again.")
     notes = [
         comparison,
         f"Wrote {path} and {config}.",
         f"The config follows the preset {preset}, with {len(spec.classes)} classes; set your DATASETS in it.",
     ]
-    return Export(
-        {"checkpoint": path, "config": config}, {key: written[name] for key, name in names.items()}, notes, difference
-    )
+    return Export({"checkpoint": path, "config": config}, len(names), notes, None), difference
 
 
 def _detector(preset: str) -> DetectorSpec:

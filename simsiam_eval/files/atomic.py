@@ -120,6 +120,43 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     sync_folder(target.parent)
 
 
+@contextlib.contextmanager
+def atomic_files(*paths: Path) -> Iterator[Path]:
+    """A new folder for files that belong together, which replace `paths` when the block ends without an exception.
+
+    For writers that need a path with the final name. In the folder every file has the name that it has in `paths`, all of
+    which are in one folder. On any exception the old files stay.
+
+    Raises:
+        DataError: a file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with atomic_files(Path(parent, "a.xml"), Path(parent, "a.bin")) as folder:
+    ...         written = [(folder / name).write_text("whole") for name in ("a.xml", "a.bin")]
+    ...     sorted(os.listdir(parent))
+    ['a.bin', 'a.xml']
+    """
+    targets = [_target(path) for path in paths]
+    temporary = targets[0].with_name(f".{targets[0].name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for path in paths:
+            with open(temporary / path.name, "rb+") as file:
+                os.fsync(file.fileno())
+        for path, target in zip(paths, targets, strict=True):
+            os.replace(temporary / path.name, target)
+    except BaseException as error:
+        system_error = _write_error(error, temporary)
+        if system_error is None:
+            raise
+        raise cannot_write(paths[0], system_error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(targets[0].parent)
+
+
 def _target(path: str | os.PathLike[str]) -> Path:
     """`path` with symbolic links resolved.
 
@@ -142,7 +179,8 @@ def _write_error(error: BaseException, temporary: Path) -> OSError | None:
     """The OSError of writing `temporary` that caused `error`, if any; torch.save turns a full disk into a RuntimeError."""
     if isinstance(error, OSError):
         # An error about another file opened in the block has the name of that file; a failed write has none.
-        return error if error.errno is not None and error.filename in (None, str(temporary)) else None
+        ours = error.filename is None or Path(str(error.filename)).is_relative_to(temporary)
+        return error if error.errno is not None and ours else None
     cause: BaseException | None = error if isinstance(error, RuntimeError) else None
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _WRITE_FAILED:

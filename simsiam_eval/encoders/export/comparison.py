@@ -1,0 +1,99 @@
+"""Compare the features that another program computes with the encoder's, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.decode import DecodedImage
+from simsiam_eval.images.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the features of another program are from the encoder's.
+
+    Attributes:
+        consumer: the program that read the file, with its version.
+        images: number of images.
+        largest_difference: largest absolute difference of a feature.
+        relative_difference: the same, relative to the largest absolute feature.
+        min_cosine: smallest cosine similarity over the images.
+    """
+
+    consumer: str
+    images: int
+    largest_difference: float
+    relative_difference: float
+    min_cosine: float
+
+    def to_metadata(self) -> dict[str, str]:
+        """As strings, for the metadata of a file."""
+        return {
+            "compared_with": self.consumer,
+            "compared_images": str(self.images),
+            "largest_difference": f"{self.largest_difference:.3g}",
+            "min_cosine": f"{self.min_cosine:.9f}",
+        }
+
+
+class Samples:
+    """Images on which programs are compared.
+
+    Args:
+        images: B images (H,W,3) uint8 of any sizes.
+        preprocessing: of the encoder.
+        channels: of the images that the encoder takes; other than 3, the color channels are repeated.
+    """
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing, channels: int = 3) -> None:
+        self.images, self.preprocessing, self.channels = images, preprocessing, channels
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """(B,3,S,S) uint8: resized and cropped."""
+        return torch.stack([self.preprocessing.pixels(DecodedImage(image)) for image in self.images])
+
+    @cached_property
+    def normalized(self) -> Tensor:
+        """(B,C,S,S) float32: what the encoder takes."""
+        if self.channels == 3:
+            return self.preprocessing.normalize(self.pixels)
+        repeated = self.pixels[:, [channel % 3 for channel in range(self.channels)]]
+        return repeated.to(torch.float32).div_(127.5).sub_(1)
+
+    @torch.inference_mode()
+    def features(self, encoder: Encoder) -> Tensor:
+        """(B,D): the encoder's own."""
+        return encoder.eval()(self.normalized)
+
+
+def compare(consumer: str, features: Tensor, expected: Tensor) -> Comparison:
+    """Compare features (B,D) with those of the encoder.
+
+    Raises:
+        DataError: the program returns something of another shape.
+
+    >>> compare("a", torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
+    Comparison(consumer='a', images=1, largest_difference=2.0, relative_difference=0.5, min_cosine=1.0)
+    """
+    if features.shape != expected.shape:
+        raise DataError(
+            f"{consumer} computes features of shape {tuple(features.shape)}, the encoder {tuple(expected.shape)}."
+        )
+    features, expected = features.double(), expected.double()
+    largest = float((features - expected).abs().max())
+    if largest == 0:  # also of an encoder whose features are all zero, which have no cosine
+        return Comparison(consumer, len(expected), 0.0, 0.0, 1.0)
+    cosines = F.cosine_similarity(features, expected, dim=1)
+    scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
+    return Comparison(consumer, len(expected), largest, largest / scale, float(cosines.min()))

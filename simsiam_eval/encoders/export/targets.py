@@ -1,0 +1,55 @@
+"""The formats that an encoder can be written in. Does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREPROCESSING_IN = ("outside", "normalize", "inside")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format.
+
+    Attributes:
+        summary: what is written, for `--help`.
+        writer: `module:class` of its `Writer`.
+        ending: required of the output's name; None: any.
+        beside: endings of files that are written next to the output.
+        folder: whether the output is a folder.
+        graph: whether it contains the computation, and may contain the preprocessing.
+    """
+
+    summary: str
+    writer: str
+    ending: str | None = None
+    beside: tuple[str, ...] = ()
+    folder: bool = False
+    graph: bool = False
+
+
+_HERE = "simsiam_eval.encoders.export"
+TARGETS: dict[str, Target] = {
+    "reference": Target("facebookresearch/simsiam's keys", f"{_HERE}.state_dicts:Reference"),
+    "torchvision": Target("a state dict without fc", f"{_HERE}.state_dicts:Torchvision"),
+    "safetensors": Target("the same as a safetensors file", f"{_HERE}.state_dicts:Safetensors"),
+    "timm": Target("for timm.create_model(..., checkpoint_path=FILE)", f"{_HERE}.state_dicts:Timm"),
+    "timm-folder": Target(
+        'a folder for timm.create_model("local-dir:FOLDER") and the Hugging Face Hub',
+        f"{_HERE}.timm_folder:TimmFolder",
+        folder=True,
+    ),
+    "transformers": Target(
+        "a folder for AutoModel.from_pretrained", f"{_HERE}.transformers_folder:TransformersFolder", folder=True
+    ),
+    "lightly": Target("the keys of lightly's SimSiam", f"{_HERE}.lightly_file:Lightly"),
+    "onnx": Target("an ONNX graph (extra `onnx`)", f"{_HERE}.onnx_file:Onnx", ending=".onnx", graph=True),
+    "torch-export": Target("a program of torch.export", f"{_HERE}.pt2_file:Pt2", ending=".pt2", graph=True),
+    "openvino": Target(
+        "OpenVINO IR, FILE.xml and FILE.bin (extra `openvino`)",
+        f"{_HERE}.openvino_file:OpenVino",
+        ending=".xml",
+        beside=(".bin",),
+        graph=True,
+    ),
+}

@@ -1,0 +1,68 @@
+"""State dicts: what was written is what was given, and its readers compute the same."""
+
+import pytest
+import torch
+
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+from simsiam_eval.encoders.export.writer import missing_packages
+from simsiam_eval.errors import UsageError
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize(
+    ("target", "family"),
+    [("reference", "simsiam"), ("torchvision", "torchvision"), ("timm", "torchvision"), ("safetensors", "torchvision")],
+)
+def test_exported_encoder_is_loaded_again(exported, target, family, stem, tmp_path):
+    export, encoder, _ = exported(target, "encoder.pth", stem=stem)
+    path = tmp_path / "encoder.pth"
+    assert export.files == {"checkpoint": path}
+    assert export.weights == len(encoder.trunk.state_dict())
+    assert export.comparison is None or export.comparison.largest_difference == 0
+    loaded = load_encoder(path)[1]
+    expected = weights_sha256(encoder.trunk.state_dict(), {})
+    assert (loaded.family, loaded.stem, loaded.weights_sha256) == (family, stem, expected)
+    assert export.notes
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(missing_packages("lightly") is not None, reason="needs lightly")
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_lightly_computes_the_same_features(exported, stem):
+    export, _, _ = exported("lightly", "encoder.ckpt", stem=stem)
+    assert export.comparison.consumer.startswith("lightly ")
+    assert export.comparison.largest_difference == 0
+    assert export.comparison.min_cosine == pytest.approx(1)
+
+
+def test_lightly_keys(exported, tmp_path):
+    exported("lightly", "encoder.ckpt")
+    state = torch.load(tmp_path / "encoder.ckpt", weights_only=True)["state_dict"]
+    assert next(iter(state)) == "backbone.0.weight"
+    assert "backbone.4.0.conv1.weight" in state
+    assert "backbone.7.1.bn2.running_var" in state
+
+
+@pytest.mark.parametrize("target", ["lightly", "timm"])
+def test_stem_is_carried_by_lines_of_code(exported, target):
+    export, _, _ = exported(
+        target, "a.pth", stem="cifar", variant=TrunkVariant(channels=1, stem_padding=2, stem_pool=True)
+    )
+    assert any("Conv2d(1, 64, kernel_size=3, stride=1, padding=2" in note for note in export.notes)
+    if missing_packages(target) is None:
+        assert export.comparison.largest_difference == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "variant", "reason"),
+    [
+        ("torchvision", TrunkVariant(stem_padding=2), "padding 2 in the first convolution"),
+        ("timm", TrunkVariant(stem_relu=False), "no ReLU in the stem"),
+        ("lightly", TrunkVariant(stride_in_1x1=True), "strides in the 1x1 convolutions"),
+    ],
+)
+def test_what_a_library_cannot_rebuild_is_rejected(exported, target, variant, reason, tmp_path):
+    with pytest.raises(UsageError, match=f"cannot rebuild this encoder .{reason}.*--to onnx"):
+        exported(target, "a.pth", variant=variant)
+    assert not (tmp_path / "a.pth").exists()
