@@ -252,6 +252,9 @@ def _poolings(network: nn.Module, dimensions: int | None) -> tuple[str, tuple[st
 def _feature_dimensions(network: nn.Module, shape: tuple[int, ...]) -> int | None:
     """Number of dimensions of the features before the pooling: 4 for maps, 3 for tokens; None if they are no tensor."""
     trunk: Any = network
-    with on_meta(network), torch.no_grad():
-        features = trunk.forward_features(torch.zeros(shape, device="meta"))
+    try:
+        with on_meta(network), torch.no_grad():
+            features = trunk.forward_features(torch.zeros(shape, device="meta"))
+    except Exception as error:  # of every kind
+        raise UsageError(f"timm's {type(network).__name__} cannot be used as an encoder ({error}).") from error
     return features.ndim if isinstance(features, Tensor) else None

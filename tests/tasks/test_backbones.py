@@ -30,8 +30,7 @@ def test_a_feature_file_of_a_timm_network(checkpoint, tmp_path):
     encoder = se.load_encoder(checkpoint)
     in_memory = se.extract(encoder, "digits#test", **SIZES)
     assert abs(in_memory.X - features.X[:]).max() < 1e-5
-    again = se.knn(train=str(out), test=str(out), checkpoint=checkpoint, k=5)
-    assert 0 <= again.metrics["results"][0]["top1"] <= 1 if "results" in again.metrics else again.metrics
+    assert se.knn(train=str(out), test=str(out), checkpoint=checkpoint, k=5).metrics
 
 
 @pytest.mark.parametrize("protocol", [{"end_to_end": True}])
