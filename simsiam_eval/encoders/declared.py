@@ -164,8 +164,9 @@ def _normalization(
 
 
 def _pairs_in(text: str, channels: int) -> Iterator[dict[str, list[float]]]:
-    numbers = r"\s*=\s*\[([\d., ]+)\]"
-    for match in re.finditer(rf"\bmean{numbers},\s*std{numbers}", text):
+    numbers = r"\s*=\s*\[([\d.,\s]+)\]"
+    # mmengine writes one number per line, and sorts the settings: num_classes stands between.
+    for match in re.finditer(rf"\bmean{numbers},(?:\s*\w+\s*=\s*\w+,)*\s*std{numbers}", text):
         mean, std = ([float(number) for number in group.split(",") if number.strip()] for group in match.groups())
         pair = _pair(mean, std, channels)
         if pair is not None:

@@ -148,3 +148,11 @@ def test_another_block_than_torchvisions(saved):
     globals()["Squeezed"] = Squeezed
     with pytest.raises(DataError, match=r"Squeezed in layer1\.0"):
         load_encoder(saved(ResNet(Squeezed, [2, 2, 2, 2])))
+
+
+def test_mmengine_writes_one_number_of_the_normalization_per_line(tmp_path):
+    mean = "norm = dict(\n    mean=[\n        127.5,\n        102.0,\n        51.0,\n    ],\n num_classes=10,"
+    std = "\n    std=[\n        51.0,\n        51.0,\n        51.0,\n    ],\n    to_rgb=True)\n"
+    path = tmp_path / "epoch_100.pth"
+    torch.save({"state_dict": build_trunk("resnet18").state_dict(), "meta": {"cfg": mean + std}}, path)
+    assert load_encoder(path)[1].normalization == {"mean": [0.5, 0.4, 0.2], "std": [0.2, 0.2, 0.2]}
