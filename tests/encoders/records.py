@@ -42,11 +42,12 @@ def record(folder: Path) -> dict[str, Any] | None:
     """The record of a case; None if a file of it cannot be described."""
     case, tables = read_case(folder), read_tables()
     target = folder / case.file
-    beside = target if target.is_dir() else target.parent
-    paths = sorted(
-        path for path in beside.rglob("*") if path.is_file() and path.name not in ("case.json", "expected.npz")
-    )
-    files = {str(path.relative_to(folder)): _describe_file(path, tables, case.name) for path in paths}
+    beside = target.rglob("*") if target.is_dir() else [target, *target.parent.glob("*.json")]
+    paths = sorted({path for path in beside if path.is_file() and path.name != "case.json"})
+    try:
+        files = {str(path.relative_to(folder)): _describe_file(path, tables, case.name) for path in paths}
+    except ValueError:
+        return None
     if None in files.values():
         return None
     write_tables(tables)

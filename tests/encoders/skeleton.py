@@ -1,9 +1,9 @@
 """What a file contains without its weights, as JSON: keys, shapes, dtypes, class names and small values.
 
 A tensor is `["T", shape, dtype]`; a mapping `{"D": type, "v": {...}}`; a sequence `{"L": type, "n": length, "v": its first
-three}`; numpy `{"N": dtype, "shape": shape, "v": value of a scalar}`; an nn.Module `{"M": class, "v": attributes}`, and any
-other object `{"O": class, "v": attributes}`. In a mapping, `"*0": {"R": table, "prefix": prefix, "dtype": dtype}` stands for
-all tensors of a table of tables.json, whose keys repeat in many files.
+three}`; numpy `{"N": dtype, "shape": shape, "v": value of a scalar}`; an nn.Module `{"M": class, "v": attributes}`, and
+any other object `{"O": class, "v": attributes}`. In a mapping, `"*0": {"R": table, "prefix": prefix, "dtype": dtype}`
+stands for all tensors of a table of tables.json, whose keys repeat in many files.
 """
 
 from __future__ import annotations
@@ -20,59 +20,83 @@ import torch
 from torch import Tensor, nn
 
 Tables = dict[str, dict[str, list[int]]]
-LONGEST_TEXT, FIRST_ENTRIES, LARGE = 200, 3, 60
+LONGEST_TEXT, FIRST_ENTRIES, DEEPEST, LARGE = 200, 3, 8, 60
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation")  # of a module's attributes, only these tuples are recorded
 _PLAIN = (str, int, float, bool, type(None))
 _COUNTER = "num_batches_tracked"
 
 
 def describe(value: Any, tables: Tables, name: str) -> Any:
     """The skeleton of a value; key lists that are not in a table yet are added to `tables` under `name`."""
-    if isinstance(value, Tensor):
-        return ["T", list(value.shape), str(value.dtype).removeprefix("torch.")]
-    if isinstance(value, np.ndarray | np.generic):
-        scalar = value.item() if value.ndim == 0 and value.dtype.kind in "biuf" else None
-        return {"N": value.dtype.str, "shape": list(value.shape), "v": scalar}
-    if type(value) in _PLAIN:
-        return value[:LONGEST_TEXT] if isinstance(value, str) else value
-    if type(value) in (dict, collections.OrderedDict, collections.defaultdict):
-        return {"D": type(value).__name__, "v": _describe_mapping(value, tables, name)}
-    if type(value) in (list, tuple, set):
-        first = [describe(entry, tables, name) for entry in list(value)[:FIRST_ENTRIES]]
-        return {"L": type(value).__name__, "n": len(value), "v": first}
-    kind = value if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType) else type(value)
-    written = f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(value, nn.Module):
-        return {"M": written, "v": _describe_module(value, tables, name)}
-    attributes = getattr(value, "__dict__", None)
-    if kind is value or not isinstance(attributes, dict):
-        return {"O": written, "v": None}
-    return {"O": written, "v": {str(key): describe(entry, tables, name) for key, entry in attributes.items()}}
+    return _Describer(tables, name).describe(value)
 
 
-def _describe_mapping(value: Mapping[Any, Any], tables: Tables, name: str) -> dict[str, Any]:
-    tensors = {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
-    references = _references(tensors, tables, name)
-    covered = {reference["prefix"] + key for reference in references for key in tables[reference["R"]]}
-    described = {f"*{index}": reference for index, reference in enumerate(references)}
-    numbered = all(isinstance(key, int) for key in value)  # an optimizer's state
-    for key, entry in list(value.items())[: FIRST_ENTRIES if numbered else None]:
-        if str(key) not in covered:
-            described[str(key)] = describe(entry, tables, name)
-    return described
+class _Describer:
+    """Skeletons of a file's values; a module that occurs again is `{"S": its number}`."""
+
+    def __init__(self, tables: Tables, name: str) -> None:
+        self._tables, self._name = tables, name
+        self._modules: list[nn.Module] = []
+
+    def describe(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, Tensor):
+            if _values_matter(value):
+                raise ValueError("the values matter")
+            return ["T", list(value.shape), str(value.dtype).removeprefix("torch.")]
+        if isinstance(value, np.ndarray | np.generic):
+            scalar = value.item() if value.ndim == 0 and value.dtype.kind in "biuf" else None
+            return {"N": value.dtype.str, "shape": list(value.shape), "v": scalar}
+        if type(value) in _PLAIN:
+            return value[:LONGEST_TEXT] if isinstance(value, str) else value
+        if type(value) in (dict, collections.OrderedDict, collections.defaultdict):
+            return {"D": type(value).__name__, "v": self._mapping(value, depth + 1)}
+        if type(value) in (list, tuple, set):
+            first = [self.describe(entry, depth + 1) for entry in list(value)[:FIRST_ENTRIES]]
+            return {"L": type(value).__name__, "n": len(value), "v": first}
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        return self._object(value, depth + 1)
+
+    def _object(self, value: Any, depth: int) -> dict[str, Any]:
+        kind = value if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType) else type(value)
+        written = f"{kind.__module__}.{kind.__qualname__}"
+        attributes = getattr(value, "__dict__", None)
+        if kind is value or not isinstance(attributes, dict) or depth > DEEPEST:
+            return {"O": written, "v": None}
+        return {"O": written, "v": {str(key): self.describe(entry, depth) for key, entry in attributes.items()}}
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        tensors = {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
+        references = _references(tensors, self._tables, self._name)
+        covered = {reference["prefix"] + key for reference in references for key in self._tables[reference["R"]]}
+        described = {f"*{index}": reference for index, reference in enumerate(references)}
+        numbered = all(isinstance(key, int) for key in value)  # an optimizer's state
+        for key, entry in list(value.items())[: FIRST_ENTRIES if numbered else None]:
+            if str(key) not in covered:
+                described[str(key)] = self.describe(entry, depth)
+        return described
+
+    def _module(self, module: nn.Module) -> dict[str, Any]:
+        for number, seen in enumerate(self._modules):
+            if seen is module:
+                return {"S": number}
+        self._modules.append(module)
+        found = {
+            key: self.describe(getattr(module, key)) for key in GEOMETRY if isinstance(module.__dict__.get(key), tuple)
+        }
+        tensors = module._parameters | module._buffers
+        found |= {key: self.describe(value.detach()) for key, value in tensors.items() if value is not None}
+        found |= {key: self.describe(value) for key, value in module._modules.items()}
+        return {"M": f"{type(module).__module__}.{type(module).__qualname__}", "v": found}
 
 
-def _describe_module(module: nn.Module, tables: Tables, name: str) -> dict[str, Any]:
-    """Plain attributes, parameters, buffers and modules."""
-    hidden = set(nn.Module().__dict__)
-    found = {key: describe(value, tables, name) for key, value in module.__dict__.items() if key not in hidden}
-    found |= {key: describe(value.data, tables, name) for key, value in module._parameters.items() if value is not None}
-    found |= {key: describe(value, tables, name) for key, value in module._buffers.items() if value is not None}
-    return found | {key: describe(value, tables, name) for key, value in module._modules.items()}
+def _values_matter(tensor: Tensor) -> bool:
+    return tensor.is_meta or bool(tensor.is_floating_point() and tensor.isnan().any())
 
 
 def _references(tensors: dict[str, Tensor], tables: Tables, name: str) -> list[dict[str, str]]:
     """Tables whose tensors are all in the mapping under some prefix, each tensor at most once."""
-    left = dict(tensors)
+    left = {key: tensor for key, tensor in tensors.items() if not _values_matter(tensor)}
     found: list[dict[str, str]] = []
     for table in sorted(tables, key=lambda known: -len(tables[known])):
         first = next(iter(tables[table]))
@@ -122,18 +146,29 @@ class Rebuilder:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._classes: dict[str, type] = {}
-        # Positive, for variances; every tensor is a view, so that files stay small.
+        self._modules: list[nn.Module] = []
+        # Positive, for variances; every tensor is a view, so that files stay small, and each is another view.
         self._numbers = torch.rand(8_000_000, generator=torch.Generator().manual_seed(0)) + 0.5
+        self._made = 0
 
     def tensor(self, shape: list[int], dtype: str) -> Tensor:
         """A random tensor."""
         number = int(np.prod(shape))
-        if dtype != "float32" or number > len(self._numbers):
-            return torch.ones(shape).to(getattr(torch, dtype))
-        return self._numbers[:number].view(shape)
+        self._made += 1
+        start = self._made * 997 % 1_000_000
+        if dtype == "float32" and start + number <= len(self._numbers):
+            return self._numbers[start : start + number].view(shape)
+        filled = torch.full(shape, 1 + self._made / 1000)
+        if dtype.startswith("q"):
+            return torch.quantize_per_tensor(filled, 0.1, 0, getattr(torch, dtype))
+        return filled.to(getattr(torch, dtype))
 
     def build(self, skeleton: Any) -> Any:
-        """The value of a skeleton."""
+        """The content of a file, from its skeleton."""
+        self._classes, self._modules = {}, []
+        return self._value(skeleton)
+
+    def _value(self, skeleton: Any) -> Any:
         if isinstance(skeleton, list):
             return self.tensor(skeleton[1], skeleton[2])
         if not isinstance(skeleton, dict):
@@ -142,11 +177,13 @@ class Rebuilder:
             values = self.mapping(skeleton["v"])
             return collections.OrderedDict(values) if skeleton["D"] == "OrderedDict" else values
         if "L" in skeleton:
-            sequence = [self.build(entry) for entry in skeleton["v"]]
+            sequence = [self._value(entry) for entry in skeleton["v"]]
             return {"list": list, "tuple": tuple, "set": set}[skeleton["L"]](sequence)
         if "N" in skeleton:
             array = np.ones(skeleton["shape"]).astype(skeleton["N"])
             return array if skeleton["shape"] else array.dtype.type(skeleton["v"] or 0)
+        if "S" in skeleton:
+            return self._modules[skeleton["S"]]
         return self._module(skeleton) if "M" in skeleton else self._object(skeleton)
 
     def mapping(self, skeletons: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +195,7 @@ class Rebuilder:
                     dtype = "int64" if name.endswith(_COUNTER) else skeleton["dtype"]
                     values[skeleton["prefix"] + name] = self.tensor(shape, dtype)
             else:
-                values[key] = self.build(skeleton)
+                values[key] = self._value(skeleton)
         return values
 
     def _class(self, written: str, base: type = object) -> type:
@@ -174,6 +211,7 @@ class Rebuilder:
 
     def _module(self, skeleton: dict[str, Any]) -> nn.Module:
         made = self._class(skeleton["M"], nn.Module)()
+        self._modules.append(made)
         for key, value in self.mapping(skeleton["v"]).items():
             if isinstance(value, Tensor) and not key.startswith(("running_", _COUNTER)):
                 made.register_parameter(key, nn.Parameter(value, requires_grad=False))
@@ -189,15 +227,33 @@ class Rebuilder:
         before: dict[str, types.ModuleType | None] = {}
         for written, made in self._classes.items():
             module = written.rpartition(".")[0]
-            if module not in before:
-                before[module] = sys.modules.get(module)
-                sys.modules[module] = types.ModuleType(module)
+            for name in _with_parents(module):
+                if name not in before:
+                    before[name] = sys.modules.get(name)
+                    sys.modules[name] = _copy_of(before[name], name)
             setattr(sys.modules[module], made.__name__, made)
         try:
             yield
         finally:
-            for module, original in before.items():
+            for name, original in before.items():
                 if original is None:
-                    del sys.modules[module]
+                    del sys.modules[name]
                 else:
-                    sys.modules[module] = original
+                    sys.modules[name] = original
+
+
+def _with_parents(module: str) -> list[str]:
+    """The module itself, and its parents where they are not imported.
+
+    >>> _with_parents("collections.abc"), _with_parents("not_installed.config")
+    (['collections.abc'], ['not_installed', 'not_installed.config'])
+    """
+    parts = module.split(".")
+    parents = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    return [name for name in parents if name not in sys.modules] + [module]
+
+
+def _copy_of(module: types.ModuleType | None, name: str) -> types.ModuleType:
+    copy = types.ModuleType(name)
+    copy.__dict__.update(module.__dict__ if module is not None else {"__path__": []})
+    return copy

@@ -114,7 +114,7 @@ def _transform() -> Any:
 
 
 for _name, (_packages, _make) in OBJECTS.items():
-    register(f"object_{_name}", _packages, _with(_make), family="simsiam", arch="resnet18", stem="imagenet")
+    register(f"object_{_name}", _packages, _with(_make), arch="resnet18", stem="imagenet")
 for _protocol in (3, 4, 5):
     register(
         f"pickle_protocol_{_protocol}",

@@ -22,7 +22,7 @@ def _unet(folder: Path) -> nn.Module:
     return model
 
 
-@case("segmentation_models_pytorch", expect="refuse", reason="--branch", note="part of a larger network")
+@case("segmentation_models_pytorch", expect="refuse", reason="branch", note="part of a larger network")
 def smp_unet(folder: Path) -> Written:
     _unet(folder)
     return Written("unet.pth")
@@ -56,7 +56,7 @@ def smp_encoder(folder: Path) -> Written:
     return Written("encoder.pth", lambda images: model.encoder(images)[-1])
 
 
-@case("segmentation_models_pytorch", expect="refuse", reason="--branch", note="save_pretrained: config.json says Unet")
+@case("segmentation_models_pytorch", expect="refuse", reason="branch", note="save_pretrained: config.json says Unet")
 def smp_folder(folder: Path) -> Written:
     _unet(folder).save_pretrained(str(folder / "unet"))
     (folder / "unet.pth").unlink()

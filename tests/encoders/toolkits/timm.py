@@ -66,11 +66,20 @@ register("timm_resnext50", "timm", _plain("resnext50_32x4d"), arch="resnext50_32
 for _name in ("resnetaa50", "resnetblur50"):
     register(f"timm_{_name}_bare", "timm", _plain(_name), expect="assume", note=NO_TELLING)
     register(f"timm_{_name}_named", "timm", _plain(_name), choice={"checkpoint": f"timm:{_name}@{{file}}"})
-    register(f"timm_{_name}_hub", "timm", _hub(_name), note="config.json says the architecture")
+    register(
+        f"timm_{_name}_hub",
+        "timm",
+        _hub(_name),
+        expect="refuse",
+        reason=f"timm:{_name}@",
+        note="config.json says the architecture",
+    )
+    register(f"timm_{_name}_hub_named", "timm", _hub(_name), choice={"checkpoint": f"timm:{_name}@{{file}}"})
 for _name in ("resnet26d", "resnet14t", "resnet50s", "resnet26"):
     register(f"timm_{_name}_named", "timm", _plain(_name), choice={"checkpoint": f"timm:{_name}@{{file}}"})
     register(f"timm_{_name}_bare", "timm", _plain(_name), expect="either")
-register("timm_resnet26d_hub", "timm", _hub("resnet26d"), note="config.json says the architecture")
+register("timm_resnet26d_hub", "timm", _hub("resnet26d"), expect="either", note="config.json says the architecture")
+register("timm_resnet26d_hub_named", "timm", _hub("resnet26d"), choice={"checkpoint": "timm:resnet26d@{file}"})
 register("timm_resnet18_hub", "timm", _hub("resnet18"), arch="resnet18", stem="imagenet")
 register("timm_resnet50_hub", "timm", _hub("resnet50"), arch="resnet50", stem="imagenet")
 for _channels in (1, 4):
@@ -85,7 +94,20 @@ for _channels in (1, 4):
 register("timm_resnet18_channels1_hub", "timm", _hub("resnet18", in_chans=1), variant={"channels": 1})
 register("timm_training", "timm", _training("resnet18"), arch="resnet18", stem="imagenet", note="state_dict of two")
 register("timm_training_ema", "timm", _training("resnet18", "ema"), arch="resnet18", choice={"branch": "ema"})
-register("timm_training_resnetaa50", "timm", _training("resnetaa50"), note="arch in the file says resnetaa50")
+register(
+    "timm_training_resnetaa50",
+    "timm",
+    _training("resnetaa50"),
+    expect="refuse",
+    reason="timm:resnetaa50@",
+    note="arch in the file says resnetaa50",
+)
+register(
+    "timm_training_resnetaa50_named",
+    "timm",
+    _training("resnetaa50"),
+    choice={"checkpoint": "timm:resnetaa50@{file}"},
+)
 register("timm_convnext", "timm", _plain("convnext_atto"), expect="refuse", reason="(?i)convnext|unknown|ResNet")
 register("timm_vit", "timm", _plain("vit_tiny_patch16_224"), expect="refuse", reason="(?i)transformer")
 register("timm_seresnet50", "timm", _plain("seresnet50"), expect="refuse", note="squeeze and excitation")

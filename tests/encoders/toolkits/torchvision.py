@@ -84,7 +84,7 @@ def _segmenter(name: str) -> Callable[[Path], Written]:
 
 
 for _name in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
-    register(f"torchvision_{_name}", "torchvision", _detector(_name), expect="refuse", reason="--branch")
+    register(f"torchvision_{_name}", "torchvision", _detector(_name), expect="refuse", reason="branch")
     register(
         f"torchvision_{_name}_branch",
         "torchvision",
@@ -95,7 +95,7 @@ for _name in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
         note="frozen batch normalization",
     )
 for _name in ("fcn_resnet50", "deeplabv3_resnet50"):
-    register(f"torchvision_{_name}", "torchvision", _segmenter(_name), expect="refuse", reason="--branch")
+    register(f"torchvision_{_name}", "torchvision", _segmenter(_name), expect="refuse", reason="branch")
     register(
         f"torchvision_{_name}_branch",
         "torchvision",
