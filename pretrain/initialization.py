@@ -13,6 +13,7 @@ from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import UsageError
+from simsiam_eval.wording import counted
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
 
     Raises:
         DataError: no encoder can be loaded.
-        UsageError: it has another architecture or stem than the run.
+        UsageError: it has another architecture or stem than the run, or does not take RGB images.
     """
     encoder, report = load_encoder(replace(choice, arch=None) if choice.is_named else choice)
     if (report.arch, report.stem) != (arch, stem):
@@ -54,6 +55,11 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
         raise UsageError(
             f"--init {report.path} is {_described(report.arch, report.stem)}, but the run trains {_described(arch, stem)}; "
             "use the --arch and --stem of the checkpoint."
+        )
+    if (channels := encoder.variant.channels) != 3:
+        raise UsageError(
+            f"--init {report.path} takes images of {counted(channels, 'channel')}, but pretrain trains on RGB images "
+            "(3 channels)."
         )
     source = {name: getattr(report, name) for name in ("path", "family", "branch", "epoch", "weights_sha256")}
     return Start(source, dict(report.variant), encoder.trunk.state_dict())

@@ -38,12 +38,12 @@ Pathlike = str | os.PathLike[str]
 
 
 class PretrainedEncoder(Encoder):
-    """An encoder from a checkpoint, in eval mode: images (B,3,H,W) float32 -> features (B,D).
+    """An encoder from a checkpoint, in eval mode: images (B,C,H,W) float32 -> features (B,D).
 
     Attributes:
         encoder: the one that computes the features.
         trunk, arch, stem, layers, pooling, width: as of every `Encoder`.
-        preprocess: one image (Pillow, path or uint8 array) -> (3,S,S) float32, as `extract` prepares images.
+        preprocess: one image (Pillow, path or uint8 array) -> (C,S,S) float32, as `extract` prepares images.
         choice: the checkpoint, and the options that say what it does not.
         options: the preprocessing it was loaded with.
         report: what was read from the checkpoint, and what was not.

@@ -19,7 +19,7 @@ from simsiam_eval.encoders.backbone import Backbone
 from simsiam_eval.encoders.backbones import load_backbone
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.declared import declared
+from simsiam_eval.encoders.declared import averaged_normalization, declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.networks import read_contents
 from simsiam_eval.encoders.parts import other_parts
@@ -216,6 +216,9 @@ def write_checkpoint(
 def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
     encoder, preprocessing = backbone.encoder, backbone.preprocessing
     variant = encoder.variant.to_dict(encoder.stem)
+    averaged = averaged_normalization(
+        None if preprocessing is None else {"mean": preprocessing["mean"]}, encoder.variant.channels
+    )
     return CheckpointReport(
         path=choice.checkpoint,
         family=backbone.family,
@@ -232,7 +235,7 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         metadata=None,
         branch=choice.branch,
         variant=variant,
-        assumptions=backbone.assumptions,
+        assumptions=(*backbone.assumptions, *averaged),
         normalization=preprocessing and {name: preprocessing[name] for name in ("mean", "std")},
         normalization_from=backbone.preprocessing_from,
         preprocessing=preprocessing,

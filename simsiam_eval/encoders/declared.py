@@ -15,6 +15,7 @@ from simsiam_eval.encoders.module_state import ModuleState
 from simsiam_eval.encoders.networks import Network
 from simsiam_eval.encoders.search import content_at
 from simsiam_eval.errors import DataError
+from simsiam_eval.wording import counted
 
 # Entries of a file that hold the settings of its training script.
 _SETTINGS = ("args", "opt", "hyper_parameters", "hparams", "cfg", "config", "meta", "pretrained_cfg", "default_cfg")
@@ -61,7 +62,24 @@ def declared(file: CheckpointFile, network: Network, recorded: TrunkVariant | No
             "Assumed images normalized by ImageNet's mean and standard deviation, which the file does not say "
             "(--mean, --std)."
         )
+    if recorded is None:
+        assumptions += averaged_normalization(normalization, network.channels)
     return Declared(variant, tuple(assumptions), normalization, source)
+
+
+def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
+    """The assumption about a normalization that has not as many values as the encoder's images have channels.
+
+    Args:
+        normalization: {"mean": [...], "std": [...]}; None: ImageNet's.
+    """
+    given = 3 if normalization is None else len(normalization["mean"])
+    if given == channels:
+        return ()
+    return (
+        f"Assumed the average of the mean and of the standard deviation over {given} channels, for images of "
+        f"{counted(channels, 'channel')}.",
+    )
 
 
 def _variant(

@@ -44,7 +44,7 @@ class Block:
 
     Attributes:
         rows: row numbers.
-        pixels: (B,1+V,3,H,W) uint8: the center crop and V augmented views; zeros for unreadable images, and as padding
+        pixels: (B,1+V,C,H,W) uint8: the center crop and V augmented views; zeros for unreadable images, and as padding
             if the block has fewer than B rows.
         reasons: row -> why its image could not be read.
     """
@@ -83,9 +83,9 @@ class Blocks:
 
     def __getitem__(self, index: int) -> Block | DataError:
         """The block, or the error that ends the extraction: if a worker raised it, it would arrive as a traceback."""
-        start, side = int(self.starts[index]), self.preprocessing.crop
+        start = int(self.starts[index])
         rows = range(start, min(start + self.size, self.rows.stop))
-        pixels = torch.zeros((self.size, 1 + self.views, 3, side, side), dtype=torch.uint8)
+        pixels = torch.zeros((self.size, *self._shape), dtype=torch.uint8)
         reasons = {}
         for row, crops in zip(rows, map(self._crops, rows), strict=True):
             if isinstance(crops, UnreadableImage):
@@ -96,14 +96,18 @@ class Blocks:
                 pixels[row - start] = crops
         return Block(rows, pixels, reasons)
 
-    def _crops(self, row: int) -> torch.Tensor | UnreadableImage | DataError:
-        """(1+V,3,S,S) uint8, or the error that reading the image raised."""
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
         side = self.preprocessing.crop
-        pixels = torch.zeros((1 + self.views, 3, side, side), dtype=torch.uint8)
+        return 1 + self.views, self.preprocessing.channels, side, side
+
+    def _crops(self, row: int) -> torch.Tensor | UnreadableImage | DataError:
+        """(1+V,C,S,S) uint8, or the error that reading the image raised."""
+        pixels = torch.zeros(self._shape, dtype=torch.uint8)
         try:
             image = self.source.image(row)
             if self.views:
-                full_image = image.pixels()
+                full_image = self.preprocessing.in_channels(image.pixels())
                 pixels[1:] = self._augmented_views(full_image, row)
                 if self.preprocessing.decode == "full":
                     image = DecodedImage(full_image)  # reused for the center crop; scaled decoding decodes it again
@@ -114,7 +118,7 @@ class Blocks:
         return pixels
 
     def _augmented_views(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
-        """(V,3,S,S) uint8: randomly cropped and flipped; the same for the same seed and row."""
+        """(V,C,S,S) uint8: randomly cropped and flipped; the same for the same seed and row."""
         rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
         boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
         views = torch.stack([crop_image(image, box, side) for box in boxes])

@@ -20,6 +20,7 @@ from simsiam_eval.extraction.inference import FeatureModel, PendingFeatures
 from simsiam_eval.features.table import Features
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.progress import say
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.extraction.options import ExtractionOptions
@@ -55,6 +56,9 @@ class Extraction:
 
     Args:
         rows: rows of the source to extract; default: all.
+
+    Raises:
+        DataError: images do not have the number of channels that the encoder takes.
     """
 
     center_crop = True  # whether blocks hold the center crop; zeros otherwise
@@ -68,6 +72,12 @@ class Extraction:
         device: torch.device,
         rows: range | None = None,
     ) -> None:
+        preprocessing.require_images()
+        if preprocessing.channels != encoder.variant.channels:
+            raise DataError(
+                f"The encoder expects images of {counted(encoder.variant.channels, 'channel')}, but the recorded "
+                f"preprocessing gives {preprocessing.channels}; extract the features again."
+            )
         self.encoder, self.source, self.preprocessing = encoder, source, preprocessing
         self.options, self.device = options, device
         self.rows = range(len(source)) if rows is None else rows

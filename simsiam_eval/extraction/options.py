@@ -73,6 +73,7 @@ class ExtractionOptions:
             decode=self.decode,
             mean=self.mean,
             std=self.std,
+            channels=TrunkVariant.from_dict(report.variant).channels,
         )
 
 

@@ -86,12 +86,12 @@ def crop_image(pixels: NDArray[np.uint8], box: Sequence[int] | Integers, size: i
     to within one gray level (rarely two).
 
     Args:
-        pixels: (H,W,3) uint8.
+        pixels: (H,W,C) uint8.
         box: top, left, height, width in pixels of the whole image.
         size: side S of the result.
         factor: how many times larger the whole image is than `pixels`.
 
     Returns:
-        (3,S,S) uint8.
+        (C,S,S) uint8.
     """
     return resize(pixels, [int(edge) / factor for edge in box], size, size).contiguous()

@@ -21,6 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # A scaled image keeps at least this many times the resolution it is resized to (benchmarks/results/decode_agreement.md).
 MARGIN = 2.0
+_UNRECORDED = {"squash": False, "decode": "full", "interpolation": "bilinear", "channels": 3}  # left out of records
 _STRIP = 8  # an image this many times longer than its crop is cropped before the resize, which may not fit into memory
 
 
@@ -33,12 +34,12 @@ def resize(
     Pillow: an error of half a pixel would change features more than the scaling does.
 
     Args:
-        pixels: (H,W,3) uint8.
+        pixels: (H,W,C) uint8; C is 1 or 3.
         box: top, left, height, width of the part, in pixels.
         interpolation: bilinear or bicubic.
 
     Returns:
-        (3,height,width) uint8.
+        (C,height,width) uint8.
     """
     top, left, bottom, right = box[0], box[1], box[0] + box[2], box[1] + box[3]
     first_row, first_column = math.floor(top), math.floor(left)
@@ -54,13 +55,14 @@ def resize(
 def _pillow_resize(
     pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int, interpolation: str
 ) -> torch.Tensor:
-    """`edges`: left, top, right, bottom in pixels. Returns (3,height,width) uint8."""
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling[interpolation.upper()], edges)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    """`edges`: left, top, right, bottom in pixels. Returns (C,height,width) uint8."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    resized = image.resize((width, height), Image.Resampling[interpolation.upper()], edges)
+    return torch.from_numpy(np.array(resized).reshape(height, width, -1)).permute(2, 0, 1)
 
 
 def _center_crop(image: torch.Tensor, side: int) -> torch.Tensor:
-    """(3,H,W) -> (3,side,side), padded with black: torchvision's center_crop."""
+    """(C,H,W) -> (C,side,side), padded with black: torchvision's center_crop."""
     pad_y, pad_x = (max(0, side - length) for length in image.shape[1:])
     if pad_y or pad_x:
         image = F.pad(image, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2))
@@ -80,6 +82,8 @@ class Preprocessing:
         decode: "full", or "scaled": a JPEG whose short side is at least 2 x MARGIN x `resize` pixels is decoded to a half,
             a quarter or an eighth of its sides, as long as they stay at least MARGIN x `resize`.
         interpolation: of the resize, "bilinear" or "bicubic".
+        channels: C of the encoder's images: 3 for RGB, 1 for gray. Colors become gray before the resize, as in Pillow's mode
+            "L" (ITU-R 601: 0.299 R + 0.587 G + 0.114 B); the values of gray images do not change.
     """
 
     resize: int = 256
@@ -89,12 +93,14 @@ class Preprocessing:
     squash: bool = False
     decode: str = "full"
     interpolation: str = "bilinear"
+    channels: int = 3
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
-        """Image -> (3,crop,crop) uint8, equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
+        """Image -> (C,crop,crop) uint8, equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
 
         Raises:
             UnreadableImage: it cannot be decoded.
+            DataError: images do not have this number of channels.
         """
         short, target = min(image.height, image.width), self.crop if self.squash else self.resize
         if short < 1:
@@ -103,6 +109,7 @@ class Preprocessing:
         if self.squash:
             height = width = target
         pixels, factor = image.reduced(short / (MARGIN * target) if self.decode == "scaled" else 1)
+        pixels = self.in_channels(pixels)
         source_height, source_width = image.height / factor, image.width / factor
         # Images of the right size, such as CIFAR's: calling resize would take longer than the work.
         if pixels.shape[:2] == (height, width) == (self.crop, self.crop):
@@ -112,6 +119,29 @@ class Preprocessing:
         else:
             resized = resize(pixels, (0, 0, source_height, source_width), height, width, self.interpolation)
         return _center_crop(resized, self.crop)
+
+    def in_channels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H,W,3) uint8, RGB, -> (H,W,C); pixels that have C channels already are returned as they are.
+
+        Raises:
+            DataError: as `require_images`.
+        """
+        self.require_images()
+        if pixels.shape[2] == self.channels:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+    def require_images(self) -> None:
+        """Check that images can be prepared.
+
+        Raises:
+            DataError: the encoder takes neither gray nor RGB images.
+        """
+        if self.channels not in (1, 3):
+            raise DataError(
+                f"The encoder expects images of {self.channels} channels, but images are read as RGB (3 channels) or "
+                "gray (1 channel); use an encoder of 1 or 3 channels."
+            )
 
     def _resize_strip(
         self, pixels: NDArray[np.uint8], source_height: float, source_width: float, height: int, width: int
@@ -126,22 +156,18 @@ class Preprocessing:
         return _pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop, self.interpolation)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B,3,H,W) uint8 -> (B,3,H,W) float32 on the same device."""
+        """(B,C,H,W) uint8 -> (B,C,H,W) float32 on the same device."""
         mean, std = (_by_channel(tuple(values), pixels.device) for values in (self.mean, self.std))
         return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as feature files and checkpoints record them.
 
-        `squash`, `decode` and `interpolation` are left out at their defaults, so that records made before these options
-        existed compare equal.
+        `squash`, `decode`, `interpolation` and `channels` are left out at their defaults, so that records made before these
+        options existed compare equal.
         """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {
-            name: value
-            for name, value in values.items()
-            if (name, value) not in (("squash", False), ("decode", "full"), ("interpolation", "bilinear"))
-        }
+        return {name: value for name, value in values.items() if (name, value) not in _UNRECORDED.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -157,7 +183,10 @@ class Preprocessing:
         if interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"unknown interpolation {interpolation!r}")
         squash, decode = bool(values.get("squash", False)), str(values.get("decode", "full"))
-        return cls(*sides, *colors, squash, decode, interpolation)
+        channels = int(values.get("channels", 3))
+        if channels < 1:
+            raise ValueError(f"invalid number of channels {channels}")
+        return cls(*sides, *colors, squash, decode, interpolation, channels)
 
 
 @cache
@@ -185,6 +214,7 @@ def preprocessing_for(
     decode: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: int = 3,
 ) -> Preprocessing:
     """How the images of an encoder are prepared.
 
@@ -195,6 +225,7 @@ def preprocessing_for(
         transform: a name in TRANSFORMS, which overrides sizes and decoding, but not the normalization; "auto": none.
         resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
         mean, std: override all; one value per channel, or one for all.
+        channels: of the encoder's images; a default or stated mean of another number of channels is averaged over them.
 
     Raises:
         DataError: the checkpoint's preprocessing is damaged.
@@ -206,10 +237,12 @@ def preprocessing_for(
         chosen = replace(chosen, mean=recorded.mean, std=recorded.std)
     elif normalization is not None:
         chosen = replace(chosen, mean=tuple(normalization["mean"]), std=tuple(normalization["std"]))
+    mean_of_all, std_of_all = (_average(values, channels) for values in (chosen.mean, chosen.std))
+    chosen = replace(chosen, channels=channels, mean=mean_of_all, std=std_of_all)
     if mean is not None:
-        chosen = replace(chosen, mean=_per_channel("--mean", mean, len(chosen.mean)))
+        chosen = replace(chosen, mean=_per_channel("--mean", mean, channels))
     if std is not None:
-        chosen = replace(chosen, std=_per_channel("--std", std, len(chosen.std)))
+        chosen = replace(chosen, std=_per_channel("--std", std, channels))
     if crop is not None:
         chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
     if resize is not None:
@@ -235,7 +268,12 @@ def _recorded(metadata: dict[str, Any] | None, required: bool) -> Preprocessing 
         ) from error
 
 
+def _average(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
 def _per_channel(option: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
-        raise UsageError(f"{option} must have one value or {channels}, one per channel, got {len(values)}.")
+        expected = "one value" if channels == 1 else f"one value or {channels}, one per channel"
+        raise UsageError(f"{option} must have {expected}, got {len(values)}.")
     return tuple(values) if len(values) == channels else tuple(values) * channels

@@ -33,14 +33,15 @@ class ImageTransform:
         self.preprocessing = preprocessing
 
     def __call__(self, image: Any) -> torch.Tensor:
-        """One image -> (3,S,S) float32, S being the crop.
+        """One image -> (C,S,S) float32, C being the channels and S the crop.
 
         Args:
             image: a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3).
 
         Raises:
             TypeError: anything else.
-            DataError: an image that cannot be decoded; the sentence names the file.
+            DataError: an image that cannot be decoded (the sentence names the file), or the encoder takes neither gray nor
+                RGB images.
         """
         try:
             pixels = self.preprocessing.pixels(as_opened_image(image))

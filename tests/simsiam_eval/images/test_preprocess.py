@@ -179,3 +179,27 @@ def test_normalization_is_that_of_options_then_records_then_the_checkpoint(metad
 def test_mean_has_a_value_per_channel():
     with pytest.raises(UsageError, match="--mean must have one value or 3, one per channel, got 2"):
         preprocessing_for("imagenet", None, mean=(0.1, 0.2))
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (40, 30), (16, 400)])  # as it is, resized, and a strip
+def test_gray_images_stay_exactly_gray(shape):
+    gray = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = DecodedImage(np.repeat(gray[:, :, None], 3, axis=2))
+    one, three = (Preprocessing(20, 20, channels=channels).pixels(image) for channels in (1, 3))
+    assert one.shape == (1, 20, 20)
+    assert torch.equal(one.expand(3, -1, -1), three)
+
+
+def test_colors_become_gray_as_in_pillow():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    gray = Preprocessing(20, 20, channels=1).pixels(DecodedImage(pixels))
+    assert np.array_equal(gray[0].numpy(), np.asarray(Image.fromarray(pixels).convert("L")))
+
+
+def test_number_of_channels_is_recorded_unless_it_is_three():
+    gray = preprocessing_for("cifar", OWN, channels=1)
+    assert gray.mean == pytest.approx((0.7,))
+    assert gray.std == pytest.approx((0.8,))
+    assert gray.to_dict()["channels"] == 1
+    assert Preprocessing.from_dict(gray.to_dict()) == gray
+    assert "channels" not in Preprocessing().to_dict()
