@@ -157,7 +157,7 @@ def export_to_target(settings: ConvertSettings, encoder: Encoder, report: Checkp
     preprocessing = ExtractionOptions().preprocessing(report)
     subject = Subject(encoder, report, preprocessing, settings.preprocessing, settings.opset)
     writer = writer_of(settings.to, subject)
-    samples = Samples(images_to_compare(settings.images), preprocessing, encoder.variant.channels)
+    samples = Samples(images_to_compare(settings.images), preprocessing)
     return export_encoder(settings.out, settings.to, writer, samples)
 
 

@@ -139,3 +139,12 @@ def test_pretraining_does_not_start_from_gray(call, gray, tmp_path):
     result = call("pretrain", *small, "--init", gray[0], "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "takes images of 1 channel, but pretrain trains on RGB images (3 channels)" in result.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_convert_compares_on_images_of_the_encoder(record, images, tmp_path, channels):
+    torch.save(model_of(channels).state_dict(), tmp_path / "a.pth")
+    given = ["--to", "torch-export", "--images", images, "--out", tmp_path / "b.pt2"]
+    metrics = record("convert", tmp_path / "a.pth", *given)["metrics"]
+    assert metrics["min_cosine"] > 0.9999
+    assert metrics["compared_images"] == 4

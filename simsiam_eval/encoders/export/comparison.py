@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,25 +51,24 @@ class Samples:
 
     Args:
         images: B images (H,W,3) uint8 of any sizes.
-        preprocessing: of the encoder.
-        channels: of the images that the encoder takes; other than 3, the color channels are repeated.
+        preprocessing: of the encoder. If it takes neither RGB nor gray images, the color channels are repeated.
     """
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing, channels: int = 3) -> None:
-        self.images, self.preprocessing, self.channels = images, preprocessing, channels
+    def __init__(self, images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing) -> None:
+        self.images, self.preprocessing = images, preprocessing
 
     @cached_property
     def pixels(self) -> Tensor:
-        """(B,3,S,S) uint8: resized and cropped."""
-        return torch.stack([self.preprocessing.pixels(DecodedImage(image)) for image in self.images])
+        """(B,C,S,S) uint8: resized and cropped."""
+        channels = self.preprocessing.channels
+        prepared = self.preprocessing if channels == 1 else replace(self.preprocessing, channels=3)
+        pixels = torch.stack([prepared.pixels(DecodedImage(image)) for image in self.images])
+        return pixels if channels in (1, 3) else pixels[:, [channel % 3 for channel in range(channels)]]
 
     @cached_property
     def normalized(self) -> Tensor:
         """(B,C,S,S) float32: what the encoder takes."""
-        if self.channels == 3:
-            return self.preprocessing.normalize(self.pixels)
-        repeated = self.pixels[:, [channel % 3 for channel in range(self.channels)]]
-        return repeated.to(torch.float32).div_(127.5).sub_(1)
+        return self.preprocessing.normalize(self.pixels)
 
     @torch.inference_mode()
     def features(self, encoder: Encoder) -> Tensor:

@@ -136,7 +136,7 @@ def image_processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
             "size": {"shortest_edge": preprocessing.resize},
             "do_center_crop": True,
             "crop_size": sides,
-            "do_convert_rgb": True,
+            "do_convert_rgb": preprocessing.channels == 3,
         }
     )
     return sizes | {

@@ -64,9 +64,12 @@ def test_dead_encoder_is_equal_to_itself():
     assert (comparison.largest_difference, comparison.relative_difference, comparison.min_cosine) == (0, 0, 1)
 
 
-def test_samples_for_gray_encoders():
-    samples = Samples([np.zeros((5, 9, 3), dtype=np.uint8)], Preprocessing(resize=4, crop=4), channels=1)
-    assert samples.normalized.shape == (1, 1, 4, 4)
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_samples_for_encoders_of_other_channels(channels):
+    normalization = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    preprocessing = Preprocessing(resize=4, crop=4, channels=channels, **normalization)
+    samples = Samples([np.full((5, 9, 3), 255, dtype=np.uint8)], preprocessing)
+    assert torch.equal(samples.normalized, torch.full((1, channels, 4, 4), 2.0))
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
