@@ -1,5 +1,7 @@
 """Encoders of one input channel get gray images in every command; others than of 1 or 3 channels are refused."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -148,3 +150,15 @@ def test_convert_compares_on_images_of_the_encoder(record, images, tmp_path, cha
     metrics = record("convert", tmp_path / "a.pth", *given)["metrics"]
     assert metrics["min_cosine"] > 0.9999
     assert metrics["compared_images"] == 4
+
+
+def test_search_and_end_to_end_training_take_images(record, gray, images, tmp_path):
+    encoder = ["--checkpoint", gray[0]]
+    record("extract", *encoder, "--crop", CROP, "--data", images, "--out", tmp_path / "f.h5")
+    query = images / "1" / "3.png"
+    found = record("retrieval", "search", query, "--gallery", tmp_path / "f.h5", *encoder, "--k", 1)
+    assert "1/3.png" in json.dumps(found["metrics"])
+    sets = ["--train", images, "--test", images, "--crop", CROP]
+    options = ["--preset", "moco-sgd", "--epochs", 2, "--batch-size", 2, "--end-to-end"]
+    metrics = record("linear-eval", *encoder, *sets, *options)["metrics"]
+    assert metrics["trained_on"] == "end-to-end"
