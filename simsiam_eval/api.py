@@ -114,6 +114,7 @@ def load_encoder(
     stem_padding: int | None = None,
     stem_pool: bool | None = None,
     stride_in_1x1: bool | None = None,
+    output_stride: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     download: bool = False,
@@ -130,6 +131,7 @@ def load_encoder(
         arch: architecture, for a checkpoint whose shapes fit several.
         stem_stride, stem_padding, stem_pool: of the first convolution, and whether max-pooling follows it.
         stride_in_1x1: whether the stride of bottleneck blocks is in the first 1x1 convolution.
+        output_stride: 32, or 16 or 8 for stages that dilate their convolutions.
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all.
         download: whether weights that are not on this machine may be downloaded.
 
@@ -161,6 +163,7 @@ def load_encoder(
         stem_padding=stem_padding,
         stem_pool=stem_pool,
         stride_in_1x1=stride_in_1x1,
+        output_stride=output_stride,
         download=download,
         **values,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 BASIC, BOTTLENECK = "basic", "bottleneck"
@@ -52,6 +52,8 @@ class TrunkVariant:
         stem_relu: whether a ReLU follows the first batch normalization.
         stride_in_1x1: whether bottleneck blocks have their stride in the first 1x1 convolution (Caffe, MSRA), not in the
             3x3 convolution.
+        output_stride: 32, or 16 or 8, where layer4, or layer3 and layer4, dilate their convolutions instead of halving the
+            resolution, as segmentation networks do.
     """
 
     channels: int = 3
@@ -60,21 +62,21 @@ class TrunkVariant:
     stem_pool: bool | None = None
     stem_relu: bool = True
     stride_in_1x1: bool = False
+    output_stride: int = 32
 
     def completed(self, stem: str | None) -> TrunkVariant:
         """The same without None.
 
-        >>> TrunkVariant(stem_padding=2).completed("cifar")
-        TrunkVariant(channels=3, stem_stride=1, stem_padding=2, stem_pool=False, stem_relu=True, stride_in_1x1=False)
+        >>> full = TrunkVariant(stem_padding=2).completed("cifar")
+        >>> full.stem_stride, full.stem_padding, full.stem_pool
+        (1, 2, False)
         """
         stride, padding, pool = (2, 3, True) if stem == "imagenet" else (1, 1, False)
-        return TrunkVariant(
-            self.channels,
-            stride if self.stem_stride is None else self.stem_stride,
-            padding if self.stem_padding is None else self.stem_padding,
-            pool if self.stem_pool is None else self.stem_pool,
-            self.stem_relu,
-            self.stride_in_1x1,
+        return replace(
+            self,
+            stem_stride=stride if self.stem_stride is None else self.stem_stride,
+            stem_padding=padding if self.stem_padding is None else self.stem_padding,
+            stem_pool=pool if self.stem_pool is None else self.stem_pool,
         )
 
     def to_dict(self, stem: str | None) -> dict[str, Any]:

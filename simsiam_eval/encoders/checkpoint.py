@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.architectures import TrunkVariant, feature_width
+from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant, feature_width
 from simsiam_eval.encoders.backbone import Backbone
 from simsiam_eval.encoders.backbones import load_backbone
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.declared import averaged_normalization, declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
-from simsiam_eval.encoders.networks import read_contents
+from simsiam_eval.encoders.networks import OtherArchitecture, read_contents
 from simsiam_eval.encoders.parts import other_parts
 from simsiam_eval.encoders.search import Trunk
 from simsiam_eval.encoders.timm_backbone import timm_encoder
+from simsiam_eval.encoders.timm_instead import timm_choice
 from simsiam_eval.encoders.timm_weights import find_run_weights
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.vocabulary import TIMM
 from simsiam_eval.wording import first_few
@@ -104,7 +105,12 @@ def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> Ch
         DataError: as in `load_encoder`.
     """
     choice = EncoderChoice.of(checkpoint)
-    return load_encoder(choice)[1] if choice.is_named else _read_encoder(choice)[0]
+    if choice.is_named:
+        return load_encoder(choice)[1]
+    try:
+        return _read_encoder(choice)[0]
+    except OtherArchitecture as failure:
+        return load_encoder(timm_choice(choice, failure))[1]
 
 
 def load_encoder(
@@ -125,7 +131,10 @@ def load_encoder(
     if choice.is_named:
         backbone = load_backbone(choice, layer, pooling)
         return backbone.encoder, _report_of(backbone, choice)
-    report, mapped = _read_encoder(choice)
+    try:
+        report, mapped = _read_encoder(choice)
+    except OtherArchitecture as failure:
+        return load_encoder(timm_choice(choice, failure), layer, pooling)
     if report.stem is None:
         return timm_encoder(report.arch, mapped, layers=layer, pooling=pooling), report
     # Copied, since what is mapped from the file changes when another program writes to it.
@@ -252,6 +261,9 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         return _read_timm_run(name, arch, checkpoint)
     contents = read_contents(checkpoint, name, file.config)
     network = contents.choose(choice.branch, name)
+    if choice.arch not in (None, network.arch):
+        message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
+        raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
     weights = _float32_weights(network.trunk, name)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)

@@ -11,7 +11,7 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
 
 # Attributes of a TrunkVariant that a user may choose.
-VARIANT_OPTIONS = ("stem_stride", "stem_padding", "stem_pool", "stride_in_1x1")
+VARIANT_OPTIONS = ("stem_stride", "stem_padding", "stem_pool", "stride_in_1x1", "output_stride")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class EncoderChoice:
         checkpoint: path of a file or folder, or `timm:NAME`, `timm:NAME@FILE`, `hf:FOLDER`.
         branch: which of several networks in the file, by one of the names that `inspect` lists.
         arch: architecture, where shapes fit several.
-        stem_stride, stem_padding, stem_pool, stride_in_1x1: as in `TrunkVariant`.
+        stem_stride, stem_padding, stem_pool, stride_in_1x1, output_stride: as in `TrunkVariant`.
         download: whether missing weights may be downloaded; otherwise nothing is.
     """
 
@@ -33,6 +33,7 @@ class EncoderChoice:
     stem_padding: int | None = None
     stem_pool: bool | None = None
     stride_in_1x1: bool | None = None
+    output_stride: int | None = None
     download: bool = False
 
     @classmethod
@@ -77,7 +78,14 @@ class EncoderChoice:
         >>> EncoderChoice("a.pth", stem_padding=2).variant(TrunkVariant(stem_pool=True), "resnet18").stem_padding
         2
         """
-        if self.stride_in_1x1 and ARCHITECTURES[arch][0] == BASIC:
-            raise UsageError(f"--stride-in-1x1 cannot be used with {arch}, which has no bottleneck blocks.")
+        if self.output_stride not in (None, 8, 16, 32):
+            raise UsageError(f"--output-stride must be 8, 16 or 32, got {self.output_stride}.")
+        bottleneck_only = {
+            "--stride-in-1x1": bool(self.stride_in_1x1),
+            "--output-stride": self.output_stride in (8, 16),
+        }
+        for option, used in bottleneck_only.items():
+            if used and ARCHITECTURES[arch][0] == BASIC:
+                raise UsageError(f"{option} cannot be used with {arch}, which has no bottleneck blocks.")
         given = {name: getattr(self, name) for name in VARIANT_OPTIONS}
         return replace(recognized, **{name: value for name, value in given.items() if value is not None})

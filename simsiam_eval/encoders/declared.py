@@ -12,7 +12,7 @@ from simsiam_eval.encoders.attributes import attributes_of
 from simsiam_eval.encoders.checkpoint_file import CheckpointFile
 from simsiam_eval.encoders.module_geometry import variant_of_module
 from simsiam_eval.encoders.module_state import ModuleState
-from simsiam_eval.encoders.networks import Network
+from simsiam_eval.encoders.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.search import content_at
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
@@ -116,7 +116,7 @@ def _assumption(network: Network, variant: TrunkVariant) -> str:
         )
     return (
         f"Assumed torchvision's {network.arch}: anti-aliased, dilated and Caffe-style ResNets have the same keys, and the "
-        "file does not say which it is (--stride-in-1x1)."
+        "file does not say which it is (--stride-in-1x1, --output-stride)."
     )
 
 
@@ -141,19 +141,26 @@ def _reject_other_networks(settings: list[tuple[str, Any]], network: Network, wh
     for name, value in _all(settings):
         arch = value.partition(".")[0] if isinstance(value, str) else ""
         if name in ("arch", "architecture", "model", "model_name", "backbone", "name") and _SAME_SHAPES.fullmatch(arch):
-            raise DataError(
+            raise OtherArchitecture(
                 f"{where} says that its architecture is {arch}, which has the keys of {network.arch} and computes other "
-                f"features; load it through timm with timm:{arch}@{where}."
+                "features.",
+                arch,
             )
         if name == "hidden_act" and value != "relu":
-            raise DataError(f"{where} says that its activation is {value}; expected a ResNet with ReLU.")
+            raise DataError(
+                f"{where} says that its activation is {value}; expected a ResNet with ReLU. Load its folder with hf:FOLDER."
+            )
         if name == "downsample_in_first_stage" and value is True:
-            raise DataError(f"{where} says that its first stage reduces the resolution, unlike torchvision's ResNets.")
+            raise DataError(
+                f"{where} says that its first stage reduces the resolution, unlike torchvision's ResNets. "
+                "Load its folder with hf:FOLDER."
+            )
         if name == "model_args" and isinstance(value, Mapping) and not value.keys() <= _HARMLESS:
             changed = ", ".join(f"{key}={value[key]}" for key in value if key not in _HARMLESS)
-            raise DataError(
+            raise OtherArchitecture(
                 f"{where} says that its {network.arch} was built with {changed}, so it computes other features than "
-                "torchvision's."
+                "torchvision's.",
+                network.arch,
             )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 from torchvision.models.resnet import Bottleneck
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES, TRUNK, TrunkVariant, feature_width
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant, feature_width
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
 
@@ -15,6 +15,10 @@ from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
 def _reject_unknown(what: str, name: str, choices: Sequence[str]) -> None:
     if name not in choices:
         raise UsageError(f"Unknown {what} {name!r}; expected one of {', '.join(choices)}.")
+
+
+# Output stride -> whether layer2 to layer4 dilate their convolutions instead of halving the resolution.
+_DILATED = {16: [False, False, True], 8: [False, True, True]}
 
 
 def build_trunk(
@@ -30,16 +34,21 @@ def build_trunk(
         variant: differences from torchvision's.
 
     Raises:
-        UsageError: unknown `arch` or `stem`.
+        UsageError: unknown `arch` or `stem`, or a variant that does not fit them.
 
     >>> build_trunk("resnet18", stem="cifar")(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 512])
     """
     _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
     _reject_unknown("stem", stem, STEMS)
-    trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
-    trunk.fc = nn.Identity()
     full = variant.completed(stem)
+    dilated = {} if full.output_stride == 32 else {"replace_stride_with_dilation": _DILATED[full.output_stride]}
+    if dilated and ARCHITECTURES[arch][0] == BASIC:
+        raise UsageError(
+            f"Output stride {full.output_stride} cannot be used with {arch}, which has no bottleneck blocks."
+        )
+    trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual, **dilated)
+    trunk.fc = nn.Identity()
     if stem == "cifar" or full.channels != 3:
         trunk.conv1 = nn.Conv2d(full.channels, 64, kernel_size=3 if stem == "cifar" else 7, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -230,7 +230,12 @@ FAMILIES = (
     Family("transformers-timm", r"timm_model\."),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
     Family("torchvision-detection", r"backbone\.body\.", imagenet=_PLAIN),
-    Family("torchvision-segmentation", r"backbone\.", (r"^(aux_)?classifier\.\d+\.",), imagenet=_PLAIN),
+    Family(
+        "torchvision-segmentation",
+        r"backbone\.",
+        (r"^(aux_)?classifier\.\d+\.",),
+        imagenet=TrunkVariant(output_stride=8),
+    ),
     Family("detectron2", r".*", (r"^@naming\.detectron2$",)),
     Family(
         "swav",

@@ -46,6 +46,7 @@ def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, w
         stem_pool=_pools(module, around, trunk),
         stem_relu=trunk.layer1 is None or trunk.layer1 > 2,
         stride_in_1x1=_side(_convolution(module, trunk, "layer2.0.conv1"), "stride") == 2 and _is_bottleneck(trunk),
+        output_stride=_output_stride(module, trunk),
     )
     with torch.device("meta"):
         expected = build_trunk(arch, stem, variant=variant)
@@ -83,6 +84,17 @@ def _pools(module: ModuleState, around: str, trunk: Trunk) -> bool:
         part.class_name.endswith("MaxPool2d") and _attributes(part).get("kernel_size") not in (1, (1, 1))
         for part in parts
     )
+
+
+def _output_stride(module: ModuleState, trunk: Trunk) -> int:
+    """32, or 16 or 8 where layer4, or layer3 and layer4 of bottleneck blocks, keep the resolution."""
+    if not _is_bottleneck(trunk):
+        return 32
+    kept = [
+        all(_side(_convolution(module, trunk, f"{stage}.0.{conv}"), "stride") == 1 for conv in ("conv1", "conv2"))
+        for stage in ("layer4", "layer3")
+    ]
+    return 32 if not kept[0] else 16 if not kept[1] else 8
 
 
 def _convolution(module: ModuleState, trunk: Trunk, name: str) -> dict[str, Any]:

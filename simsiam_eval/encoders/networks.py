@@ -45,6 +45,19 @@ class NetworkNotChosen(DataError):
         self.networks = networks
 
 
+class OtherArchitecture(DataError):
+    """A ResNet that torchvision does not have, and that timm may have.
+
+    Attributes:
+        arch: its name, where the file says it.
+        trunks: the ResNets that were found.
+    """
+
+    def __init__(self, message: str, arch: str | None = None, trunks: Sequence[Trunk] = ()) -> None:
+        super().__init__(message)
+        self.arch, self.trunks = arch, trunks
+
+
 @dataclass(frozen=True)
 class Network:
     """A complete ResNet in a checkpoint.
@@ -182,7 +195,7 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
         pickled = isinstance(content_at(content, trunk.container), ModuleState)
         networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
     if not networks:
-        raise _without_network(entries, where) or error or AssertionError
+        raise _without_network(entries, where) or OtherArchitecture(str(error), trunks=trunks)
     return Contents(entries, _distinct(networks), _part_of(entries, networks))
 
 

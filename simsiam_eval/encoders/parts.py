@@ -13,7 +13,8 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
     """What is not loaded beside the chosen network.
 
     Returns:
-        Key in the chosen network's container -> why it is not loaded, with one entry for each other container; and the
+        Key in the chosen network's container -> why it is not loaded, with one entry for each other container of a head or a
+        network; and the
         widths of the linear layers of projector and predictor from input to output, such as [2048, 512, 2048]; None if
         absent.
     """
@@ -34,6 +35,8 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
             part, reason = "network", f"another network: --branch {networks[id(entry)].name}"
         else:
             part, reason = chosen.family.part(entry.plain, chosen.prefix)
+        if not here and part == "other":
+            continue  # random states and the like
         name = entry.key if here else "/".join(entry.container) or entry.key
         skipped.setdefault(name, reason)
         if part in heads:

@@ -16,7 +16,7 @@ class CheckpointSettings(Settings):
     """For commands that load an encoder. Each declares the setting that names its checkpoint, a string, itself."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "encoder": "branch arch stem_stride stem_padding stem_pool stride_in_1x1 download"
+        "encoder": "branch arch stem_stride stem_padding stem_pool stride_in_1x1 output_stride download"
     }
     CHECKPOINT: ClassVar[str] = "checkpoint"  # the setting that names the checkpoint
     ALSO_WITHOUT: ClassVar[frozenset[str]] = frozenset()  # options that have a meaning without a checkpoint
@@ -45,6 +45,13 @@ class CheckpointSettings(Settings):
         None,
         help="Stride of bottleneck blocks in the first 1x1 convolution, as in Caffe, instead of the 3x3 convolution "
         "(default: as the checkpoint says, else off).",
+    )
+    output_stride: int | None = setting(
+        None,
+        at_least=8,
+        at_most=32,
+        help="Total stride: 32, or 16 or 8 for encoders whose last one or two stages dilate their convolutions, as in "
+        "segmentation networks (default: as the checkpoint says, else 32).",
     )
     download: bool = setting(
         False,

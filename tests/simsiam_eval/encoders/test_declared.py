@@ -12,7 +12,7 @@ from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import build_trunk
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -92,24 +92,55 @@ def test_a_pickled_module_shows_its_strides(saved):
     assert not any("Assumed torchvision" in sentence for sentence in report.assumptions)
 
 
+@pytest.mark.parametrize(("dilated", "stride"), [([False, False, True], 16), ([False, True, True], 8)])
+def test_a_dilated_resnet(saved, dilated, stride):
+    original = resnet50(replace_stride_with_dilation=dilated)
+    original.fc = nn.Identity()
+    assert parity(saved(original), original, side=64).variant == {"output_stride": stride}
+    path = saved(original.state_dict())
+    assert parity(path, original, side=64, output_stride=stride).variant == {"output_stride": stride}
+
+
+def test_output_stride_needs_bottleneck_blocks(saved, cifar):
+    with pytest.raises(
+        UsageError, match="--output-stride cannot be used with resnet18, which has no bottleneck blocks"
+    ):
+        load_encoder(EncoderChoice(str(saved(cifar)), output_stride=8))
+
+
 def test_a_pickled_module_that_is_no_torchvision_resnet(saved):
-    dilated = resnet50(replace_stride_with_dilation=[False, True, True])
-    with pytest.raises(DataError, match=r"has layer3\.0\.conv2 with stride .* torchvision's resnet50 has"):
-        load_encoder(saved(dilated))
+    odd = resnet50()
+    odd.layer3[1].conv2.dilation = (2, 2)
+    with pytest.raises(DataError, match=r"has layer3\.1\.conv2 with dilation .* torchvision's resnet50 has"):
+        load_encoder(saved(odd))
     other = resnet18()
     other.layer2[0].relu = nn.GELU()
     with pytest.raises(DataError, match=r"GELU in layer2\.0\.relu"):
         load_encoder(saved(other))
 
 
-def test_anti_aliased_networks_are_rejected_by_their_name(saved):
-    state = resnet18().state_dict()
+def test_anti_aliased_networks_are_computed_by_timm(saved):
+    timm = pytest.importorskip("timm")
+    original = timm.create_model("resnetaa50").eval()
+    state = original.state_dict()
+    images = torch.randn(2, 3, 64, 64)
+    expected = original.forward_head(original.forward_features(images), pre_logits=True)
     for content in (
-        {"arch": "resnetblur18", "state_dict": state},
-        {"args": argparse.Namespace(model="resnetaa18.a1_in1k"), "state_dict": state},
+        {"arch": "resnetaa50", "state_dict": state},
+        {"args": argparse.Namespace(model="resnetaa50.a1_in1k"), "state_dict": state},
     ):
-        with pytest.raises(DataError, match=r"architecture is resnet(aa|blur)18, which has the keys of resnet18"):
-            load_encoder(saved(content))
+        encoder, report = load_encoder(saved(content))
+        assert report.arch == "timm:resnetaa50"
+        torch.testing.assert_close(features(encoder, images), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_resnet_that_only_timm_has(saved):
+    timm = pytest.importorskip("timm")
+    original = timm.create_model("resnet26d").eval()
+    path = saved(original.state_dict())
+    assert load_encoder(path)[1].arch == "timm:resnet26d"
+    with pytest.raises(UsageError, match="keys and shapes of resnet18, not of --arch resnet34"):
+        load_encoder(EncoderChoice(str(saved(resnet18().state_dict())), arch="resnet34"))
 
 
 def test_hub_folder(saved):
@@ -122,7 +153,7 @@ def test_hub_folder(saved):
     assert report.family == "timm"
     assert (report.normalization, report.normalization_from) == ({"mean": [0.5] * 3, "std": [0.2] * 3}, "config.json")
     config.write_text('{"architecture": "resnet18", "model_args": {"aa_layer": "avg"}}')
-    with pytest.raises(DataError, match=r"built with aa_layer=avg"):
+    with pytest.raises(DataError, match=r"built with aa_layer=avg|aa_layer"):
         load_encoder(path)
 
 
