@@ -152,9 +152,15 @@ def test_hub_folder(saved):
     report = load_encoder(path)[1]
     assert report.family == "timm"
     assert (report.normalization, report.normalization_from) == ({"mean": [0.5] * 3, "std": [0.2] * 3}, "config.json")
-    config.write_text('{"architecture": "resnet18", "model_args": {"aa_layer": "avg"}}')
-    with pytest.raises(DataError, match=r"built with aa_layer=avg|aa_layer"):
-        load_encoder(path)
+    config.write_text('{"architecture": "resnet18", "model_args": {"act_layer": "gelu"}}')
+    pytest.importorskip("timm")
+    images = torch.randn(2, 3, 64, 64)
+    encoder, report = load_encoder(path)
+    assert report.arch == "timm:resnet18"
+    plain = resnet18()
+    plain.load_state_dict(torch.load(path))
+    plain.fc = nn.Identity()
+    assert (features(encoder, images) - features(plain, images)).abs().max() > 0.01
 
 
 def test_caffe_style_of_openmmlab(saved):
