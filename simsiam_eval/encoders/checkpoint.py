@@ -265,9 +265,17 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
         raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
     weights = _float32_weights(network.trunk, name)
+    if network.family.epsilon != 1e-5:
+        for key in [key for key in weights if key.endswith("running_var")]:
+            weights[key] = weights[key] + (network.family.epsilon - 1e-5)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
-    found = declared(file, network, _recorded_variant(metadata, name))
+    try:
+        found = declared(file, network, _recorded_variant(metadata, name), choice.said())
+    except OtherArchitecture as failure:
+        if len(contents.networks) > 1:
+            failure.branch = ".".join(network.trunk.container) or network.name
+        raise
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
     report = CheckpointReport(
         path=name,

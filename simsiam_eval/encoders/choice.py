@@ -66,6 +66,10 @@ class EncoderChoice:
                     f"--{name.replace('_', '-')} cannot be used with {self.checkpoint}, whose library decides the network."
                 )
 
+    def said(self) -> list[str]:
+        """Names of the attributes of the variant that the user says."""
+        return [name for name in VARIANT_OPTIONS if getattr(self, name) is not None]
+
     def variant(self, recognized: TrunkVariant, arch: str) -> TrunkVariant:
         """The variant that was recognized in the checkpoint, with the options that were given in place of its values.
 
@@ -87,5 +91,4 @@ class EncoderChoice:
         for option, used in bottleneck_only.items():
             if used and ARCHITECTURES[arch][0] == BASIC:
                 raise UsageError(f"{option} cannot be used with {arch}, which has no bottleneck blocks.")
-        given = {name: getattr(self, name) for name in VARIANT_OPTIONS}
-        return replace(recognized, **{name: value for name, value in given.items() if value is not None})
+        return replace(recognized, **{name: getattr(self, name) for name in self.said()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,10 +43,13 @@ class Declared:
     normalization_from: str | None
 
 
-def declared(file: CheckpointFile, network: Network, recorded: TrunkVariant | None) -> Declared:
+def declared(
+    file: CheckpointFile, network: Network, recorded: TrunkVariant | None, chosen: Container[str] = ()
+) -> Declared:
     """Read what a checkpoint says about one of its networks.
 
     Args:
+        chosen: names of attributes of the variant that the user says.
         recorded: the variant in the metadata of our own checkpoints; None in files of other programs.
 
     Raises:
@@ -54,7 +57,7 @@ def declared(file: CheckpointFile, network: Network, recorded: TrunkVariant | No
     """
     settings = list(_settings(file))
     _reject_other_networks(settings, network, file.path)
-    variant, assumptions = _variant(file, settings, network, recorded)
+    variant, assumptions = _variant(file, settings, network, recorded, chosen)
     variant = replace(variant, channels=network.channels)
     normalization, source = _normalization(settings, network)
     if normalization is None and recorded is None:
@@ -64,6 +67,8 @@ def declared(file: CheckpointFile, network: Network, recorded: TrunkVariant | No
         )
     if recorded is None:
         assumptions += averaged_normalization(normalization, network.channels)
+    if _says_bgr(settings):
+        assumptions.append("The file says that its images were BGR; images are given as RGB, so features may differ.")
     return Declared(variant, tuple(assumptions), normalization, source)
 
 
@@ -83,14 +88,20 @@ def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, 
 
 
 def _variant(
-    file: CheckpointFile, settings: list[tuple[str, Any]], network: Network, recorded: TrunkVariant | None
+    file: CheckpointFile,
+    settings: list[tuple[str, Any]],
+    network: Network,
+    recorded: TrunkVariant | None,
+    chosen: Container[str],
 ) -> tuple[TrunkVariant, list[str]]:
     if recorded is not None:
         return recorded, []
     for trunk in (network.trunk, *network.copies):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
-            return variant_of_module(container, trunk, network.arch, network.stem, file.path), []
+            shown = variant_of_module(container, trunk, network.arch, network.stem, file.path)
+            if shown is not None:
+                return shown, []
     variant, known = TrunkVariant(), False
     if network.trunk.layer1 is not None:
         # What is between bn1 and layer1 of an nn.Sequential: nothing, a ReLU, or a ReLU and a pooling or its nn.Identity.
@@ -103,38 +114,55 @@ def _variant(
     told = _told_variant(settings)
     if told:
         variant = replace(variant, **told)
-    if known or {"stem_pool", "stem_stride"} <= told.keys():
+    if known:
         return variant, []
-    return variant, [_assumption(network, variant)]
+    unsaid = [name for name in _UNSHOWN[network.stem] if name not in told and name not in chosen]
+    return variant, _assumptions(network, unsaid)
 
 
-def _assumption(network: Network, variant: TrunkVariant) -> str:
+# Attributes of a variant that the weights do not show -> what is assumed, by stem.
+_UNSHOWN = {
+    "cifar": {"stem_stride": "stride 1", "stem_padding": "padding 1", "stem_pool": "no max pooling"},
+    "imagenet": {"stride_in_1x1": "", "output_stride": ""},
+}
+
+
+def _assumptions(network: Network, unsaid: list[str]) -> list[str]:
+    if not unsaid or (network.stem == "imagenet" and len(unsaid) < len(_UNSHOWN["imagenet"])):
+        return []
+    options = ", ".join("--" + name.replace("_", "-") for name in unsaid)
     if network.stem == "cifar":
-        return (
-            "Assumed a 3x3 stem with stride 1, padding 1 and no max pooling, which neither the weights nor the file show "
-            "(--stem-stride, --stem-padding, --stem-pool)."
-        )
-    return (
+        assumed = ", ".join(_UNSHOWN["cifar"][name] for name in unsaid)
+        return [f"Assumed a 3x3 stem with {assumed}, which neither the weights nor the file show ({options})."]
+    return [
         f"Assumed torchvision's {network.arch}: anti-aliased, dilated and Caffe-style ResNets have the same keys, and the "
-        "file does not say which it is (--stride-in-1x1, --output-stride)."
-    )
+        f"file does not say which it is ({options})."
+    ]
 
 
 def _told_variant(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     """Attributes of a TrunkVariant that settings of known toolkits show."""
     told: dict[str, Any] = {}
     for name, value in _all(settings):
-        if (name == "downsample_in_bottleneck" and value is True) or (
-            name == "style" and value == "caffe"
-        ):  # transformers
-            told["stride_in_1x1"] = True
+        if name == "downsample_in_bottleneck" and isinstance(value, bool):  # transformers
+            told["stride_in_1x1"] = value
+        elif name == "style" and value in ("caffe", "pytorch"):  # OpenMMLab
+            told["stride_in_1x1"] = value == "caffe"
+        elif name == "cfg" and isinstance(value, str) and (style := re.search(r"style\s*=\s*['\"](\w+)['\"]", value)):
+            told["stride_in_1x1"] = style[1] == "caffe"
+        elif name == "__author__" and value == "torchvision":  # detectron2's conversion
+            told["stride_in_1x1"] = False
         elif name == "maxpool1" and isinstance(value, bool):  # Lightning Bolts
             told["stem_pool"] = value
         elif name == "first_conv" and value is False:
             told["stem_stride"] = 1
-        elif name == "cfg" and isinstance(value, str) and re.search(r"style\s*=\s*['\"]caffe['\"]", value):
-            told["stride_in_1x1"] = True
     return told
+
+
+def _says_bgr(settings: list[tuple[str, Any]]) -> bool:
+    """Whether images of an encoder of OpenMMLab had their channels in the order blue, green, red."""
+    texts = [value for name, value in _all(settings) if name == "cfg" and isinstance(value, str)]
+    return any(re.search(r"\b(?:to_rgb|bgr_to_rgb)\s*=\s*False", text) for text in texts)
 
 
 def _reject_other_networks(settings: list[tuple[str, Any]], network: Network, where: str) -> None:
@@ -212,8 +240,9 @@ def _settings(file: CheckpointFile) -> Iterator[tuple[str, Any]]:
     """(where it stands, value) of everything in a file that may be settings."""
     if file.config:
         yield "config.json", file.config
-    if isinstance(file.content.get("arch"), str):
-        yield "arch", {"arch": file.content["arch"]}
+    for name in ("arch", "__author__"):
+        if isinstance(file.content.get(name), str):
+            yield name, {name: file.content[name]}
     for name in _SETTINGS:
         if name in file.content:
             yield name, file.content[name]

@@ -45,6 +45,7 @@ class Family:
         cifar: what the toolkit's code does with a 3x3 stem; None: not known.
         imagenet: the same of a 7x7 stem.
         normalizations: of the images on which the toolkit trains, by the data set or by the stem.
+        epsilon: that its batch normalization adds to variances; torchvision's adds 1e-5.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Family:
     cifar: TrunkVariant | None = None
     imagenet: TrunkVariant | None = None
     normalizations: Mapping[str, Normalization] = field(default_factory=dict)
+    epsilon: float = 1e-5
 
     def fits(self, prefix: str, lines: str) -> bool:
         """Whether a trunk is of this family.
@@ -225,7 +227,7 @@ FAMILIES = (
     Family("simclr", r"encoder\.", (r"^projector\.2\.weight$",), projector="projector."),
     # HobbitLong/CMC and its MoCo, whose moving average is the entry model_ema.
     Family("cmc", r"encoder\.", (r"^@contrast$", r"^@opt$"), imagenet=_PLAIN),
-    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",)),
+    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",), epsilon=0.0),
     Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
     Family("transformers-timm", r"timm_model\."),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),

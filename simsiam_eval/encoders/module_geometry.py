@@ -23,8 +23,8 @@ _PLAIN = {
 }
 
 
-def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str) -> TrunkVariant:
-    """The variant of a trunk in a pickled module.
+def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str) -> TrunkVariant | None:
+    """The variant of a trunk in a pickled module; None if it does not show strides, as some TorchScript archives.
 
     Args:
         module: that contains the trunk.
@@ -36,7 +36,7 @@ def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, w
     """
     conv1 = trunk.entries["conv1.weight"].key.removesuffix(".weight")
     if "stride" not in _attributes(module.modules.get(conv1)):
-        return TrunkVariant()  # TorchScript keeps strides in its code, which is not read
+        return None
     around = conv1.removesuffix("conv1") if conv1.endswith("conv1") else conv1.removesuffix("0")
     _reject_other_layers(module, around, trunk, where)
     first = _attributes(module.modules[conv1])

@@ -51,11 +51,13 @@ class OtherArchitecture(DataError):
     Attributes:
         arch: its name, where the file says it.
         trunks: the ResNets that were found.
+        branch: the network that was chosen, of several.
     """
 
     def __init__(self, message: str, arch: str | None = None, trunks: Sequence[Trunk] = ()) -> None:
         super().__init__(message)
         self.arch, self.trunks = arch, trunks
+        self.branch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,12 @@ class Contents:
 
 
 def _named(networks: list[Network], branch: str) -> list[Network]:
-    """The networks with this name; else with it as a part of a name; else with this role."""
+    """The networks with this name; else with it as a word of a name; else with this role."""
     exact = [network for network in networks if branch in network.names]
     if exact:
         return exact
-    parts = [network for network in networks if any(branch in name.split(".") for name in network.names)]
+    word = re.compile(rf"(?:^|[._]){re.escape(branch)}(?:[._]|$)")
+    parts = [network for network in networks if any(word.search(name) for name in network.names)]
     if parts:
         return parts
     role = _ROLES.get(branch)

@@ -27,7 +27,9 @@ def timm_choice(choice: EncoderChoice, failure: OtherArchitecture) -> EncoderCho
             f"{choice.checkpoint} has the keys and shapes of several networks of timm that compute different features; "
             f"choose one with --arch: {', '.join(names)}."
         ) from failure
-    return replace(choice, checkpoint=f"{TIMM}{names[0]}@{choice.checkpoint}", arch=None)
+    return replace(
+        choice, checkpoint=f"{TIMM}{names[0]}@{choice.checkpoint}", arch=None, branch=failure.branch or choice.branch
+    )
 
 
 def _names(choice: EncoderChoice, failure: OtherArchitecture) -> list[str]:

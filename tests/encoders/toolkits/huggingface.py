@@ -85,7 +85,7 @@ def transformers_timm_wrapper(folder: Path) -> Written:
     return Written("model", model.timm_model.forward_features)
 
 
-@case("transformers timm", expect="refuse", reason="timm:resnetaa50@", note="config.json says the architecture")
+@case("transformers timm", family="timm", arch="timm:resnetaa50", note="config.json says the architecture")
 def transformers_timm_wrapper_resnetaa50(folder: Path) -> Written:
     from transformers import TimmWrapperConfig, TimmWrapperModel
 

@@ -70,8 +70,8 @@ for _name in ("resnetaa50", "resnetblur50"):
         f"timm_{_name}_hub",
         "timm",
         _hub(_name),
-        expect="refuse",
-        reason=f"timm:{_name}@",
+        family="timm",
+        arch=f"timm:{_name}",
         note="config.json says the architecture",
     )
     register(f"timm_{_name}_hub_named", "timm", _hub(_name), choice={"checkpoint": f"timm:{_name}@{{file}}"})
@@ -98,8 +98,8 @@ register(
     "timm_training_resnetaa50",
     "timm",
     _training("resnetaa50"),
-    expect="refuse",
-    reason="timm:resnetaa50@",
+    family="timm",
+    arch="timm:resnetaa50",
     note="arch in the file says resnetaa50",
 )
 register(
@@ -110,5 +110,19 @@ register(
 )
 register("timm_convnext", "timm", _plain("convnext_atto"), expect="refuse", reason="(?i)convnext|unknown|ResNet")
 register("timm_vit", "timm", _plain("vit_tiny_patch16_224"), expect="refuse", reason="(?i)transformer")
-register("timm_seresnet50", "timm", _plain("seresnet50"), expect="refuse", note="squeeze and excitation")
-register("timm_resnet18_gn", "timm", _plain("resnet50_gn"), expect="refuse", note="group normalization")
+register(
+    "timm_seresnet50",
+    "timm",
+    _plain("seresnet50"),
+    family="timm",
+    arch="timm:seresnet50",
+    note="squeeze and excitation",
+)
+register(
+    "timm_resnet18_gn",
+    "timm",
+    _plain("resnet50_gn"),
+    family="timm",
+    arch="timm:resnet50_gn",
+    note="group normalization",
+)

@@ -65,10 +65,12 @@ def test_solo_learn_pads_its_cifar_stem_by_2(saved, cifar):
 def test_an_unknown_cifar_stem_is_an_assumption_that_options_change(saved, cifar):
     path = saved(cifar)
     report = load_encoder(path)[1]
-    assert "Assumed a 3x3 stem with stride 1, padding 1 and no max pooling" in report.assumptions[0]
+    assert "Assumed a 3x3 stem with stride 1, padding 1, no max pooling, which" in report.assumptions[0]
     original = build_trunk("resnet18", "cifar", variant=TrunkVariant(stem_stride=2, stem_pool=True))
     original.load_state_dict(cifar)
-    assert parity(path, original, stem_stride=2, stem_pool=True).variant == {"stem_stride": 2, "stem_pool": True}
+    report = parity(path, original, stem_stride=2, stem_pool=True)
+    assert report.variant == {"stem_stride": 2, "stem_pool": True}
+    assert "Assumed a 3x3 stem with padding 1, which" in report.assumptions[0]
 
 
 @pytest.mark.parametrize("parts", ["conv1 bn1", "conv1 bn1 relu", "conv1 bn1 relu maxpool"])
