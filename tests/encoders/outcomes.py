@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,10 @@ def choice_of(case: Case, folder: Path) -> EncoderChoice:
     return EncoderChoice(checkpoint, **options)
 
 
-def outcome_of(case: Case, folder: Path) -> Outcome:
+def outcome_of(case: Case, folder: Path, load: Callable[[EncoderChoice], tuple[Any, Any]] = load_encoder) -> Outcome:
     """Load a case's file in its folder and compare; nothing is raised."""
     try:
-        encoder, report = load_encoder(choice_of(case, folder))
+        encoder, report = load(choice_of(case, folder))
     except UserError as error:
         return _rejection(case, str(error))
     except Exception as error:

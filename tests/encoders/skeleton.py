@@ -3,7 +3,8 @@
 A tensor is `["T", shape, dtype]`; a mapping `{"D": type, "v": {...}}`; a sequence `{"L": type, "n": length, "v": its first
 three}`; numpy `{"N": dtype, "shape": shape, "v": value of a scalar}`; an nn.Module `{"M": class, "v": attributes}`, and
 any other object `{"O": class, "v": attributes}`. In a mapping, `"*0": {"R": table, "prefix": prefix, "dtype": dtype}`
-stands for all tensors of a table of tables.json, whose keys repeat in many files.
+stands for all tensors of a table of tables.json, whose keys repeat in many files; with `"same": prefix` they are the tensors
+under another prefix.
 """
 
 from __future__ import annotations
@@ -98,20 +99,34 @@ def _references(tensors: dict[str, Tensor], tables: Tables, name: str) -> list[d
     """Tables whose tensors are all in the mapping under some prefix, each tensor at most once."""
     left = {key: tensor for key, tensor in tensors.items() if not _values_matter(tensor)}
     found: list[dict[str, str]] = []
-    for table in sorted(tables, key=lambda known: -len(tables[known])):
-        first = next(iter(tables[table]))
+
+    def take(table: str) -> bool:
+        first, number = next(iter(tables[table])), len(found)
         for key in list(left):
             if key.endswith(first) and (reference := _reference(left, tables, table, key.removesuffix(first))):
-                found.append(reference)
+                found.append(reference | _sharing(tensors, tables, reference, found))
+        return len(found) > number
+
+    for table in sorted(tables, key=lambda known: -len(tables[known])):
+        take(table)
     while len(left) >= LARGE:
         table = f"{name}{len(found) or ''}"
-        tables[table], prefix = _new_table(left)
-        reference = _reference(left, tables, table, prefix)
-        if reference is None:  # several dtypes
+        tables[table] = _new_table(left)
+        if not take(table):  # several dtypes
             del tables[table]
             break
-        found.append(reference)
     return found
+
+
+def _sharing(
+    tensors: dict[str, Tensor], tables: Tables, reference: dict[str, str], others: list[dict[str, str]]
+) -> dict[str, str]:
+    """{"same": prefix} if these tensors are those of an earlier reference: two names of one network."""
+    for other in others:
+        pairs = [(tensors[reference["prefix"] + key], other["prefix"] + key) for key in tables[reference["R"]]]
+        if other["R"] == reference["R"] and all(one.data_ptr() == tensors[key].data_ptr() for one, key in pairs):
+            return {"same": other["prefix"]}
+    return {}
 
 
 def _reference(left: dict[str, Tensor], tables: Tables, table: str, prefix: str) -> dict[str, str] | None:
@@ -128,16 +143,16 @@ def _reference(left: dict[str, Tensor], tables: Tables, table: str, prefix: str)
     return {"R": table, "prefix": prefix, "dtype": str(dtypes.pop()).removeprefix("torch.")}
 
 
-def _new_table(tensors: dict[str, Tensor]) -> tuple[dict[str, list[int]], str]:
-    """Key -> shape of the largest part of a mapping, and its prefix."""
+def _new_table(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """Key -> shape of the largest part of a mapping, without its prefix."""
     parts = collections.Counter(key.split(".")[0] for key in tensors)
     part, number = parts.most_common(1)[0]
-    keys = [key for key in tensors if key.split(".")[0] == part] if number > 0.6 * len(tensors) else list(tensors)
+    keys = [key for key in tensors if key.split(".")[0] == part] if number > 0.4 * len(tensors) else list(tensors)
     depth = 0
     while len({tuple(key.split(".")[: depth + 1]) for key in keys}) == 1:
         depth += 1
     prefix = "".join(f"{word}." for word in keys[0].split(".")[:depth])
-    return {key.removeprefix(prefix): list(tensors[key].shape) for key in keys}, prefix
+    return {key.removeprefix(prefix): list(tensors[key].shape) for key in keys}
 
 
 class Rebuilder:
@@ -192,6 +207,9 @@ class Rebuilder:
         for key, skeleton in skeletons.items():
             if isinstance(skeleton, dict) and "R" in skeleton:
                 for name, shape in self._tables[skeleton["R"]].items():
+                    if "same" in skeleton:
+                        values[skeleton["prefix"] + name] = values[skeleton["same"] + name]
+                        continue
                     dtype = "int64" if name.endswith(_COUNTER) else skeleton["dtype"]
                     values[skeleton["prefix"] + name] = self.tensor(shape, dtype)
             else:

@@ -5,12 +5,11 @@ import collections
 import sys
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from tests.encoders.records import LARGEST, RECORDS, read_record, read_tables
+from tests.encoders.records import read_tables
 from tests.encoders.skeleton import Rebuilder, describe
 
 
@@ -64,12 +63,3 @@ def test_objects_keep_their_class_names(tmp_path):
     convolution, norm = rebuilt["model"].children()
     assert type(convolution).__qualname__ == "Conv2d" and convolution.padding == (2, 2)
     assert set(norm.state_dict()) == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-
-
-@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")) or [None], ids=lambda path: path and path.stem)
-def test_record_is_small_and_readable(path):
-    if path is None:
-        pytest.skip("no records yet")
-    case, files = read_record(path)
-    assert case.name == path.stem and files
-    assert path.stat().st_size <= LARGEST

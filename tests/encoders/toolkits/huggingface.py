@@ -116,6 +116,7 @@ def _shards(folder: Path) -> nn.Module:
     from huggingface_hub import save_torch_state_dict
 
     model = network()
+    (folder / "shards").mkdir()
     save_torch_state_dict(model.state_dict(), folder / "shards", max_shard_size="15MB")
     return model
 
