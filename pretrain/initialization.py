@@ -48,7 +48,7 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
         DataError: no encoder can be loaded.
         UsageError: it has another architecture or stem than the run, or does not take RGB images.
     """
-    encoder, report = load_encoder(replace(choice, arch=None) if choice.is_named else choice)
+    encoder, report = load_encoder(replace(choice, arch=None))
     if (report.arch, report.stem) != (arch, stem):
         if stem is None or report.stem is None:
             raise UsageError(f"--init {report.path} is a {report.arch}, but the run trains a {arch}; use its --arch.")
