@@ -52,7 +52,7 @@ def test_type_checkers_know_every_name():
 def test_only_public_names_are_listed():
     assert dir(se) == sorted(se.__all__)
     position = se.__all__.index("extract")
-    assert se.__all__[position - 1 : position + 2] == ["convert", "extract", "verify"]
+    assert se.__all__[position - 1 : position + 2] == ["convert", "extract", "import_features"]
 
 
 def test_every_command_is_a_function_with_its_settings(pipeline, record):
