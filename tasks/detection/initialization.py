@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError
 from simsiam_eval.wording import counted
-from tasks.detection.settings import RANDOM
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.encoder import ResNetEncoder
 
+RANDOM = "random"  # in place of a checkpoint: random weights
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
 _RECORDED = ("path", "family", "arch", "stem", "epoch", "weights_sha256")
 

@@ -12,9 +12,9 @@ from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import STEMS
 from tasks.detection.detector_spec import BN_BATCHES, ROIS
+from tasks.detection.initialization import RANDOM
 from tasks.detection.schedule import Schedule
 
-RANDOM = "random"  # in place of a checkpoint: random weights
 BACKENDS = ("detectron2", "torchvision")
 
 _SIZES = tuple(range(480, 801, 32))
