@@ -1,6 +1,7 @@
 """Writes docs/settings.md from the settings dataclasses: python docs/settings.py"""
 
 import inspect
+import textwrap
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -18,8 +19,9 @@ Every option of every command, with its default. Written by `python docs/setting
 
 ## Config file
 
-Settings can also be read from a TOML file, `--config FILE.toml`. Settings at its top level apply to every command, those in
-a table to the command or group with that name. Names may be written with `_` or `-`.
+Settings can also be read from a TOML file, `--config FILE.toml`. Settings at its top level apply to
+every command, those in a table to the command or group with that name. Names may be written with
+`_` or `-`.
 
 ```toml
 seed = 3
@@ -31,9 +33,9 @@ k = [20, 200]
 gallery = "train.h5"
 ```
 
-Precedence, from high to low: options, the command's table, its group's table (`[retrieval]`), the top level, the preset.
-Commands that do not use `device`, `precision` or `seed` ignore them at the top level. Paths are relative to the working
-folder.
+Precedence, from high to low: options, the command's table, its group's table (`[retrieval]`), the
+top level, the preset. Commands that do not use `device`, `precision` or `seed` ignore them at the
+top level. Paths are relative to the working folder.
 
 ## Values
 
@@ -74,7 +76,9 @@ def page() -> str:
         if issubclass(settings_class, FeatureSettings):
             without = "" if issubclass(settings_class, ViewSettings) else " (without `--views`)"
             also.append(f"the [extraction options](#extraction){without}")
-        text = inspect.cleandoc(settings_class.__doc__ or "") + (f"\n\nAlso: {', '.join(also)}." if also else "")
+        paragraphs = inspect.cleandoc(settings_class.__doc__ or "").split("\n\n")
+        paragraphs += [f"Also: {', '.join(also)}."] if also else []
+        text = "\n\n".join(textwrap.fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs)
         if settings_class.EXAMPLES:
             text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
         elsewhere = (*MACHINE, CheckpointSettings, FeatureSettings, NormalizationSettings, ViewSettings, object)

@@ -13,6 +13,7 @@ SCALINGS = ("none", "l2", "standard")
 SCHEDULES = ("cosine", "step")
 FEATURE_FILE_FORMAT = "simsiam-eval-features"  # the root attribute `format` of a feature file
 FEATURE_ENDINGS = (".h5", ".hdf5")
+CHECKPOINT_ENDINGS = (".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".bin", ".pkl", ".npz", ".torch", ".pyth")
 INDEX_ENDING = ".index"
 SHEET_ENDINGS = (".png", ".html")
 CHART_ENDINGS = (".png", ".svg", ".pdf")

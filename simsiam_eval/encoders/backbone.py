@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.encoder import Encoder, checked_layers
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.search import BARE, tensor_entries
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import counted, first_few
 
@@ -84,7 +86,7 @@ def find_weights(
     required = {key for key in expected if not key.endswith("num_batches_tracked")}
     complete: dict[str, tuple[str, dict[str, Tensor]]] = {}
     best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
-    for container, tensors in _containers(content):
+    for container, tensors in _containers(content).items():
         for prefix in _prefixes(tensors, required):
             shapes_fit = [
                 key for key in expected if tuple(getattr(tensors.get(prefix + key), "shape", ())) == expected[key]
@@ -92,7 +94,7 @@ def find_weights(
             if len(shapes_fit) > best[0]:
                 best = len(shapes_fit), prefix, tensors
             if required <= set(shapes_fit):
-                complete[container if container != _BARE or not prefix else prefix.rstrip(".")] = (prefix, tensors)
+                complete[container if container != BARE or not prefix else prefix.rstrip(".")] = (prefix, tensors)
     if branch is not None and branch in complete:
         complete = {branch: complete[branch]}
     if not complete:
@@ -106,17 +108,12 @@ def find_weights(
     return _found(name, prefix, tensors, expected, where, heads)
 
 
-_BARE = "bare"
-
-
-def _containers(content: Mapping[str, Any], path: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(name, tensors by key) of every mapping in `content` that directly holds tensors."""
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        yield path or _BARE, tensors
-    for name, value in content.items():
-        if depth and isinstance(value, Mapping) and "optim" not in str(name):
-            yield from _containers(value, f"{path}.{name}" if path else str(name), depth - 1)
+def _containers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Name of each container that directly holds tensors of a model -> these by key."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for entry in tensor_entries(content):
+        found.setdefault(".".join(entry.container) or BARE, {})[entry.key] = entry.tensor
+    return found
 
 
 def _prefixes(tensors: Mapping[str, Tensor], required: set[str]) -> list[str]:
@@ -171,6 +168,38 @@ def _differences(expected: Mapping[str, Any], required: set[str], prefix: str, t
     return f"does not have the weights of this network: {', '.join(parts)}. Give a checkpoint of exactly this architecture."
 
 
+class LibraryEncoder(Encoder):
+    """Base of encoders that other libraries compute.
+
+    Args:
+        trunk: the library's network.
+        arch: `timm:NAME` or `hf:CLASS`.
+        layer: one of `known`, or several.
+        channels: of the images.
+        known: layers that the network has.
+
+    Raises:
+        UsageError: another layer.
+    """
+
+    _widths: tuple[int, ...]
+
+    def __init__(
+        self, trunk: nn.Module, arch: str, layer: str | Sequence[str], channels: int, known: Sequence[str] = ("pool",)
+    ) -> None:
+        super().__init__()
+        self.trunk, self.arch, self.stem = trunk, arch, None
+        self.variant = TrunkVariant(channels=channels)
+        self.layers = checked_layers(layer)
+        for name in self.layers:
+            if name not in known:
+                raise UsageError(f"--layer {name} cannot be used with {arch}; expected {' or '.join(known)}.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self._widths
+
+
 def load_strictly(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the weights into the network; only `num_batches_tracked` may be missing.
 
@@ -222,10 +251,3 @@ def token_features(tokens: Tensor, pooling: str, prefix_tokens: int) -> Tensor:
     """
     parts = {"cls": lambda: tokens[:, 0], "mean": lambda: tokens[:, prefix_tokens:].mean(dim=1)}
     return torch.cat([parts[name]() for name in pooling.split("+")], dim=1)
-
-
-def reject_layers(layers: Sequence[str], arch: str, known: Sequence[str] = ("pool",)) -> None:
-    """Raise UsageError if the architecture does not have one of the layers."""
-    for layer in layers:
-        if layer not in known:
-            raise UsageError(f"--layer {layer} cannot be used with {arch}; expected {' or '.join(known)}.")

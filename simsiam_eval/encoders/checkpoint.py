@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,12 @@ from simsiam_eval.encoders.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.declared import averaged_normalization, declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
-from simsiam_eval.encoders.networks import OtherArchitecture, read_contents
+from simsiam_eval.encoders.families import EPSILON
+from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.parts import other_parts
-from simsiam_eval.encoders.search import Trunk
 from simsiam_eval.encoders.timm_backbone import timm_encoder
-from simsiam_eval.encoders.timm_instead import timm_choice
+from simsiam_eval.encoders.timm_fallback import timm_choice
 from simsiam_eval.encoders.timm_weights import find_run_weights
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.files.atomic import atomic_write
@@ -264,14 +264,11 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     if choice.arch not in (None, network.arch):
         message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
         raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
-    weights = _float32_weights(network.trunk, name)
-    if network.family.epsilon != 1e-5:
-        for key in [key for key in weights if key.endswith("running_var")]:
-            weights[key] = weights[key] + (network.family.epsilon - 1e-5)
+    weights = _weights_of(network, name)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
     try:
-        found = declared(file, network, _recorded_variant(metadata, name), choice.said())
+        found = declared(file, network, _recorded_variant(metadata, name), choice.given_options())
     except OtherArchitecture as failure:
         if len(contents.networks) > 1:
             failure.branch = ".".join(network.trunk.container) or network.name
@@ -323,6 +320,17 @@ def _read_timm_run(name: str, arch: str, content: Mapping[str, Any]) -> tuple[Ch
     return report, found.weights
 
 
+def _weights_of(network: Network, where: str) -> dict[str, Tensor]:
+    """torchvision's key -> weight."""
+    entries = network.trunk.entries
+    keys = {key: entry.key for key, entry in entries.items()}
+    weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys)
+    if network.family.epsilon != EPSILON:
+        for key in [key for key in weights if key.endswith("running_var")]:
+            weights[key] = weights[key] + (network.family.epsilon - EPSILON)
+    return weights
+
+
 def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:
     """The variant in the metadata of `write_checkpoint`; None in files of other programs."""
     if not isinstance(metadata, Mapping):
@@ -334,42 +342,6 @@ def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:
         raise DataError(
             f"{where} records an unknown variant of its trunk ({recorded}); update simsiam-eval."
         ) from error
-
-
-def _float32_weights(trunk: Trunk, where: str) -> dict[str, Tensor]:
-    """torchvision's key -> float32 weight of the trunk; DataError for weights that cannot be used."""
-    weights: dict[str, Tensor] = {}
-    for trunk_key, entry in trunk.entries.items():
-        tensor = entry.tensor.detach()
-        if trunk_key.endswith("num_batches_tracked"):
-            weights[trunk_key] = tensor.long()
-            continue
-        if tensor.is_meta:
-            raise DataError(
-                f"{where} has {entry.key} without its values (a meta tensor); save the model after loading it."
-            )
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise DataError(
-                f"{where} has {entry.key} as {tensor.dtype} {tensor.layout}; expected dense floating-point weights. "
-                "Give the checkpoint from before quantization or sparsification."
-            )
-        weights[trunk_key] = tensor.float()
-    keys = {trunk_key: entry.key for trunk_key, entry in trunk.entries.items()}
-    negative = [keys[key] for key, values in weights.items() if key.endswith("running_var") and values.min() < 0]
-    if negative:
-        raise DataError(f"{where} is damaged: negative variances in {first_few(negative)}. Give another checkpoint.")
-    not_finite = [keys[key] for key, values in weights.items() if not _is_finite(values)]
-    if not_finite:
-        raise DataError(
-            f"{where} has NaN or infinite weights in {first_few(not_finite)}: the training diverged or "
-            "the file is damaged. Give an earlier checkpoint."
-        )
-    return weights
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # Minimum and maximum propagate NaN; 15 times faster than torch.isfinite(tensor).all() on a ResNet-50's tensors.
-    return all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())
 
 
 def _for_json(value: Any) -> Any:

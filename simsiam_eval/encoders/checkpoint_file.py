@@ -12,27 +12,17 @@ from simsiam_eval.encoders.attributes import attributes_of
 from simsiam_eval.encoders.checkpoint_folder import (
     INDEX_SUFFIX,
     checkpoint_in,
-    read_config,
+    read_configs,
     read_index,
     reject_part,
 )
 from simsiam_eval.encoders.distributed_file import read_distributed
 from simsiam_eval.encoders.file_formats import FileContent, read_file
-from simsiam_eval.encoders.module_state import ModuleState, with_module_states
+from simsiam_eval.encoders.module_state import with_module_states
 from simsiam_eval.encoders.other_files import COPY_AGAIN, SAVE_WEIGHTS
 from simsiam_eval.encoders.unpickler import ForeignClass, ForeignObject, UnpicklingError
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
-
-__all__ = [
-    "CheckpointFile",
-    "ForeignClass",
-    "ForeignObject",
-    "ModuleState",
-    "attributes_of",
-    "open_checkpoint",
-    "read_checkpoint",
-]
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,7 @@ class CheckpointFile:
         metadata: of a safetensors file.
         config: the parsed config.json or args.json beside the weights, if it is about a model; both under their file
             names if there are both; {} if there is neither.
+        config_files: their file names.
     """
 
     path: str
@@ -56,6 +47,7 @@ class CheckpointFile:
     format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    config_files: tuple[str, ...] = ()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
@@ -69,14 +61,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
         place = checkpoint_in(Path(name), name) if os.path.isdir(name) else Path(name)
         label = name if place == Path(name) else str(place)
         file = _read(place, label)
-        config = read_config(place if place.is_dir() else place.parent)
+        configs = read_configs(place if place.is_dir() else place.parent)
     except FileNotFoundError as error:
         raise DataError(f"{name} does not exist; give the path of a checkpoint file.") from error
     except OSError as error:
         raise DataError(
             f"{name} cannot be read ({(error.strerror or str(error)).lower()}); give a readable file."
         ) from error
-    return CheckpointFile(name, _mapping(file.content, label), file.format, file.metadata, config)
+    config = next(iter(configs.values())) if len(configs) == 1 else configs
+    return CheckpointFile(name, _mapping(file.content, label), file.format, file.metadata, config, tuple(configs))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

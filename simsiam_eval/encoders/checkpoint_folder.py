@@ -9,12 +9,12 @@ from typing import Any
 
 from simsiam_eval.encoders.distributed_file import METADATA
 from simsiam_eval.errors import DataError
+from simsiam_eval.vocabulary import CHECKPOINT_ENDINGS
 from simsiam_eval.wording import first_few
 
 INDEX_SUFFIX = ".index.json"
 _HUB_NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
 _HUB_FILES = tuple(name + suffix for name in _HUB_NAMES for suffix in ("", INDEX_SUFFIX))
-_ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".tar", ".safetensors", ".bin", ".pkl", ".npz", ".torch", ".pyth")
 _BESIDE_THE_MODEL = re.compile(r"optimizer|scheduler|scaler|random_state|rng_state|training_args|_optim_states")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)")
 _DEEPSPEED = "mp_rank_00_model_states.pt"
@@ -57,7 +57,7 @@ def checkpoint_in(folder: Path, name: str) -> Path:
     found = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.lower().endswith(_ENDINGS) and not _BESIDE_THE_MODEL.search(path.name) and path.is_file()
+        if path.name.lower().endswith(CHECKPOINT_ENDINGS) and not _BESIDE_THE_MODEL.search(path.name) and path.is_file()
     )
     if len(found) == 1:
         return folder / found[0]
@@ -114,14 +114,23 @@ def read_index(path: Path, name: str) -> Shards | None:
     return Shards(tuple(path.parent / file for file in files), frozenset(places))
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:
-    """What config.json or args.json in the folder says about the architecture; by the file's name if both do."""
-    found = {}
+def read_configs(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """File name -> content of each of config.json and args.json in the folder that is about a model.
+
+    Raises:
+        DataError: one of them is damaged, so that what it says about the architecture would be missed.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
     for name in _SIDECARS:
-        content = _json(folder / name)
+        path = folder / name
+        content = _json(path)
+        if content is None and path.is_file() and path.stat().st_size <= _LARGEST_JSON:
+            raise DataError(
+                f"{path} beside the weights cannot be read as JSON; correct it, or move the weights elsewhere."
+            )
         if isinstance(content, dict) and content.keys() & _SIDECAR_KEYS:
             found[name] = content
-    return next(iter(found.values())) if len(found) == 1 else found
+    return found
 
 
 def _json(path: Path) -> Any:

@@ -66,8 +66,8 @@ class EncoderChoice:
                     f"--{name.replace('_', '-')} cannot be used with {self.checkpoint}, whose library decides the network."
                 )
 
-    def said(self) -> list[str]:
-        """Names of the attributes of the variant that the user says."""
+    def given_options(self) -> list[str]:
+        """Those of VARIANT_OPTIONS that are given."""
         return [name for name in VARIANT_OPTIONS if getattr(self, name) is not None]
 
     def variant(self, recognized: TrunkVariant, arch: str) -> TrunkVariant:
@@ -91,4 +91,4 @@ class EncoderChoice:
         for option, used in bottleneck_only.items():
             if used and ARCHITECTURES[arch][0] == BASIC:
                 raise UsageError(f"{option} cannot be used with {arch}, which has no bottleneck blocks.")
-        return replace(recognized, **{name: getattr(self, name) for name in self.said()})
+        return replace(recognized, **{name: getattr(self, name) for name in self.given_options()})

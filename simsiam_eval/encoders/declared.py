@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.commands.fields import option_name
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant
 from simsiam_eval.encoders.attributes import attributes_of
 from simsiam_eval.encoders.checkpoint_file import CheckpointFile
 from simsiam_eval.encoders.module_geometry import variant_of_module
@@ -20,6 +21,8 @@ from simsiam_eval.wording import counted
 # Entries of a file that hold the settings of its training script.
 _SETTINGS = ("args", "opt", "hyper_parameters", "hparams", "cfg", "config", "meta", "pretrained_cfg", "default_cfg")
 _DEEPEST = 6  # levels of nested settings
+# Attributes of a 3x3 stem that the weights do not show -> what is assumed.
+_CIFAR_STEM = {"stem_stride": "stride 1", "stem_padding": "padding 1", "stem_pool": "no max pooling"}
 # Anti-aliased ResNets of timm have the keys and shapes of plain ones.
 _SAME_SHAPES = re.compile(r"(?:\w*_)?resnet(?:aa|blur)\d+")
 # Names and arguments in timm's config.json that change only the first or the last layer, or nothing.
@@ -44,7 +47,7 @@ class Declared:
 
 
 def declared(
-    file: CheckpointFile, network: Network, recorded: TrunkVariant | None, chosen: Container[str] = ()
+    file: CheckpointFile, network: Network, recorded: TrunkVariant | None, chosen: Collection[str] = ()
 ) -> Declared:
     """Read what a checkpoint says about one of its networks.
 
@@ -57,6 +60,7 @@ def declared(
     """
     settings = list(_settings(file))
     _reject_other_networks(settings, network, file.path)
+    _reject_arguments(file.config, network, file.path)
     variant, assumptions = _variant(file, settings, network, recorded, chosen)
     variant = replace(variant, channels=network.channels)
     normalization, source = _normalization(settings, network)
@@ -67,7 +71,7 @@ def declared(
         )
     if recorded is None:
         assumptions += averaged_normalization(normalization, network.channels)
-    if _says_bgr(settings):
+    if _is_bgr(settings):
         assumptions.append("The file says that its images were BGR; images are given as RGB, so features may differ.")
     return Declared(variant, tuple(assumptions), normalization, source)
 
@@ -92,74 +96,80 @@ def _variant(
     settings: list[tuple[str, Any]],
     network: Network,
     recorded: TrunkVariant | None,
-    chosen: Container[str],
+    chosen: Collection[str],
 ) -> tuple[TrunkVariant, list[str]]:
     if recorded is not None:
         return recorded, []
     for trunk in (network.trunk, *network.copies):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
-            shown = variant_of_module(container, trunk, network.arch, network.stem, file.path)
-            if shown is not None:
-                return shown, []
-    variant, known = TrunkVariant(), False
-    if network.trunk.layer1 is not None:
+            variant = variant_of_module(container, trunk, network.arch, network.stem, file.path)
+            if variant is not None:
+                return variant, []
+    shown = _in_settings(settings)
+    layer1 = network.trunk.layer1
+    if layer1 is not None:
         # What is between bn1 and layer1 of an nn.Sequential: nothing, a ReLU, or a ReLU and a pooling or its nn.Identity.
-        variant = TrunkVariant(stem_relu=network.trunk.layer1 > 2)
-        if network.trunk.layer1 < 4:
-            variant, known = replace(variant, stem_pool=False), True
-    family = network.family.cifar if network.stem == "cifar" else network.family.imagenet
-    if family is not None:
-        variant, known = replace(family, stem_relu=variant.stem_relu), True
-    told = _told_variant(settings)
-    if told:
-        variant = replace(variant, **told)
-    if known:
-        return variant, []
-    unsaid = [name for name in _UNSHOWN[network.stem] if name not in told and name not in chosen]
-    return variant, _assumptions(network, unsaid)
+        shown["stem_relu"] = layer1 > 2
+        if layer1 < 4:
+            shown["stem_pool"] = False
+    of_family = network.family.cifar if network.stem == "cifar" else network.family.imagenet
+    if of_family is None:
+        return replace(TrunkVariant(), **shown), _assumptions(network, {*shown, *chosen})
+    if of_family.output_stride != TRUNK.output_stride and "output_stride" not in {*shown, *chosen}:
+        return replace(of_family, **shown), [
+            f"Assumed output stride {of_family.output_stride}, as in torchvision's segmentation networks "
+            "(--output-stride)."
+        ]
+    return replace(of_family, **shown), []
 
 
-# Attributes of a variant that the weights do not show -> what is assumed, by stem.
-_UNSHOWN = {
-    "cifar": {"stem_stride": "stride 1", "stem_padding": "padding 1", "stem_pool": "no max pooling"},
-    "imagenet": {"stride_in_1x1": "", "output_stride": ""},
-}
+def _assumptions(network: Network, known: Collection[str]) -> list[str]:
+    """What is assumed about a stem and strides that neither the weights nor the file show.
 
-
-def _assumptions(network: Network, unsaid: list[str]) -> list[str]:
-    if not unsaid or (network.stem == "imagenet" and len(unsaid) < len(_UNSHOWN["imagenet"])):
-        return []
-    options = ", ".join("--" + name.replace("_", "-") for name in unsaid)
+    Args:
+        known: attributes of the variant that the file or the user says.
+    """
     if network.stem == "cifar":
-        assumed = ", ".join(_UNSHOWN["cifar"][name] for name in unsaid)
-        return [f"Assumed a 3x3 stem with {assumed}, which neither the weights nor the file show ({options})."]
+        unknown = {name: value for name, value in _CIFAR_STEM.items() if name not in known}
+        if not unknown:
+            return []
+        return [
+            f"Assumed a 3x3 stem with {', '.join(unknown.values())}, which neither the weights nor the file show "
+            f"({', '.join(map(option_name, unknown))})."
+        ]
+    if "stride_in_1x1" in known or "output_stride" in known:
+        return []
+    if ARCHITECTURES[network.arch][0] == BASIC:
+        kinds, options = "anti-aliased", "--arch"
+    else:
+        kinds, options = "anti-aliased, dilated and Caffe-style", "--arch, --output-stride, --stride-in-1x1"
     return [
-        f"Assumed torchvision's {network.arch}: anti-aliased, dilated and Caffe-style ResNets have the same keys, and the "
-        f"file does not say which it is ({options})."
+        f"Assumed torchvision's {network.arch}: {kinds} ResNets have the same keys, and the file does not say which it is "
+        f"({options})."
     ]
 
 
-def _told_variant(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+def _in_settings(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     """Attributes of a TrunkVariant that settings of known toolkits show."""
-    told: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for name, value in _all(settings):
         if name == "downsample_in_bottleneck" and isinstance(value, bool):  # transformers
-            told["stride_in_1x1"] = value
+            shown["stride_in_1x1"] = value
         elif name == "style" and value in ("caffe", "pytorch"):  # OpenMMLab
-            told["stride_in_1x1"] = value == "caffe"
+            shown["stride_in_1x1"] = value == "caffe"
         elif name == "cfg" and isinstance(value, str) and (style := re.search(r"style\s*=\s*['\"](\w+)['\"]", value)):
-            told["stride_in_1x1"] = style[1] == "caffe"
+            shown["stride_in_1x1"] = style[1] == "caffe"
         elif name == "__author__" and value == "torchvision":  # detectron2's conversion
-            told["stride_in_1x1"] = False
+            shown["stride_in_1x1"] = False
         elif name == "maxpool1" and isinstance(value, bool):  # Lightning Bolts
-            told["stem_pool"] = value
+            shown["stem_pool"] = value
         elif name == "first_conv" and value is False:
-            told["stem_stride"] = 1
-    return told
+            shown["stem_stride"] = 1
+    return shown
 
 
-def _says_bgr(settings: list[tuple[str, Any]]) -> bool:
+def _is_bgr(settings: list[tuple[str, Any]]) -> bool:
     """Whether images of an encoder of OpenMMLab had their channels in the order blue, green, red."""
     texts = [value for name, value in _all(settings) if name == "cfg" and isinstance(value, str)]
     return any(re.search(r"\b(?:to_rgb|bgr_to_rgb)\s*=\s*False", text) for text in texts)
@@ -183,13 +193,19 @@ def _reject_other_networks(settings: list[tuple[str, Any]], network: Network, wh
                 f"{where} says that its first stage reduces the resolution, unlike torchvision's ResNets. "
                 "Load its folder with hf:FOLDER."
             )
-        if name == "model_args" and isinstance(value, Mapping) and not value.keys() <= _HARMLESS:
-            changed = ", ".join(f"{key}={value[key]}" for key in value if key not in _HARMLESS)
-            raise OtherArchitecture(
-                f"{where} says that its {network.arch} was built with {changed}, so it computes other features than "
-                "torchvision's.",
-                network.arch,
-            )
+
+
+def _reject_arguments(config: Mapping[str, Any], network: Network, where: str) -> None:
+    """Reject a network of timm's hub folder that was built with arguments that change its features."""
+    arguments = config.get("model_args") if "architecture" in config else None
+    changes = arguments.items() if isinstance(arguments, Mapping) else ()
+    changed = ", ".join(f"{name}={value}" for name, value in changes if name not in _HARMLESS)
+    if changed:
+        raise OtherArchitecture(
+            f"{where} says that its {network.arch} was built with {changed}, so it computes other features than "
+            "torchvision's.",
+            network.arch,
+        )
 
 
 def _normalization(
@@ -239,7 +255,7 @@ def _pair(mean: Any, std: Any, channels: int) -> dict[str, list[float]] | None:
 def _settings(file: CheckpointFile) -> Iterator[tuple[str, Any]]:
     """(where it stands, value) of everything in a file that may be settings."""
     if file.config:
-        yield "config.json", file.config
+        yield " and ".join(file.config_files), file.config
     for name in ("arch", "__author__"):
         if isinstance(file.content.get(name), str):
             yield name, {name: file.content[name]}

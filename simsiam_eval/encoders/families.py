@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from simsiam_eval.encoders.architectures import TrunkVariant
 
 Normalization = Mapping[str, list[float]]
+EPSILON = 1e-5  # that torchvision's batch normalization adds to variances
 
 _PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
 _IMAGENET_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -45,7 +46,7 @@ class Family:
         cifar: what the toolkit's code does with a 3x3 stem; None: not known.
         imagenet: the same of a 7x7 stem.
         normalizations: of the images on which the toolkit trains, by the data set or by the stem.
-        epsilon: that its batch normalization adds to variances; torchvision's adds 1e-5.
+        epsilon: that its batch normalization adds to variances.
     """
 
     name: str
@@ -57,10 +58,10 @@ class Family:
     cifar: TrunkVariant | None = None
     imagenet: TrunkVariant | None = None
     normalizations: Mapping[str, Normalization] = field(default_factory=dict)
-    epsilon: float = 1e-5
+    epsilon: float = EPSILON
 
     def fits(self, prefix: str, lines: str) -> bool:
-        """Whether a trunk is of this family.
+        """Whether a trunk belongs to this family.
 
         Args:
             prefix: what precedes its keys.

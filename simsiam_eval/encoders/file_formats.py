@@ -25,6 +25,7 @@ from simsiam_eval.encoders.torch_file import (
     read_torch,
 )
 from simsiam_eval.errors import DataError
+from simsiam_eval.vocabulary import CHECKPOINT_ENDINGS
 from simsiam_eval.wording import first_few
 
 _COMPRESSED: dict[bytes, tuple[str, Callable[[BinaryIO], Any]]] = {
@@ -32,7 +33,7 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[BinaryIO], Any]]] = {
     b"BZh": ("bzip2", bz2.open),
     b"\xfd7zXZ\0": ("xz", lzma.open),
 }
-_PACKED_ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".tar", ".safetensors", ".bin", ".pkl", ".npz", ".torch", ".gz")
+_PACKED_ENDINGS = (*CHECKPOINT_ENDINGS, ".gz")
 # How pickles of protocols 0 and 1 start that hold a dict, an ordered one, or a list.
 _TEXT_PICKLES = (b"(d", b"}", b"ccollections\n", b"(l", b"]q")
 _LARGEST_UNPACKED = 2**36

@@ -11,6 +11,8 @@ from torch import Tensor
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
 
+_FLOATS = ("weight", "bias", "running_mean", "running_var")
+
 
 def float_weights(
     tensors: Mapping[str, Tensor], where: str, keys: Mapping[str, str] | None = None
@@ -33,12 +35,13 @@ def float_weights(
             raise DataError(
                 f"{where} has {named[name]} without its values (a meta tensor); save the model after loading it."
             )
-        if tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided:
+        if tensor.layout != torch.strided or not _is_usable(name, tensor):
             raise DataError(
                 f"{where} has {named[name]} as {tensor.dtype} {tensor.layout}; expected dense floating-point weights. "
                 "Give the checkpoint from before quantization or sparsification."
             )
-        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
+        is_count = name.endswith("num_batches_tracked")
+        weights[name] = tensor.long() if is_count else tensor.float() if tensor.is_floating_point() else tensor
     negative = [named[name] for name, value in weights.items() if name.endswith("running_var") and value.min() < 0]
     if negative:
         raise DataError(f"{where} is damaged: negative variances in {first_few(negative)}. Give another checkpoint.")
@@ -49,6 +52,13 @@ def float_weights(
             "the file is damaged. Give an earlier checkpoint."
         )
     return weights
+
+
+def _is_usable(name: str, tensor: Tensor) -> bool:
+    """Whether the data type is that of a weight; indices of positions and counts of batches are integers."""
+    if name.rpartition(".")[2] in _FLOATS:
+        return tensor.is_floating_point()
+    return not (tensor.is_quantized or tensor.is_complex())
 
 
 def _is_finite(tensor: Tensor) -> bool:

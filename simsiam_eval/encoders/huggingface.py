@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.backbone import (
     Backbone,
+    LibraryEncoder,
     on_meta,
     output_widths,
-    reject_layers,
     token_features,
 )
 from simsiam_eval.encoders.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.encoder import Encoder, checked_layers, checked_pooling
+from simsiam_eval.encoders.encoder import checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.preprocess import Preprocessing
@@ -46,7 +45,7 @@ _HEADS = {
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-class HuggingFaceEncoder(Encoder):
+class HuggingFaceEncoder(LibraryEncoder):
     """A model of transformers that takes `pixel_values`.
 
     Args:
@@ -69,11 +68,7 @@ class HuggingFaceEncoder(Encoder):
         pooling: str = "auto",
         channels: int = 3,
     ) -> None:
-        super().__init__()
-        self.trunk, self.arch, self.stem = trunk, arch, None
-        self.variant = TrunkVariant(channels=channels)
-        self.layers = checked_layers(layer)
-        reject_layers(self.layers, arch)
+        super().__init__(trunk, arch, layer, channels)
         side = _image_side(trunk.config) or (_TRIAL_SIDE, _TRIAL_SIDE)
         with on_meta(trunk), torch.no_grad():
             state = self._outputs(torch.zeros((2, channels, *side), device="meta")).last_hidden_state
@@ -82,10 +77,6 @@ class HuggingFaceEncoder(Encoder):
         self.pooling = checked_pooling(pooling, fitting, arch, fitting[0])
         self._prefix_tokens = _prefix_tokens(trunk) if has_class_token else 0
         self._widths = tuple(output_widths(self.all_layers, trunk, (2, channels, *side)))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return self._widths
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
         outputs = self._outputs(images)

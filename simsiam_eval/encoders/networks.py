@@ -137,7 +137,8 @@ class Contents:
             )
         else:
             networks = self.networks
-        first = [network for network in networks if network.rank == min(network.rank for network in networks)]
+        best = min(network.rank for network in networks)
+        first = [network for network in networks if network.rank == best]
         if len(first) > 1:
             raise NetworkNotChosen(
                 f"{where} has {len(first)} encoders, and nothing tells which one is meant; choose one with --branch: "
@@ -235,14 +236,14 @@ def _equal(one: Network, other: Network) -> bool:
 def _part_of(entries: Sequence[Entry], networks: Sequence[Network]) -> str | None:
     """What larger network the encoders are a part of: one with other spatial convolutions."""
     inside = {id(entry) for network in networks for entry in network.trunk.entries.values()}
-    prefixes = {network.trunk.container: network.trunk.prefix for network in networks}
+    containers = {network.trunk.container for network in networks}
     outside = [
         entry.plain
         for entry in entries
         if id(entry) not in inside
         and len(entry.shape) == 4
         and max(entry.shape[2:]) > 1
-        and entry.container in prefixes
+        and entry.container in containers
     ]
     if not outside:
         return None
@@ -255,17 +256,13 @@ def _part_of(entries: Sequence[Entry], networks: Sequence[Network]) -> str | Non
 def _no_weights(content: Mapping[Any, Any]) -> str:
     """What a checkpoint without weights contains instead, and what was expected."""
     later = "expected model weights. Give a checkpoint written after training."
-    for name, entry in content.items():
-        if (
-            isinstance(entry, Mapping)
-            and "optim" not in str(name)
-            and (not entry or str(name) in ("state_dict", "model"))
-        ):
+    for name in ("state_dict", "model"):
+        entry = content.get(name)
+        if isinstance(entry, Mapping):
             if not entry:
                 return f"has an empty {name}; {later}"
-            return (
-                f"has no weights in {name}, only {first_few(map(str, entry))}; save the model's own state dict there."
-            )
+            inside = first_few(map(str, entry))
+            return f"has no weights in {name}, only {inside}; save the model's own state dict there."
     if not content:
         return f"is an empty state dict; {later}"
     if "optimizer" in content or {"state", "param_groups"} <= set(content):

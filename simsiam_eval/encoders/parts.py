@@ -19,6 +19,7 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
         absent.
     """
     loaded = {id(entry) for entry in chosen.trunk.entries.values()}
+    copies = {id(entry) for copy in chosen.copies for entry in copy.entries.values()}
     networks = {
         id(entry): network
         for network in contents.networks
@@ -33,6 +34,8 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
         here = entry.container == chosen.trunk.container
         if id(entry) in networks:
             part, reason = "network", f"another network: --branch {networks[id(entry)].name}"
+        elif id(entry) in copies:
+            part, reason = "copy", "a copy of the encoder"
         else:
             part, reason = chosen.family.part(entry.plain, chosen.prefix)
         if not here and part == "other":

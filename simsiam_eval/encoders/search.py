@@ -20,8 +20,8 @@ _CONTAINERS = frozenset(
 )
 # The same for a second set of weights, the moving average of the first.
 _AVERAGES = frozenset(["state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "shadow"])
-# Containers of what is not a model.
 _DEEPEST = 8  # levels of nested containers
+# Containers of what is not a model.
 _NOT_MODELS = re.compile(r"optim|sched|callback|loops|scaler|loss")
 
 
@@ -56,7 +56,6 @@ class Trunk:
         prefix: of its plain keys; "" or ending with a dot.
         naming: how its keys are named.
         layer1: in an nn.Sequential, the index of layer1.
-        shortcut: whether its residual connections are called `shortcut` under torchvision's other names.
         entries: torchvision's key -> entry.
     """
 
@@ -64,7 +63,6 @@ class Trunk:
     prefix: str
     naming: str
     layer1: int | None
-    shortcut: bool
     entries: dict[str, Entry]
 
     @property
@@ -154,7 +152,6 @@ def _find(container: tuple[str, ...], group: list[Entry], naming: Naming, where:
     for match in anchors.values():
         prefix = match["prefix"]
         found: dict[str, Entry] = {}
-        shortcut = False
         for entry in group:
             key = keys[entry.key]
             if not key.startswith((prefix, naming.elsewhere)):
@@ -169,9 +166,8 @@ def _find(container: tuple[str, ...], group: list[Entry], naming: Naming, where:
                     "save the state dict of one model."
                 )
             found[trunk_key] = entry
-            shortcut = shortcut or bool(re.match(r"(layer\d|\d)\.\d+\.shortcut\.", rest))
         layer1 = int(match["layer1"]) if "layer1" in match.groupdict() else None
-        yield Trunk(container, prefix, naming.name, layer1, shortcut, found)
+        yield Trunk(container, prefix, naming.name, layer1, found)
 
 
 def content_at(content: Any, path: Sequence[str]) -> Any:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.backbone import load_strictly, on_meta, output_widths, reject_layers, token_features
-from simsiam_eval.encoders.encoder import Encoder, checked_layers, checked_pooling
+from simsiam_eval.encoders.backbone import LibraryEncoder, load_strictly, on_meta, output_widths, token_features
+from simsiam_eval.encoders.encoder import checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, TIMM, TOKEN_POOLINGS
@@ -80,7 +79,7 @@ def build_timm(arch: str, image_size: int | None = None, channels: int = 3, **ar
     return network
 
 
-class TimmEncoder(Encoder):
+class TimmEncoder(LibraryEncoder):
     """A network of timm without its classifier.
 
     With the pooling that timm's network has, the features are those of `timm.create_model(NAME, num_classes=0)`.
@@ -105,11 +104,7 @@ class TimmEncoder(Encoder):
         pooling: str = "auto",
         channels: int = 3,
     ) -> None:
-        super().__init__()
-        self.trunk, self.arch, self.stem = trunk, arch, None
-        self.variant = TrunkVariant(channels=channels)
-        self.layers = checked_layers(layer)
-        reject_layers(self.layers, arch, LAYERS if is_timm_resnet(trunk) else ("pool",))
+        super().__init__(trunk, arch, layer, channels, LAYERS if is_timm_resnet(trunk) else ("pool",))
         self.side = _image_side(trunk)
         shape = (2, channels, *(self.side or (_TRIAL_SIDE, _TRIAL_SIDE)))
         own, fitting = _poolings(trunk, _feature_dimensions(trunk, shape))
@@ -119,10 +114,6 @@ class TimmEncoder(Encoder):
             trunk.reset_classifier(0, self.pooling)  # type: ignore[operator]
             self._pools_itself = True
         self._widths = tuple(output_widths(self.all_layers, trunk, shape))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return self._widths
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
         trunk: Any = self.trunk

@@ -26,6 +26,7 @@ _REASONS = {
     "stem_pool": "max pooling in the stem: {}",
     "stem_relu": "no ReLU in the stem",
     "stride_in_1x1": "strides in the 1x1 convolutions",
+    "output_stride": "output stride {}",
 }
 _USE_A_GRAPH = "Use --to onnx, torch-export or openvino, which contain the computation itself."
 

@@ -119,7 +119,7 @@ register(
     note="squeeze and excitation",
 )
 register(
-    "timm_resnet18_gn",
+    "timm_resnet50_gn",
     "timm",
     _plain("resnet50_gn"),
     family="timm",

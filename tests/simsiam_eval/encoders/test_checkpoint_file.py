@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.checkpoint_file import ModuleState, open_checkpoint, read_checkpoint
+from simsiam_eval.encoders.checkpoint_file import open_checkpoint, read_checkpoint
+from simsiam_eval.encoders.module_state import ModuleState
 from simsiam_eval.errors import DataError
 
 

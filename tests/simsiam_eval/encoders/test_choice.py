@@ -1,4 +1,4 @@
-"""What a user says about an encoder, and the settings in which it is said."""
+"""The choice of an encoder, and the settings of commands that load one."""
 
 import dataclasses
 from pathlib import Path

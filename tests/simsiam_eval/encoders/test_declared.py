@@ -195,3 +195,35 @@ def test_mmengine_writes_one_number_of_the_normalization_per_line(tmp_path):
     path = tmp_path / "epoch_100.pth"
     torch.save({"state_dict": build_trunk("resnet18").state_dict(), "meta": {"cfg": mean + std}}, path)
     assert load_encoder(path)[1].normalization == {"mean": [0.5, 0.4, 0.2], "std": [0.2, 0.2, 0.2]}
+
+
+def test_an_assumption_names_options_that_the_encoder_can_have(saved):
+    for model, options in ((resnet18(), "(--arch)"), (resnet50(), "(--arch, --output-stride, --stride-in-1x1)")):
+        assumption = load_encoder(saved(model.state_dict()))[1].assumptions[0]
+        assert assumption.startswith("Assumed torchvision's")
+        assert options in assumption
+
+
+def test_the_backbone_of_a_dilated_segmentation_network(saved):
+    original = resnet50(replace_stride_with_dilation=[False, True, True])
+    original.fc = nn.Identity()
+    head = {"classifier.0.weight": torch.zeros(9, 2048, 3, 3)}
+    path = saved({"model": with_prefix(original.state_dict(), "backbone.") | head})
+    report = parity(path, original, side=64, branch="backbone")
+    assert report.variant == {"output_stride": 8}
+    assert "Assumed output stride 8" in report.assumptions[0]
+
+
+def test_a_sequential_without_pooling_leaves_stride_and_padding_open(saved):
+    trunk = build_trunk("resnet18", "cifar")
+    layers = [trunk.conv1, trunk.bn1, trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    state = nn.Sequential(*layers).state_dict()
+    assumption = load_encoder(saved(with_prefix(state, "own.")))[1].assumptions[0]
+    assert "stem with stride 1, padding 1, which" in assumption
+
+
+def test_a_damaged_config_is_an_error(saved):
+    path = saved(resnet18().state_dict())
+    (path.parent / "config.json").write_text('{"architecture": "resnetaa18", ')
+    with pytest.raises(DataError, match=r"config\.json beside the weights cannot be read as JSON"):
+        load_encoder(path)

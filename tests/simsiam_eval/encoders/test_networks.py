@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from simsiam_eval.encoders.networks import NetworkNotChosen, read_contents
+from simsiam_eval.encoders.parts import other_parts
 from simsiam_eval.encoders.recognition import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
 
@@ -84,6 +85,8 @@ def test_copies_of_the_same_weights_are_one_network():
     contents = read_contents(copies, "my.pth")
     assert [network.names for network in contents.networks] == [("backbone", "encoder.0")]
     assert contents.part_of is None
+    skipped, _, _ = other_parts(contents, contents.choose(None, "my.pth"))
+    assert set(skipped.values()) == {"a copy of the encoder"}
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from simsiam_eval.encoders.checkpoint_file import (
-    ForeignClass,
-    ForeignObject,
-    attributes_of,
-    open_checkpoint,
-    read_checkpoint,
-)
-from simsiam_eval.encoders.unpickler import Unpickler, UnpicklingError
+from simsiam_eval.encoders.attributes import attributes_of
+from simsiam_eval.encoders.checkpoint_file import open_checkpoint, read_checkpoint
+from simsiam_eval.encoders.unpickler import ForeignClass, ForeignObject, Unpickler, UnpicklingError
 from simsiam_eval.errors import DataError
 
 CANARY = "executed"

@@ -1,11 +1,13 @@
 """State dicts: what was written is what was given, and its readers compute the same."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
-from simsiam_eval.encoders.export.writer import missing_packages
+from simsiam_eval.encoders.export.writer import _REASONS, missing_packages
 from simsiam_eval.errors import UsageError
 
 
@@ -66,3 +68,7 @@ def test_what_a_library_cannot_rebuild_is_rejected(exported, target, variant, re
     with pytest.raises(UsageError, match=f"cannot rebuild this encoder .{reason}.*--to onnx"):
         exported(target, "a.pth", variant=variant)
     assert not (tmp_path / "a.pth").exists()
+
+
+def test_every_difference_of_a_trunk_has_a_reason():
+    assert _REASONS.keys() == {field.name for field in dataclasses.fields(TrunkVariant)}
