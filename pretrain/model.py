@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import ResNet
 
 from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant, feature_width
+from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm
 from simsiam_eval.encoders.encoder import build_trunk, pooled_features
-from simsiam_eval.encoders.timm_backbone import TimmEncoder, build_timm
 from simsiam_eval.vocabulary import TIMM
 
 

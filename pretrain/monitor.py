@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pretrain.callback import Callback, Position
-from simsiam_eval.encoders.backbones import encoder_in_training
+from simsiam_eval.encoders.backbones.loading import encoder_in_training
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory

@@ -224,7 +224,7 @@ def export_to_detectron2(
     import torch
 
     from simsiam_eval.encoders.checkpoint import weights_sha256
-    from simsiam_eval.encoders.checkpoint_file import read_checkpoint
+    from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
     from simsiam_eval.encoders.export.export import Export
     from simsiam_eval.files.atomic import atomic_write
     from tasks.detection.backends.detectron2.config import config_values, yaml_text

@@ -15,7 +15,7 @@ from simsiam_eval.wording import counted
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.choice import EncoderChoice
-    from simsiam_eval.encoders.networks import Network
+    from simsiam_eval.encoders.recognition.networks import Network
 
 _IMAGES = 8  # number of images whose features --images shows
 
@@ -48,7 +48,7 @@ def inspect(settings: InspectSettings) -> Result:
         DataError: no encoder can be loaded from the file, or an image cannot be read.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-    from simsiam_eval.encoders.networks import NetworkNotChosen
+    from simsiam_eval.encoders.recognition.networks import NetworkNotChosen
 
     started = time.perf_counter()
     choice = settings.encoder_choice(settings.checkpoint)

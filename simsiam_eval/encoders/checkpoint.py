@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant, feature_width
-from simsiam_eval.encoders.backbone import Backbone
-from simsiam_eval.encoders.backbones import load_backbone
-from simsiam_eval.encoders.checkpoint_file import open_checkpoint
+from simsiam_eval.encoders.backbones.backbone import Backbone
+from simsiam_eval.encoders.backbones.loading import load_backbone
+from simsiam_eval.encoders.backbones.timm_backbone import timm_encoder
+from simsiam_eval.encoders.backbones.timm_fallback import timm_choice
+from simsiam_eval.encoders.backbones.timm_weights import find_run_weights
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.declared import averaged_normalization, declared
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
-from simsiam_eval.encoders.families import EPSILON
 from simsiam_eval.encoders.float_weights import float_weights
-from simsiam_eval.encoders.networks import Network, OtherArchitecture, read_contents
-from simsiam_eval.encoders.parts import other_parts
-from simsiam_eval.encoders.timm_backbone import timm_encoder
-from simsiam_eval.encoders.timm_fallback import timm_choice
-from simsiam_eval.encoders.timm_weights import find_run_weights
+from simsiam_eval.encoders.recognition.declared import averaged_normalization, declared
+from simsiam_eval.encoders.recognition.families import EPSILON
+from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
+from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.vocabulary import TIMM

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simsiam_eval.encoders.file_formats import read_file
+from simsiam_eval.encoders.checkpoint_files.formats import read_file
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.foreign.arrays import ForeignArray, sliced_array, text_array
 

@@ -16,7 +16,7 @@ from simsiam_eval.encoders.checkpoint import (
     weights_sha256,
     write_checkpoint,
 )
-from simsiam_eval.encoders.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import build_trunk
 from simsiam_eval.errors import DataError, UsageError

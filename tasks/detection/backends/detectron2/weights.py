@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from simsiam_eval.encoders.encoder import ResNetEncoder
-from simsiam_eval.encoders.recognition import trunk_shapes
+from simsiam_eval.encoders.recognition.architecture import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import first_few
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from simsiam_eval.encoders.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.jsonl import JsonLines

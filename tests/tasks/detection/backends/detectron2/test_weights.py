@@ -7,7 +7,7 @@ import torch
 
 from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant
 from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
-from simsiam_eval.encoders.recognition import trunk_shapes
+from simsiam_eval.encoders.recognition.architecture import trunk_shapes
 from simsiam_eval.errors import DataError, UsageError
 from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
 from tasks.detection.backends.detectron2.weights import RULES, detectron2_keys, detectron2_weights

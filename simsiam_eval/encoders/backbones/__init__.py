@@ -1,0 +1,1 @@
+"""Encoders from other libraries: timm and transformers."""

@@ -1,0 +1,253 @@
+"""What encoders from other libraries share: poolings, widths without a forward pass, and complete loading of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.encoder import Encoder, checked_layers
+from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.search import BARE, tensor_entries
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.wording import counted, first_few
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder from another library, and what was read for it.
+
+    Attributes:
+        encoder: in eval mode and float32 on the CPU.
+        path: of the file or folder with the weights.
+        family: the library, "timm" or "huggingface".
+        container: the entry of the file with the weights; "bare" if the file is itself the state dict.
+        loaded: key in the file -> key in the network.
+        skipped: key in the file -> why it is not loaded.
+        preprocessing: of images, as from `Preprocessing.to_dict`; None if it is not known.
+        preprocessing_from: what says so.
+        assumptions: sentences on what no file says.
+    """
+
+    encoder: Encoder
+    path: str
+    family: str
+    container: str
+    loaded: dict[str, str]
+    skipped: dict[str, str]
+    preprocessing: dict[str, Any] | None = None
+    preprocessing_from: str | None = None
+    assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights of a network in a file.
+
+    Attributes:
+        container: the entry of the file that holds them; "bare" for the file itself.
+        weights: key in the network -> value, float32.
+        loaded, skipped: as in `Backbone`.
+    """
+
+    container: str
+    weights: dict[str, Tensor]
+    loaded: dict[str, str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def find_weights(
+    content: Mapping[str, Any],
+    network: nn.Module,
+    where: str,
+    *,
+    heads: Mapping[str, str] = MappingProxyType({}),
+    branch: str | None = None,
+) -> Found:
+    """The complete weights of a network in the content of a file, under any prefix and in any container.
+
+    Args:
+        network: whose state dict is expected.
+        where: the start of an error message, such as the file's path.
+        heads: first part of the keys that are skipped -> the reason.
+        branch: container of the weights, where several fit.
+
+    Raises:
+        DataError: no complete weights, keys that belong to nothing, weights that cannot be used, or several sets of
+            weights and no `branch`.
+    """
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    required = {key for key in expected if not key.endswith("num_batches_tracked")}
+    complete: dict[str, tuple[str, dict[str, Tensor]]] = {}
+    best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
+    for container, tensors in _containers(content).items():
+        for prefix in _prefixes(tensors, required):
+            shapes_fit = [
+                key for key in expected if tuple(getattr(tensors.get(prefix + key), "shape", ())) == expected[key]
+            ]
+            if len(shapes_fit) > best[0]:
+                best = len(shapes_fit), prefix, tensors
+            if required <= set(shapes_fit):
+                complete[container if container != BARE or not prefix else prefix.rstrip(".")] = (prefix, tensors)
+    if branch is not None and branch in complete:
+        complete = {branch: complete[branch]}
+    if not complete:
+        raise DataError(f"{where} {_differences(expected, required, *best[1:])}")
+    if len(complete) > 1 or branch not in (None, *complete):
+        raise DataError(
+            f"{where} contains {counted(len(complete), 'network')} that fit; choose one with --branch: "
+            f"{', '.join(complete)}."
+        )
+    [(name, (prefix, tensors))] = complete.items()
+    return _found(name, prefix, tensors, expected, where, heads)
+
+
+def _containers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Name of each container that directly holds tensors of a model -> these by key."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for entry in tensor_entries(content):
+        found.setdefault(".".join(entry.container) or BARE, {})[entry.key] = entry.tensor
+    return found
+
+
+def _prefixes(tensors: Mapping[str, Tensor], required: set[str]) -> list[str]:
+    """The prefixes under which a required key occurs; the least frequent endings decide."""
+    probe = max(required, key=lambda key: (key.count("."), len(key)), default="")
+    found = [key.removesuffix(probe) for key in tensors if key == probe or key.endswith("." + probe)]
+    return list(dict.fromkeys(found)) or [""]
+
+
+def _found(
+    name: str,
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Any],
+    where: str,
+    heads: Mapping[str, str],
+) -> Found:
+    loaded, skipped, unexpected = {}, {}, []
+    for key in tensors:
+        inside = key.startswith(prefix)
+        inner = key.removeprefix(prefix) if inside else key
+        reason = next((why for head, why in heads.items() if f"{inner}.".startswith(f"{head}.")), None)
+        if inside and inner in expected:
+            loaded[key] = inner
+        elif reason is not None or not inside:
+            skipped[key] = reason or "not part of the encoder"
+        else:
+            unexpected.append(key)
+    if unexpected:
+        raise DataError(
+            f"{where} has {counted(len(unexpected), 'key')} that the network does not have ({first_few(unexpected)}); "
+            "give a checkpoint of exactly this architecture."
+        )
+    keys = {inner: key for key, inner in loaded.items()}
+    values = {inner: tensors[key] for inner, key in keys.items()}
+    return Found(name, float_weights(values, where, keys), loaded, skipped)
+
+
+def _differences(expected: Mapping[str, Any], required: set[str], prefix: str, tensors: Mapping[str, Tensor]) -> str:
+    """Why the nearest weights do not fit."""
+    missing = [key for key in expected if key in required and prefix + key not in tensors]
+    mismatched = [
+        f"{prefix}{key} is {tuple(tensors[prefix + key].shape)}, not {shape}"
+        for key, shape in expected.items()
+        if prefix + key in tensors and tuple(tensors[prefix + key].shape) != shape
+    ]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of {len(required)} keys are missing ({first_few(missing)})")
+    if mismatched:
+        parts.append(f"{len(mismatched)} shapes do not match ({first_few(mismatched)})")
+    return f"does not have the weights of this network: {', '.join(parts)}. Give a checkpoint of exactly this architecture."
+
+
+class LibraryEncoder(Encoder):
+    """Base of encoders that other libraries compute.
+
+    Args:
+        trunk: the library's network.
+        arch: `timm:NAME` or `hf:CLASS`.
+        layer: one of `known`, or several.
+        channels: of the images.
+        known: layers that the network has.
+
+    Raises:
+        UsageError: another layer.
+    """
+
+    _widths: tuple[int, ...]
+
+    def __init__(
+        self, trunk: nn.Module, arch: str, layer: str | Sequence[str], channels: int, known: Sequence[str] = ("pool",)
+    ) -> None:
+        super().__init__()
+        self.trunk, self.arch, self.stem = trunk, arch, None
+        self.variant = TrunkVariant(channels=channels)
+        self.layers = checked_layers(layer)
+        for name in self.layers:
+            if name not in known:
+                raise UsageError(f"--layer {name} cannot be used with {arch}; expected {' or '.join(known)}.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self._widths
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy the weights into the network; only `num_batches_tracked` may be missing.
+
+    Raises:
+        ValueError, RuntimeError: another key is missing or unexpected, or a shape does not fit.
+    """
+    missing, unexpected = network.load_state_dict(dict(weights), strict=False)
+    left = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if left or unexpected:
+        raise ValueError(f"missing keys: {first_few(left) or 'none'}; unexpected: {first_few(unexpected) or 'none'}")
+
+
+def output_widths(run: Callable[[Tensor], Sequence[Tensor]], encoder: nn.Module, images: tuple[int, ...]) -> list[int]:
+    """D of each of the features (B,D) that `run` gives for images of this shape, on the meta device: nothing is computed."""
+    with on_meta(encoder), torch.no_grad():
+        return [output.shape[1] for output in run(torch.zeros(images, device="meta"))]
+
+
+@contextmanager
+def on_meta(module: nn.Module) -> Iterator[None]:
+    """Within the block the module is in eval mode and its tensors are on the meta device, as copies."""
+    modes = [(part, part.training) for part in module.modules()]
+    tensors: list[tuple[dict[str, Any], str, Tensor]] = [
+        (store, name, value)
+        for part in module.modules()
+        for store in (part._parameters, part._buffers)
+        for name, value in store.items()
+        if value is not None
+    ]
+    module.eval()
+    for store, name, value in tensors:
+        meta = value.detach().to("meta")
+        store[name] = nn.Parameter(meta, requires_grad=False) if isinstance(value, nn.Parameter) else meta
+    try:
+        yield
+    finally:
+        for store, name, value in tensors:
+            store[name] = value
+        for part, training in modes:
+            part.training = training
+
+
+def token_features(tokens: Tensor, pooling: str, prefix_tokens: int) -> Tensor:
+    """Tokens (B,N,D), the first of them the class token -> (B,D), or (B,2D) of "cls+mean".
+
+    Args:
+        pooling: "cls", "mean" or "cls+mean".
+        prefix_tokens: number of tokens before those of the patches.
+    """
+    parts = {"cls": lambda: tokens[:, 0], "mean": lambda: tokens[:, prefix_tokens:].mean(dim=1)}
+    return torch.cat([parts[name]() for name in pooling.split("+")], dim=1)

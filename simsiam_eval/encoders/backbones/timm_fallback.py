@@ -1,0 +1,44 @@
+"""ResNets that torchvision does not have, in checkpoints that do not name their library: timm computes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simsiam_eval.encoders.backbones.timm_architectures import timm_architectures_for
+from simsiam_eval.encoders.backbones.timm_backbone import import_timm
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.networks import OtherArchitecture
+from simsiam_eval.errors import UsageError
+from simsiam_eval.vocabulary import TIMM
+
+
+def timm_choice(choice: EncoderChoice, failure: OtherArchitecture) -> EncoderChoice:
+    """The same encoder, as one of timm's.
+
+    Raises:
+        OtherArchitecture: timm is missing or has no such network.
+        UsageError: timm has several networks with these keys and shapes, and nothing names one.
+    """
+    names = _names(choice, failure)
+    if not names:
+        raise failure
+    if len(names) > 1:
+        raise UsageError(
+            f"{choice.checkpoint} has the keys and shapes of several networks of timm that compute different features; "
+            f"choose one with --arch: {', '.join(names)}."
+        ) from failure
+    return replace(
+        choice, checkpoint=f"{TIMM}{names[0]}@{choice.checkpoint}", arch=None, branch=failure.branch or choice.branch
+    )
+
+
+def _names(choice: EncoderChoice, failure: OtherArchitecture) -> list[str]:
+    """The networks of timm that the checkpoint may have; none without timm."""
+    try:
+        timm = import_timm()
+    except UsageError as missing:
+        raise OtherArchitecture(f"{failure} {missing}", failure.arch) from failure
+    named = choice.arch or failure.arch
+    if named is not None:
+        return [named] if timm.is_model(named) else []
+    return next((names for trunk in failure.trunks if (names := timm_architectures_for(trunk.shapes))), [])

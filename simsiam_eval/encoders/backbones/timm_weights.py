@@ -1,0 +1,233 @@
+"""`timm:NAME` and `timm:NAME@FILE`: the weights of a network of timm, and the preprocessing that they were trained with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly
+from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of, timm_config
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.vocabulary import TIMM
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_POSITIONS = ("pos_embed", "rel_pos", "relative_position", "rope")  # resampled by timm where another size is expected
+
+
+def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -> Backbone:
+    """The encoder of `timm:NAME`, with weights from the local cache, or of `timm:NAME@FILE`.
+
+    Raises:
+        DataError: the weights are missing or are not complete.
+        UsageError: timm is missing or has no such network, or the layer or pooling does not fit.
+    """
+    name, _, file = choice.checkpoint.removeprefix(TIMM).partition("@")
+    config = timm_config(name)
+    path = Path(file).expanduser() if file else cached_weights(name, config, choice.download)
+    opened = open_checkpoint(path)
+    content, folder = opened.content, opened.config
+    if folder and folder.get("architecture") not in (None, name.split(".")[0]):
+        raise DataError(
+            f"{path} has the network {folder['architecture']}, not {name}; use timm:{folder['architecture']}@."
+        )
+    network, found = _network_with_weights(name, content, folder, str(path), choice.branch)
+    channels = _channels_in(network)
+    encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
+    values = {**config.to_dict(), **(folder.get("pretrained_cfg") or {})}
+    side = network.pretrained_cfg["input_size"][-1]
+    preprocessing, assumptions = timm_preprocessing(values, side)
+    return Backbone(
+        encoder,
+        str(path),
+        "timm",
+        found.container,
+        found.loaded,
+        found.skipped,
+        preprocessing.to_dict(),
+        "config.json" if folder.get("pretrained_cfg") else "timm's configuration of the network",
+        (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions),
+    )
+
+
+def _named(pooling: str) -> str:
+    return "the network itself does" if pooling == "auto" else pooling
+
+
+def _network_with_weights(
+    name: str, content: Mapping[str, Any], folder: Mapping[str, Any], where: str, branch: str | None
+) -> tuple[Any, Found]:
+    """The network that fits the weights, with them, and what was loaded."""
+    tensors = _all_tensors(content)
+    arguments = {
+        key: value for key, value in (folder.get("model_args") or {}).items() if key not in ("num_classes", "in_chans")
+    }
+    first = timm_config(name).first_conv
+    named = [value for key, value in tensors.items() if isinstance(first, str) and key.endswith(f"{first}.weight")]
+    channels = int(named[0].shape[1]) if named and named[0].ndim == 4 else 3
+    with torch.random.fork_rng(devices=[]):
+        network = build_timm(name, image_size_of(name, tensors, arguments), channels, **arguments)
+    heads = dict.fromkeys(_classifiers(network), "the classifier")
+    try:
+        found = find_weights(content, network, where, heads=heads, branch=branch)
+    except DataError:
+        renamed = _by_timms_names(network, tensors)
+        if renamed is None:
+            raise
+        found = find_weights(renamed, network, where, heads=heads)
+    load_strictly(network, found.weights)
+    return network, found
+
+
+def _all_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the content, or of the first of its entries that has some."""
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for value in content.values():
+        if not tensors and isinstance(value, Mapping):
+            tensors = {str(key): entry for key, entry in value.items() if isinstance(entry, torch.Tensor)}
+    return tensors
+
+
+def _by_timms_names(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """The weights of the network's authors under timm's names, by timm's own rules; None where these do not apply."""
+    import sys
+
+    rename = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if rename is None:
+        return None
+    try:
+        renamed: dict[str, torch.Tensor] = rename(dict(tensors), network)
+    except Exception:  # of timm's rules, which expect the right file
+        return None
+    before = {tuple(value.shape) for key, value in tensors.items() if any(part in key for part in _POSITIONS)}
+    after = {tuple(value.shape) for key, value in renamed.items() if any(part in key for part in _POSITIONS)}
+    return renamed if after <= before else None  # resampled position embeddings are other weights
+
+
+def _classifiers(network: Any) -> tuple[str, ...]:
+    named: Any = network.pretrained_cfg.get("classifier")
+    return (named,) if isinstance(named, str) else tuple(named or ())
+
+
+def _channels_in(network: Any) -> int:
+    """Channels of the images, from the network's first convolution."""
+    first: Any = network.pretrained_cfg.get("first_conv")
+    weight = getattr(network.get_submodule(first), "weight", None) if isinstance(first, str) else None
+    return int(weight.shape[1]) if isinstance(weight, torch.Tensor) and weight.ndim == 4 else 3
+
+
+def find_run_weights(content: Mapping[str, Any], arch: str, where: str) -> tuple[Found, int]:
+    """The weights of a network of timm in a checkpoint of `pretrain --arch timm:NAME`, and the width of its features.
+
+    Args:
+        arch: `timm:NAME`.
+        where: the start of an error message, such as the file's path.
+
+    Raises:
+        DataError: the weights are not complete.
+        UsageError: timm is missing, or has no such network.
+    """
+    size = image_size_of(arch, _all_tensors(content))
+    with torch.device("meta"):
+        network = build_timm(arch, size)
+    heads = {"fc": "the projector", "predictor": "the predictor", "module.predictor": "the predictor"}
+    return find_weights(content, network, where, heads=heads), TimmEncoder(network, arch).width
+
+
+def cached_weights(name: str, config: Any, download: bool) -> Path:
+    """The file with timm's weights of a network, in the local cache of Hugging Face or torch.
+
+    Args:
+        config: from `timm_config`.
+        download: whether to download it if it is not there.
+
+    Raises:
+        DataError: timm has no weights, or they are not in the cache and `download` is False, or cannot be downloaded.
+    """
+    if not (config.hf_hub_id or config.url):
+        raise DataError(f"timm has no trained weights for {name}; give timm:{name}@FILE with your own.")
+    for path in _cached_files(config):
+        if path.exists():
+            return path
+    if not download:
+        raise DataError(
+            f"The weights of {name} are not in the local cache; give timm:{name}@FILE, or --download to download them."
+        )
+    try:
+        return _download(config)
+    except Exception as error:  # of the network, in many kinds
+        raise DataError(f"The weights of {name} could not be downloaded ({error}); give timm:{name}@FILE.") from error
+
+
+def _cached_files(config: Any) -> list[Path]:
+    """Where the weights are if they are in a cache."""
+    files = []
+    if config.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        for filename in _hub_files(config):
+            cached = try_to_load_from_cache(config.hf_hub_id, filename)
+            files += [Path(cached)] if isinstance(cached, str) else []
+    if config.url:
+        files.append(_torch_cache(config.url))
+    return files
+
+
+def _hub_files(config: Any) -> tuple[str, ...]:
+    return (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+
+
+def _torch_cache(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def _download(config: Any) -> Path:
+    if config.hf_hub_id:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        for filename in _hub_files(config):
+            try:
+                return Path(hf_hub_download(config.hf_hub_id, filename))
+            except EntryNotFoundError:
+                continue
+        raise DataError(f"{config.hf_hub_id} has no {' or '.join(_hub_files(config))}")
+    path = _torch_cache(config.url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(config.url, os.fspath(path), progress=False)
+    return path
+
+
+def timm_preprocessing(values: Mapping[str, Any], side: int) -> tuple[Preprocessing, tuple[str, ...]]:
+    """timm's evaluation transform, and how ours differs from it.
+
+    Args:
+        values: timm's `pretrained_cfg`.
+        side: of the images that the network takes, in pixels.
+    """
+    fraction, mode = float(values.get("crop_pct") or 0.875), values.get("crop_mode") or "center"
+    interpolation, assumptions = str(values.get("interpolation") or "bicubic"), []
+    if interpolation not in ("bilinear", "bicubic"):
+        assumptions.append(f"Images are resized with bilinear, not {interpolation}, interpolation.")
+        interpolation = "bilinear"
+    if mode == "border" or (mode == "squash" and fraction != 1):
+        assumptions.append(f"Images are cropped at the center; timm's crop mode is {mode}.")
+    return (
+        Preprocessing(
+            resize=math.floor(side / fraction),
+            crop=side,
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            squash=mode == "squash" and fraction == 1,
+            interpolation=interpolation,
+        ),
+        tuple(assumptions),
+    )

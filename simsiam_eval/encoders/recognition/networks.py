@@ -1,0 +1,305 @@
+"""The complete ResNets in a checkpoint, and which of them is the encoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
+from simsiam_eval.encoders.recognition.architecture import recognize_trunk
+from simsiam_eval.encoders.recognition.families import Family, family_of
+from simsiam_eval.encoders.recognition.search import (
+    Entry,
+    Trunk,
+    content_at,
+    find_trunks,
+    network_name,
+    plain_path,
+    tensor_entries,
+)
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.wording import first_few
+
+_TRANSFORMER_KEY = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|pos_embed)(\.|$)")
+# Words in the names of networks, by the role that --branch can name.
+_ROLES = {
+    "momentum": r"momentum|encoder_k|key_encoder|target|ema|shadow",
+    "ema": r"ema|shadow",
+    "online": r"online|encoder_q|query_encoder|base_encoder",
+    "teacher": r"teacher",
+    "student": r"student",
+    "backbone": r"backbone|encoder|body|trunk",
+}
+_LARGER = {
+    "a detector": r"(^|\.)(rpn|rpn_head|roi_heads?|proposal_generator|fpn|bbox_head)(\.|_)",
+    "a segmentation network": r"(^|\.)(decoder|decode_head|segmentation_head|aux_classifier|sem_seg_head|classifier)\.",
+}
+
+
+class NetworkNotChosen(DataError):
+    """A file has several networks, or a larger one, and it was not said which part is the encoder.
+
+    Attributes:
+        networks: those found.
+    """
+
+    def __init__(self, message: str, networks: Sequence[Network]) -> None:
+        super().__init__(message)
+        self.networks = networks
+
+
+class OtherArchitecture(DataError):
+    """A ResNet that torchvision does not have, and that timm may have.
+
+    Attributes:
+        arch: its name, where the file says it.
+        trunks: the ResNets that were found.
+        branch: the network that was chosen, of several.
+    """
+
+    def __init__(self, message: str, arch: str | None = None, trunks: Sequence[Trunk] = ()) -> None:
+        super().__init__(message)
+        self.arch, self.trunks = arch, trunks
+        self.branch: str | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A complete ResNet in a checkpoint.
+
+    Attributes:
+        names: by which `--branch` chooses it; several if the file has the same weights more than once.
+        trunk: its weights.
+        arch, stem, channels: of the encoder.
+        prefix: what precedes its keys, without wrappers and containers that say nothing.
+        family: that it belongs to.
+        copies: the same weights, where the file has them more than once.
+        pickled: whether they are in a whole pickled module.
+    """
+
+    names: tuple[str, ...]
+    trunk: Trunk
+    arch: str
+    stem: str
+    channels: int
+    prefix: str
+    family: Family
+    copies: tuple[Trunk, ...] = ()
+    pickled: bool = False
+
+    @property
+    def name(self) -> str:
+        """The first of `names`."""
+        return self.names[0]
+
+    @property
+    def rank(self) -> int:
+        """0 for the network that its authors evaluate.
+
+        More for a student beside its teacher, a moving average beside its model, and a pickled module beside a state dict.
+        """
+        rank = 1 if "student" in self.name else 2 if re.search(_ROLES["momentum"], self.name) else 0
+        return rank + 3 * self.pickled
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
+
+    Attributes:
+        entries: every tensor of its models.
+        networks: the complete ResNets, one or more.
+        part_of: what larger network they are a part of, such as "a detector"; None if there is none.
+    """
+
+    entries: list[Entry]
+    networks: list[Network]
+    part_of: str | None
+
+    def choose(self, branch: str | None, where: str) -> Network:
+        """The encoder.
+
+        Args:
+            branch: a name of a network or a role; None: the only one, or the one that its authors evaluate.
+            where: the start of an error message, such as the file's path.
+
+        Raises:
+            UsageError: no network is called `branch`.
+            NetworkNotChosen: nothing tells which network is meant.
+        """
+        listed = "; ".join(f"{network.name} ({network.arch})" for network in self.networks)
+        if branch is not None:
+            networks = _named(self.networks, branch)
+            if not networks:
+                raise UsageError(f"{where} has no network --branch {branch}; expected one of {listed}.")
+        elif self.part_of is not None:
+            raise NetworkNotChosen(
+                f"{where} has {self.part_of}, with the encoder {listed} as a part; choose it with "
+                f"--branch {self.networks[0].name}.",
+                self.networks,
+            )
+        else:
+            networks = self.networks
+        best = min(network.rank for network in networks)
+        first = [network for network in networks if network.rank == best]
+        if len(first) > 1:
+            raise NetworkNotChosen(
+                f"{where} has {len(first)} encoders, and nothing tells which one is meant; choose one with --branch: "
+                f"{listed}.",
+                self.networks,
+            )
+        return first[0]
+
+
+def _named(networks: list[Network], branch: str) -> list[Network]:
+    """The networks with this name; else with it as a word of a name; else with this role."""
+    exact = [network for network in networks if branch in network.names]
+    if exact:
+        return exact
+    word = re.compile(rf"(?:^|[._]){re.escape(branch)}(?:[._]|$)")
+    parts = [network for network in networks if any(word.search(name) for name in network.names)]
+    if parts:
+        return parts
+    role = _ROLES.get(branch)
+    if role is None:
+        return []
+    matching = [network for network in networks if any(re.search(role, name) for name in network.names)]
+    if branch in ("online", "backbone") and not matching:
+        matching = [network for network in networks if network.rank == 0]
+    return matching
+
+
+def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, Any] | None = None) -> Contents:
+    """Find the encoders in a checkpoint.
+
+    Args:
+        content: of the file.
+        where: the start of an error message, such as the file's path.
+        config: the config.json beside it.
+
+    Raises:
+        DataError: there is no complete encoder of a known architecture.
+    """
+    entries = [] if {"state", "param_groups"} <= set(content) else tensor_entries(content)
+    if not entries:
+        raise DataError(f"{where} {_no_weights(content)}")
+    trunks = find_trunks(entries, where)
+    if not trunks:
+        raise DataError(f"{where} {_no_trunk(entries)}")
+    lines = [entry.plain for entry in entries]
+    lines += [f"@{name}" for name in content if isinstance(name, str)]
+    lines += [f"@config.{name}" for name in config or {}]
+    networks, error = [], None
+    for trunk in sorted(trunks, key=lambda trunk: -len(trunk.entries)):
+        prefix = plain_path(trunk.container, trunk.prefix)
+        try:
+            arch, stem, channels = recognize_trunk(trunk.shapes, where, trunk.prefix)
+        except DataError as failure:
+            error = error or failure
+            continue
+        family = family_of(prefix, trunk.naming, lines)
+        name = network_name(trunk.container, trunk.prefix)
+        pickled = isinstance(content_at(content, trunk.container), ModuleState)
+        networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
+    if not networks:
+        raise _without_network(entries, where) or OtherArchitecture(str(error), trunks=trunks)
+    return Contents(entries, _distinct(networks), _part_of(entries, networks))
+
+
+def _distinct(networks: list[Network]) -> list[Network]:
+    """Networks with different weights, in the order of the file; names that are not unique get their full path."""
+    distinct: list[Network] = []
+    for network in sorted(networks, key=lambda network: (len(network.trunk.container), len(network.name))):
+        same = next((other for other in distinct if _equal(network, other)), None)
+        if same is None:
+            distinct.append(network)
+        else:
+            distinct[distinct.index(same)] = replace(
+                same, names=(*same.names, *network.names), copies=(*same.copies, network.trunk)
+            )
+    names = [network.name for network in distinct]
+    return [
+        network
+        if names.count(network.name) == 1
+        else replace(network, names=(".".join([*network.trunk.container, network.trunk.prefix.rstrip(".")]),))
+        for network in distinct
+    ]
+
+
+def _equal(one: Network, other: Network) -> bool:
+    if one.trunk.shapes != other.trunk.shapes:
+        return False
+    pairs = [(entry.tensor, other.trunk.entries[key].tensor) for key, entry in one.trunk.entries.items()]
+    return all(
+        first.data_ptr() == second.data_ptr() != 0 or (not first.is_meta and torch.equal(first, second))
+        for first, second in pairs
+    )
+
+
+def _part_of(entries: Sequence[Entry], networks: Sequence[Network]) -> str | None:
+    """What larger network the encoders are a part of: one with other spatial convolutions."""
+    inside = {id(entry) for network in networks for entry in network.trunk.entries.values()}
+    containers = {network.trunk.container for network in networks}
+    outside = [
+        entry.plain
+        for entry in entries
+        if id(entry) not in inside
+        and len(entry.shape) == 4
+        and max(entry.shape[2:]) > 1
+        and entry.container in containers
+    ]
+    if not outside:
+        return None
+    keys = [entry.plain for entry in entries if id(entry) not in inside]
+    return next(
+        (what for what, pattern in _LARGER.items() if any(re.search(pattern, key) for key in keys)), "a larger network"
+    )
+
+
+def _no_weights(content: Mapping[Any, Any]) -> str:
+    """What a checkpoint without weights contains instead, and what was expected."""
+    later = "expected model weights. Give a checkpoint written after training."
+    for name in ("state_dict", "model"):
+        entry = content.get(name)
+        if isinstance(entry, Mapping):
+            if not entry:
+                return f"has an empty {name}; {later}"
+            inside = first_few(map(str, entry))
+            return f"has no weights in {name}, only {inside}; save the model's own state dict there."
+    if not content:
+        return f"is an empty state dict; {later}"
+    if "optimizer" in content or {"state", "param_groups"} <= set(content):
+        return "has an optimizer's state and no weights; give the checkpoint that has the model's weights."
+    return f"has no weights, only {first_few(map(str, content))}; give a file with a model's state dict."
+
+
+def _no_trunk(entries: Sequence[Entry]) -> str:
+    """What a checkpoint without a ResNet contains instead."""
+    keys = [entry.plain for entry in entries]
+    if any(_TRANSFORMER_KEY.search(key) for key in keys):
+        return f"has a vision transformer, an unknown architecture. Supported: {', '.join(ARCHITECTURES)}."
+    starts = dict.fromkeys(key.split(".")[0] + "." if "." in key else key for key in keys)
+    return (
+        f"has no ResNet: its keys start with {first_few(starts, 6)}. "
+        f"Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix."
+    )
+
+
+def _without_network(entries: Sequence[Entry], where: str) -> DataError | None:
+    """A more precise error than that keys are missing, where one is known."""
+    quantized = [
+        entry.key
+        for entry in entries
+        if entry.tensor.is_quantized or entry.key.rpartition(".")[2] in ("zero_point", "_packed_params")
+    ]
+    if quantized:
+        return DataError(
+            f"{where} has quantized weights ({first_few(quantized)}); expected floating-point weights. "
+            "Give the checkpoint from before quantization."
+        )
+    return None

@@ -1,0 +1,205 @@
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, timm_encoder
+from simsiam_eval.encoders.backbones.timm_weights import timm_preprocessing
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder, weights_sha256
+from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images.transform import as_opened_image
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a socket was opened"))
+
+
+def saved(folder, name, **arguments):
+    torch.manual_seed(0)
+    network = timm.create_model(name, **{"num_classes": 7} | arguments).eval()
+    path = folder / f"{name}.pth"
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, path)
+    return network, path
+
+
+def images(channels=3, side=64):
+    return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "classifier"),
+    [("test_resnet", "avg", "fc"), ("test_vit", "cls", "head"), ("test_vit2", "mean", "head"),
+     ("test_convnext", "avg", "head.fc"), ("test_efficientnet", "avg", "classifier")],
+)  # fmt: skip
+def test_features_equal_those_of_timm(tmp_path, name, pooling, classifier):
+    network, path = saved(tmp_path, name)
+    encoder, report = load_encoder(f"timm:{name}@{path}")
+    side = 64 if encoder.side is None else encoder.side[0]
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(images(side=side)), pre_logits=True)
+        torch.testing.assert_close(encoder(images(side=side)), expected, rtol=0, atol=1e-5)
+    assert encoder.pooling == pooling
+    assert encoder.width == expected.shape[1] == report.feature_width
+    assert report.arch == f"timm:{name}"
+    assert report.skipped == {f"{classifier}.weight": "the classifier", f"{classifier}.bias": "the classifier"}
+    assert len(report.loaded) == len(network.state_dict()) - 2
+    assert report.weights_sha256 == weights_sha256(encoder.trunk.state_dict(), report.computation)
+    config = timm.get_pretrained_cfg(name)
+    assert report.normalization == {"mean": list(config.mean), "std": list(config.std)}
+
+
+def test_loading_leaves_the_random_state_as_it_was(tmp_path):
+    _, path = saved(tmp_path, "test_resnet")
+    before = torch.get_rng_state()
+    load_encoder(f"timm:test_resnet@{path}")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_poolings_of_a_transformer(tmp_path):
+    network, path = saved(tmp_path, "test_vit")
+    expected = []
+    for kind in ("token", "avg"):
+        network.reset_classifier(0, kind)
+        with torch.no_grad():
+            expected.append(network(images(side=160)))
+    cls, mean = expected
+    for pooling, features in (("cls", cls), ("mean", mean), ("cls+mean", torch.cat(expected, dim=1))):
+        encoder, _ = load_encoder(f"timm:test_vit@{path}", pooling=pooling)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(images(side=160)), features, rtol=0, atol=1e-5)
+        assert encoder.width == features.shape[1]
+    with pytest.raises(UsageError, match=r"--pool avg cannot be used with timm:.*expected one of cls, mean, cls\+mean"):
+        load_encoder(f"timm:test_vit@{path}", pooling="avg")
+    _, path = saved(tmp_path, "test_vit2")
+    with pytest.raises(UsageError, match="--pool cls cannot be used with timm:test_vit2; expected one of mean"):
+        load_encoder(f"timm:test_vit2@{path}", pooling="cls")
+
+
+def test_maximum_over_feature_maps(tmp_path):
+    network, path = saved(tmp_path, "test_resnet")
+    encoder, _ = load_encoder(f"timm:test_resnet@{path}", pooling="max")
+    with torch.no_grad():
+        expected = network.forward_features(images()).amax(dim=(2, 3))
+        torch.testing.assert_close(encoder(images()), expected)
+
+
+def test_layers_of_a_resnet(tmp_path):
+    network, path = saved(tmp_path, "resnet10t")
+    names = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
+    encoder, _ = load_encoder(f"timm:resnet10t@{path}", names)
+    with torch.no_grad():
+        features = encoder.all_layers(images())
+        maps = [network.maxpool(network.act1(network.bn1(network.conv1(images()))))]
+        maps += network.forward_intermediates(images(), indices=[1, 2, 3, 4], intermediates_only=True)
+    assert encoder.widths == tuple(layer.shape[1] for layer in features)
+    for layer, stage in zip(features, [*maps, maps[-1]], strict=True):
+        torch.testing.assert_close(layer, stage.mean(dim=(2, 3)))
+    _, path = saved(tmp_path, "test_vit")
+    with pytest.raises(UsageError, match="--layer layer2 cannot be used with timm:test_vit; expected pool"):
+        load_encoder(f"timm:test_vit@{path}", "layer2")
+
+
+def test_image_size_and_channels_come_from_the_weights(tmp_path):
+    _, path = saved(tmp_path, "vit_tiny_patch16_224", img_size=32, in_chans=1)
+    encoder, report = load_encoder(f"timm:vit_tiny_patch16_224@{path}")
+    assert encoder(images(channels=1, side=32)).shape == (2, 192)
+    assert report.variant == {"channels": 1}
+    assert report.preprocessing["crop"] == 32
+    with pytest.raises(UsageError, match="takes images of 32 x 32 pixels, got 64 x 64; use --crop 32"):
+        encoder(images(channels=1))
+
+
+def test_a_hub_folder_says_arguments_and_preprocessing(tmp_path):
+    network = timm.create_model("test_vit", num_classes=7, patch_size=8)
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 1.0}
+    content = {"architecture": "test_vit", "model_args": {"patch_size": 8}, "pretrained_cfg": config}
+    (folder / "config.json").write_text(json.dumps(content))
+    encoder, report = load_encoder(f"timm:test_vit@{folder}")
+    assert encoder.trunk.patch_embed.patch_size == (8, 8)
+    assert report.normalization == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    assert report.normalization_from == "config.json"
+    with pytest.raises(DataError, match="has the network test_vit, not test_resnet"):
+        load_encoder(f"timm:test_resnet@{folder}")
+
+
+def test_weights_that_are_not_complete_are_rejected(tmp_path):
+    network, path = saved(tmp_path, "test_resnet")
+    weights = network.state_dict()
+    for change, message in (
+        ({"layer5.weight": torch.zeros(2)}, r"1 key that the network does not have \(layer5.weight\)"),
+        ({"conv1.0.weight": None}, r"1 of \d+ keys are missing \(conv1.0.weight\)"),
+        ({"bn1.weight": torch.zeros(5)}, r"1 shapes do not match \(bn1.weight is \(5,\)"),
+        ({"bn1.weight": weights["bn1.weight"] * np.nan}, "NaN or infinite weights in bn1.weight"),
+    ):
+        torch.save({key: value for key, value in (weights | change).items() if value is not None}, path)
+        with pytest.raises(DataError, match=message):
+            load_encoder(f"timm:test_resnet@{path}")
+
+
+def test_of_two_complete_networks_the_branch_chooses(tmp_path):
+    network, path = saved(tmp_path, "test_resnet")
+    other = {key: value + 1 for key, value in network.state_dict().items()}
+    torch.save({"state_dict": network.state_dict(), "state_dict_ema": other}, path)
+    name = f"timm:test_resnet@{path}"
+    with pytest.raises(DataError, match="2 networks that fit; choose one with --branch: state_dict, state_dict_ema"):
+        load_encoder(name)
+    encoder, _ = load_encoder(EncoderChoice(name, branch="state_dict_ema"))
+    assert torch.equal(encoder.trunk.conv1[0].weight, other["conv1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("timm:test_resne", UsageError, "timm has no network 'test_resne'; did you mean test_resnet"),
+        (
+            "timm:test_resnet.none",
+            UsageError,
+            "timm has no weights 'test_resnet.none'; expected one of test_resnet.r160",
+        ),
+        ("timm:test_resnet", DataError, "not in the local cache; give timm:test_resnet@FILE, or --download"),
+        ("timm:resnet14t@missing.pth", DataError, "missing.pth does not exist"),
+    ],
+)
+def test_missing_networks_and_weights(tmp_path, monkeypatch, name, error, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(error, match=message):
+        inspect_checkpoint(name)
+
+
+def test_cached_weights_are_found_without_a_download(tmp_path, monkeypatch):
+    network, path = saved(tmp_path, "test_resnet")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name, **_: str(path))
+    encoder, report = load_encoder("timm:test_resnet")
+    assert torch.equal(encoder.trunk.conv1[0].weight, network.conv1[0].weight)
+    assert report.path == "timm:test_resnet"
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_preprocessing_is_that_of_timm(name):
+    config = timm.get_pretrained_cfg(name).to_dict()
+    ours, _ = timm_preprocessing(config, config["input_size"][-1])
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (190, 250, 3), dtype=np.uint8))
+    normalized = ours.normalize(ours.pixels(as_opened_image(image))[None])[0]
+    assert (normalized - theirs(image)).abs().max() <= 2.01 / 255 / 0.5
+
+
+def test_state_dict_of_a_trunk():
+    network = build_timm("resnet10t", channels=4).eval()
+    weights = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    encoder = timm_encoder("resnet10t", weights, in_chans=4, layers=("layer2", "pool"), pooling="max")
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.all_layers(images(channels=4))[1].shape == (2, 512)
+    with pytest.raises(DataError, match="The weights are not those of timm:resnet14t"):
+        timm_encoder("timm:resnet14t", weights, in_chans=4)
