@@ -76,6 +76,8 @@ def page() -> str:
         if issubclass(settings_class, FeatureSettings):
             without = "" if issubclass(settings_class, ViewSettings) else " (without `--views`)"
             also.append(f"the [extraction options](#extraction){without}")
+        elif issubclass(settings_class, NormalizationSettings):
+            also.append("`--mean` and `--std` ([extraction](#extraction))")
         paragraphs = inspect.cleandoc(settings_class.__doc__ or "").split("\n\n")
         paragraphs += [f"Also: {', '.join(also)}."] if also else []
         text = "\n\n".join(textwrap.fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs)

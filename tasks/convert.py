@@ -12,6 +12,7 @@ from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.extraction.settings import NormalizationSettings
 from simsiam_eval.wording import counted
 from tasks.detection.settings import DetectSettings, preset_schedule
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from simsiam_eval.encoders.checkpoint import CheckpointReport
-    from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
-    from simsiam_eval.encoders.export.comparison import Comparison
+    from simsiam_eval.encoders.encoder import ResNetEncoder
+    from simsiam_eval.encoders.export.comparison import Comparison, Samples
     from simsiam_eval.encoders.export.export import Export
     from tasks.detection.detector_spec import DetectorSpec
 
@@ -34,7 +35,7 @@ _MAX_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings(CheckpointSettings):
+class ConvertSettings(CheckpointSettings, NormalizationSettings):
     """Write the encoder of a checkpoint, without its projector and predictor, in the format of another program.
 
     The file is read back by that program, if it is installed, and features of real images are compared with the encoder's. A
@@ -87,9 +88,7 @@ class ConvertSettings(CheckpointSettings):
             raise UsageError(
                 f"--out {self.out} must end in .pth, since detectron2 chooses the format by the extension."
             )
-        if self.to == DETECTRON2:
-            self.reject_given(("images",), "cannot be used with --to detectron2, which is compared on random images")
-        else:
+        if self.to != DETECTRON2:
             ending = TARGETS[self.to].ending
             if ending and self.out.suffix != ending:
                 raise UsageError(f"--out {self.out} must end in {ending} with --to {self.to}.")
@@ -111,18 +110,22 @@ def convert(settings: ConvertSettings) -> Result:
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.encoders.encoder import require_resnet
+    from simsiam_eval.encoders.export.comparison import Samples
+    from simsiam_eval.encoders.export.export import export_encoder, writer_of
+    from simsiam_eval.encoders.export.writer import Subject
 
     started = time.perf_counter()
     settings.try_outputs()
     encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
+    preprocessing = settings.extraction().preprocessing(report)
+    samples = Samples(images_to_compare(settings.images), preprocessing)
     if settings.to == DETECTRON2:
         resnet = require_resnet(encoder, settings.checkpoint, "convert --to detectron2")
-        export, difference = export_to_detectron2(settings.out, settings.preset, resnet, report)
-        rows = [["largest difference in res2 to res5", "-" if difference is None else f"{difference:.2g}"]]
-        metrics: dict[str, Any] = {"largest_difference": difference}
+        export = export_to_detectron2(settings.out, settings.preset, resnet, report, samples)
     else:
-        export = export_to_target(settings, encoder, report)
-        rows, metrics = _compared(export.comparison)
+        subject = Subject(encoder, report, preprocessing, settings.preprocessing, settings.opset)
+        export = export_encoder(settings.out, settings.to, writer_of(settings.to, subject), samples)
+    rows, metrics = _compared(export.comparison)
     weights = "in the graph" if export.weights is None else f"{export.weights} of {len(encoder.state_dict())}"
     rows = [
         ["encoder", f"{report.arch}, {report.stem} stem, from {report.family}"],
@@ -145,20 +148,6 @@ def convert(settings: ConvertSettings) -> Result:
         files={role: str(path) for role, path in export.files.items()},
         table=Table(f"{settings.out} ({settings.to})", ("", ""), rows, export.notes),
     )
-
-
-def export_to_target(settings: ConvertSettings, encoder: Encoder, report: CheckpointReport) -> Export:
-    """Write an encoder in a format of TARGETS, compared on images. Raises as `convert`."""
-    from simsiam_eval.encoders.export.comparison import Samples
-    from simsiam_eval.encoders.export.export import export_encoder, writer_of
-    from simsiam_eval.encoders.export.writer import Subject
-    from simsiam_eval.extraction.options import ExtractionOptions
-
-    preprocessing = ExtractionOptions().preprocessing(report)
-    subject = Subject(encoder, report, preprocessing, settings.preprocessing, settings.opset)
-    writer = writer_of(settings.to, subject)
-    samples = Samples(images_to_compare(settings.images), preprocessing)
-    return export_encoder(settings.out, settings.to, writer, samples)
 
 
 def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
@@ -204,18 +193,16 @@ def _compared(comparison: Comparison | None) -> tuple[list[list[str]], dict[str,
 
 
 def export_to_detectron2(
-    path: Path, preset: str, encoder: ResNetEncoder, report: CheckpointReport
-) -> tuple[Export, float | None]:
-    """Write an encoder under the names of a detectron2 detector, with a config next to it; compare both if possible.
+    path: Path, preset: str, encoder: ResNetEncoder, report: CheckpointReport, samples: Samples
+) -> Export:
+    """Write an encoder under the names of a detectron2 detector, with a config next to it, if both agree on images.
 
     Args:
         path: of the weights, ending in .pth; the config is written to the same name ending in .yaml.
         preset: of `detect`, which decides the heads and the config.
         encoder: what to write.
         report: of its checkpoint.
-
-    Returns:
-        What was written, and the largest difference of feature maps, None without detectron2.
+        samples: images to compare on, if detectron2 is installed.
 
     Raises:
         UsageError: detectron2 cannot have this trunk, or the config would overwrite a file that does not belong to `path`.
@@ -227,7 +214,7 @@ def export_to_detectron2(
     from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
     from simsiam_eval.encoders.export.export import Export
     from simsiam_eval.files.atomic import atomic_write
-    from tasks.detection.backends.detectron2.config import config_values, yaml_text
+    from tasks.detection.backends.detectron2.config import config_values, normalization_values, yaml_text
     from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights
 
     config = path.with_suffix(".yaml")
@@ -235,11 +222,13 @@ def export_to_detectron2(
         raise UsageError(f"--out {path} would overwrite {config}, which already exists; choose another name.")
     spec = _detector(preset)
     weights = detectron2_weights(encoder, spec.heads)
-    difference, comparison = _compare_with_detectron2(encoder, weights, spec)
+    preprocessing = samples.preprocessing
+    of_encoder = normalization_values(preprocessing.mean, preprocessing.std)
+    of_encoder["MODEL.RESNETS.STRIDE_IN_1X1"] = encoder.variant.stride_in_1x1
+    comparison, note = _compare_with_detectron2(encoder, weights, spec, of_encoder, samples)
     with atomic_write(path) as file:
         torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
-    values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN")
-    values["MODEL.RESNETS.STRIDE_IN_1X1"] = encoder.variant.stride_in_1x1
+    values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN") | of_encoder
     with atomic_write(config) as file:
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())}).encode())
     written = read_checkpoint(path)["model"]
@@ -248,11 +237,11 @@ def export_to_detectron2(
     if weights_sha256(read_back, report.computation) != report.weights_sha256:
         raise DataError(f"{path} does not contain the encoder's weights; convert it again.")
     notes = [
-        comparison,
+        note,
         f"Wrote {path} and {config}.",
         f"The config follows the preset {preset}, with {len(spec.classes)} classes; set your DATASETS in it.",
     ]
-    return Export({"checkpoint": path, "config": config}, len(names), notes, None), difference
+    return Export({"checkpoint": path, "config": config}, len(names), notes, comparison)
 
 
 def _detector(preset: str) -> DetectorSpec:
@@ -274,18 +263,26 @@ def _detector(preset: str) -> DetectorSpec:
 
 
 def _compare_with_detectron2(
-    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec
-) -> tuple[float | None, str]:
-    """Largest difference from detectron2's feature maps, None without detectron2; and a note about it."""
+    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec, values: dict[str, Any], samples: Samples
+) -> tuple[Comparison | None, str]:
+    """The comparison with detectron2's backbone, None without detectron2; and a note about it.
+
+    Args:
+        values: of the config, that depend on the encoder.
+    """
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
-    missing = Detectron2Backend().unavailable()
+    backend = Detectron2Backend()
+    missing = backend.unavailable()
     if missing is not None:
         return None, f"Not compared with detectron2's backbone: {missing}"
-    from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
+    from simsiam_eval.encoders.export.comparison import compare
+    from tasks.detection.backends.detectron2.comparison import check_difference, compared_stages
     from tasks.detection.backends.detectron2.model import random_model
 
-    model = random_model(encoder.arch, spec, {"MODEL.RESNETS.STRIDE_IN_1X1": encoder.variant.stride_in_1x1})
-    difference = largest_difference(encoder, weights, model, spec.heads)
+    model = random_model(encoder.arch, spec, values)
+    difference, features = compared_stages(encoder, weights, model, spec.heads, samples.normalized, samples.pixels)
     check_difference(difference)
-    return difference, "The outputs of res2 to res5 match torchvision's on random images."
+    consumer = f"detectron2 {backend.versions()['detectron2']}"
+    comparison = compare(consumer, features, samples.features(encoder))
+    return comparison, f"The outputs of res2 to res5 match torchvision's (largest difference {difference:.2g})."

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.settings import CheckpointSettings
+from simsiam_eval.extraction.settings import NormalizationSettings
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.recognition.networks import Network
+    from simsiam_eval.extraction.options import ExtractionOptions
 
 _IMAGES = 8  # number of images whose features --images shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(CheckpointSettings):
+class InspectSettings(CheckpointSettings, NormalizationSettings):
     """Show what a checkpoint contains: family, architecture, the keys that are loaded, and why others are skipped."""
 
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "data": "images"}
@@ -39,6 +41,11 @@ class InspectSettings(CheckpointSettings):
         help=f"Image source; the features of {_IMAGES} of its images show whether the encoder is alive: their norms, spread "
         "and rank.",
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.images is None:
+            self.reject_given(("mean", "std"), "requires --images")
 
 
 def inspect(settings: InspectSettings) -> Result:
@@ -59,7 +66,7 @@ def inspect(settings: InspectSettings) -> Result:
             raise
         metrics, table = _networks(undecided.networks), _networks_table(settings.checkpoint, undecided)
     else:
-        features = None if settings.images is None else _features(choice, settings.images)
+        features = None if settings.images is None else _features(choice, settings.extraction(), settings.images)
         metrics, table = report.to_dict() | {"features": features}, _table(report, _feature_rows(features))
     return Result(
         task="inspect",
@@ -70,12 +77,11 @@ def inspect(settings: InspectSettings) -> Result:
     )
 
 
-def _features(choice: EncoderChoice, images: str) -> dict[str, Any]:
+def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) -> dict[str, Any]:
     """Statistics of the features of a few images, evenly spaced in their source."""
     import torch
 
     from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.options import ExtractionOptions
     from simsiam_eval.images.transform import ImageTransform
     from simsiam_eval.metrics.spread import collapse_std, rankme
     from simsiam_eval.sources.opening import open_source
@@ -83,7 +89,7 @@ def _features(choice: EncoderChoice, images: str) -> dict[str, Any]:
     encoder, report = load_encoder(choice)
     source = open_source(images)
     rows = sorted({round(index * (len(source) - 1) / (_IMAGES - 1)) for index in range(_IMAGES)})
-    transform = ImageTransform(ExtractionOptions().preprocessing(report))
+    transform = ImageTransform(options.preprocessing(report))
     with torch.no_grad():
         features = encoder(torch.stack([transform(source.image(row)) for row in rows]))
     return {

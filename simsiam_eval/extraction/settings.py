@@ -45,6 +45,12 @@ class NormalizationSettings(Settings):
         help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
     )
 
+    def extraction(self) -> ExtractionOptions:
+        """The settings as ExtractionOptions."""
+        from simsiam_eval.extraction.options import ExtractionOptions
+
+        return ExtractionOptions(mean=self.mean, std=self.std)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureSettings(CheckpointSettings, NormalizationSettings, DeviceSettings, PrecisionSettings):
@@ -116,18 +122,14 @@ class FeatureSettings(CheckpointSettings, NormalizationSettings, DeviceSettings,
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
     def extraction(self) -> ExtractionOptions:
-        """The settings as ExtractionOptions."""
-        from simsiam_eval.extraction.options import ExtractionOptions
-
-        return ExtractionOptions(
+        return dataclasses.replace(
+            super().extraction(),
             layers=self.layer,
             pooling=self.pool,
             transform=self.transform,
             resize=self.resize,
             crop=self.crop,
             decode=self.decode,
-            mean=self.mean,
-            std=self.std,
             flip_average=self.flip_average,
             normalize=self.normalize,
             precision=self.precision,

@@ -1,5 +1,7 @@
 """`convert`: the file contains what was read, and other programs load it."""
 
+import json
+
 import pytest
 import safetensors.torch
 import torch
@@ -70,6 +72,32 @@ def test_detectron2_without_detectron2(simsiam, tmp_path, monkeypatch, preset, h
     text = (tmp_path / "d.yaml").read_text()
     assert "STRIDE_IN_1X1: false" in text
     assert f'WEIGHTS: "{tmp_path / "d.pth"}"' in text
+
+
+def test_mean_and_std_go_into_what_is_written(simsiam, tmp_path, monkeypatch):
+    from tasks.detection.backends.detectron2.backend import Detectron2Backend
+
+    monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: "not installed.")
+    given = {"checkpoint": str(simsiam), "mean": (0.5, 0.25, 0.5), "std": (0.2,)}
+    convert(ConvertSettings(to="safetensors", out=tmp_path / "a.safetensors", **given))
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+        preprocessing = json.loads(file.metadata()["preprocessing"])
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.5, 0.25, 0.5], [0.2] * 3)
+    convert(ConvertSettings(to="detectron2", out=tmp_path / "d.pth", **given))
+    text = (tmp_path / "d.yaml").read_text()
+    assert "PIXEL_MEAN: [127.5, 63.75, 127.5]" in text
+    assert "PIXEL_STD: [51.0, 51.0, 51.0]" in text
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("preset", ["voc0712", "coco-1x-fpn"])
+def test_detectron2_computes_the_same_from_images(simsiam, tmp_path, preset):
+    given = {"checkpoint": str(simsiam), "to": "detectron2", "preset": preset, "mean": (0.5, 0.25, 0.1), "std": (0.2,)}
+    result = convert(ConvertSettings(out=tmp_path / "d.pth", images="digits#test", **given))
+    assert result.metrics["compared_with"] == "detectron2"
+    assert result.metrics["compared_images"] == 32
+    assert result.metrics["relative_difference"] < 1e-4
+    assert result.provenance["versions"]["detectron2"]
 
 
 def test_errors(simsiam, checkpoint, tmp_path, call):

@@ -52,6 +52,17 @@ def test_features_of_images_show_whether_the_encoder_is_alive(call, record, chec
     assert record("inspect", tmp_path / "dead.pth", "--images", "digits")["metrics"]["features"]["spread"] == 0
 
 
+def test_mean_and_std_of_images(call, record, checkpoint):
+    plain = record("inspect", checkpoint, "--images", "digits")["metrics"]["features"]["norms"]
+    same = record("inspect", checkpoint, "--images", "digits", "--mean", "0.485,0.456,0.406")
+    assert same["metrics"]["features"]["norms"] == plain
+    other = record("inspect", checkpoint, "--images", "digits", "--mean", 0.9, "--std", 0.1)
+    assert other["metrics"]["features"]["norms"] != pytest.approx(plain, rel=1e-3)
+    result = call("inspect", checkpoint, "--std", 0.1)
+    assert result.exit_code == 2
+    assert "--std requires --images" in result.stderr
+
+
 def test_images_need_a_chosen_network(call, two_networks):
     result = call("inspect", two_networks, "--images", "digits")
     assert result.exit_code == 1

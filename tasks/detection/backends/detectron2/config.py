@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC
@@ -22,8 +23,7 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.WEIGHTS": "",
         "MODEL.MASK_ON": spec.masks,
-        "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in IMAGENET_MEAN],
-        "MODEL.PIXEL_STD": [round(255 * value, 3) for value in IMAGENET_STD],
+        **normalization_values(IMAGENET_MEAN, IMAGENET_STD),
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.NORM": norm,
         **{f"MODEL.RESNETS.{name}": value for name, value in architecture_values(arch).items()},
@@ -57,6 +57,16 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
         "VERSION": 2,
     }
     return values | (_c4() if spec.heads == "c4" else _fpn(norm))
+
+
+def normalization_values(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """The normalization of RGB images, given as fractions of 1, in gray levels.
+
+    >>> normalization_values([0.485], [0.229])
+    {'MODEL.PIXEL_MEAN': [123.675], 'MODEL.PIXEL_STD': [58.395]}
+    """
+    values = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
+    return {name: [round(255 * value, 6) for value in fractions] for name, fractions in values.items()}
 
 
 def architecture_values(arch: str) -> dict[str, Any]:
