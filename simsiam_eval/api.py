@@ -115,6 +115,7 @@ def load_encoder(
     stem_pool: bool | None = None,
     stride_in_1x1: bool | None = None,
     output_stride: int | None = None,
+    channel_order: str | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     download: bool = False,
@@ -132,6 +133,7 @@ def load_encoder(
         stem_stride, stem_padding, stem_pool: of the first convolution, and whether max-pooling follows it.
         stride_in_1x1: whether the stride of bottleneck blocks is in the first 1x1 convolution.
         output_stride: 32, or 16 or 8 for stages that dilate their convolutions.
+        channel_order: rgb or bgr, in which the encoder was trained to take color channels; images are RGB all the same.
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all.
         download: whether weights that are not on this machine may be downloaded.
 
@@ -164,6 +166,7 @@ def load_encoder(
         stem_pool=stem_pool,
         stride_in_1x1=stride_in_1x1,
         output_stride=output_stride,
+        channel_order=channel_order,
         download=download,
         **values,
     )

@@ -7,6 +7,7 @@ LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 MAP_POOLINGS = ("avg", "max")  # over the positions of feature maps
 TOKEN_POOLINGS = ("cls", "mean", "cls+mean")  # of a transformer: class token, mean of the others
 POOLINGS = ("auto", *MAP_POOLINGS, *TOKEN_POOLINGS)
+CHANNEL_ORDERS = ("rgb", "bgr")
 DECODINGS = ("full", "scaled")
 METRICS = ("cosine", "l2")
 SCALINGS = ("none", "l2", "standard")

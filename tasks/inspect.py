@@ -146,6 +146,7 @@ def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
         "branch": report.branch and f"{report.branch}" + (f" (others: {', '.join(others)})" if others else ""),
         "architecture": (f"{report.arch}, {report.stem} stem" if report.stem else report.arch) + differences,
         "normalization": report.normalization and f"{_numbers(report.normalization)}, from {report.normalization_from}",
+        "channel order": _channel_order(report),
         "epoch": report.epoch,
         "feature width": report.feature_width,
         "projector": report.projector,
@@ -161,6 +162,14 @@ def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
     for reason, keys in keys_by_reason.items():
         rows.append([f"skipped ({len(keys)})", f"{reason}: {_beginning(keys, 3)}"])
     return Table(report.path, ("", ""), rows + feature_rows, [*report.assumptions, "Use --json to list every key."])
+
+
+def _channel_order(report: CheckpointReport) -> str | None:
+    if report.variant.get("channels", 3) != 3:
+        return None
+    source = f", from {report.channel_order_from}" if report.channel_order_from else ""
+    reversed_ = "; the first convolution is reversed, to take RGB images" if report.channel_order == "bgr" else ""
+    return f"{report.channel_order}{source}{reversed_}"
 
 
 def _numbers(normalization: dict[str, list[float]]) -> str:

@@ -146,14 +146,14 @@ def _check_origin(
         checks.append(Check("encoder", "", [fault]))
     elif choice is not None:
         from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-        from simsiam_eval.extraction.options import branch_hint, choice_like
+        from simsiam_eval.extraction.options import choice_like, option_hint
 
         recorded = reader.attributes["encoder"].get("weights_sha256")
         actual = inspect_checkpoint(choice_like(reader.attributes, choice, reader.path)).weights_sha256
         if recorded == actual:
             checks.append(Check("encoder", f"sha256 {actual[:16]}..., matches"))
         else:
-            hint = branch_hint(reader.attributes, choice)
+            hint = option_hint(reader.attributes, choice)
             fault = f"The features are from another encoder than {choice.checkpoint}: {recorded}, not {actual}{hint}."
             checks.append(Check("encoder", "", [fault]))
     if data is not None:

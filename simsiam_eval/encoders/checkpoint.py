@@ -58,6 +58,9 @@ class CheckpointReport:
         assumptions: sentences on what was assumed about the encoder because nothing in the file says it.
         normalization: {"mean": [...], "std": [...]} of the images that the encoder was trained on; None if unknown.
         normalization_from: what says so.
+        channel_order: "rgb" or "bgr", in which the file's encoder takes color channels. Of a "bgr" encoder the first
+            convolution and the normalization are reversed on loading, so that what is loaded takes RGB images.
+        channel_order_from: what says so; None if nothing does.
         preprocessing: of images, as from `Preprocessing.to_dict`, where a file of another library says it.
     """
 
@@ -80,6 +83,8 @@ class CheckpointReport:
     assumptions: tuple[str, ...] = ()
     normalization: dict[str, list[float]] | None = None
     normalization_from: str | None = None
+    channel_order: str = "rgb"
+    channel_order_from: str | None = None
     preprocessing: dict[str, Any] | None = None
 
     @property
@@ -264,15 +269,15 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     if choice.arch not in (None, network.arch):
         message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
         raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
-    weights = _weights_of(network, name)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
     try:
-        found = declared(file, network, _recorded_variant(metadata, name), choice.given_options())
+        found = declared(file, network, _recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:
         if len(contents.networks) > 1:
             failure.branch = ".".join(network.trunk.container) or network.name
         raise
+    weights = _weights_of(network, name, found.images.channel_order)
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
     report = CheckpointReport(
         path=name,
@@ -292,8 +297,10 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         branches=tuple(network.name for network in contents.networks),
         variant=variant,
         assumptions=found.assumptions,
-        normalization=found.normalization,
-        normalization_from=found.normalization_from,
+        normalization=found.images.normalization,
+        normalization_from=found.images.normalization_from,
+        channel_order=found.images.channel_order,
+        channel_order_from=found.images.channel_order_from,
     )
     return report, weights
 
@@ -320,14 +327,16 @@ def _read_timm_run(name: str, arch: str, content: Mapping[str, Any]) -> tuple[Ch
     return report, found.weights
 
 
-def _weights_of(network: Network, where: str) -> dict[str, Tensor]:
-    """torchvision's key -> weight."""
+def _weights_of(network: Network, where: str, channel_order: str) -> dict[str, Tensor]:
+    """torchvision's key -> weight, for RGB images."""
     entries = network.trunk.entries
     keys = {key: entry.key for key, entry in entries.items()}
     weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys)
     if network.family.epsilon != EPSILON:
         for key in [key for key in weights if key.endswith("running_var")]:
             weights[key] = weights[key] + (network.family.epsilon - EPSILON)
+    if channel_order == "bgr":
+        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     return weights
 
 

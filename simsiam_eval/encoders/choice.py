@@ -22,6 +22,7 @@ class EncoderChoice:
         checkpoint: path of a file or folder, or `timm:NAME`, `timm:NAME@FILE`, `hf:FOLDER`.
         branch: which of several networks in the file, by one of the names that `inspect` lists.
         arch: architecture, where shapes fit several.
+        channel_order: "rgb" or "bgr", in which the encoder was trained to take color channels.
         stem_stride, stem_padding, stem_pool, stride_in_1x1, output_stride: as in `TrunkVariant`.
         download: whether missing weights may be downloaded; otherwise nothing is.
     """
@@ -34,6 +35,7 @@ class EncoderChoice:
     stem_pool: bool | None = None
     stride_in_1x1: bool | None = None
     output_stride: int | None = None
+    channel_order: str | None = None
     download: bool = False
 
     @classmethod
@@ -60,7 +62,7 @@ class EncoderChoice:
 
     def reject_trunk_options(self) -> None:
         """Raise UsageError for an option that decides the trunk, which a library does."""
-        for name in ("arch", *VARIANT_OPTIONS):
+        for name in ("arch", *VARIANT_OPTIONS, "channel_order"):
             if getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} cannot be used with {self.checkpoint}, whose library decides the network."

@@ -9,6 +9,7 @@ from typing import ClassVar
 from simsiam_eval.commands.fields import name_of, option_name
 from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.vocabulary import CHANNEL_ORDERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class CheckpointSettings(Settings):
     """For commands that load an encoder. Each declares the setting that names its checkpoint, a string, itself."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "encoder": "branch arch stem_stride stem_padding stem_pool stride_in_1x1 output_stride download"
+        "encoder": "branch arch stem_stride stem_padding stem_pool stride_in_1x1 output_stride channel_order download"
     }
     CHECKPOINT: ClassVar[str] = "checkpoint"  # the setting that names the checkpoint
     ALSO_WITHOUT: ClassVar[frozenset[str]] = frozenset()  # options that have a meaning without a checkpoint
@@ -52,6 +53,13 @@ class CheckpointSettings(Settings):
         at_most=32,
         help="Total stride: 32, or 16 or 8 for encoders whose last one or two stages dilate their convolutions, as in "
         "segmentation networks (default: as the checkpoint says, else 32).",
+    )
+    channel_order: str | None = setting(
+        None,
+        choices=CHANNEL_ORDERS,
+        help="Order of the color channels that the encoder was trained with. Of one that takes bgr, as those of Caffe and "
+        "often of detectron2, the first convolution is reversed, so that it takes RGB images; --mean and --std are of RGB "
+        "(default: as the checkpoint says, else rgb).",
     )
     download: bool = setting(
         False,

@@ -13,6 +13,7 @@ from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import BeingWritten
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import plan_extraction
+from simsiam_eval.features.file import NOT_COMPARED
 from simsiam_eval.files.cache import cache_folder, make_cache_folder
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
@@ -42,9 +43,11 @@ def extract_to_cache(
 
     extraction, attributes_of = plan_extraction(choice, spec, split, options, device, preprocessing=preprocessing)
     attributes = attributes_of()
-    # The spec and the branch are left out of the key: moved images and renamed networks have the same features.
-    source_key = {key: value for key, value in attributes["source"].items() if key != "spec"}
-    encoder_key = {key: value for key, value in attributes["encoder"].items() if key != "branch"}
+    # Moved images and renamed networks have the same features.
+    source_key, encoder_key = (
+        {key: value for key, value in attributes[name].items() if key not in NOT_COMPARED}
+        for name in ("source", "encoder")
+    )
     key_attributes = {**attributes, "encoder": encoder_key, "source": source_key, "computation": None}
     key = json.dumps([key_attributes, options.dtype, list(extraction.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")

@@ -130,10 +130,15 @@ def choice_like(attributes: Mapping[str, Any], choice: EncoderChoice, name: str 
     return replace(choice, **values)
 
 
-def branch_hint(attributes: Mapping[str, Any], choice: EncoderChoice) -> str:
-    """The end of a message about features of another encoder: the branch that they are of, if none was chosen."""
-    branch = (attributes.get("encoder") or {}).get("branch")
-    return f"; the features are of --branch {branch}" if branch and choice.branch is None else ""
+def option_hint(attributes: Mapping[str, Any], choice: EncoderChoice) -> str:
+    """The end of a message about features of another encoder: their options that were not given."""
+    encoder = attributes.get("encoder") or {}
+    missing = [
+        f"{option_name(name)} {encoder[name]}"
+        for name in ("branch", "channel_order")
+        if encoder.get(name) and getattr(choice, name) is None
+    ]
+    return f"; the features are of {' '.join(missing)}" if missing else ""
 
 
 def preprocessing_of(attributes: Mapping[str, Any], name: str | Path) -> Preprocessing:

@@ -11,7 +11,7 @@ import torch
 
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
 from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
@@ -85,6 +85,7 @@ def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[st
             # Left out where they are empty, so that older files compare equal.
             **({"variant": dict(report.variant)} if report.variant else {}),
             **({"branch": report.branch} if report.branch else {}),
+            **({"channel_order": report.channel_order} if report.channel_order != "rgb" else {}),
         },
         "preprocessing": extraction.preprocessing.to_dict(),
         "source": source_attributes,
@@ -128,6 +129,6 @@ def extraction_like(
         recorded = f"{expected[:12]}..." if expected else "none (the encoder is not recorded)"
         raise DataError(
             f"{report.path} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
-            f"expected {recorded}{branch_hint(attributes, choice)}."
+            f"expected {recorded}{option_hint(attributes, choice)}."
         )
     return Extraction(encoder, source, preprocessing_of(attributes, name), options, device)

@@ -10,7 +10,7 @@ import torch
 
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.options import ExtractionOptions, branch_hint, choice_like, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
 from simsiam_eval.features.provenance import is_imported
@@ -90,7 +90,7 @@ def features_of(
 
             report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
             if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
-                hint = branch_hint(features.attributes, choice)
+                hint = option_hint(features.attributes, choice)
                 raise DataError(f"The features in {spec} are from another encoder than {report.path}{hint}.")
         return features
     if choice is None:

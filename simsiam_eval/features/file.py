@@ -23,6 +23,9 @@ FORMAT, FORMAT_VERSION = FEATURE_FILE_FORMAT, 1
 JSON_ATTRIBUTES = ("encoder", "preprocessing", "source", "views", "computation", "versions")
 # Bytes of `valid` in a .part file: 0 for a row that is not written, and these.
 VALID, UNREADABLE = 1, 2
+# Entries of `source` and `encoder` that do not say which these are: the fingerprint identifies the images, however they are
+# spelled, and the hash of the weights the encoder, whatever options found it in its checkpoint.
+NOT_COMPARED = frozenset({"spec", "branch", "channel_order"})
 _OTHER_FILES = 256  # file descriptors for everything but the parts of virtual files
 _parts_of: dict[str, int] = {}  # virtual files opened so far -> number of parts
 
@@ -118,8 +121,7 @@ def _malformed(attributes: Mapping[str, Any]) -> str | None:
 def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Names of the attributes in which a file differs from what is expected; "source.fingerprint" for one within another.
 
-    The spelling of the source (spec) does not count, as the fingerprint identifies the images, nor does the branch of a
-    checkpoint, as the hash identifies the encoder.
+    What is in NOT_COMPARED does not count.
 
     >>> differences({"views": 1, "source": {"spec": "a", "fingerprint": "1"}}, {"source": {"spec": "b", "fingerprint": "2"}})
     ['source.fingerprint']
@@ -128,9 +130,7 @@ def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[
     for key, value in expected.items():
         other = actual.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
-            names = sorted(
-                {name for name in {*value, *other} if value.get(name) != other.get(name)} - {"spec", "branch"}
-            )
+            names = sorted({name for name in {*value, *other} if value.get(name) != other.get(name)} - NOT_COMPARED)
             differing += [f"{key}.{name}" for name in names]
         elif other != value:
             differing.append(key)

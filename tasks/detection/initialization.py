@@ -64,6 +64,8 @@ class Initialization:
             return {"arch": self.arch, "stem": self.stem} | ({"variant": dict(self.variant)} if self.variant else {})
         values = self.report.to_dict()
         further = {name: values[name] for name in ("variant", "branch") if values[name]}
+        if self.report.channel_order != "rgb":
+            further["channel_order"] = self.report.channel_order
         return {name: values[name] for name in _RECORDED} | further
 
 

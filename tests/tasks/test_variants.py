@@ -76,6 +76,29 @@ def test_verify_takes_the_variant_from_the_file(call, record, files, trunk, phot
         )
 
 
+def test_an_encoder_of_bgr_images(call, record, files, trunk, photos, tmp_path):
+    """Its features are those of the encoder whose first convolution it has in the other order."""
+    path, common = tmp_path / "bgr.pth", ["--data", photos, "--crop", SIZE, "--workers", 0]
+    state = torch.load(trunk[0])
+    torch.save(state | {"conv1.weight": state["conv1.weight"].flip(1)}, path)
+    order = ["--channel-order", "bgr"]
+    made = record("extract", "--checkpoint", path, *order, *common, "--out", tmp_path / "f.h5")
+    assert made["provenance"]["encoder"]["channel_order"] == "bgr"
+    with h5py.File(tmp_path / "f.h5") as file, h5py.File(files / "plain.h5") as plain:
+        np.testing.assert_array_equal(file["features"][:], plain["features"][:])
+    assert record("verify", files / "plain.h5", "--checkpoint", path, *order)["metrics"]["faults"] == []
+    result = call("verify", tmp_path / "f.h5", "--checkpoint", path)
+    assert "the features are of --channel-order bgr" in result.stdout + result.stderr
+    record("convert", path, *order, "--to", "safetensors", "--out", tmp_path / "rgb.safetensors")
+    converted, original = (
+        record("inspect", *given)["metrics"] for given in ((tmp_path / "rgb.safetensors",), (path, *order))
+    )
+    assert converted["weights_sha256"] == original["weights_sha256"]
+    assert "bgr, from --channel-order; the first convolution is reversed" in " ".join(
+        call("inspect", path, *order).stdout.split()
+    )
+
+
 def test_features_of_two_variants_are_never_mixed(call, files, trunk):
     result = call("knn", "--train", files / "padded.h5", "--test", files / "plain.h5")
     assert result.exit_code == 1

@@ -37,17 +37,19 @@ class CheckpointFile:
         format: such as "torch", "torch (before 1.6)", "safetensors", "safetensors (3 shards)", "npz", "pickle",
             "TorchScript", "gzip of torch" or "distributed checkpoint".
         metadata: of a safetensors file.
-        config: the parsed config.json or args.json beside the weights, if it is about a model; both under their file
-            names if there are both; {} if there is neither.
-        config_files: their file names.
+        configs: file name -> content of each file beside the weights that is about a model, as from `read_configs`.
     """
 
     path: str
     content: Mapping[str, Any]
     format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    config_files: tuple[str, ...] = ()
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings in `configs`, in one dict; the first file counts."""
+        return {name: value for content in reversed([*self.configs.values()]) for name, value in content.items()}
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
@@ -61,15 +63,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
         place = checkpoint_in(Path(name), name) if os.path.isdir(name) else Path(name)
         label = name if place == Path(name) else str(place)
         file = _read(place, label)
-        configs = read_configs(place if place.is_dir() else place.parent)
+        configs = read_configs(place)
     except FileNotFoundError as error:
         raise DataError(f"{name} does not exist; give the path of a checkpoint file.") from error
     except OSError as error:
         raise DataError(
             f"{name} cannot be read ({(error.strerror or str(error)).lower()}); give a readable file."
         ) from error
-    config = next(iter(configs.values())) if len(configs) == 1 else configs
-    return CheckpointFile(name, _mapping(file.content, label), file.format, file.metadata, config, tuple(configs))
+    return CheckpointFile(name, _mapping(file.content, label), file.format, file.metadata, configs)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.encoders.checkpoint_files.distributed_file import METADATA
+from simsiam_eval.encoders.checkpoint_files.yaml_file import read_yaml
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import CHECKPOINT_ENDINGS
 from simsiam_eval.wording import first_few
@@ -20,6 +21,8 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<endi
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 # The files that say which architecture the weights beside them have, and the keys by which such a file is known.
 _SIDECARS = ("config.json", "args.json")
+_YAML_SIDECARS = ("config.yaml", "config.yml")  # of detectron2 and maskrcnn-benchmark
+_YAML_KEYS = {"MODEL", "model"}
 _SIDECAR_KEYS = {"architecture", "architectures", "model_type", "pretrained_cfg", "backbone", "arch", "model", "method"}
 _LARGEST_JSON = 2**26
 
@@ -114,12 +117,18 @@ def read_index(path: Path, name: str) -> Shards | None:
     return Shards(tuple(path.parent / file for file in files), frozenset(places))
 
 
-def read_configs(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """File name -> content of each of config.json and args.json in the folder that is about a model.
+def read_configs(place: Path) -> dict[str, Mapping[str, Any]]:
+    """File name -> content of each file beside the weights that is about a model.
+
+    These are config.json, args.json, config.yaml, config.yml and, for NAME.pth, NAME.yaml.
+
+    Args:
+        place: the weights, a file or a folder.
 
     Raises:
         DataError: one of them is damaged, so that what it says about the architecture would be missed.
     """
+    folder = place if place.is_dir() else place.parent
     found: dict[str, Mapping[str, Any]] = {}
     for name in _SIDECARS:
         path = folder / name
@@ -129,6 +138,15 @@ def read_configs(folder: Path) -> dict[str, Mapping[str, Any]]:
                 f"{path} beside the weights cannot be read as JSON; correct it, or move the weights elsewhere."
             )
         if isinstance(content, dict) and content.keys() & _SIDECAR_KEYS:
+            found[name] = content
+    for name in dict.fromkeys((*_YAML_SIDECARS, f"{place.stem}.yaml")):
+        try:
+            content = read_yaml(folder / name)
+        except ValueError as error:
+            raise DataError(
+                f"{folder / name} beside the weights cannot be read as YAML; correct it, or move the weights elsewhere."
+            ) from error
+        if isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in _YAML_KEYS):
             found[name] = content
     return found
 

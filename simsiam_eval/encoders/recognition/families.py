@@ -47,6 +47,7 @@ class Family:
         imagenet: the same of a 7x7 stem.
         normalizations: of the images on which the toolkit trains, by the data set or by the stem.
         epsilon: that its batch normalization adds to variances.
+        takes_bgr: whether its encoders take images in BGR or RGB, as a config decides.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Family:
     imagenet: TrunkVariant | None = None
     normalizations: Mapping[str, Normalization] = field(default_factory=dict)
     epsilon: float = EPSILON
+    takes_bgr: bool = False
 
     def fits(self, prefix: str, lines: str) -> bool:
         """Whether a trunk belongs to this family.
@@ -228,7 +230,7 @@ FAMILIES = (
     Family("simclr", r"encoder\.", (r"^projector\.2\.weight$",), projector="projector."),
     # HobbitLong/CMC and its MoCo, whose moving average is the entry model_ema.
     Family("cmc", r"encoder\.", (r"^@contrast$", r"^@opt$"), imagenet=_PLAIN),
-    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",), epsilon=0.0),
+    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",), epsilon=0.0, takes_bgr=True),
     Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
     Family("transformers-timm", r"timm_model\."),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
@@ -239,7 +241,7 @@ FAMILIES = (
         (r"^(aux_)?classifier\.\d+\.",),
         imagenet=TrunkVariant(output_stride=8),
     ),
-    Family("detectron2", r".*", (r"^@naming\.detectron2$",)),
+    Family("detectron2", r".*", (r"^@naming\.detectron2$",), takes_bgr=True),
     Family(
         "swav",
         r"",

@@ -208,13 +208,34 @@ class TestFolders:
         assert folder.config == file.config == {"architecture": "resnet18"}
         assert folder.path == str(tmp_path) and folder.content.keys() == state.keys()
         (tmp_path / "args.json").write_text(json.dumps({"backbone": "resnet50"}))
-        assert open_checkpoint(tmp_path).config["args.json"] == {"backbone": "resnet50"}
+        opened = open_checkpoint(tmp_path)
+        assert opened.configs["args.json"] == {"backbone": "resnet50"}
+        assert opened.config == {"architecture": "resnet18", "backbone": "resnet50"}
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"colors": 3}', "[" * 100_000])
+    @pytest.mark.parametrize("name", ["config.yaml", "config.yml", "a.yaml"])
+    def test_a_yaml_file_beside_the_weights(self, tmp_path, state, name):
+        torch.save(state, tmp_path / "a.pth")
+        (tmp_path / name).write_text("MODEL: {SIZES: !!python/tuple [1, 2], RUN: !!python/object/apply:os.system [ls]}")
+        assert open_checkpoint(tmp_path / "a.pth").configs == {name: {"MODEL": {"SIZES": [1, 2], "RUN": ["ls"]}}}
+        (tmp_path / name).write_text("colors: 3")
+        assert open_checkpoint(tmp_path / "a.pth").configs == {}
+        (tmp_path / name).write_text("MODEL: {")
+        with pytest.raises(DataError, match=rf"{name} beside the weights cannot be read as YAML"):
+            open_checkpoint(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("text", ["[1]", '{"colors": 3}'])
     def test_other_config(self, tmp_path, state, text):
         torch.save(state, tmp_path / "a.pth")
         (tmp_path / "config.json").write_text(text)
         assert open_checkpoint(tmp_path).config == {}
+
+    @pytest.mark.parametrize("text", ["{", "[" * 100_000])
+    @pytest.mark.parametrize("name", ["config.json", "config.yaml"])
+    def test_damaged_config(self, tmp_path, state, name, text):
+        torch.save(state, tmp_path / "a.pth")
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=f"{name} beside the weights cannot be read as"):
+            open_checkpoint(tmp_path)
 
     @pytest.mark.parametrize("ending", ["safetensors", "bin"])
     def test_shards(self, tmp_path, state, ending):

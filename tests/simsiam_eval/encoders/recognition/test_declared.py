@@ -169,7 +169,7 @@ def test_caffe_style_of_openmmlab(saved):
     original = build_trunk("resnet50", variant=TrunkVariant(stride_in_1x1=True))
     text = "backbone = dict(style='caffe')\nnorm = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0])"
     path = saved({"meta": {"cfg": text}, "state_dict": with_prefix(original.state_dict(), "backbone.")})
-    report = parity(path, original, side=64)
+    report = parity(path, original, side=64, channel_order="rgb")
     assert report.variant == {"stride_in_1x1": True}
     assert report.normalization["mean"] == pytest.approx([103.53 / 255, 116.28 / 255, 123.675 / 255])
 
