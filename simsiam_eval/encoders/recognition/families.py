@@ -22,6 +22,7 @@ EPSILON = 1e-5  # that torchvision's batch normalization adds to variances
 
 _PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
 _IMAGENET_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_SWAV = {"mean": [0.485, 0.456, 0.406], "std": [0.228, 0.224, 0.225]}
 _CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # kuangliu/pytorch-cifar
 _SOLO_LEARN = {
     "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]},
@@ -87,6 +88,7 @@ class Family:
 
 
 _QUEUE = (("queue", "the queue of negatives"), ("queue_ptr", "the queue of negatives"))
+_QUEUE2 = tuple((name.replace("queue", "queue2"), reason) for name, reason in _QUEUE)  # DenseCL's
 _CLASSIFIER = ("classifier.", "the classifier")
 
 FAMILIES = (
@@ -108,15 +110,29 @@ FAMILIES = (
         predictor="predictor.",
         imagenet=_PLAIN,
     ),
+    # Also mmselfsup 1.x, which became a part of it. The averages of BYOL and MoCo count their steps.
+    Family(
+        "mmpretrain",
+        r"backbone\.|(encoder_k|target_net|momentum_encoder)\.0\.",
+        (r"^(neck|head)\.", r"^@message_hub$|^(encoder_k|target_net|momentum_encoder)\.steps$"),
+        projector="neck.",
+        predictor="head.predictor.",
+        skipped=(("head.", "the head"), *_QUEUE, *_QUEUE2),
+    ),
     # OpenSelfSup, on which DenseCL stands: encoder_q is a Sequential of backbone and neck.
     Family(
         "densecl",
         r"encoder_[qk]\.0\.",
         (r"^queue2$",),
         projector="encoder_q.1.",
-        skipped=(*_QUEUE, ("queue2", "the queue of negatives"), ("queue2_ptr", "the queue of negatives")),
+        skipped=(*_QUEUE, *_QUEUE2),
     ),
-    Family("mmselfsup", r"encoder_[qk]\.0\.", projector="encoder_q.1.", skipped=_QUEUE),
+    Family(
+        "mmselfsup",
+        r"(encoder_[qk]|(online|target)_net|(base|momentum)_encoder)\.0\.",
+        projector="encoder_q.1.",
+        skipped=_QUEUE,
+    ),
     Family(
         "lightly-train",
         r"(student_|teacher_)?embedding_model\.wrapped_model\._\w+\.",
@@ -208,14 +224,6 @@ FAMILIES = (
     Family("lightning-bolts", r"encoder\.", (r"^projection\.model\.",), projector="projection."),
     Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
     Family(
-        "mmpretrain",
-        r"backbone\.",
-        (r"^(neck|head)\.", r"^@message_hub$"),
-        projector="neck.",
-        predictor="head.predictor.",
-        skipped=(("head.", "the head"),),
-    ),
-    Family(
         "mmselfsup",
         r"backbone\.",
         (r"^(neck|head)\.",),
@@ -242,6 +250,16 @@ FAMILIES = (
         imagenet=TrunkVariant(output_stride=8),
     ),
     Family("detectron2", r".*", (r"^@naming\.detectron2$",), takes_bgr=True),
+    # facebookresearch/swav trains and evaluates with a standard deviation of its own.
+    Family(
+        "swav",
+        r"",
+        (r"^prototypes\.", r"^projection_head\."),
+        projector="projection_head.",
+        skipped=(("prototypes.", "the prototypes"),),
+        imagenet=_PLAIN,
+        normalizations={"imagenet": _SWAV},
+    ),
     Family(
         "swav",
         r"",

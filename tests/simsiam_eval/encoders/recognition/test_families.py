@@ -85,6 +85,7 @@ CASES = [
      linear("online_network.projector.model.0", "predictor.model.0"), [512, 256], [512, 256]),
     ("lightning-bolts", "encoder.", dict, linear("projection.model.0"), [512, 256], None),
     ("byol", "online_network.", dict, {}, None, None),
+    ("mmselfsup", "online_net.0.", dict, linear("online_net.1.fc0"), None, None),
     ("mmselfsup", "backbone.", dict, linear("neck.fc0", "head.predictor.fc0"), [512, 256], [512, 256]),
     ("simclr", "backbone.", dict, linear("backbone.fc.0"), [512, 256], None),
     ("simclr", "encoder.", dict, {"projector.0.weight": (512, 512), "projector.2.weight": (64, 512)}, [512, 512, 64], None),
@@ -157,6 +158,11 @@ def test_maskrcnn_benchmark():
 def test_families_that_other_entries_of_the_file_tell():
     backbone = weights(R18, "backbone.") | weights(linear("neck.fc0"))
     assert read_contents({"state_dict": backbone, "message_hub": {}}, "f").choose(None, "f").family.name == "mmpretrain"
+    for average in ("encoder_k", "target_net", "momentum_encoder"):
+        both = backbone | weights(R18, f"{average}.module.0.") | {f"{average}.steps": torch.zeros(())}
+        for content in ({"state_dict": both, "message_hub": {}}, {"state_dict": both}):
+            for branch in ("backbone", average):
+                assert read_contents(content, "f").choose(branch, "f").family.name == "mmpretrain"
     assert read_contents({"state_dict": weights(R18), "metric": 70.1}, "f").choose(None, "f").family.name == "timm"
     cmc = {"model": weights(R18, "encoder.module."), "opt": {}, "contrast": {"memory": torch.ones(2)}}
     assert read_contents(cmc, "f").choose(None, "f").family.name == "cmc"

@@ -158,6 +158,15 @@ def test_maskrcnn_benchmark(trunk, saved, tmp_path):
         assert report.normalization["mean"] == pytest.approx(mean)
 
 
+def test_swav_has_a_standard_deviation_of_its_own(trunk, saved):
+    heads = {"projection_head.0.weight": torch.zeros(9, 512), "prototypes.weight": torch.zeros(5, 9)}
+    report = inspect_checkpoint(saved(trunk.state_dict() | heads))
+    assert report.normalization == {"mean": [0.485, 0.456, 0.406], "std": [0.228, 0.224, 0.225]}
+    assert report.normalization_from == "what swav trains with"
+    del heads["prototypes.weight"]
+    assert inspect_checkpoint(saved(trunk.state_dict() | heads)).normalization is None
+
+
 def test_gray_encoders_have_no_order_of_colors(saved):
     gray = nn.Conv2d(1, 64, 7, bias=False).weight.data
     path = saved(build_trunk("resnet18").state_dict() | {"conv1.weight": gray})
