@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torchvision.models import ResNet
 
 from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant, feature_width
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm
 from simsiam_eval.encoders.encoder import build_trunk, pooled_features
+from simsiam_eval.encoders.resnet import ResNet
 from simsiam_eval.vocabulary import TIMM
 
 

@@ -1,13 +1,12 @@
-"""Encoders: the interface of all, from images to features, and the ResNets of torchvision."""
+"""Encoders: the interface of all, from images to features, and those with the ResNets of torchvision."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet, get_model
-from torchvision.models.resnet import Bottleneck
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant, feature_width
+from simsiam_eval.encoders.resnet import Bottleneck, ResNet
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
 
@@ -17,14 +16,10 @@ def _reject_unknown(what: str, name: str, choices: Sequence[str]) -> None:
         raise UsageError(f"Unknown {what} {name!r}; expected one of {', '.join(choices)}.")
 
 
-# Output stride -> whether layer2 to layer4 dilate their convolutions instead of halving the resolution.
-_DILATED = {16: [False, False, True], 8: [False, True, True]}
-
-
 def build_trunk(
     arch: str, stem: str = "imagenet", zero_init_residual: bool = False, variant: TrunkVariant = TRUNK
 ) -> ResNet:
-    """A freshly initialized torchvision ResNet whose `fc` is `nn.Identity()`; nothing is downloaded.
+    """A freshly initialized ResNet, whose `fc` is `nn.Identity()`.
 
     Args:
         arch: a name in ARCHITECTURES.
@@ -42,12 +37,11 @@ def build_trunk(
     _reject_unknown("architecture", arch, tuple(ARCHITECTURES))
     _reject_unknown("stem", stem, STEMS)
     full = variant.completed(stem)
-    dilated = {} if full.output_stride == 32 else {"replace_stride_with_dilation": _DILATED[full.output_stride]}
-    if dilated and ARCHITECTURES[arch][0] == BASIC:
+    if full.output_stride != 32 and ARCHITECTURES[arch][0] == BASIC:
         raise UsageError(
             f"Output stride {full.output_stride} cannot be used with {arch}, which has no bottleneck blocks."
         )
-    trunk: ResNet = get_model(arch, weights=None, zero_init_residual=zero_init_residual, **dilated)
+    trunk = ResNet(arch, full.output_stride, zero_init_residual)
     trunk.fc = nn.Identity()
     if stem == "cifar" or full.channels != 3:
         trunk.conv1 = nn.Conv2d(full.channels, 64, kernel_size=3 if stem == "cifar" else 7, bias=False)
@@ -55,9 +49,9 @@ def build_trunk(
     assert full.stem_stride is not None and full.stem_padding is not None
     trunk.conv1.stride, trunk.conv1.padding = (full.stem_stride,) * 2, (full.stem_padding,) * 2
     if not full.stem_pool:
-        trunk.maxpool = nn.Identity()  # type: ignore[assignment]
+        trunk.maxpool = nn.Identity()
     if not full.stem_relu:
-        trunk.relu = nn.Identity()  # type: ignore[assignment]
+        trunk.relu = nn.Identity()
     if full.stride_in_1x1:
         _move_strides(trunk)
     return trunk

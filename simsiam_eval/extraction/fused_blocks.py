@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
-from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from simsiam_eval.encoders.resnet import BasicBlock, Bottleneck, ResNet
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _ONEDNN: Any = torch.ops.mkldnn
@@ -85,7 +85,7 @@ class _FusedBlock(nn.Module):
         self.last = _FusedConv(convs[-1], relu=False)
         self.shortcut: Callable[[Tensor], Tensor]
         if block.downsample is not None:
-            self.shortcut = _FusedConv(block.downsample[0], relu=False)
+            self.shortcut = _FusedConv(block.downsample[0], relu=False)  # type: ignore[arg-type]
         else:  # the input of a stage may itself be a requested layer, so it must not be overwritten
             self.shortcut = torch.clone if first else nn.Identity()
 

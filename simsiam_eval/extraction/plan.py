@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from simsiam_eval.encoders.checkpoint import CheckpointReport, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.extraction.blocks import VIEWS
+from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
 from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
-
-if TYPE_CHECKING:  # they import torchvision, which takes 2 s and is not needed to read feature files
-    from simsiam_eval.encoders.checkpoint import CheckpointReport
-    from simsiam_eval.extraction.extraction import Extraction
 
 
 def plan_extraction(
@@ -49,9 +48,6 @@ def plan_extraction(
         DataError: the checkpoint or the images cannot be used.
         UsageError: `rows` are outside the source.
     """
-    from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.extraction import Extraction
-
     encoder, report = load_encoder(choice, options.layers, options.pooling)
     source = open_source(spec, split)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
@@ -63,8 +59,6 @@ def plan_extraction(
 
 def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[str, Any]:
     """Root attributes of a feature file: encoder, preprocessing, source, views, precision and computation."""
-    from simsiam_eval.extraction.blocks import VIEWS
-
     options, source = extraction.options, extraction.source
     source_attributes: dict[str, Any] = {
         "spec": source.spec,
@@ -118,9 +112,6 @@ def extraction_like(
         DataError: the checkpoint is not the encoder of the features, or their preprocessing is not recorded.
         UsageError: an option of the choice contradicts the file.
     """
-    from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.extraction.extraction import Extraction
-
     reject_images(attributes, str(name))
     options = options_like(attributes, options, layers, every_column)
     encoder, report = load_encoder(choice_like(attributes, choice, name), options.layers, options.pooling)

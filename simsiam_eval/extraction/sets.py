@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.extraction.cache import extract_to_cache
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture
@@ -86,8 +88,6 @@ def features_of(
                     f"{spec} was imported, so whether {choice.checkpoint} is its encoder is unknown; give only imported "
                     "features, without --checkpoint."
                 )
-            from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-
             report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
             if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
                 hint = option_hint(features.attributes, choice)
@@ -95,8 +95,6 @@ def features_of(
         return features
     if choice is None:
         raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")
-    from simsiam_eval.extraction.cache import extract_to_cache
-
     if role != "train":
         options = replace(options, views=0)  # only training uses views
     preprocessing = None

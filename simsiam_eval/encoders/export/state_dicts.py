@@ -8,7 +8,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor
-from torchvision.models import get_model
 
 from simsiam_eval.encoders.checkpoint import write_checkpoint
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
@@ -50,6 +49,8 @@ class StateDict(ResNetWriter):
         return version_of("torchvision")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
+        from torchvision.models import get_model
+
         model = get_model(self.encoder.arch, weights=None)
         model.fc = torch.nn.Identity()
         run_code(stem_code(self.encoder.stem), torch=torch, model=model)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -23,6 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from simsiam_eval.encoders.architectures import feature_width
 from simsiam_eval.encoders.encoder import ResNetEncoder
+from simsiam_eval.encoders.resnet import ResNet
 from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.detector_spec import DetectorSpec
 
