@@ -1,6 +1,7 @@
 """Fixtures: the command line, a short pipeline that runs once, and a cache folder for the tests."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,18 @@ from PIL import Image
 
 from cli import main
 from simsiam_eval.errors import spelled_as
+from simsiam_eval.runtime.machine import usable_cores
 
 # No deadline: no test asserts a time. No database: a run does not depend on the one before.
 settings.register_profile("simsiam-eval", deadline=None, database=None)
 settings.load_profile("simsiam-eval")
+
+
+def pytest_configure():
+    """With `pytest -n`, each worker has its share of the cores, as have the processes that its tests start."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+
 
 SMALL = ("--preset", "digits", "--image-size", "8", "--data", "digits#train")
 
