@@ -18,7 +18,7 @@ from simsiam_eval.encoders.backbones.backbone import Backbone
 from simsiam_eval.encoders.backbones.loading import load_backbone
 from simsiam_eval.encoders.backbones.timm_backbone import timm_encoder
 from simsiam_eval.encoders.backbones.timm_fallback import timm_choice
-from simsiam_eval.encoders.backbones.timm_weights import find_run_weights
+from simsiam_eval.encoders.backbones.timm_weights import read_timm_run
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
@@ -27,6 +27,7 @@ from simsiam_eval.encoders.recognition.declared import averaged_normalization, d
 from simsiam_eval.encoders.recognition.families import EPSILON
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
+from simsiam_eval.encoders.recognition.search import BARE
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.vocabulary import TIMM
@@ -229,6 +230,8 @@ def write_checkpoint(
 
 def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
     encoder, preprocessing = backbone.encoder, backbone.preprocessing
+    if preprocessing is not None and encoder.variant.channels != 3:
+        preprocessing = preprocessing | {"channels": encoder.variant.channels}
     variant = encoder.variant.to_dict(encoder.stem)
     averaged = averaged_normalization(
         None if preprocessing is None else {"mean": preprocessing["mean"]}, encoder.variant.channels
@@ -239,7 +242,7 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         container=backbone.container,
         arch=encoder.arch,
         stem=None,
-        epoch=None,
+        epoch=backbone.epoch,
         feature_width=encoder.width,
         projector=None,
         predictor=None,
@@ -247,7 +250,8 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         skipped=backbone.skipped,
         weights_sha256=weights_sha256(encoder.trunk.state_dict(), _computation(encoder.arch, None, variant)),
         metadata=None,
-        branch=choice.branch,
+        branch=backbone.container if len(backbone.branches) > 1 else None,
+        branches=backbone.branches,
         variant=variant,
         assumptions=(*backbone.assumptions, *averaged),
         normalization=preprocessing and {name: preprocessing[name] for name in ("mean", "std")},
@@ -263,19 +267,19 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     checkpoint = file.content
     arch = checkpoint.get("arch")
     if isinstance(arch, str) and arch.startswith(TIMM):
-        return _read_timm_run(name, arch, checkpoint)
+        return _read_timm_run(choice, arch, checkpoint)
     contents = read_contents(checkpoint, name, file.config)
     network = contents.choose(choice.branch, name)
-    if choice.arch not in (None, network.arch):
-        message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
-        raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
     skipped, projector, predictor = other_parts(contents, network)
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
     try:
+        if choice.arch not in (None, network.arch):
+            message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
+            raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
         found = declared(file, network, _recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:
-        if len(contents.networks) > 1:
-            failure.branch = ".".join(network.trunk.container) or network.name
+        if len(contents.networks) > 1 or choice.branch is not None:
+            failure.branch = ".".join([*network.trunk.container, network.trunk.prefix]).rstrip(".") or BARE
         raise
     weights = _weights_of(network, name, found.images.channel_order)
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
@@ -305,20 +309,23 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     return report, weights
 
 
-def _read_timm_run(name: str, arch: str, content: Mapping[str, Any]) -> tuple[CheckpointReport, dict[str, Tensor]]:
+def _read_timm_run(
+    choice: EncoderChoice, arch: str, content: Mapping[str, Any]
+) -> tuple[CheckpointReport, dict[str, Tensor]]:
     """The report on a checkpoint of `pretrain --arch timm:NAME`, and the weights under timm's keys."""
-    found, width = find_run_weights(content, arch, name)
-    epoch, metadata = content.get("epoch"), content.get(METADATA_KEY)
+    choice.reject_trunk_options()
+    run = read_timm_run(content, arch, choice.checkpoint, choice.branch)
+    found, epoch, metadata = run.found, content.get("epoch"), content.get(METADATA_KEY)
     report = CheckpointReport(
-        path=name,
+        path=choice.checkpoint,
         family="simsiam",
         container=found.container,
         arch=arch,
         stem=None,
         epoch=epoch if isinstance(epoch, int) else None,
-        feature_width=width,
-        projector=None,
-        predictor=None,
+        feature_width=run.width,
+        projector=run.projector,
+        predictor=run.predictor,
         loaded=found.loaded,
         skipped=found.skipped,
         weights_sha256=weights_sha256(found.weights, _computation(arch, None, {})),

@@ -10,6 +10,7 @@ from pretrain.model import SimSiam
 from pretrain.run import pretrain
 from pretrain.settings import PretrainSettings
 from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import UsageError
 
 timm = pytest.importorskip("timm")
@@ -46,6 +47,10 @@ def test_a_run_can_be_loaded_and_resumed(images, tmp_path):
     assert (report.arch, report.family, report.stem, report.epoch) == ("timm:test_resnet", "simsiam", None, 2)
     assert report.feature_width == encoder.width == 96
     assert set(report.skipped.values()) == {"the projector", "the predictor"}
+    assert (report.projector, report.predictor) == ([96, 16, 16], [16, 8, 16])
+    for option in ({"branch": "teacher"}, {"stem_padding": 2}, {"arch": "resnet18"}, {"channel_order": "bgr"}):
+        with pytest.raises(UsageError, match="--"):
+            load_encoder(EncoderChoice(str(last), **option))
     weights = torch.load(last, weights_only=True)["state_dict"]
     for name, value in encoder.trunk.state_dict().items():
         assert torch.equal(value, weights[f"module.encoder.{name}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.encoder import Encoder, checked_layers
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.naming import plain
 from simsiam_eval.encoders.recognition.search import BARE, tensor_entries
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import counted, first_few
@@ -33,6 +34,8 @@ class Backbone:
         preprocessing: of images, as from `Preprocessing.to_dict`; None if it is not known.
         preprocessing_from: what says so.
         assumptions: sentences on what no file says.
+        branches: names of the networks in the file that fit; the encoder is that of `container`.
+        epoch: number of completed epochs as recorded in the file; None if it says none.
     """
 
     encoder: Encoder
@@ -44,6 +47,8 @@ class Backbone:
     preprocessing: dict[str, Any] | None = None
     preprocessing_from: str | None = None
     assumptions: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,29 @@ class Found:
     Attributes:
         container: the entry of the file that holds them; "bare" for the file itself.
         weights: key in the network -> value, float32.
-        loaded, skipped: as in `Backbone`.
+        loaded, skipped, branches: as in `Backbone`.
     """
 
     container: str
     weights: dict[str, Tensor]
     loaded: dict[str, str]
     skipped: dict[str, str] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A complete set of weights: the tensors of a container whose keys start with a prefix."""
+
+    container: str
+    prefix: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By which `--branch` chooses it: its container, its prefix without wrappers, or both."""
+        outer, inner = self.container if self.container != BARE else "", plain(self.prefix).rstrip(".")
+        return tuple(filter(None, (outer, inner, ".".join(filter(None, (outer, inner)))))) or (BARE,)
 
 
 def find_weights(
@@ -76,15 +97,16 @@ def find_weights(
         network: whose state dict is expected.
         where: the start of an error message, such as the file's path.
         heads: first part of the keys that are skipped -> the reason.
-        branch: container of the weights, where several fit.
+        branch: container or prefix of the weights, where several fit.
 
     Raises:
         DataError: no complete weights, keys that belong to nothing, weights that cannot be used, or several sets of
             weights and no `branch`.
+        UsageError: no complete weights are called `branch`.
     """
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     required = {key for key in expected if not key.endswith("num_batches_tracked")}
-    complete: dict[str, tuple[str, dict[str, Tensor]]] = {}
+    complete: list[_Fitting] = []
     best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
     for container, tensors in _containers(content).items():
         for prefix in _prefixes(tensors, required):
@@ -94,18 +116,25 @@ def find_weights(
             if len(shapes_fit) > best[0]:
                 best = len(shapes_fit), prefix, tensors
             if required <= set(shapes_fit):
-                complete[container if container != BARE or not prefix else prefix.rstrip(".")] = (prefix, tensors)
-    if branch is not None and branch in complete:
-        complete = {branch: complete[branch]}
+                complete.append(_Fitting(container, prefix, tensors))
     if not complete:
         raise DataError(f"{where} {_differences(expected, required, *best[1:])}")
-    if len(complete) > 1 or branch not in (None, *complete):
+    named = _by_name(complete)
+    chosen = [name for name, fitting in named.items() if branch in (None, name, *fitting.names)]
+    if not chosen:
+        raise UsageError(f"{where} has no network --branch {branch}; expected one of {', '.join(named)}.")
+    if len(chosen) > 1:
         raise DataError(
-            f"{where} contains {counted(len(complete), 'network')} that fit; choose one with --branch: "
-            f"{', '.join(complete)}."
+            f"{where} contains {counted(len(chosen), 'network')} that fit; choose one with --branch: {', '.join(chosen)}."
         )
-    [(name, (prefix, tensors))] = complete.items()
-    return _found(name, prefix, tensors, expected, where, heads)
+    found = _found(chosen[0], named[chosen[0]], expected, where, heads)
+    return replace(found, branches=tuple(named))
+
+
+def _by_name(complete: Sequence[_Fitting]) -> dict[str, _Fitting]:
+    """Each by the first of its names; by the last, the longest, where others have the first too."""
+    first = [fitting.names[0] for fitting in complete]
+    return {fitting.names[0 if first.count(fitting.names[0]) == 1 else -1]: fitting for fitting in complete}
 
 
 def _containers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -123,14 +152,8 @@ def _prefixes(tensors: Mapping[str, Tensor], required: set[str]) -> list[str]:
     return list(dict.fromkeys(found)) or [""]
 
 
-def _found(
-    name: str,
-    prefix: str,
-    tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Any],
-    where: str,
-    heads: Mapping[str, str],
-) -> Found:
+def _found(name: str, fitting: _Fitting, expected: Mapping[str, Any], where: str, heads: Mapping[str, str]) -> Found:
+    prefix, tensors = fitting.prefix, fitting.tensors
     loaded, skipped, unexpected = {}, {}, []
     for key in tensors:
         inside = key.startswith(prefix)

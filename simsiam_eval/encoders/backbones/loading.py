@@ -13,7 +13,8 @@ from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder
 from simsiam_eval.encoders.backbones.timm_weights import load_timm
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
-from simsiam_eval.vocabulary import TIMM
+from simsiam_eval.errors import UsageError
+from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
 
 
 def load_backbone(choice: EncoderChoice, layer: str | Sequence[str] = "pool", pooling: str = "auto") -> Backbone:
@@ -24,6 +25,8 @@ def load_backbone(choice: EncoderChoice, layer: str | Sequence[str] = "pool", po
         UsageError: the library is missing, or it has no such network, or an option, the layer or the pooling does not fit.
     """
     choice.reject_trunk_options()
+    if choice.branch is not None and choice.checkpoint.startswith(HUGGING_FACE):
+        raise UsageError(f"--branch cannot be used with {choice.checkpoint}, a folder with one network.")
     load = load_timm if choice.checkpoint.startswith(TIMM) else load_hugging_face
     return load(choice, layer, pooling)
 

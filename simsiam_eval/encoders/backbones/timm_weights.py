@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weigh
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of, timm_config
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.parts import layer_widths
+from simsiam_eval.encoders.recognition.search import tensor_entries
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import TIMM
@@ -55,6 +58,8 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         preprocessing.to_dict(),
         "config.json" if folder.get("pretrained_cfg") else "timm's configuration of the network",
         (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions),
+        found.branches,
+        epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
 
 
@@ -82,7 +87,7 @@ def _network_with_weights(
         renamed = _by_timms_names(network, tensors)
         if renamed is None:
             raise
-        found = find_weights(renamed, network, where, heads=heads)
+        found = find_weights(renamed, network, where, heads=heads, branch=branch)
     load_strictly(network, found.weights)
     return network, found
 
@@ -124,22 +129,45 @@ def _channels_in(network: Any) -> int:
     return int(weight.shape[1]) if isinstance(weight, torch.Tensor) and weight.ndim == 4 else 3
 
 
-def find_run_weights(content: Mapping[str, Any], arch: str, where: str) -> tuple[Found, int]:
-    """The weights of a network of timm in a checkpoint of `pretrain --arch timm:NAME`, and the width of its features.
+@dataclass(frozen=True)
+class TimmRun:
+    """What a checkpoint of `pretrain --arch timm:NAME` contains.
+
+    Attributes:
+        found: the encoder's weights.
+        width: number of features D of an image.
+        projector, predictor: widths of their linear layers, as from `layer_widths`.
+    """
+
+    found: Found
+    width: int
+    projector: list[int] | None
+    predictor: list[int] | None
+
+
+def read_timm_run(content: Mapping[str, Any], arch: str, where: str, branch: str | None = None) -> TimmRun:
+    """The weights of a network of timm in a checkpoint of `pretrain --arch timm:NAME`, and what is beside them.
 
     Args:
         arch: `timm:NAME`.
         where: the start of an error message, such as the file's path.
+        branch: as in `find_weights`.
 
     Raises:
         DataError: the weights are not complete.
-        UsageError: timm is missing, or has no such network.
+        UsageError: timm is missing, or has no such network, or no weights are called `branch`.
     """
     size = image_size_of(arch, _all_tensors(content))
     with torch.device("meta"):
         network = build_timm(arch, size)
     heads = {"fc": "the projector", "predictor": "the predictor", "module.predictor": "the predictor"}
-    return find_weights(content, network, where, heads=heads), TimmEncoder(network, arch).width
+    found = find_weights(content, network, where, heads=heads, branch=branch)
+    shapes = {entry.key: entry.shape for entry in tensor_entries(content)}
+    projector, predictor = (
+        layer_widths({key: shapes[key] for key, reason in found.skipped.items() if reason == f"the {part}"})
+        for part in ("projector", "predictor")
+    )
+    return TimmRun(found, TimmEncoder(network, arch).width, projector, predictor)
 
 
 def cached_weights(name: str, config: Any, download: bool) -> Path:

@@ -44,10 +44,10 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
         skipped.setdefault(name, reason)
         if part in heads:
             heads[part].setdefault(entry.plain, entry.shape)
-    return skipped, _layer_widths(heads["projector"]), _layer_widths(heads["predictor"])
+    return skipped, layer_widths(heads["projector"]), layer_widths(heads["predictor"])
 
 
-def _layer_widths(head: Mapping[str, Shape]) -> list[int] | None:
+def layer_widths(head: Mapping[str, Shape]) -> list[int] | None:
     """[input, ..., output] of a head's linear layers, sorted by index; None if there are none."""
 
     def order(key: str) -> list[tuple[int, str]]:

@@ -112,6 +112,7 @@ def test_image_size_and_channels_come_from_the_weights(tmp_path):
     assert encoder(images(channels=1, side=32)).shape == (2, 192)
     assert report.variant == {"channels": 1}
     assert report.preprocessing["crop"] == 32
+    assert report.preprocessing["channels"] == 1
     with pytest.raises(UsageError, match="takes images of 32 x 32 pixels, got 64 x 64; use --crop 32"):
         encoder(images(channels=1))
 
@@ -155,6 +156,31 @@ def test_of_two_complete_networks_the_branch_chooses(tmp_path):
         load_encoder(name)
     encoder, _ = load_encoder(EncoderChoice(name, branch="state_dict_ema"))
     assert torch.equal(encoder.trunk.conv1[0].weight, other["conv1.0.weight"])
+    with pytest.raises(UsageError, match="no network --branch teacher; expected one of state_dict, state_dict_ema"):
+        load_encoder(EncoderChoice(name, branch="teacher"))
+
+
+def test_two_networks_in_one_state_dict(tmp_path):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    both = {f"module.{name}.{key}": value + shift for shift, name in enumerate(("teacher", "student"))
+            for key, value in state.items()}  # fmt: skip
+    torch.save({"state_dict": both, "epoch": 3}, tmp_path / "both.pth")
+    name = f"timm:test_resnet@{tmp_path / 'both.pth'}"
+    with pytest.raises(DataError, match=r"choose one with --branch: state_dict\.teacher, state_dict\.student"):
+        load_encoder(name)
+    for branch in ("student", "state_dict.student"):
+        encoder, report = load_encoder(EncoderChoice(name, branch=branch))
+        assert torch.equal(encoder.trunk.conv1[0].weight, state["conv1.0.weight"] + 1)
+        assert (report.branch, report.branches) == ("state_dict.student", ("state_dict.teacher", "state_dict.student"))
+        assert report.epoch == 3
+
+
+def test_options_without_a_meaning_are_rejected(tmp_path):
+    _, path = saved(tmp_path, "test_resnet")
+    name = f"timm:test_resnet@{path}"
+    for option, value in (("branch", "teacher"), ("arch", "resnet50"), ("channel_order", "bgr"), ("stem_stride", 1)):
+        with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} "):
+            load_encoder(EncoderChoice(name, **{option: value}))
 
 
 @pytest.mark.parametrize(
