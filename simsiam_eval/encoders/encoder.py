@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant, feature_width
-from simsiam_eval.encoders.resnet import Bottleneck, ResNet
+from simsiam_eval.encoders.resnet import Bottleneck, ResNet, initialize_convolution
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
 
@@ -45,7 +45,7 @@ def build_trunk(
     trunk.fc = nn.Identity()
     if stem == "cifar" or full.channels != 3:
         trunk.conv1 = nn.Conv2d(full.channels, 64, kernel_size=3 if stem == "cifar" else 7, bias=False)
-        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+        initialize_convolution(trunk.conv1)
     assert full.stem_stride is not None and full.stem_padding is not None
     trunk.conv1.stride, trunk.conv1.padding = (full.stem_stride,) * 2, (full.stem_padding,) * 2
     if not full.stem_pool:

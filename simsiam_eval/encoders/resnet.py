@@ -103,7 +103,7 @@ class ResNet(nn.Module):
     def _initialize(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                initialize_convolution(module)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, BasicBlock | Bottleneck):
@@ -114,6 +114,12 @@ class ResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
         return self.fc(torch.flatten(self.avgpool(maps), 1))  # type: ignore[no-any-return]
+
+
+def initialize_convolution(convolution: nn.Conv2d) -> None:
+    """Initialize the weights, in place, for a ReLU (He et al. 2015, "Delving deep into rectifiers")."""
+    if not convolution.weight.is_meta:  # `normal_` of a meta tensor changes nothing, and imports torch's compiler
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stages(arch: str, output_stride: int) -> list[nn.Sequential]:
