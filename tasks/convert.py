@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -214,21 +214,19 @@ def export_to_detectron2(
     from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
     from simsiam_eval.encoders.export.export import Export
     from simsiam_eval.files.atomic import atomic_write
-    from tasks.detection.backends.detectron2.config import config_values, normalization_values, yaml_text
+    from tasks.detection.backends.detectron2.config import config_values, yaml_text
     from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights
 
     config = path.with_suffix(".yaml")
     if config.exists() and not path.exists():
         raise UsageError(f"--out {path} would overwrite {config}, which already exists; choose another name.")
-    spec = _detector(preset)
+    spec = replace(_detector(preset), mean=samples.preprocessing.mean, std=samples.preprocessing.std)
     weights = detectron2_weights(encoder, spec.heads)
-    preprocessing = samples.preprocessing
-    of_encoder = normalization_values(preprocessing.mean, preprocessing.std)
-    of_encoder["MODEL.RESNETS.STRIDE_IN_1X1"] = encoder.variant.stride_in_1x1
-    comparison, note = _compare_with_detectron2(encoder, weights, spec, of_encoder, samples)
+    strides = {"MODEL.RESNETS.STRIDE_IN_1X1": encoder.variant.stride_in_1x1}
+    comparison, note = _compare_with_detectron2(encoder, weights, spec, strides, samples)
     with atomic_write(path) as file:
         torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
-    values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN") | of_encoder
+    values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN") | strides
     with atomic_write(config) as file:
         file.write(yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())}).encode())
     written = read_checkpoint(path)["model"]
@@ -263,12 +261,12 @@ def _detector(preset: str) -> DetectorSpec:
 
 
 def _compare_with_detectron2(
-    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec, values: dict[str, Any], samples: Samples
+    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec, strides: dict[str, bool], samples: Samples
 ) -> tuple[Comparison | None, str]:
     """The comparison with detectron2's backbone, None without detectron2; and a note about it.
 
     Args:
-        values: of the config, that depend on the encoder.
+        strides: of the config.
     """
     from tasks.detection.backends.detectron2.backend import Detectron2Backend
 
@@ -280,7 +278,7 @@ def _compare_with_detectron2(
     from tasks.detection.backends.detectron2.comparison import check_difference, compared_stages
     from tasks.detection.backends.detectron2.model import random_model
 
-    model = random_model(encoder.arch, spec, values)
+    model = random_model(encoder.arch, spec, strides)
     difference, features = compared_stages(encoder, weights, model, spec.heads, samples.normalized, samples.pixels)
     check_difference(difference)
     consumer = f"detectron2 {backend.versions()['detectron2']}"

@@ -143,7 +143,8 @@ def _result(
         backend=backend.name,
         differences=list(backend.differences),
         schedule=dataclasses.asdict(experiment.schedule),
-        detector=dataclasses.asdict(experiment.spec),
+        # Mean and standard deviation are the encoder's.
+        detector={k: v for k, v in dataclasses.asdict(experiment.spec).items() if k not in ("mean", "std")},
         encoders={init.label: init.to_dict() for init in inits if init.report is not None},
         random=random[0] if random else None,
         processes=experiment.processes.world,

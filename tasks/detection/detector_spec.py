@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
 # Of every protocol: regions of interest per image, and batches for the BN statistics after training.
 ROIS, BN_BATCHES = 512, 200
 
@@ -22,6 +24,7 @@ class DetectorSpec:
         proposals_before_nms, proposals: kept by the RPN for each image before and after NMS, (in training, in tests).
         rois: regions of interest per image that the heads are trained on.
         precise_bn: batches for estimating the BN statistics after training; 0: no estimate.
+        mean, std: of RGB images, as fractions of 1.
     """
 
     heads: str
@@ -34,6 +37,8 @@ class DetectorSpec:
     proposals: tuple[int, int]
     rois: int
     precise_bn: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass(frozen=True)

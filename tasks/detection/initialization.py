@@ -58,14 +58,28 @@ class Initialization:
             return ResNetEncoder(trunk, self.arch, self.stem, variant=variant)
         return require_resnet(load_encoder(self.choice)[0], self.choice.checkpoint, "detect")
 
+    def normalization(self) -> dict[str, tuple[float, ...]]:
+        """`mean` and `std` of the images that the encoder was trained on; {} for random weights."""
+        if self.report is None:
+            return {}
+        from simsiam_eval.extraction.options import ExtractionOptions
+
+        preprocessing = ExtractionOptions().preprocessing(self.report)
+        return {"mean": preprocessing.mean, "std": preprocessing.std}
+
     def to_dict(self) -> dict[str, Any]:
         """For the record."""
         if self.report is None:
             return {"arch": self.arch, "stem": self.stem} | ({"variant": dict(self.variant)} if self.variant else {})
+        from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
         values = self.report.to_dict()
         further = {name: values[name] for name in ("variant", "branch") if values[name]}
         if self.report.channel_order != "rgb":
             further["channel_order"] = self.report.channel_order
+        normalization = self.normalization()
+        if normalization != {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}:
+            further["normalization"] = {name: list(numbers) for name, numbers in normalization.items()}
         return {name: values[name] for name in _RECORDED} | further
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ class Experiment:
             context = RunContext(
                 self.schedule, folder, seed, self.processes, stop, self.precision, self.workers, self.checkpoint_every
             )
-            detector = self.backend.build(init.encoder(seed), self.spec)
+            own = init.normalization()
+            spec = replace(self.spec, mean=own["mean"], std=own["std"]) if own else self.spec
+            detector = self.backend.build(init.encoder(seed), spec)
             steps_per_second = detector.fit(self.train, context)
             detections = detector.predict(self.test, context)
         images_per_second = None if steps_per_second is None else steps_per_second * self.schedule.batch

@@ -1,13 +1,20 @@
 """Labels of the weights that runs start from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.encoder import build_trunk
 from simsiam_eval.errors import UsageError
+from tasks.detection.backends.torchvision.model import build_detector
+from tasks.detection.detector_spec import DetectorSpec
 from tasks.detection.initialization import inspect_initializations, labeled_checkpoints
 from tasks.detection.settings import DetectSettings
+
+SPEC = DetectorSpec("fpn", False, ("a", "b"), (96,), 96, 128, (100, 100), (50, 50), 16, 2)
 
 
 def test_labels_come_from_names_and_files():
@@ -48,6 +55,20 @@ def test_random_weights_have_the_architecture_of_the_first_checkpoint(checkpoint
     assert encoder.identity == encoder.to_dict()["weights_sha256"]
     (random,) = inspect_initializations({"random": None}, "resnet34", "imagenet")
     assert random.identity == "random resnet34 imagenet"
+
+
+def test_images_are_normalized_as_the_encoder_was_trained(tmp_path):
+    heads = {"projection_head.0.weight": torch.zeros(9, 512), "prototypes.weight": torch.zeros(5, 9)}
+    torch.save(build_trunk("resnet18").state_dict() | heads, tmp_path / "swav.pth")
+    choices = {"swav": EncoderChoice(str(tmp_path / "swav.pth")), "random": None}
+    swav, random = inspect_initializations(choices, "", "")
+    std = (0.228, 0.224, 0.225)
+    assert swav.normalization() == {"mean": (0.485, 0.456, 0.406), "std": std}
+    assert swav.to_dict()["normalization"]["std"] == list(std)
+    assert random.normalization() == {}
+    assert "normalization" not in random.to_dict()
+    detector = build_detector(swav.encoder(0), replace(SPEC, **swav.normalization()))
+    assert detector.transform.image_std == list(std)
 
 
 def test_random_weights_have_the_variant_of_the_first_checkpoint(checkpoint):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.detector_spec import DetectorSpec
 from tasks.detection.schedule import WARMUP_FACTOR, Schedule
 
@@ -23,7 +22,7 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
         "MODEL.WEIGHTS": "",
         "MODEL.MASK_ON": spec.masks,
-        **normalization_values(IMAGENET_MEAN, IMAGENET_STD),
+        **_normalization(spec.mean, spec.std),
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.NORM": norm,
         **{f"MODEL.RESNETS.{name}": value for name, value in architecture_values(arch).items()},
@@ -59,12 +58,8 @@ def config_values(arch: str, spec: DetectorSpec, schedule: Schedule, norm: str =
     return values | (_c4() if spec.heads == "c4" else _fpn(norm))
 
 
-def normalization_values(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """The normalization of RGB images, given as fractions of 1, in gray levels.
-
-    >>> normalization_values([0.485], [0.229])
-    {'MODEL.PIXEL_MEAN': [123.675], 'MODEL.PIXEL_STD': [58.395]}
-    """
+def _normalization(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """In gray levels."""
     values = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
     return {name: [round(255 * value, 6) for value in fractions] for name, fractions in values.items()}
 

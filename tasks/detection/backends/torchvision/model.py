@@ -23,7 +23,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from simsiam_eval.encoders.architectures import feature_width
 from simsiam_eval.encoders.encoder import ResNetEncoder
 from simsiam_eval.encoders.resnet import ResNet
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.detector_spec import DetectorSpec
 
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
@@ -55,7 +54,7 @@ def build_detector(encoder: ResNetEncoder, spec: DetectorSpec) -> GeneralizedRCN
         post_nms_top_n={"training": spec.proposals[0], "testing": spec.proposals[1]},
         nms_thresh=0.7,
     )
-    transform = GeneralizedRCNNTransform(spec.min_sizes, spec.max_size, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    transform = GeneralizedRCNNTransform(spec.min_sizes, spec.max_size, list(spec.mean), list(spec.std))
     return GeneralizedRCNN(backbone, rpn, heads, transform)
 
 
