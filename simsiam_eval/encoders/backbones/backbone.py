@@ -185,9 +185,9 @@ def _differences(expected: Mapping[str, Any], required: set[str], prefix: str, t
     ]
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of {len(required)} keys are missing ({first_few(missing)})")
+        parts.append(f"missing keys: {len(missing)} of {len(required)} ({first_few(missing)})")
     if mismatched:
-        parts.append(f"{len(mismatched)} shapes do not match ({first_few(mismatched)})")
+        parts.append(f"mismatched shapes: {len(mismatched)} ({first_few(mismatched)})")
     return f"does not have the weights of this network: {', '.join(parts)}. Give a checkpoint of exactly this architecture."
 
 

@@ -184,7 +184,7 @@ def _load_model(config: Any, folder: Path) -> tuple[Any, dict[str, str], dict[st
         else:
             unexpected.append(key)
     if missing or unexpected:
-        faults = [f"{len(missing)} keys are missing ({first_few(missing)})"] * bool(missing)
+        faults = [f"missing keys: {len(missing)} ({first_few(missing)})"] * bool(missing)
         faults += [f"{len(unexpected)} keys do not fit ({first_few(unexpected)})"] * bool(unexpected)
         raise DataError(f"{folder} does not have the weights of a {kind.__name__}: {', '.join(faults)}.")
     return model.float(), {key: key for key in weights if key not in skipped}, skipped

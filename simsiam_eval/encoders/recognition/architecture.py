@@ -67,11 +67,11 @@ def _differences(trunk: Mapping[str, Shape], expected: Mapping[str, Shape], pref
     ]
     differences = []
     if missing:
-        differences.append(f"{len(missing)} of {len(expected)} keys are missing ({first_few(missing)})")
+        differences.append(f"missing keys: {len(missing)} of {len(expected)} ({first_few(missing)})")
     if extra:
-        differences.append(f"{len(extra)} keys are unexpected ({first_few(extra)})")
+        differences.append(f"unexpected keys: {len(extra)} ({first_few(extra)})")
     if mismatched:
-        differences.append(f"{len(mismatched)} shapes do not match ({first_few(mismatched)})")
+        differences.append(f"mismatched shapes: {len(mismatched)} ({first_few(mismatched)})")
     return differences
 
 

@@ -138,8 +138,8 @@ def test_weights_that_are_not_complete_are_rejected(tmp_path):
     weights = network.state_dict()
     for change, message in (
         ({"layer5.weight": torch.zeros(2)}, r"1 key that the network does not have \(layer5.weight\)"),
-        ({"conv1.0.weight": None}, r"1 of \d+ keys are missing \(conv1.0.weight\)"),
-        ({"bn1.weight": torch.zeros(5)}, r"1 shapes do not match \(bn1.weight is \(5,\)"),
+        ({"conv1.0.weight": None}, r"missing keys: 1 of \d+ \(conv1.0.weight\)"),
+        ({"bn1.weight": torch.zeros(5)}, r"mismatched shapes: 1 \(bn1.weight is \(5,\)"),
         ({"bn1.weight": weights["bn1.weight"] * np.nan}, "NaN or infinite weights in bn1.weight"),
     ):
         torch.save({key: value for key, value in (weights | change).items() if value is not None}, path)

@@ -25,7 +25,7 @@ def test_only_num_batches_tracked_may_be_missing():
     without = {key: shape for key, shape in R18.items() if not key.endswith("num_batches_tracked")}
     assert recognize_trunk(without, "file") == ("resnet18", "imagenet", 3)
     for key in without:
-        with pytest.raises(DataError, match=f"1 of 120 keys are missing .{key}.|unknown architecture"):
+        with pytest.raises(DataError, match=f"missing keys: 1 of 120 .{key}.|unknown architecture"):
             recognize_trunk({other: shape for other, shape in without.items() if other != key}, "file")
 
 
@@ -40,13 +40,13 @@ def test_only_num_batches_tracked_may_be_missing():
 )
 def test_missing_keys_are_listed(keep):
     shapes = {key: shape for key, shape in R18.items() if keep(key)}
-    with pytest.raises(DataError, match=r"^my.pth .*keys are missing \(encoder\..* and \d+ more\)"):
+    with pytest.raises(DataError, match=r"^my.pth .*missing keys: \d+ of \d+ \(encoder\..* and \d+ more\)"):
         recognize_trunk(shapes, "my.pth", "encoder.")
 
 
 def test_extra_trunk_keys():
     shapes = {**R18, "layer1.0.se.weight": (64, 64), "layer1.0.se.bias": (64,)}
-    with pytest.raises(DataError, match=r"2 keys are unexpected \(encoder.layer1.0.se.weight, encoder.layer1.0.se.b"):
+    with pytest.raises(DataError, match=r"unexpected keys: 2 \(encoder.layer1.0.se.weight, encoder.layer1.0.se.b"):
         recognize_trunk(shapes, "file", "encoder.")
 
 
@@ -55,7 +55,7 @@ def test_extra_trunk_keys():
     [("layer2.0.conv1.weight", (128, 64, 1, 1)), ("conv1.weight", (32, 3, 7, 7)), ("layer4.1.bn2.running_var", (1,))],
 )
 def test_shape_mismatch(key, shape):
-    with pytest.raises(DataError, match=rf"1 shapes do not match \({key} is .{str(shape)[1:-1]}., not"):
+    with pytest.raises(DataError, match=rf"mismatched shapes: 1 \({key} is .{str(shape)[1:-1]}., not"):
         recognize_trunk({**R18, key: shape}, "file")
 
 
