@@ -24,7 +24,7 @@ from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.float_weights import float_weights
 from simsiam_eval.encoders.recognition.declared import averaged_normalization, declared
-from simsiam_eval.encoders.recognition.families import EPSILON
+from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.encoders.recognition.search import BARE
@@ -338,7 +338,7 @@ def _weights_of(network: Network, where: str, channel_order: str) -> dict[str, T
     """torchvision's key -> weight, for RGB images."""
     entries = network.trunk.entries
     keys = {key: entry.key for key, entry in entries.items()}
-    weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys)
+    weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys) | network.trunk.implied
     if network.family.epsilon != EPSILON:
         for key in [key for key in weights if key.endswith("running_var")]:
             weights[key] = weights[key] + (network.family.epsilon - EPSILON)

@@ -8,6 +8,7 @@ Files that no skeleton describes (TorchScript, ONNX, distributed shards) are not
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ def _describe_file(path: Path, tables: Tables, name: str) -> dict[str, Any] | No
         if isinstance(content, torch.jit.ScriptModule):
             return None
         return {"torch" if start[:2] == b"PK" else "legacy": describe(content, tables, name)}
-    if path.stat().st_size < 4000:
+    if start[:1] == b"\x80":
+        with path.open("rb") as file:
+            return {"pickle": describe(pickle.load(file), tables, name)}
+    if path.stat().st_size < 8000:
         try:
             return {"text": path.read_text()}
         except UnicodeDecodeError:
@@ -94,6 +98,8 @@ def write(files: dict[str, Any], folder: Path, rebuilder: Rebuilder) -> None:
 
             tensors = {key: value.clone() for key, value in rebuilder.mapping(description["safetensors"]).items()}
             save_file(tensors, path, metadata=description["metadata"])
+        elif "pickle" in description:
+            path.write_bytes(pickle.dumps(rebuilder.build(description["pickle"]), protocol=2))
         else:
             legacy = "legacy" in description
             content = rebuilder.build(description["legacy" if legacy else "torch"])

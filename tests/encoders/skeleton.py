@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 Tables = dict[str, dict[str, list[int]]]
-LONGEST_TEXT, FIRST_ENTRIES, DEEPEST, LARGE = 200, 3, 8, 60
+LONGEST_TEXT, FIRST_ENTRIES, DEEPEST, LARGE = 9000, 3, 8, 60
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")  # of a module's attributes, only these tuples are recorded
 _PLAIN = (str, int, float, bool, type(None))
 _COUNTER = "num_batches_tracked"

@@ -11,14 +11,10 @@ This is the one place to add a family:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from simsiam_eval.encoders.architectures import TrunkVariant
-
-Normalization = Mapping[str, list[float]]
-EPSILON = 1e-5  # that torchvision's batch normalization adds to variances
+from simsiam_eval.encoders.recognition.family import Family
 
 _PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
 _IMAGENET_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -31,65 +27,25 @@ _SOLO_LEARN = {
     "imagenet": _IMAGENET_NORMALIZATION,
     "imagenet100": _IMAGENET_NORMALIZATION,
 }
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one toolkit names its keys, and what its code does.
-
-    Attributes:
-        name: as reported by `inspect`.
-        trunk: regular expression of what precedes the trunk's keys (containers that say nothing and wrappers removed).
-        marks: regular expressions, each of which finds one of the file's lines: its plain keys, "@NAME" for an entry of the
-            file, "@config.NAME" for one of its config.json, "@naming.NAME" for how the trunk's keys are named.
-        projector, predictor: start of their keys; "{trunk}" stands for what precedes the trunk's.
-        skipped: (start of keys, what they are) of other known parts.
-        cifar: what the toolkit's code does with a 3x3 stem; None: not known.
-        imagenet: the same of a 7x7 stem.
-        normalizations: of the images on which the toolkit trains, by the data set or by the stem.
-        epsilon: that its batch normalization adds to variances.
-        takes_bgr: whether its encoders take images in BGR or RGB, as a config decides.
-    """
-
-    name: str
-    trunk: str
-    marks: tuple[str, ...] = ()
-    projector: str | None = None
-    predictor: str | None = None
-    skipped: tuple[tuple[str, str], ...] = ()
-    cifar: TrunkVariant | None = None
-    imagenet: TrunkVariant | None = None
-    normalizations: Mapping[str, Normalization] = field(default_factory=dict)
-    epsilon: float = EPSILON
-    takes_bgr: bool = False
-
-    def fits(self, prefix: str, lines: str) -> bool:
-        """Whether a trunk belongs to this family.
-
-        Args:
-            prefix: what precedes its keys.
-            lines: the file's lines, separated by newlines.
-        """
-        return re.fullmatch(self.trunk, prefix) is not None and all(re.search(mark, lines, re.M) for mark in self.marks)
-
-    def part(self, key: str, prefix: str) -> tuple[str, str]:
-        """(the part of the model that a key outside the trunk belongs to, the reason why it is not loaded)."""
-        rules = [
-            (part, start.replace("{trunk}", prefix), f"the {part}")
-            for part, start in (("projector", self.projector), ("predictor", self.predictor))
-            if start is not None
-        ]
-        rules += [("skipped", start.replace("{trunk}", prefix), reason) for start, reason in self.skipped]
-        rules += [("skipped", prefix + "fc.", "the classifier")]
-        for part, start, reason in rules:
-            if key == start or (start.endswith((".", "_")) and key.startswith(start)):
-                return part, reason
-        return "other", "not part of the encoder"
-
-
-_QUEUE = (("queue", "the queue of negatives"), ("queue_ptr", "the queue of negatives"))
-_QUEUE2 = tuple((name.replace("queue", "queue2"), reason) for name, reason in _QUEUE)  # DenseCL's
+_LIGHTNING_BOLTS = {
+    "cifar10": {"mean": [125.3 / 255, 123 / 255, 113.9 / 255], "std": [63 / 255, 62.1 / 255, 66.7 / 255]},
+    "stl10": {"mean": [0.43, 0.42, 0.39], "std": [0.27, 0.26, 0.27]},
+    "imagenet": _IMAGENET_NORMALIZATION,
+}
+# Of MSRA's ImageNet models, and of the ResNeXts that are published beside them; detectron2's MODEL_ZOO.md.
+_MSRA = {"mean": [123.675 / 255, 116.28 / 255, 103.53 / 255], "std": [1 / 255, 1 / 255, 1 / 255]}
+_CAFFE2_RESNEXT = {"mean": _MSRA["mean"], "std": [58.395 / 255, 57.12 / 255, 57.375 / 255]}
+_RGB_OR_BGR = ("rgb", "bgr")
+_QUEUE = tuple((name, "the queue of negatives") for name in ("queue", "queue_ptr", "queue2", "queue2_ptr", "queue."))
 _CLASSIFIER = ("classifier.", "the classifier")
+# OpenMMLab's networks beside `backbone`: its copy in an nn.Sequential with the neck, and the moving average of both.
+_OPENMMLAB = (
+    ("head.", "the head"),
+    *_QUEUE,
+    *((start, "a copy of backbone and neck") for start in ("encoder.", "encoder_q.", "online_net.")),
+    *((start, "the moving average") for start in ("encoder_k.", "target_net.", "momentum_encoder.")),
+)
+_CAFFE2 = (("fc1000_", "the classifier"), ("conv1_b", "a bias that Detectron does not add"))
 
 FAMILIES = (
     # facebookresearch/simsiam's main_simsiam.py, and ours.
@@ -102,6 +58,14 @@ FAMILIES = (
         cifar=_PLAIN,
         imagenet=_PLAIN,
     ),
+    Family(
+        "lightning-bolts",
+        r"encoder_[qk]\.",
+        (r"^queue\.representations$",),
+        projector="{trunk}fc.",
+        skipped=(*_QUEUE, ("val_queue.", "the queue of negatives")),
+        imagenet=_PLAIN,
+    ),
     Family("moco", r"encoder_[qk]\.", projector="{trunk}fc.", skipped=_QUEUE, imagenet=_PLAIN),
     Family(
         "moco-v3",
@@ -110,28 +74,40 @@ FAMILIES = (
         predictor="predictor.",
         imagenet=_PLAIN,
     ),
-    # Also mmselfsup 1.x, which became a part of it. The averages of BYOL and MoCo count their steps.
+    # Also MMSelfSup 1.x, which became a part of it, and MMClassification. The averages of BYOL and MoCo count their steps.
     Family(
         "mmpretrain",
-        r"backbone\.|(encoder_k|target_net|momentum_encoder)\.0\.",
-        (r"^(neck|head)\.", r"^@message_hub$|^(encoder_k|target_net|momentum_encoder)\.steps$"),
+        r"(backbone|(encoder_k|target_net|momentum_encoder)\.0)\.",
+        (
+            r"^(neck\.(fc|mlp|projection_head)|head\.)",
+            r"^@(message_hub|meta\.(mmengine|mmpretrain|mmcls)_version)$|^(encoder_k|target_net|momentum_encoder)\.steps$",
+        ),
         projector="neck.",
         predictor="head.predictor.",
-        skipped=(("head.", "the head"), *_QUEUE, *_QUEUE2),
+        skipped=_OPENMMLAB,
     ),
     # OpenSelfSup, on which DenseCL stands: encoder_q is a Sequential of backbone and neck.
     Family(
         "densecl",
-        r"encoder_[qk]\.0\.",
-        (r"^queue2$",),
+        r"(backbone|encoder_[qk]\.0)\.",
+        (r"^queue2$", r"^encoder_q\.1\."),
         projector="encoder_q.1.",
-        skipped=(*_QUEUE, *_QUEUE2),
+        skipped=(("neck.", "a copy of the projector"), *_OPENMMLAB),
     ),
     Family(
         "mmselfsup",
-        r"(encoder_[qk]|(online|target)_net|(base|momentum)_encoder)\.0\.",
+        r"(backbone|(encoder(_[qk])?|(online|target)_net)\.0)\.",
+        (r"^(neck\.(fc|mlp|projection_head)|head\.(fc_cls|predictor|prototypes)\.)", r"^@meta$"),
+        projector="neck.",
+        predictor="head.predictor.",
+        skipped=_OPENMMLAB,
+    ),
+    Family(
+        "mmselfsup",
+        r"(backbone|(encoder(_[qk])?|(online|target)_net)\.0)\.",
+        (r"^(encoder_q|online_net)\.1\.",),
         projector="encoder_q.1.",
-        skipped=_QUEUE,
+        skipped=_OPENMMLAB,
     ),
     Family(
         "lightly-train",
@@ -186,7 +162,12 @@ FAMILIES = (
             ("prototypes.", "the prototypes"),
         ),
     ),
-    Family("vissl", r"(.*\.)?_feature_blocks\."),
+    Family(
+        "vissl",
+        r"(.*\.)?_feature_blocks\.",
+        projector="classy_state_dict.base_model.model.heads.",
+        skipped=(("classy_state_dict.base_model.model.heads.0.prototypes0.", "the prototypes"),),
+    ),
     Family(
         "dino",
         r"(student\.|teacher\.)?backbone\.",
@@ -206,9 +187,10 @@ FAMILIES = (
         imagenet=_PLAIN,
     ),
     Family("vicreg", r"backbone\.", (r"^projector\.\d+\.",), projector="projector.", imagenet=_PLAIN),
+    # lucidrains/byol-pytorch; its learner has the network a second time, as `net`.
     Family(
         "byol",
-        r"(online_encoder|target_encoder)\.net\.|net\.",
+        r"((online|target)_encoder\.net\.)?",
         (r"^online_encoder\.net\.",),
         projector="online_encoder.projector.",
         predictor="online_predictor.",
@@ -220,17 +202,29 @@ FAMILIES = (
         projector="online_network.projector.",
         predictor="predictor.",
         skipped=(("target_network.", "the target network"),),
+        imagenet=_PLAIN,
     ),
-    Family("lightning-bolts", r"encoder\.", (r"^projection\.model\.",), projector="projection."),
-    Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
     Family(
-        "mmselfsup",
-        r"backbone\.",
-        (r"^(neck|head)\.",),
-        projector="neck.",
-        predictor="head.predictor.",
-        skipped=(("head.", "the head"),),
+        "lightning-bolts",
+        r"encoder\.",
+        (r"^projection\.model\.",),
+        projector="projection.",
+        cifar=_PLAIN,
+        imagenet=_PLAIN,
+        normalizations=_LIGHTNING_BOLTS,
     ),
+    # Its SwAV pads the image by 1 before the first convolution, whose own padding it reduces only for the 7x7 stem.
+    Family(
+        "lightning-bolts",
+        r"",
+        (r"^(prototypes|projection_head)\.", r"^@hyper_parameters$"),
+        projector="projection_head.",
+        skipped=(("prototypes.", "the prototypes"),),
+        cifar=TrunkVariant(stem_padding=2),
+        imagenet=_PLAIN,
+        normalizations=_LIGHTNING_BOLTS,
+    ),
+    Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
     Family("simclr", r"backbone\.", (r"^backbone\.fc\.\d+\.",), projector="{trunk}fc.", imagenet=_PLAIN),
     # leftthomas/SimCLR: an nn.Sequential without max pooling, which its indices show.
     Family("simclr", r"f\.", (r"^g\.\d+\.",), projector="g.", cifar=_PLAIN),
@@ -238,7 +232,13 @@ FAMILIES = (
     Family("simclr", r"encoder\.", (r"^projector\.2\.weight$",), projector="projector."),
     # HobbitLong/CMC and its MoCo, whose moving average is the entry model_ema.
     Family("cmc", r"encoder\.", (r"^@contrast$", r"^@opt$"), imagenet=_PLAIN),
-    Family("maskrcnn-benchmark", r"backbone\.body\.", (r"^backbone\.body\.stem\.",), epsilon=0.0, takes_bgr=True),
+    Family(
+        "maskrcnn-benchmark",
+        r"backbone\.body\.",
+        (r"^backbone\.body\.stem\.",),
+        epsilon=0.0,
+        channel_orders=_RGB_OR_BGR,
+    ),
     Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
     Family("transformers-timm", r"timm_model\."),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
@@ -249,7 +249,26 @@ FAMILIES = (
         (r"^(aux_)?classifier\.\d+\.",),
         imagenet=TrunkVariant(output_stride=8),
     ),
-    Family("detectron2", r".*", (r"^@naming\.detectron2$",), takes_bgr=True),
+    Family("detectron2", r".*", (r"^@naming\.detectron2$",), channel_orders=_RGB_OR_BGR),
+    # Pickles of facebookresearch/Detectron. Its ResNets are MSRA's, with Caffe's strides; its ResNeXts were trained in Caffe2.
+    Family(
+        "caffe2",
+        r"",
+        (r"^@naming\.caffe2$", r"^@arch\.resnext"),
+        skipped=_CAFFE2,
+        imagenet=_PLAIN,
+        normalizations={"imagenet": _CAFFE2_RESNEXT},
+        channel_orders=("bgr",),
+    ),
+    Family(
+        "caffe2",
+        r"",
+        (r"^@naming\.caffe2$",),
+        skipped=_CAFFE2,
+        imagenet=TrunkVariant(stride_in_1x1=True),
+        normalizations={"imagenet": _MSRA},
+        channel_orders=("bgr",),
+    ),
     # facebookresearch/swav trains and evaluates with a standard deviation of its own.
     Family(
         "swav",
@@ -286,13 +305,14 @@ FAMILIES = (
 )
 
 
-def family_of(prefix: str, naming: str, lines: Iterable[str]) -> Family:
+def family_of(prefix: str, naming: str, arch: str, lines: Iterable[str]) -> Family:
     """The family of a trunk.
 
     Args:
         prefix: what precedes its keys, without wrappers and containers that say nothing.
         naming: how its keys are named.
+        arch: its architecture.
         lines: the file's lines (see `Family.marks`).
     """
-    text = "\n".join([*lines, f"@naming.{naming}"])
+    text = "\n".join([*lines, f"@naming.{naming}", f"@arch.{arch}"])
     return next(family for family in FAMILIES if family.fits(prefix, text))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simsiam_eval.encoders.recognition.family import Family
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in, named_values
 from simsiam_eval.encoders.recognition.networks import Network
 from simsiam_eval.errors import DataError, UsageError
@@ -65,7 +66,7 @@ def stated_images(
     if chosen is not None:
         order, order_from = chosen, "--channel-order"
     elif network.channels == 3 and not is_own:
-        order, order_from, assumption = _channel_order(settings, pair, network.family.takes_bgr or is_caffe)
+        order, order_from, assumption = _channel_order(settings, pair, network.family, is_caffe)
     if pair is not None and order == "bgr":
         pair = {name: values[::-1] for name, values in pair.items()}
     if pair is None:
@@ -74,7 +75,7 @@ def stated_images(
 
 
 def _channel_order(
-    settings: Settings, normalization: Mapping[str, list[float]] | None, may_be_bgr: bool
+    settings: Settings, normalization: Mapping[str, list[float]] | None, family: Family, is_caffe: bool
 ) -> tuple[str, str | None, str | None]:
     """(the order, what says it, an assumption).
 
@@ -87,11 +88,13 @@ def _channel_order(
         return orders.pop(), " and ".join(stated), None
     if orders:
         return "rgb", None, f"Assumed RGB images; {' and '.join(stated)} say both RGB and BGR (--channel-order)."
+    if len(family.channel_orders) == 1:
+        return family.channel_orders[0], f"what {family.name} trains with", None
     if normalization is not None and _is_near(normalization["mean"], IMAGENET_MEAN[::-1]):
         return "bgr", None, "Assumed BGR images, since their mean is ImageNet's in this order (--channel-order)."
     if normalization is not None and _is_near(normalization["mean"], IMAGENET_MEAN):
         return "rgb", None, None
-    if may_be_bgr:
+    if "bgr" in family.channel_orders or is_caffe:
         return "rgb", None, (
             "Assumed RGB images, which the file does not say; encoders of Caffe and detectron2 often take BGR "
             "(--channel-order)."

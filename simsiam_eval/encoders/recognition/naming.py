@@ -22,12 +22,14 @@ class Naming:
         anchor: regular expression that finds a trunk by one of its keys; the group `prefix` is what precedes all keys.
         translate: (the rest of a key after the prefix, the anchor's match) -> torchvision's key; None: not in a trunk.
         elsewhere: start of keys of the trunk that are not under the prefix.
+        without_statistics: whether scale and bias of batch normalization already have mean and variance in them.
     """
 
     name: str
     anchor: re.Pattern[str]
     translate: Callable[[str, re.Match[str]], str | None]
     elsewhere: str = "\0"
+    without_statistics: bool = False
 
 
 # Keys with these names belong to the trunk even if torchvision's ResNets do not have them: such a trunk is another network.
@@ -90,6 +92,29 @@ def _transformers(rest: str, anchor: re.Match[str]) -> str | None:
     return f"layer{int(stage) + 1}.{block}.{inside}.{statistic}"
 
 
+# Letters of the convolutions in a block, and statistics, as facebookresearch/Detectron has them.
+_CAFFE2_MODULES = {"branch1": ("downsample.0", "downsample.1")} | {
+    f"branch2{letter}": (f"conv{number}", f"bn{number}") for number, letter in enumerate("abc", 1)
+}
+_CAFFE2_NORM = {"s": "weight", "b": "bias"}
+
+
+def _caffe2(rest: str, anchor: re.Match[str]) -> str | None:
+    """MSRA's ImageNet models and Detectron's detectors; Detectron adds no bias to convolutions, not even `conv1_b`."""
+    if rest == "conv1_w":
+        return "conv1.weight"
+    match = re.fullmatch(r"res_conv1_bn_([sb])", rest)
+    if match:
+        return f"bn1.{_CAFFE2_NORM[match[1]]}"
+    match = re.fullmatch(r"res([2-5])_(\d+)_(branch1|branch2[abc])_(w|bn_[sb])", rest)
+    if match is None:
+        return f"layer.{rest}" if re.match(r"res[2-5]_\d+_branch\w+_(?!b$|\w*momentum$)", rest) else None
+    stage, block, module, kind = match.groups()
+    convolution, norm = _CAFFE2_MODULES[module]
+    inside = f"{convolution}.weight" if kind == "w" else f"{norm}.{_CAFFE2_NORM[kind[-1]]}"
+    return f"layer{int(stage) - 1}.{block}.{inside}"
+
+
 NAMINGS = (
     Naming("torchvision", re.compile(r"(?P<prefix>(?:.*\.)?)layer1\.0\.conv1\.weight"), _torchvision),
     Naming("sequential", re.compile(r"(?P<prefix>(?:.*\.)?)(?P<layer1>[2-4])\.0\.conv1\.weight"), _sequential),
@@ -99,6 +124,7 @@ NAMINGS = (
         re.compile(r"(?P<prefix>(?:.*\.)?)encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight"),
         _transformers,
     ),
+    Naming("caffe2", re.compile(r"(?P<prefix>(?:.*\.)?)res2_0_branch2a_w"), _caffe2, without_statistics=True),
 )
 
 

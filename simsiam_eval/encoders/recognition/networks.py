@@ -12,7 +12,8 @@ import torch
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
 from simsiam_eval.encoders.recognition.architecture import recognize_trunk
-from simsiam_eval.encoders.recognition.families import Family, family_of
+from simsiam_eval.encoders.recognition.families import family_of
+from simsiam_eval.encoders.recognition.family import Family
 from simsiam_eval.encoders.recognition.search import (
     Entry,
     Trunk,
@@ -28,7 +29,7 @@ from simsiam_eval.wording import first_few
 _TRANSFORMER_KEY = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|pos_embed)(\.|$)")
 # Words in the names of networks, by the role that --branch can name.
 _ROLES = {
-    "momentum": r"momentum|encoder_k|key_encoder|target|ema|shadow",
+    "momentum": r"momentum|encoder_k|key_encoder|moco_encoder|target|ema|shadow",
     "ema": r"ema|shadow",
     "online": r"online|encoder_q|query_encoder|base_encoder",
     "teacher": r"teacher",
@@ -194,6 +195,8 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
     lines = [entry.plain for entry in entries]
     lines += [f"@{name}" for name in content if isinstance(name, str)]
     lines += [f"@config.{name}" for name in config or {}]
+    meta = content.get("meta")
+    lines += [f"@meta.{name}" for name in meta] if isinstance(meta, Mapping) else []
     networks, error = [], None
     for trunk in sorted(trunks, key=lambda trunk: -len(trunk.entries)):
         prefix = plain_path(trunk.container, trunk.prefix)
@@ -202,7 +205,7 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
         except DataError as failure:
             error = error or failure
             continue
-        family = family_of(prefix, trunk.naming, lines)
+        family = family_of(prefix, trunk.naming, arch, lines)
         name = network_name(trunk.container, trunk.prefix)
         pickled = isinstance(content_at(content, trunk.container), ModuleState)
         networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
@@ -214,7 +217,12 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
 def _distinct(networks: list[Network]) -> list[Network]:
     """Networks with different weights, in the order of the file; names that are not unique get their full path."""
     distinct: list[Network] = []
-    for network in sorted(networks, key=lambda network: (len(network.trunk.container), len(network.name))):
+
+    # A prefix says more than none: a learner of BYOL has the network `net` also as `online_encoder.net`.
+    def order(network: Network) -> tuple[int, bool, int]:
+        return len(network.trunk.container), not network.prefix, len(network.name)
+
+    for network in sorted(networks, key=order):
         same = next((other for other in distinct if _equal(network, other)), None)
         if same is None:
             distinct.append(network)

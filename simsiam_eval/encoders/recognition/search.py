@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.naming import NAMINGS, WRAPPERS, Naming, plain
 from simsiam_eval.errors import DataError
 
@@ -16,13 +18,25 @@ Shape = tuple[int, ...]
 BARE = "bare"  # container name of a file that is itself the state dict
 # Names of containers that say nothing about the layout of the network in them.
 _CONTAINERS = frozenset(
-    ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "state", "models", "model_state")
+    (
+        "state_dict",
+        "model_state_dict",
+        "model",
+        "net",
+        "network",
+        "weights",
+        "params",
+        "state",
+        "models",
+        "model_state",
+        "blobs",
+    )
 )
 # The same for a second set of weights, the moving average of the first.
 _AVERAGES = frozenset(["state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "shadow"])
 _DEEPEST = 8  # levels of nested containers
 # Containers of what is not a model.
-_NOT_MODELS = re.compile(r"optim|sched|callback|loops|scaler|loss")
+_NOT_MODELS = re.compile(r"optim|sched|callback|loops|scaler")
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Trunk:
         naming: how its keys are named.
         layer1: in an nn.Sequential, the index of layer1.
         entries: torchvision's key -> entry.
+        implied: torchvision's key -> weight that the naming implies and the file has not.
     """
 
     container: tuple[str, ...]
@@ -64,11 +79,13 @@ class Trunk:
     naming: str
     layer1: int | None
     entries: dict[str, Entry]
+    implied: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """torchvision's key -> shape."""
-        return {key: entry.shape for key, entry in self.entries.items()}
+        implied = {key: tuple(tensor.shape) for key, tensor in self.implied.items()}
+        return {key: entry.shape for key, entry in self.entries.items()} | implied
 
     @property
     def where(self) -> str:
@@ -167,7 +184,19 @@ def _find(container: tuple[str, ...], group: list[Entry], naming: Naming, where:
                 )
             found[trunk_key] = entry
         layer1 = int(match["layer1"]) if "layer1" in match.groupdict() else None
-        yield Trunk(container, prefix, naming.name, layer1, found)
+        implied = _identity_statistics(found) if naming.without_statistics else {}
+        yield Trunk(container, prefix, naming.name, layer1, found, implied)
+
+
+def _identity_statistics(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+    """Mean and variance with which batch normalization only scales and adds, for every layer with a bias."""
+    statistics = {}
+    for key, entry in entries.items():
+        if key.endswith(".bias"):
+            layer = key.removesuffix("bias")
+            statistics[f"{layer}running_mean"] = torch.zeros(entry.shape)
+            statistics[f"{layer}running_var"] = torch.full(entry.shape, 1 - EPSILON)
+    return statistics
 
 
 def content_at(content: Any, path: Sequence[str]) -> Any:

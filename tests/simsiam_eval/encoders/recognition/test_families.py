@@ -37,6 +37,19 @@ def as_detectron2(shapes):
     return {name(key): shape for key, shape in shapes.items()}
 
 
+def as_caffe2(shapes):
+    def name(key):
+        stem = {"conv1.weight": "conv1_w", "bn1.weight": "res_conv1_bn_s", "bn1.bias": "res_conv1_bn_b"}
+        if key in stem:
+            return stem[key]
+        stage, block, module, *rest = key.split(".")
+        new = "branch1" if module == "downsample" else f"branch2{'abc'[int(module[-1]) - 1]}"
+        is_norm = module.startswith("bn") or rest[0] == "1"
+        return f"res{int(stage[-1]) + 1}_{block}_{new}_" + (f"bn_{rest[-1][0].replace('w', 's')}" if is_norm else "w")
+
+    return {name(key): shape for key, shape in shapes.items() if key.endswith((".weight", ".bias"))}
+
+
 def as_transformers(shapes):
     def name(key):
         if key.startswith(("conv1", "bn1")):
@@ -67,6 +80,7 @@ CASES = [
     ("moco-v3", "base_encoder.", dict, linear("base_encoder.fc.0", "predictor.0"), [512, 256], [512, 256]),
     ("densecl", "encoder_q.0.", dict, linear("encoder_q.1.mlp.0") | {"queue2": (128, 9)}, [512, 256], None),
     ("mmselfsup", "encoder_q.0.", dict, linear("encoder_q.1.mlp.0") | {"queue": (128, 9)}, [512, 256], None),
+    ("lightning-bolts", "encoder_q.", dict, linear("encoder_q.fc") | {"queue.representations": (128, 9)}, [512, 256], None),
     ("lightly-train", "embedding_model.wrapped_model._features.", dict, linear("projection_head.layers.0"), [512, 256],
      None),
     ("solo-learn", "backbone.", dict, linear("classifier", "projector.0", "predictor.0"), [512, 256], [512, 256]),
@@ -86,7 +100,6 @@ CASES = [
     ("lightning-bolts", "encoder.", dict, linear("projection.model.0"), [512, 256], None),
     ("byol", "online_network.", dict, {}, None, None),
     ("mmselfsup", "online_net.0.", dict, linear("online_net.1.fc0"), None, None),
-    ("mmselfsup", "backbone.", dict, linear("neck.fc0", "head.predictor.fc0"), [512, 256], [512, 256]),
     ("simclr", "backbone.", dict, linear("backbone.fc.0"), [512, 256], None),
     ("simclr", "encoder.", dict, {"projector.0.weight": (512, 512), "projector.2.weight": (64, 512)}, [512, 512, 64], None),
     ("transformers", "resnet.", as_transformers, {"classifier.1.weight": (10, 512)}, None, None),
@@ -101,6 +114,7 @@ CASES = [
 ]  # fmt: skip
 # Families of larger networks, and those that the file's other entries tell: tested below.
 ELSEWHERE = {
+    "caffe2",
     "cmc",
     "maskrcnn-benchmark",
     "mmpretrain",
@@ -156,10 +170,18 @@ def test_maskrcnn_benchmark():
 
 
 def test_families_that_other_entries_of_the_file_tell():
-    backbone = weights(R18, "backbone.") | weights(linear("neck.fc0"))
-    assert read_contents({"state_dict": backbone, "message_hub": {}}, "f").choose(None, "f").family.name == "mmpretrain"
+    openmmlab = weights(R18, "backbone.") | weights(linear("neck.fc0", "head.predictor.fc0"))
+    for entries, name in (
+        ({"message_hub": {}}, "mmpretrain"),
+        ({"meta": {"mmpretrain_version": "1.2.0"}}, "mmpretrain"),
+        ({"meta": {"mmselfsup_version": "0.11.0"}}, "mmselfsup"),
+    ):
+        contents = read_contents({"state_dict": openmmlab, **entries}, "f")
+        network = contents.choose(None, "f")
+        assert network.family.name == name
+        assert other_parts(contents, network)[1:] == ([512, 256], [512, 256])
     for average in ("encoder_k", "target_net", "momentum_encoder"):
-        both = backbone | weights(R18, f"{average}.module.0.") | {f"{average}.steps": torch.zeros(())}
+        both = openmmlab | weights(R18, f"{average}.module.0.") | {f"{average}.steps": torch.zeros(())}
         for content in ({"state_dict": both, "message_hub": {}}, {"state_dict": both}):
             for branch in ("backbone", average):
                 assert read_contents(content, "f").choose(branch, "f").family.name == "mmpretrain"
@@ -175,3 +197,21 @@ def test_families_that_other_entries_of_the_file_tell():
 
 def test_an_encoder_without_its_heads_is_no_simsiam():
     assert read_contents(weights(R18, "encoder."), "f").choose(None, "f").family.name == "other"
+
+
+def test_caffe2_has_no_statistics_and_takes_no_bias_of_convolutions():
+    others = {"conv1_b": (64,), "fc1000_w": (1000, 512), "res2_0_branch2a_bn_s_momentum": (64,)}
+    contents = read_contents({"blobs": weights(as_caffe2(R18)) | weights(others)}, "f")
+    network = contents.choose(None, "f")
+    assert (network.family.name, network.arch, contents.part_of) == ("caffe2", "resnet18", None)
+    assert other_parts(contents, network)[0].keys() == others.keys()
+    assert set(network.trunk.shapes) | {key for key in R18 if key.endswith("num_batches_tracked")} == set(R18)
+    variance = network.trunk.implied["layer1.0.bn1.running_var"]
+    assert torch.equal(variance + 1e-5, torch.ones(64))
+
+
+def test_a_prefix_names_a_network_that_stands_twice():
+    shared = weights(R18)
+    learner = {f"{prefix}{key}": value for prefix in ("net.", "online_encoder.net.") for key, value in shared.items()}
+    network = read_contents(learner, "f").choose(None, "f")
+    assert (network.name, network.family.name) == ("online_encoder", "byol")
