@@ -43,7 +43,9 @@ def record(folder: Path) -> dict[str, Any] | None:
     """The record of a case; None if a file of it cannot be described."""
     case, tables = read_case(folder), read_tables()
     target = folder / case.file
-    beside = target.rglob("*") if target.is_dir() else [target, *target.parent.glob("*.json")]
+    beside = (
+        target.rglob("*") if target.is_dir() else [target, *target.parent.glob("*.json"), *target.parent.glob("*.yaml")]
+    )
     paths = sorted({path for path in beside if path.is_file() and path.name != "case.json"})
     try:
         files = {str(path.relative_to(folder)): _describe_file(path, tables, case.name) for path in paths}

@@ -6,7 +6,7 @@ name, which other keys are projector and predictor, what its code does in the st
 This is the one place to add a family:
 
 1. Add a row to FAMILIES. The first row that fits is taken, so a more specific row stands above a more general one.
-2. Add its keys to CASES in tests/simsiam_eval/encoders/test_families.py, which fails until they are there.
+2. Add its keys to CASES in tests/simsiam_eval/encoders/recognition/test_families.py, which fails until they are there.
 """
 
 from __future__ import annotations
@@ -14,27 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.recognition import normalizations
 from simsiam_eval.encoders.recognition.family import Family
 
 _PLAIN = TrunkVariant()  # 3x3 convolution with stride 1 and padding 1, no max pooling
-_IMAGENET_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-_SWAV = {"mean": [0.485, 0.456, 0.406], "std": [0.228, 0.224, 0.225]}
-_CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # kuangliu/pytorch-cifar
-_SOLO_LEARN = {
-    "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]},
-    "cifar100": {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]},
-    "stl10": {"mean": [0.4914, 0.4823, 0.4466], "std": [0.247, 0.243, 0.261]},
-    "imagenet": _IMAGENET_NORMALIZATION,
-    "imagenet100": _IMAGENET_NORMALIZATION,
-}
-_LIGHTNING_BOLTS = {
-    "cifar10": {"mean": [125.3 / 255, 123 / 255, 113.9 / 255], "std": [63 / 255, 62.1 / 255, 66.7 / 255]},
-    "stl10": {"mean": [0.43, 0.42, 0.39], "std": [0.27, 0.26, 0.27]},
-    "imagenet": _IMAGENET_NORMALIZATION,
-}
-# Of MSRA's ImageNet models, and of the ResNeXts that are published beside them; detectron2's MODEL_ZOO.md.
-_MSRA = {"mean": [123.675 / 255, 116.28 / 255, 103.53 / 255], "std": [1 / 255, 1 / 255, 1 / 255]}
-_CAFFE2_RESNEXT = {"mean": _MSRA["mean"], "std": [58.395 / 255, 57.12 / 255, 57.375 / 255]}
 _RGB_OR_BGR = ("rgb", "bgr")
 _QUEUE = tuple((name, "the queue of negatives") for name in ("queue", "queue_ptr", "queue2", "queue2_ptr", "queue."))
 _CLASSIFIER = ("classifier.", "the classifier")
@@ -67,13 +50,7 @@ FAMILIES = (
         imagenet=_PLAIN,
     ),
     Family("moco", r"encoder_[qk]\.", projector="{trunk}fc.", skipped=_QUEUE, imagenet=_PLAIN),
-    Family(
-        "moco-v3",
-        r"(base|momentum)_encoder\.",
-        projector="{trunk}fc.",
-        predictor="predictor.",
-        imagenet=_PLAIN,
-    ),
+    Family("moco-v3", r"(base|momentum)_encoder\.", projector="{trunk}fc.", predictor="predictor.", imagenet=_PLAIN),
     # Also MMSelfSup 1.x, which became a part of it, and MMClassification. The averages of BYOL and MoCo count their steps.
     Family(
         "mmpretrain",
@@ -124,7 +101,7 @@ FAMILIES = (
         skipped=(_CLASSIFIER, ("momentum_projector.", "the momentum projector"), *_QUEUE),
         cifar=TrunkVariant(stem_padding=2),
         imagenet=_PLAIN,
-        normalizations=_SOLO_LEARN,
+        normalizations=normalizations.SOLO_LEARN,
     ),
     # The 91.9 % SimSiam for CIFAR-10, with PatrickHua's heads and its own normalization.
     Family(
@@ -135,7 +112,7 @@ FAMILIES = (
         predictor="predictor.",
         skipped=(("encoder.", "a copy of backbone and projector"),),
         cifar=_PLAIN,
-        normalizations={"cifar": _CIFAR10},
+        normalizations={"cifar": normalizations.CIFAR10},
     ),
     # SimSiam, and SimCLR, which has no predictor.
     Family(
@@ -147,7 +124,7 @@ FAMILIES = (
         skipped=(("encoder.", "a copy of backbone and projector"),),
         cifar=_PLAIN,
         imagenet=_PLAIN,
-        normalizations={"cifar": _IMAGENET_NORMALIZATION, "imagenet": _IMAGENET_NORMALIZATION},
+        normalizations={"cifar": normalizations.IMAGENET, "imagenet": normalizations.IMAGENET},
     ),
     Family(
         "lightly",
@@ -211,7 +188,7 @@ FAMILIES = (
         projector="projection.",
         cifar=_PLAIN,
         imagenet=_PLAIN,
-        normalizations=_LIGHTNING_BOLTS,
+        normalizations=normalizations.LIGHTNING_BOLTS,
     ),
     # Its SwAV pads the image by 1 before the first convolution, whose own padding it reduces only for the 7x7 stem.
     Family(
@@ -222,7 +199,7 @@ FAMILIES = (
         skipped=(("prototypes.", "the prototypes"),),
         cifar=TrunkVariant(stem_padding=2),
         imagenet=_PLAIN,
-        normalizations=_LIGHTNING_BOLTS,
+        normalizations=normalizations.LIGHTNING_BOLTS,
     ),
     Family("byol", r"(online|target)_(network|encoder)(_state_dict)?\.(\w+\.)?"),
     Family("simclr", r"backbone\.", (r"^backbone\.fc\.\d+\.",), projector="{trunk}fc.", imagenet=_PLAIN),
@@ -250,14 +227,14 @@ FAMILIES = (
         imagenet=TrunkVariant(output_stride=8),
     ),
     Family("detectron2", r".*", (r"^@naming\.detectron2$",), channel_orders=_RGB_OR_BGR),
-    # Pickles of facebookresearch/Detectron. Its ResNets are MSRA's, with Caffe's strides; its ResNeXts were trained in Caffe2.
+    # Pickles of facebookresearch/Detectron: MSRA's ResNets, with Caffe's strides, and ResNeXts that Caffe2 trained.
     Family(
         "caffe2",
         r"",
         (r"^@naming\.caffe2$", r"^@arch\.resnext"),
         skipped=_CAFFE2,
         imagenet=_PLAIN,
-        normalizations={"imagenet": _CAFFE2_RESNEXT},
+        normalizations={"imagenet": normalizations.CAFFE2_RESNEXT},
         channel_orders=("bgr",),
     ),
     Family(
@@ -266,7 +243,7 @@ FAMILIES = (
         (r"^@naming\.caffe2$",),
         skipped=_CAFFE2,
         imagenet=TrunkVariant(stride_in_1x1=True),
-        normalizations={"imagenet": _MSRA},
+        normalizations={"imagenet": normalizations.MSRA},
         channel_orders=("bgr",),
     ),
     # facebookresearch/swav trains and evaluates with a standard deviation of its own.
@@ -277,7 +254,7 @@ FAMILIES = (
         projector="projection_head.",
         skipped=(("prototypes.", "the prototypes"),),
         imagenet=_PLAIN,
-        normalizations={"imagenet": _SWAV},
+        normalizations={"imagenet": normalizations.SWAV},
     ),
     Family(
         "swav",
@@ -294,7 +271,7 @@ FAMILIES = (
         (r"^layer2\.0\.shortcut\.", r"^linear\."),
         skipped=(("linear.", "the classifier"),),
         cifar=_PLAIN,
-        normalizations={"cifar": _CIFAR10},
+        normalizations={"cifar": normalizations.CIFAR10},
     ),
     # A hub folder, and a checkpoint of timm's training script.
     Family("timm", r"", (r"^@(config\.pretrained_cfg|metric|version)$",)),

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
+from simsiam_eval.encoders.recognition.absence import no_trunk, no_weights, quantized_weights
 from simsiam_eval.encoders.recognition.architecture import recognize_trunk
 from simsiam_eval.encoders.recognition.families import family_of
 from simsiam_eval.encoders.recognition.family import Family
@@ -24,9 +24,7 @@ from simsiam_eval.encoders.recognition.search import (
     tensor_entries,
 )
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.wording import first_few
 
-_TRANSFORMER_KEY = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|pos_embed)(\.|$)")
 # Words in the names of networks, by the role that --branch can name.
 _ROLES = {
     "momentum": r"momentum|encoder_k|key_encoder|moco_encoder|target|ema|shadow",
@@ -188,10 +186,10 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
     """
     entries = [] if {"state", "param_groups"} <= set(content) else tensor_entries(content)
     if not entries:
-        raise DataError(f"{where} {_no_weights(content)}")
+        raise DataError(f"{where} {no_weights(content)}")
     trunks = find_trunks(entries, where)
     if not trunks:
-        raise DataError(f"{where} {_no_trunk(entries)}")
+        raise DataError(f"{where} {no_trunk(entries)}")
     lines = [entry.plain for entry in entries]
     lines += [f"@{name}" for name in content if isinstance(name, str)]
     lines += [f"@config.{name}" for name in config or {}]
@@ -210,7 +208,7 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
         pickled = isinstance(content_at(content, trunk.container), ModuleState)
         networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
     if not networks:
-        raise _without_network(entries, where) or OtherArchitecture(str(error), trunks=trunks)
+        raise quantized_weights(entries, where) or OtherArchitecture(str(error), trunks=trunks)
     return Contents(entries, _distinct(networks), _part_of(entries, networks))
 
 
@@ -267,47 +265,3 @@ def _part_of(entries: Sequence[Entry], networks: Sequence[Network]) -> str | Non
     return next(
         (what for what, pattern in _LARGER.items() if any(re.search(pattern, key) for key in keys)), "a larger network"
     )
-
-
-def _no_weights(content: Mapping[Any, Any]) -> str:
-    """What a checkpoint without weights contains instead, and what was expected."""
-    later = "expected model weights. Give a checkpoint written after training."
-    for name in ("state_dict", "model"):
-        entry = content.get(name)
-        if isinstance(entry, Mapping):
-            if not entry:
-                return f"has an empty {name}; {later}"
-            inside = first_few(map(str, entry))
-            return f"has no weights in {name}, only {inside}; save the model's own state dict there."
-    if not content:
-        return f"is an empty state dict; {later}"
-    if "optimizer" in content or {"state", "param_groups"} <= set(content):
-        return "has an optimizer's state and no weights; give the checkpoint that has the model's weights."
-    return f"has no weights, only {first_few(map(str, content))}; give a file with a model's state dict."
-
-
-def _no_trunk(entries: Sequence[Entry]) -> str:
-    """What a checkpoint without a ResNet contains instead."""
-    keys = [entry.plain for entry in entries]
-    if any(_TRANSFORMER_KEY.search(key) for key in keys):
-        return f"has a vision transformer, an unknown architecture. Supported: {', '.join(ARCHITECTURES)}."
-    starts = dict.fromkeys(key.split(".")[0] + "." if "." in key else key for key in keys)
-    return (
-        f"has no ResNet: its keys start with {first_few(starts, 6)}. "
-        f"Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix."
-    )
-
-
-def _without_network(entries: Sequence[Entry], where: str) -> DataError | None:
-    """A more precise error than that keys are missing, where one is known."""
-    quantized = [
-        entry.key
-        for entry in entries
-        if entry.tensor.is_quantized or entry.key.rpartition(".")[2] in ("zero_point", "_packed_params")
-    ]
-    if quantized:
-        return DataError(
-            f"{where} has quantized weights ({first_few(quantized)}); expected floating-point weights. "
-            "Give the checkpoint from before quantization."
-        )
-    return None

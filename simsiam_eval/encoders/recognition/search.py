@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.naming import NAMINGS, WRAPPERS, Naming, plain
 from simsiam_eval.errors import DataError
 
@@ -189,13 +188,13 @@ def _find(container: tuple[str, ...], group: list[Entry], naming: Naming, where:
 
 
 def _identity_statistics(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-    """Mean and variance with which batch normalization only scales and adds, for every layer with a bias."""
+    """Mean 0 and variance 1 for every layer with a bias, as detectron2 takes them."""
     statistics = {}
     for key, entry in entries.items():
         if key.endswith(".bias"):
             layer = key.removesuffix("bias")
             statistics[f"{layer}running_mean"] = torch.zeros(entry.shape)
-            statistics[f"{layer}running_var"] = torch.full(entry.shape, 1 - EPSILON)
+            statistics[f"{layer}running_var"] = torch.ones(entry.shape)
     return statistics
 
 
