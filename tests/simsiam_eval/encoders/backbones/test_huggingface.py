@@ -100,9 +100,7 @@ def test_incomplete_weights_are_rejected(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     kept = {key: value for key, value in weights.items() if "cls_token" not in key}
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        DataError, match=r"does not have the weights of a ViTModel: missing keys: 1 \(embeddings.cls"
-    ):
+    with pytest.raises(DataError, match=r"does not have the weights of a ViTModel: missing keys: 1 \(embeddings.cls"):
         load_encoder(f"hf:{tmp_path}")
 
 
