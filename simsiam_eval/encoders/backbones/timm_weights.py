@@ -14,8 +14,10 @@ from torch import nn
 
 from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of, timm_config
-from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.file_settings import settings_of
+from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.parts import layer_widths
 from simsiam_eval.encoders.recognition.search import tensor_entries
 from simsiam_eval.errors import DataError
@@ -42,6 +44,7 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         raise DataError(
             f"{path} has the network {folder['architecture']}, not {name}; use timm:{folder['architecture']}@."
         )
+    _reject_bgr(opened)
     network, found = _network_with_weights(name, content, folder, str(path), choice.branch)
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
@@ -61,6 +64,16 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         found.branches,
         epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
+
+
+def _reject_bgr(file: CheckpointFile) -> None:
+    """Raise DataError if a checkpoint says that its images are not RGB."""
+    for source, order in stated_orders(settings_of(file, None)[0]).items():
+        if order != "rgb":
+            raise DataError(
+                f"{file.path} says in {source} that its encoder takes {order.upper()} images; expected RGB, or a ResNet "
+                "that torchvision has, which is reversed."
+            )
 
 
 def _named(pooling: str) -> str:

@@ -21,8 +21,11 @@ _DEEPEST = 6  # levels of nested settings
 _YAML_FAMILIES = ("detectron2", "maskrcnn-benchmark")
 
 
-def settings_of(file: CheckpointFile, network: Network) -> tuple[Settings, list[str]]:
+def settings_of(file: CheckpointFile, network: Network | None) -> tuple[Settings, list[str]]:
     """Everything in and beside a checkpoint that may be settings of one of its networks, and what was left out.
+
+    Args:
+        network: None for one of another library.
 
     Returns:
         The settings; and a sentence on each file that was left out because it is of another network.
@@ -32,7 +35,7 @@ def settings_of(file: CheckpointFile, network: Network) -> tuple[Settings, list[
     for name, config in file.configs.items():
         if name.endswith((".yaml", ".yml")):
             depth = _depth(config)
-            if network.family.name not in _YAML_FAMILIES:
+            if network is None or network.family.name not in _YAML_FAMILIES:
                 continue
             if depth not in (None, _depth_of(network.arch)):
                 left_out.append(f"{name} beside the weights is of a ResNet-{depth}, so it is not used.")

@@ -82,7 +82,7 @@ def _channel_order(
     Args:
         normalization: that the settings state, in the order of the encoder's channels.
     """
-    stated = _stated_orders(settings)
+    stated = stated_orders(settings)
     orders = set(stated.values())
     if len(orders) == 1:
         return orders.pop(), " and ".join(stated), None
@@ -102,7 +102,7 @@ def _channel_order(
     return "rgb", None, None
 
 
-def _stated_orders(settings: Settings) -> dict[str, str]:
+def stated_orders(settings: Settings) -> dict[str, str]:
     """What says it -> "rgb" or "bgr"."""
     loaded = _loaded_order(settings)
     found: dict[str, str] = {}

@@ -175,6 +175,15 @@ def test_two_networks_in_one_state_dict(tmp_path):
         assert report.epoch == 3
 
 
+def test_an_encoder_of_bgr_images_is_rejected(tmp_path):
+    _, path = saved(tmp_path, "test_resnet")
+    for flag in ("True", "False"):
+        torch.save(torch.load(path) | {"meta": {"cfg": f"norm = dict(to_rgb={flag})"}}, tmp_path / f"{flag}.pth")
+    load_encoder(f"timm:test_resnet@{tmp_path / 'True.pth'}")
+    with pytest.raises(DataError, match=r"says in meta\.cfg that its encoder takes BGR images; expected RGB"):
+        load_encoder(f"timm:test_resnet@{tmp_path / 'False.pth'}")
+
+
 def test_options_without_a_meaning_are_rejected(tmp_path):
     _, path = saved(tmp_path, "test_resnet")
     name = f"timm:test_resnet@{path}"
