@@ -11,7 +11,8 @@ from simsiam_eval.commands.options import default_text, grouped_fields
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.settings import CheckpointSettings
-from simsiam_eval.extraction.settings import FeatureSettings, NormalizationSettings, ViewSettings
+from simsiam_eval.extraction.pixel_settings import NormalizationSettings, PixelSettings
+from simsiam_eval.extraction.settings import FeatureSettings, ViewSettings
 
 HEAD = """# Settings
 
@@ -57,6 +58,8 @@ top level. Paths are relative to the working folder.
 """
 # Settings that several commands share have a section of their own.
 MACHINE = (DeviceSettings, PrecisionSettings, SeedSettings)
+EXTRACTION = (FeatureSettings, NormalizationSettings, PixelSettings, ViewSettings)
+PIXELS = {**inspect.get_annotations(NormalizationSettings), **inspect.get_annotations(PixelSettings)}
 
 
 def page() -> str:
@@ -64,9 +67,7 @@ def page() -> str:
     lines = [line for shared in MACHINE for line in _rows(shared, shared)]
     parts = [HEAD, f"## Device, precision and seed\n\n{_table(lines)}"]
     parts.append(f"## Checkpoint\n\n{_table(_rows(CheckpointSettings, CheckpointSettings))}")
-    parts.append(
-        f"## Extraction\n\n{_table(_rows(ViewSettings, FeatureSettings, NormalizationSettings, ViewSettings))}"
-    )
+    parts.append(f"## Extraction\n\n{_table(_rows(ViewSettings, *EXTRACTION))}")
     for name, command in COMMANDS.items():
         settings_class = command.settings_class()
         shared = [spelling(field) for base in MACHINE if issubclass(settings_class, base) for field in fields(base)]
@@ -76,6 +77,8 @@ def page() -> str:
         if issubclass(settings_class, FeatureSettings):
             without = "" if issubclass(settings_class, ViewSettings) else " (without `--views`)"
             also.append(f"the [extraction options](#extraction){without}")
+        elif issubclass(settings_class, PixelSettings):
+            also += [f"`{spelling(field)}`" for field in fields(PixelSettings) if field.name in PIXELS]
         elif issubclass(settings_class, NormalizationSettings):
             also.append("`--mean` and `--std` ([extraction](#extraction))")
         paragraphs = inspect.cleandoc(settings_class.__doc__ or "").split("\n\n")
@@ -83,7 +86,7 @@ def page() -> str:
         text = "\n\n".join(textwrap.fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs)
         if settings_class.EXAMPLES:
             text += "\n\n```\n" + "\n".join(f"simsiam-eval {name} {line}" for line in settings_class.EXAMPLES) + "\n```"
-        elsewhere = (*MACHINE, CheckpointSettings, FeatureSettings, NormalizationSettings, ViewSettings, object)
+        elsewhere = (*MACHINE, CheckpointSettings, *EXTRACTION, object)
         declaring = [base for base in settings_class.__mro__ if base not in elsewhere]
         parts.append(f"## {name}\n\n{text}\n\n{_table(_rows(settings_class, *declaring))}")
     return "\n".join(parts)

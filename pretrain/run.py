@@ -60,6 +60,7 @@ def pretrain(settings: PretrainSettings) -> Result:
         if settings.compile != "off":
             require_compiler(processes.device)
         source = open_source(settings.data, "train")
+        source.require(range(len(source)), None)
         with (
             closing(open_folder(settings, source, processes)) as folder,
             closing(_Run(settings, source, folder, processes)) as run,

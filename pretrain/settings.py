@@ -105,6 +105,9 @@ class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, S
         "machine": "channels_last fused compile resident workers",
     }
     CHECKPOINT = "init"
+    LACKS: ClassVar[dict[str, str]] = {
+        "--channels": "pretrain has no --channels: its augmentation changes colors, which only RGB images have."
+    }
     ALSO_WITHOUT = frozenset({"arch"})
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--preset cifar10 --data cifar10:data --val cifar10:data#test --out runs/first",

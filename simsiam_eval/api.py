@@ -19,7 +19,7 @@ from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.arguments import check_like, check_options, check_path
+from simsiam_eval.extraction.arguments import PREPROCESSING, check_like, check_options, check_path
 from simsiam_eval.extraction.extraction import BlockFeatures, Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
 from simsiam_eval.extraction.plan import root_attributes
@@ -79,7 +79,8 @@ class PretrainedEncoder(Encoder):
         """Features of a few images, the same that `extract` gives.
 
         Args:
-            images: one image or an iterable of N: Pillow images, paths, or uint8 arrays (H,W,3) or (H,W).
+            images: one image or an iterable of N: Pillow images, paths, or uint8 arrays (H,W,3) or (H,W); where
+                channels were selected, any arrays that have them.
             device: auto, cpu, cuda or cuda:N.
 
         Returns:
@@ -118,6 +119,9 @@ def load_encoder(
     channel_order: str | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    channels: int | str | Sequence[int] | None = None,
+    max_value: float | None = None,
+    channel_axis: str | None = None,
     download: bool = False,
 ) -> PretrainedEncoder:
     """Load the encoder of a checkpoint of any supported family; no code in the file is run.
@@ -135,6 +139,8 @@ def load_encoder(
         output_stride: 32, or 16 or 8 for stages that dilate their convolutions.
         channel_order: rgb or bgr, in which the encoder was trained to take color channels; images are RGB all the same.
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all.
+        channels: number, or indices, of the channels of images that are read as they are stored; default: RGB or gray.
+        max_value, channel_axis: of such images, as the options of `extract`.
         download: whether weights that are not on this machine may be downloaded.
 
     None stands for what the checkpoint says, or else the default for its stem.
@@ -158,18 +164,15 @@ def load_encoder(
     """
     check_path(checkpoint, "checkpoint", "the path of a file")
     values: dict[str, Any] = {"layer": layer, "pool": pooling, "transform": transform, "mean": mean, "std": std}
-    settings = FeatureSettings(
-        branch=branch,
-        arch=arch,
-        stem_stride=stem_stride,
-        stem_padding=stem_padding,
-        stem_pool=stem_pool,
-        stride_in_1x1=stride_in_1x1,
-        output_stride=output_stride,
-        channel_order=channel_order,
-        download=download,
-        **values,
-    )
+    values |= {
+        "channels": channels,
+        "max_value": max_value,
+        "channel_axis": channel_axis,
+        "channel_order": channel_order,
+    }
+    values |= {"branch": branch, "arch": arch, "stride_in_1x1": stride_in_1x1, "output_stride": output_stride}
+    values |= {"stem_stride": stem_stride, "stem_padding": stem_padding, "stem_pool": stem_pool, "download": download}
+    settings = FeatureSettings(**values)
     return PretrainedEncoder.from_choice(settings.encoder_choice(os.fspath(checkpoint)), settings.extraction())
 
 
@@ -221,8 +224,7 @@ def extract(
     check_options(options, loaded, like, to_file=out is not None)
     given = set(options)
     if loaded is not None:
-        options = {name: getattr(loaded.options, name) for name in ("transform", "mean", "std")} | options
-        options |= {"layer": loaded.layers, "pool": loaded.pooling}
+        options = loaded.options.as_settings() | options | {"layer": loaded.layers, "pool": loaded.pooling}
     if out is not None:
         if not isinstance(data, str | os.PathLike) or like is not None or split is not None:
             raise UsageError("With out, data must be an image source as a string or path, without split or like.")
@@ -243,7 +245,7 @@ def extract(
     chosen = replace(chosen, layers=encoder.layers, pooling=encoder.pooling)
     if like is not None:
         preprocessing = preprocessing_of(like.attributes, like.name)
-    elif given & {"transform", "resize", "crop", "decode", "mean", "std"}:
+    elif given & set(PREPROCESSING):
         preprocessing = chosen.preprocessing(encoder.report)
     else:
         preprocessing = encoder.preprocess.preprocessing

@@ -9,6 +9,7 @@ TOKEN_POOLINGS = ("cls", "mean", "cls+mean")  # of a transformer: class token, m
 POOLINGS = ("auto", *MAP_POOLINGS, *TOKEN_POOLINGS)
 CHANNEL_ORDERS = ("rgb", "bgr")
 DECODINGS = ("full", "scaled")
+CHANNEL_AXES = ("first", "last")  # of an array: (C,H,W) or (H,W,C)
 METRICS = ("cosine", "l2")
 SCALINGS = ("none", "l2", "standard")
 SCHEDULES = ("cosine", "step")

@@ -12,7 +12,7 @@ from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.extraction.settings import NormalizationSettings
+from simsiam_eval.extraction.pixel_settings import NormalizationSettings
 from simsiam_eval.wording import counted
 from tasks.detection.settings import DetectSettings, preset_schedule
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.settings import CheckpointSettings
-from simsiam_eval.extraction.settings import NormalizationSettings
+from simsiam_eval.errors import DataError
+from simsiam_eval.extraction.pixel_settings import PixelSettings
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _IMAGES = 8  # number of images whose features --images shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(CheckpointSettings, NormalizationSettings):
+class InspectSettings(CheckpointSettings, PixelSettings):
     """Show what a checkpoint contains: family, architecture, the keys that are loaded, and why others are skipped."""
 
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint", "data": "images"}
@@ -45,7 +46,7 @@ class InspectSettings(CheckpointSettings, NormalizationSettings):
     def check(self) -> None:
         super().check()
         if self.images is None:
-            self.reject_given(("mean", "std"), "requires --images")
+            self.reject_given([field.name for field in fields(PixelSettings)], "requires --images")
 
 
 def inspect(settings: InspectSettings) -> Result:
@@ -82,16 +83,23 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
     import torch
 
     from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.images.transform import ImageTransform
+    from simsiam_eval.images.decode import UnreadableImage
     from simsiam_eval.metrics.spread import collapse_std, rankme
     from simsiam_eval.sources.opening import open_source
 
     encoder, report = load_encoder(choice)
     source = open_source(images)
     rows = sorted({round(index * (len(source) - 1) / (_IMAGES - 1)) for index in range(_IMAGES)})
-    transform = ImageTransform(options.preprocessing(report))
+    preprocessing = options.preprocessing(report)
+    preprocessing.require_images()
+    pixels = []
+    for row in rows:
+        try:
+            pixels.append(preprocessing.pixels(source.opened(row, preprocessing.selection)))
+        except UnreadableImage as error:
+            raise DataError(f"{source.id(row)}: {error}.") from error
     with torch.no_grad():
-        features = encoder(torch.stack([transform(source.image(row)) for row in rows]))
+        features = encoder(preprocessing.normalize(torch.stack(pixels)))
     return {
         "ids": [source.id(row) for row in rows],
         "norms": features.norm(dim=1).tolist(),

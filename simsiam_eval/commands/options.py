@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +72,7 @@ def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> c
             for field in fields
         ]
     comma_lists = {param.name for param in params if isinstance(param.type, _CommaList)}
-    return _Command(
+    built = _Command(
         name.split()[-1],
         params=[*params, *_common_options()],
         callback=callback,
@@ -80,6 +81,8 @@ def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> c
         epilog=_examples(name, settings_class),
         no_args_is_help=any(required(field) for field in dataclasses.fields(settings_class)),
     )
+    built.lacks = settings_class.LACKS
+    return built
 
 
 def grouped_fields(settings_class: type[Settings]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
@@ -132,7 +135,21 @@ def _text(value: Any) -> str:
 
 
 class _Command(cloup.Command):
-    """A command whose common options come last, under a heading of their own."""
+    """A command whose common options come last, under a heading of their own.
+
+    Attributes:
+        lacks: options that the command does not have -> why, as a sentence.
+    """
+
+    lacks: Mapping[str, str] = types.MappingProxyType({})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in self.lacks:
+                raise
+            raise click.UsageError(self.lacks[error.option_name], ctx) from error
 
     def get_default_option_group(
         self, ctx: click.Context, is_the_only_visible_option_group: bool = False

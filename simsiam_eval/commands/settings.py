@@ -49,6 +49,8 @@ class Settings:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     # Group of `--help` -> the settings that this class declares in it; the others are in "protocol".
     GROUPS: ClassVar[dict[str, str]] = {}
+    # Options of other commands that users may expect -> why this one has none, as a sentence.
+    LACKS: ClassVar[dict[str, str]] = {}
     # Arguments of example calls, which `--help` and the docs show.
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
 

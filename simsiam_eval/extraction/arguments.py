@@ -12,13 +12,14 @@ from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import UsageError
+from simsiam_eval.extraction.pixel_settings import PixelSettings
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.table import Features
 
+# Settings of how images are prepared.
+PREPROCESSING = ("transform", "resize", "crop", "decode", *(field.name for field in dataclasses.fields(PixelSettings)))
 # Settings that `like` decides.
-_OF_LIKE = (
-    "layer", "pool", "transform", "resize", "crop", "decode", "mean", "std", "flip_average", "normalize", "precision",
-)  # fmt: skip
+_OF_LIKE = ("layer", "pool", *PREPROCESSING, "flip_average", "normalize", "precision")
 # Settings of the command that are arguments of the function.
 _NOT_KEYWORDS = {"checkpoint", "data", "out", "device"}
 

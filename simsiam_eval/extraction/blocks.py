@@ -44,8 +44,8 @@ class Block:
 
     Attributes:
         rows: row numbers.
-        pixels: (B,1+V,C,H,W) uint8: the center crop and V augmented views; zeros for unreadable images, and as padding
-            if the block has fewer than B rows.
+        pixels: (B,1+V,C,H,W) of the preprocessing's `pixel_type`: the center crop and V augmented views; zeros
+            for unreadable images, and as padding if the block has fewer than B rows.
         reasons: row -> why its image could not be read.
     """
 
@@ -85,7 +85,7 @@ class Blocks:
         """The block, or the error that ends the extraction: if a worker raised it, it would arrive as a traceback."""
         start = int(self.starts[index])
         rows = range(start, min(start + self.size, self.rows.stop))
-        pixels = torch.zeros((self.size, *self._shape), dtype=torch.uint8)
+        pixels = torch.zeros((self.size, *self._shape), dtype=self.preprocessing.pixel_type)
         reasons = {}
         for row, crops in zip(rows, map(self._crops, rows), strict=True):
             if isinstance(crops, UnreadableImage):
@@ -102,10 +102,10 @@ class Blocks:
         return 1 + self.views, self.preprocessing.channels, side, side
 
     def _crops(self, row: int) -> torch.Tensor | UnreadableImage | DataError:
-        """(1+V,C,S,S) uint8, or the error that reading the image raised."""
-        pixels = torch.zeros(self._shape, dtype=torch.uint8)
+        """(1+V,C,S,S), or the error that reading the image raised."""
+        pixels = torch.zeros(self._shape, dtype=self.preprocessing.pixel_type)
         try:
-            image = self.source.image(row)
+            image = self.source.opened(row, self.preprocessing.selection)
             if self.views:
                 full_image = self.preprocessing.in_channels(image.pixels())
                 pixels[1:] = self._augmented_views(full_image, row)
@@ -117,8 +117,8 @@ class Blocks:
             return error
         return pixels
 
-    def _augmented_views(self, image: NDArray[np.uint8], row: int) -> torch.Tensor:
-        """(V,C,S,S) uint8: randomly cropped and flipped; the same for the same seed and row."""
+    def _augmented_views(self, image: NDArray[Any], row: int) -> torch.Tensor:
+        """(V,C,S,S): randomly cropped and flipped; the same for the same seed and row."""
         rng, side = np.random.default_rng([self.seed, row]), self.preprocessing.crop
         boxes = crop_boxes(draw_crops(rng, self.views, VIEWS["scale"][0]), *image.shape[:2])
         views = torch.stack([crop_image(image, box, side) for box in boxes])

@@ -58,7 +58,7 @@ class Extraction:
         rows: rows of the source to extract; default: all.
 
     Raises:
-        DataError: images do not have the number of channels that the encoder takes.
+        DataError: images do not have the channels that the encoder takes.
     """
 
     center_crop = True  # whether blocks hold the center crop; zeros otherwise
@@ -81,6 +81,7 @@ class Extraction:
         self.encoder, self.source, self.preprocessing = encoder, source, preprocessing
         self.options, self.device = options, device
         self.rows = range(len(source)) if rows is None else rows
+        source.require(self.rows, preprocessing.selection)
         self.views = options.views
         self.batch = options.batch or _DEFAULT_BATCH[device.type]
 

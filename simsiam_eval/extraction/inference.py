@@ -1,4 +1,4 @@
-"""The encoder prepared for fast inference: uint8 pixels in, float32 features out."""
+"""The encoder prepared for fast inference: pixels in, float32 features out."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FeatureModel:
         return weights_sha256(self._encoder.trunk.state_dict(), {})
 
     def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
-        """Images (B,C,H,W) uint8, on any device -> features (B,D) of each layer of the encoder."""
+        """Images (B,C,H,W), resized and cropped, on any device -> features (B,D) of each layer of the encoder."""
         return self.start(pixels).read()
 
     def start(self, pixels: Tensor) -> PendingFeatures:

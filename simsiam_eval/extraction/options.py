@@ -12,6 +12,7 @@ from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant
 from simsiam_eval.encoders.choice import VARIANT_OPTIONS, EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.provenance import reject_images
+from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.vocabulary import STEMS
 
@@ -29,6 +30,7 @@ class ExtractionOptions:
         transform: auto (as the encoder was trained), imagenet, cifar or squash; `resize`, `crop` and `decode` override it.
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all; None: as the encoder was
             trained.
+        selection: the channels of the images as they are stored; None: 8-bit RGB or gray.
         flip_average: whether to average the features of the image and its mirror image.
         normalize: whether to L2-normalize the features.
         views: number of augmented views per image besides the center crop, drawn from `seed` and the row.
@@ -49,6 +51,7 @@ class ExtractionOptions:
     decode: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    selection: ChannelSelection | None = None
     flip_average: bool = False
     normalize: bool = False
     views: int = 0
@@ -60,6 +63,11 @@ class ExtractionOptions:
     workers: int | None = None
     fingerprint: str = "content"
     strict: bool = False
+
+    def as_settings(self) -> dict[str, Any]:
+        """The settings of a loaded encoder that decide how its images are prepared."""
+        selection = {} if self.selection is None else self.selection.to_dict()
+        return {"transform": self.transform, "mean": self.mean, "std": self.std} | selection
 
     def preprocessing(self, report: CheckpointReport) -> Preprocessing:
         """The preprocessing of images for the encoder of a checkpoint."""
@@ -74,6 +82,7 @@ class ExtractionOptions:
             mean=self.mean,
             std=self.std,
             channels=TrunkVariant.from_dict(report.variant).channels,
+            selection=self.selection,
         )
 
 

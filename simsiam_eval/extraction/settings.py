@@ -12,12 +12,12 @@ from simsiam_eval.commands.settings import (
     DeviceSettings,
     PrecisionSettings,
     SeedSettings,
-    Settings,
     option_name,
     setting,
 )
 from simsiam_eval.encoders.settings import CHOICE_NAMES, CheckpointSettings
 from simsiam_eval.errors import UsageError
+from simsiam_eval.extraction.pixel_settings import PixelSettings
 from simsiam_eval.sources.spec import is_feature_file, is_index_file
 from simsiam_eval.vocabulary import DECODINGS, LAYERS, POOLINGS
 
@@ -26,34 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NormalizationSettings(Settings):
-    """How pixels are normalized, where the checkpoint does not say it."""
-
-    GROUPS: ClassVar[dict[str, str]] = {"preprocessing": "mean std"}
-
-    mean: tuple[float, ...] | None = setting(
-        None,
-        at_least=0,
-        at_most=1,
-        help="Mean to subtract from pixels, as fractions of 1: comma-separated, one value per channel or one for all "
-        "(default: as the checkpoint says, else ImageNet's).",
-    )
-    std: tuple[float, ...] | None = setting(
-        None,
-        above=0,
-        at_most=1,
-        help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
-    )
-
-    def extraction(self) -> ExtractionOptions:
-        """The settings as ExtractionOptions."""
-        from simsiam_eval.extraction.options import ExtractionOptions
-
-        return ExtractionOptions(mean=self.mean, std=self.std)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(CheckpointSettings, NormalizationSettings, DeviceSettings, PrecisionSettings):
+class FeatureSettings(CheckpointSettings, PixelSettings, DeviceSettings, PrecisionSettings):
     """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {

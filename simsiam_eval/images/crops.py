@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simsiam_eval.images.preprocess import resize
+from simsiam_eval.images.resize import resize
 
 RATIO = (3 / 4, 4 / 3)  # smallest and largest width / height of a crop
 _TRIES = 10  # as in torchvision
@@ -81,17 +82,17 @@ def crop_boxes(crops: Crops, heights: Integers | int, widths: Integers | int) ->
     return np.concatenate([corner, h[:, None], w[:, None]], axis=1)
 
 
-def crop_image(pixels: NDArray[np.uint8], box: Sequence[int] | Integers, size: int, factor: int = 1) -> Tensor:
+def crop_image(pixels: NDArray[Any], box: Sequence[int] | Integers, size: int, factor: int = 1) -> Tensor:
     """Crop and resize one decoded image (bilinear, antialiased), equal to torchvision's RandomResizedCrop on Pillow images
     to within one gray level (rarely two).
 
     Args:
-        pixels: (H,W,C) uint8.
+        pixels: (H,W,C) uint8 or float32.
         box: top, left, height, width in pixels of the whole image.
         size: side S of the result.
         factor: how many times larger the whole image is than `pixels`.
 
     Returns:
-        (C,S,S) uint8.
+        (C,S,S) of the same type.
     """
     return resize(pixels, [int(edge) / factor for edge in box], size, size).contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import stat
 import warnings
@@ -28,7 +29,12 @@ except ImportError:  # no wheel for this machine; Pillow decodes everything
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", module="PIL")
 
+# Pillow logs an error for each TIFF of more channels than it reads; the exception that follows says the same.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
 JPEG_SCALES = (8, 4, 2, 1)  # factors by which the inverse DCT shrinks a side at no cost
+NUMPY_MAGIC = b"\x93NUMPY"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF of both byte orders
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 # Errors of the system, which say nothing about the file.
 _SYSTEM_ERRORS = {getattr(errno, name) for name in ("EIO", "ESTALE", "EMFILE", "ENFILE", "ETIMEDOUT", "ENOMEM", "EAGAIN",
@@ -73,13 +79,13 @@ class OpenedImage(ABC):
 
 
 class DecodedImage(OpenedImage):
-    """An image in memory: (height,width,3) uint8."""
+    """An image in memory: (height,width,3) uint8, or (height,width,C) float32 of selected channels."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, pixels: NDArray[Any]) -> None:
         self._pixels = np.ascontiguousarray(pixels)
         self.height, self.width = pixels.shape[:2]
 
-    def reduced(self, max_factor: float) -> tuple[NDArray[np.uint8], int]:
+    def reduced(self, max_factor: float) -> tuple[NDArray[Any], int]:
         return self._pixels, 1
 
 
@@ -108,15 +114,24 @@ def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
             Pillow's limit for decompression bombs. Damage that only the JPEG decoder notices is raised when it decodes.
         DataError: as `read_file`.
     """
-    with _unreadable_if_fails():
+    with unreadable_if_fails():
         data = file if isinstance(file, bytes) else read_file(file)
-        with Image.open(io.BytesIO(data)) as image:
+        with _open_known(data) as image:
             if image.size == (1, 1):
                 raise UnreadableImage("a single pixel")
             if isinstance(image, JpegImageFile):
                 return _Jpeg(data, image)
             image.load()
             return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
+
+
+def _open_known(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        if not data.startswith((NUMPY_MAGIC, *TIFF_MAGIC)):
+            raise
+        raise UnreadableImage("an array or a TIFF image that is not RGB or gray; it requires --channels") from error
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -137,7 +152,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         UnreadableImage, DataError: as `read_file`; UnreadableImage also for a header that Pillow does not know.
     """
-    with _regular_file(path) as file, _unreadable_if_fails(), Image.open(file) as image:
+    with _regular_file(path) as file, unreadable_if_fails(), Image.open(file) as image:
         # PngImageFile.getexif decodes the whole image to find an orientation at its end; Pillow rotates TIFFs itself.
         orientation = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return image.size[::-1] if orientation in _SIDEWAYS else image.size
@@ -176,7 +191,7 @@ def _turbo_pixels(file: bytes, height: int, width: int, factor: int) -> NDArray[
 
 
 def _pillow_pixels(file: bytes, factor: int) -> NDArray[np.uint8]:
-    with _unreadable_if_fails(), Image.open(io.BytesIO(file)) as image:
+    with unreadable_if_fails(), Image.open(io.BytesIO(file)) as image:
         if factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))
         image.load()
@@ -184,8 +199,8 @@ def _pillow_pixels(file: bytes, factor: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _unreadable_if_fails() -> Iterator[None]:
-    """Turn every exception into UnreadableImage."""
+def unreadable_if_fails() -> Iterator[None]:
+    """Turn every exception of a decoder into UnreadableImage."""
     try:
         yield
     except (UnreadableImage, DataError):

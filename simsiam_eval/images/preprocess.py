@@ -2,72 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage
+from simsiam_eval.images.resize import center_crop, pillow_resize, resize
+from simsiam_eval.wording import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # A scaled image keeps at least this many times the resolution it is resized to (benchmarks/results/decode_agreement.md).
 MARGIN = 2.0
-_UNRECORDED = {"squash": False, "decode": "full", "interpolation": "bilinear", "channels": 3}  # left out of records
+# Left out of records at these values, so that records made before these options existed compare equal.
+_UNRECORDED = {"squash": False, "decode": "full", "interpolation": "bilinear", "channels": 3, "selection": None}
 _STRIP = 8  # an image this many times longer than its crop is cropped before the resize, which may not fit into memory
-
-
-def resize(
-    pixels: NDArray[np.uint8], box: Sequence[float], height: int, width: int, interpolation: str = "bilinear"
-) -> torch.Tensor:
-    """Resize a part of an image (antialiased), equal to Pillow to within one gray level (rarely two).
-
-    Done by torch in a fraction of Pillow's time. A box that lies between pixels, as after scaled decoding, is left to
-    Pillow: an error of half a pixel would change features more than the scaling does.
-
-    Args:
-        pixels: (H,W,C) uint8; C is 1 or 3.
-        box: top, left, height, width of the part, in pixels.
-        interpolation: bilinear or bicubic.
-
-    Returns:
-        (C,height,width) uint8.
-    """
-    top, left, bottom, right = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    first_row, first_column = math.floor(top), math.floor(left)
-    part = pixels[first_row : math.ceil(bottom), first_column : math.ceil(right)]
-    if part.shape[:2] != (box[2], box[3]):
-        edges = (left - first_column, top - first_row, right - first_column, bottom - first_row)
-        return _pillow_resize(part, edges, height, width, interpolation)
-    writable = np.require(part, requirements="W")  # torch warns about a read-only array
-    image = torch.from_numpy(writable).permute(2, 0, 1)[None]
-    return F.interpolate(image, (height, width), mode=interpolation, antialias=True)[0]
-
-
-def _pillow_resize(
-    pixels: NDArray[np.uint8], edges: tuple[float, float, float, float], height: int, width: int, interpolation: str
-) -> torch.Tensor:
-    """`edges`: left, top, right, bottom in pixels. Returns (C,height,width) uint8."""
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    resized = image.resize((width, height), Image.Resampling[interpolation.upper()], edges)
-    return torch.from_numpy(np.array(resized).reshape(height, width, -1)).permute(2, 0, 1)
-
-
-def _center_crop(image: torch.Tensor, side: int) -> torch.Tensor:
-    """(C,H,W) -> (C,side,side), padded with black: torchvision's center_crop."""
-    pad_y, pad_x = (max(0, side - length) for length in image.shape[1:])
-    if pad_y or pad_x:
-        image = F.pad(image, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2))
-    top, left = (round((length - side) / 2) for length in image.shape[1:])
-    return image[:, top : top + side, left : left + side]
 
 
 @dataclass(frozen=True)
@@ -77,13 +34,15 @@ class Preprocessing:
     Attributes:
         resize: the short side in pixels after the resize (antialiased).
         crop: side of the center crop in pixels.
-        mean, std: per channel; a pixel x becomes (x / 255 - mean) / std.
+        mean, std: per channel; a value x from 0 to 1 becomes (x - mean) / std.
         squash: resize the whole image to a square of `crop` pixels instead, whatever its aspect ratio.
         decode: "full", or "scaled": a JPEG whose short side is at least 2 x MARGIN x `resize` pixels is decoded to a half,
             a quarter or an eighth of its sides, as long as they stay at least MARGIN x `resize`.
         interpolation: of the resize, "bilinear" or "bicubic".
         channels: C of the encoder's images: 3 for RGB, 1 for gray. Colors become gray before the resize, as in Pillow's mode
             "L" (ITU-R 601: 0.299 R + 0.587 G + 0.114 B); the values of gray images do not change.
+        selection: which channels of the images as they are stored these are, and their scale; None: of 8-bit RGB or gray.
+        is_assumed: whether `mean` and `std` are neither those of the checkpoint nor given.
     """
 
     resize: int = 256
@@ -94,9 +53,17 @@ class Preprocessing:
     decode: str = "full"
     interpolation: str = "bilinear"
     channels: int = 3
+    selection: ChannelSelection | None = None
+    is_assumed: bool = field(default=False, compare=False)
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
-        """Image -> (C,crop,crop) uint8, equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
+        """Image -> (C,crop,crop), equal to torchvision's Resize and CenterCrop to within one gray level (rarely two).
+
+        Args:
+            image: RGB; with a `selection`, what the image source returns for it.
+
+        Returns:
+            `pixel_type`: uint8, or float32 that is scaled already.
 
         Raises:
             UnreadableImage: it cannot be decoded.
@@ -118,9 +85,14 @@ class Preprocessing:
             resized = self._resize_strip(pixels, source_height, source_width, height, width)
         else:
             resized = resize(pixels, (0, 0, source_height, source_width), height, width, self.interpolation)
-        return _center_crop(resized, self.crop)
+        return center_crop(resized, self.crop)
 
-    def in_channels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    @property
+    def pixel_type(self) -> torch.dtype:
+        """Of prepared images, before the normalization: uint8 from 0 to 255, or float32 where channels are selected."""
+        return torch.uint8 if self.selection is None else torch.float32
+
+    def in_channels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """(H,W,3) uint8, RGB, -> (H,W,C); pixels that have C channels already are returned as they are.
 
         Raises:
@@ -135,12 +107,21 @@ class Preprocessing:
         """Check that images can be prepared.
 
         Raises:
-            DataError: the encoder takes neither gray nor RGB images.
+            DataError: the encoder takes neither gray nor RGB images and no channels are selected, or it is unknown how they
+                are normalized.
         """
-        if self.channels not in (1, 3):
+        if self.channels in (1, 3):
+            return
+        if self.selection is None:
             raise DataError(
                 f"The encoder expects images of {self.channels} channels, but images are read as RGB (3 channels) or "
-                "gray (1 channel); use an encoder of 1 or 3 channels."
+                f"gray (1 channel); give --channels {self.channels} for images that have {self.channels} channels, or the "
+                "indices of the channels to use, such as --channels 0,1,2,7."
+            )
+        if self.is_assumed:
+            raise DataError(
+                f"The checkpoint does not say how its images of {self.channels} channels were normalized; give --mean and "
+                f"--std, each with {self.channels} values or one for all (--mean 0 --std 1: not at all)."
             )
 
     def _resize_strip(
@@ -151,22 +132,22 @@ class Preprocessing:
         end = start + self.crop
         if height > width:
             top, bottom = start * source_height / height, end * source_height / height
-            return _pillow_resize(pixels, (0.0, top, source_width, bottom), self.crop, width, self.interpolation)
+            return pillow_resize(pixels, (0.0, top, source_width, bottom), self.crop, width, self.interpolation)
         left, right = start * source_width / width, end * source_width / width
-        return _pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop, self.interpolation)
+        return pillow_resize(pixels, (left, 0.0, right, source_height), height, self.crop, self.interpolation)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B,C,H,W) uint8 -> (B,C,H,W) float32 on the same device."""
+        """(B,C,H,W) uint8, or float32 from 0 to 1, -> (B,C,H,W) float32 on the same device."""
         mean, std = (_by_channel(tuple(values), pixels.device) for values in (self.mean, self.std))
-        return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        values = pixels.to(torch.float32, copy=True)
+        if pixels.dtype == torch.uint8:
+            values = values.div_(255)
+        return values.sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as feature files and checkpoints record them.
-
-        `squash`, `decode`, `interpolation` and `channels` are left out at their defaults, so that records made before these
-        options existed compare equal.
-        """
+        """Plain values, as feature files and checkpoints record them."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        del values["is_assumed"]
         return {name: value for name, value in values.items() if (name, value) not in _UNRECORDED.items()}
 
     @classmethod
@@ -186,7 +167,8 @@ class Preprocessing:
         channels = int(values.get("channels", 3))
         if channels < 1:
             raise ValueError(f"invalid number of channels {channels}")
-        return cls(*sides, *colors, squash, decode, interpolation, channels)
+        selection = None if values.get("selection") is None else ChannelSelection.from_dict(values["selection"])
+        return cls(*sides, *colors, squash, decode, interpolation, channels, selection)
 
 
 @cache
@@ -215,6 +197,7 @@ def preprocessing_for(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     channels: int = 3,
+    selection: ChannelSelection | None = None,
 ) -> Preprocessing:
     """How the images of an encoder are prepared.
 
@@ -226,19 +209,28 @@ def preprocessing_for(
         resize, crop, decode: override all; `crop` alone also sets `resize` in the same proportion.
         mean, std: override all; one value per channel, or one for all.
         channels: of the encoder's images; a default or stated mean of another number of channels is averaged over them.
+        selection: the channels of the images that the encoder gets.
 
     Raises:
         DataError: the checkpoint's preprocessing is damaged.
-        UsageError: the crop is larger than the resized image, or `mean` or `std` has another number of values.
+        UsageError: the crop is larger than the resized image, `mean` or `std` has another number of values, or the
+            selection another number of channels.
     """
+    if selection is not None and selection.number != channels:
+        raise UsageError(
+            f"--channels {selection.channels} gives {counted(selection.number, 'channel')}, but the encoder expects images "
+            f"of {counted(channels, 'channel')}."
+        )
     recorded = _recorded(metadata, required=transform == "auto")
     chosen = TRANSFORMS[transform] if transform != "auto" else recorded or TRANSFORMS[stem or "imagenet"]
     if recorded is not None:
         chosen = replace(chosen, mean=recorded.mean, std=recorded.std)
     elif normalization is not None:
         chosen = replace(chosen, mean=tuple(normalization["mean"]), std=tuple(normalization["std"]))
+    stated = (recorded is not None or normalization is not None) and len(chosen.mean) == channels
     mean_of_all, std_of_all = (_average(values, channels) for values in (chosen.mean, chosen.std))
-    chosen = replace(chosen, channels=channels, mean=mean_of_all, std=std_of_all)
+    chosen = replace(chosen, channels=channels, mean=mean_of_all, std=std_of_all, selection=selection)
+    chosen = replace(chosen, is_assumed=not stated and (mean is None or std is None))
     if mean is not None:
         chosen = replace(chosen, mean=_per_channel("--mean", mean, channels))
     if std is not None:
@@ -249,6 +241,10 @@ def preprocessing_for(
         chosen = replace(chosen, resize=resize)
     if decode is not None:
         chosen = replace(chosen, decode=decode)
+    if selection is not None:
+        if decode == "scaled":
+            raise UsageError("--decode scaled cannot be used with --channels: it is a way of decoding JPEG to RGB.")
+        chosen = replace(chosen, decode="full")
     if chosen.resize < chosen.crop and not chosen.squash:
         raise UsageError(f"--resize {chosen.resize} is smaller than --crop {chosen.crop}; expected at least the crop.")
     return chosen

@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, to_rgb
+from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file, to_rgb
+from simsiam_eval.images.pillow_channels import pillow_channels
 from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.images.stored import StoredImage, read_stored, selected
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +38,21 @@ class ImageTransform:
         """One image -> (C,S,S) float32, C being the channels and S the crop.
 
         Args:
-            image: a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3).
+            image: a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3); with
+                selected channels, an array (H,W), (H,W,C) or (C,H,W) of integers or floats.
 
         Raises:
             TypeError: anything else.
-            DataError: an image that cannot be decoded (the sentence names the file), or the encoder takes neither gray nor
-                RGB images.
+            DataError: an image that cannot be decoded or has other channels (the sentence names the file), or the encoder
+                takes neither gray nor RGB images and no channels are selected.
         """
+        selection = self.preprocessing.selection
         try:
-            pixels = self.preprocessing.pixels(as_opened_image(image))
+            if selection is None:
+                opened = as_opened_image(image)
+            else:
+                opened = DecodedImage(selected(as_stored_image(image), selection))
+            pixels = self.preprocessing.pixels(opened)
         except UnreadableImage as error:
             name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
             raise DataError(f"{name}: {error}.") from error
@@ -68,10 +76,38 @@ def as_opened_image(image: Any) -> OpenedImage:
     if isinstance(image, Image.Image):
         return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
     if isinstance(image, np.ndarray):
-        pixels = image[:, :, None] if image.ndim == 2 else image
-        if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
+        if is_rgb_or_gray(image):
+            pixels = image[:, :, None] if image.ndim == 2 else image
             return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-        got = f"an array of shape {image.shape} and dtype {image.dtype}"
+        got = f"an array of shape {image.shape} and dtype {image.dtype}, which requires `channels`"
     else:
         got = type(image).__name__
     raise TypeError(f"an image must be a Pillow image, a path, bytes or a uint8 array (H,W,3) or (H,W), got {got}")
+
+
+def as_stored_image(image: Any) -> StoredImage:
+    """The channels of a Pillow image, of the file at a path, of the bytes of a file, or of an array.
+
+    Raises:
+        TypeError: the image has another type.
+        UnreadableImage: a file that cannot be read.
+    """
+    if isinstance(image, OpenedImage):
+        return StoredImage(image.pixels(), "last")
+    if isinstance(image, str | os.PathLike):
+        return read_stored(read_file(image))
+    if isinstance(image, bytes):
+        return read_stored(image)
+    if isinstance(image, Image.Image):
+        return StoredImage(pillow_channels(image), "last")
+    if isinstance(image, np.ndarray):
+        return StoredImage(image)
+    raise TypeError(f"an image must be a Pillow image, a path, bytes or an array, got {type(image).__name__}")
+
+
+def is_rgb_or_gray(image: Any) -> bool:
+    """Whether an image needs no selection of channels: all but arrays other than uint8 (H,W), (H,W,1) or (H,W,3)."""
+    if not isinstance(image, np.ndarray):
+        return True
+    shape = image.shape if image.ndim == 3 else (*image.shape, 1)
+    return image.dtype == np.uint8 and image.size > 0 and len(shape) == 3 and shape[2] in (1, 3)

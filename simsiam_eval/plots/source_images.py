@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simsiam_eval.errors import UserError
+from simsiam_eval.errors import DataError, UserError
 from simsiam_eval.images.decode import UnreadableImage
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
@@ -37,6 +37,7 @@ class SourceImages:
             return
         try:
             self.source = open_source(spec)
+            self.source.require(range(len(self.source)), None)
             if fingerprint is not None and count is not None and not self._matches(fingerprint, count):
                 say(
                     f"{spec} differs from the images that the features were computed from; specify the original images "
@@ -80,5 +81,5 @@ def image_or_none(source: ImageSource | None, row: int) -> Image | None:
 
     try:
         return Image.fromarray(source.image(row).pixels())
-    except UnreadableImage:
+    except (UnreadableImage, DataError):  # DataError: images of other channels than RGB
         return None

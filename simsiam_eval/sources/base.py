@@ -8,18 +8,22 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
+from simsiam_eval.images.stored import OtherChannels, StoredImage, read_stored, selected
 from simsiam_eval.sources.file_state import file_state
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_fingerprint
 
 _BLOCK_ROWS = 4096
 _READING_THREADS = 8
+_CHECKED_IMAGES = 8  # of which one should be readable
 _SAMPLED_IMAGES = 16  # that a listing fingerprint reads
 _UNREADABLE = b"unreadable"  # instead of the hash of an image
 
@@ -61,6 +65,34 @@ class ImageSource(ABC):
         Raises:
             UnreadableImage: it cannot be opened.
         """
+
+    def stored(self, row: int) -> StoredImage:
+        """The pixels of a row with all channels and values that are stored.
+
+        Raises:
+            UnreadableImage: they cannot be read.
+            DataError: a package is missing.
+        """
+        return read_stored(self._content(row))
+
+    def opened(self, row: int, selection: ChannelSelection | None) -> OpenedImage:
+        """`image`; or, with a selection, the selected channels of `stored`: (H,W,C) float32. Raises as these do."""
+        return self.image(row) if selection is None else DecodedImage(selected(self.stored(row), selection))
+
+    def require(self, rows: range, selection: ChannelSelection | None) -> None:
+        """Check that images can be read as RGB, or that the first readable one has the selected channels.
+
+        Raises:
+            DataError: they have other channels, or values of an unknown scale.
+        """
+        for row in rows[:_CHECKED_IMAGES] if selection is not None else ():
+            try:
+                self.opened(row, selection)
+            except OtherChannels as error:
+                raise DataError(f"{self.id(row)}: {error}.") from error
+            except UnreadableImage:
+                continue
+            return
 
     def fingerprint(self) -> str:
         """sha256 of ids, labels, class names and the content of every image, in order; equal for a copy elsewhere.
@@ -155,6 +187,9 @@ class ArraySource(ImageSource):
     def image(self, row: int) -> OpenedImage:
         return DecodedImage(self.pixels[row])
 
+    def stored(self, row: int) -> StoredImage:
+        return StoredImage(self.pixels[row], "last")
+
     def _content_hashes(self) -> Iterator[bytes]:
         return (hashlib.sha256(image.tobytes()).digest() for image in self.pixels)
 
@@ -207,8 +242,17 @@ class PathSource(ImageSource):
         return self.ids[rows.start : rows.stop : rows.step]
 
     def image(self, row: int) -> OpenedImage:
-        try:
+        with self._explain_lost_folder():
             return open_image(self.paths[row])
+
+    def stored(self, row: int) -> StoredImage:
+        with self._explain_lost_folder():
+            return read_stored(self._content(row))
+
+    @contextmanager
+    def _explain_lost_folder(self) -> Iterator[None]:
+        try:
+            yield
         except UnreadableImage:
             if self.paths.folder and not os.path.isdir(self.paths.folder):  # not the fault of this image
                 raise DataError(

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from simsiam_eval.images.decode import OpenedImage
-from simsiam_eval.images.transform import as_opened_image
+from simsiam_eval.images.stored import StoredImage
+from simsiam_eval.images.transform import as_opened_image, as_stored_image, is_rgb_or_gray
 from simsiam_eval.sources.base import ImageSource, as_utf8
 
 
@@ -44,7 +46,7 @@ class GivenImages(ImageSource):
     """Images without labels, in the order given; the id of a path is the path, of another image its index.
 
     Args:
-        images: N of what `as_opened_image` takes.
+        images: N of what `as_opened_image` or `as_stored_image` takes.
     """
 
     in_memory = True
@@ -60,5 +62,12 @@ class GivenImages(ImageSource):
     def image(self, row: int) -> OpenedImage:
         return as_opened_image(self._images[row])
 
+    def stored(self, row: int) -> StoredImage:
+        return as_stored_image(self._images[row])
+
     def _content_hashes(self) -> Iterator[bytes]:
-        return (hashlib.sha256(self.image(row).pixels().tobytes()).digest() for row in range(len(self)))
+        return (hashlib.sha256(self._pixels(row).tobytes()).digest() for row in range(len(self)))
+
+    def _pixels(self, row: int) -> NDArray[Any]:
+        image = self._images[row]
+        return self.image(row).pixels() if is_rgb_or_gray(image) else self.stored(row).pixels

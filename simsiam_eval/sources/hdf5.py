@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.stored import StoredImage, read_stored
 from simsiam_eval.sources.base import ImageSource, as_utf8
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.labels import Labels
@@ -35,7 +37,8 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
 
     Args:
         options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) uint8, or (N,) bytes of image files
-            (variable-length uint8, or opaque); label: the dataset of the labels, (N,) integers or strings, or `none`;
+            (variable-length uint8, or opaque); with selected channels also (N,H,W,C) or (N,C,H,W) of numbers;
+            label: the dataset of the labels, (N,) integers or strings, or `none`;
             id: the dataset of the ids, (N,) strings; split: the group with these datasets, or `none`. Common names are
             found without options.
         default_split: train or test, used where there are such groups and the options name none.
@@ -53,7 +56,7 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
                 )
             group = _group(opened, options, default_split, spec)
             images = _dataset(group, options.get("images"), _IMAGE_NAMES, "images", file)
-            layout = _layout(images, file)
+            layout, why_not_rgb = _layout(images, file)
             if not len(images):
                 raise DataError(f"{images.name} of {file} has no rows.")
             labels, names = _labels(group, images, options.get("label"), file)
@@ -61,13 +64,18 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
             if options.get("id"):
                 ids = PackedTexts(map(as_utf8, _texts(_dataset(group, options["id"], (), "id", file), images, file)))
             key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
-            return Hdf5Source(spec, file, images.name, layout, labels, names, ids, key)
+            return Hdf5Source(spec, file, images.name, layout, labels, names, ids, key, why_not_rgb)
     except OSError as error:
         raise DataError(f"{file} is not an HDF5 file, or it is damaged.") from error
 
 
 class Hdf5Source(ImageSource):
-    """Images of one dataset; layout is "HWC", "HW", "CHW" or "bytes"."""
+    """Images of one dataset.
+
+    Args:
+        layout: "HWC", "HW", "CHW" or "bytes"; "stored" for pixels that are not RGB or gray.
+        why_not_rgb: the sentence about such pixels.
+    """
 
     def __init__(
         self,
@@ -79,16 +87,27 @@ class Hdf5Source(ImageSource):
         class_names: list[str] | None,
         ids: PackedTexts | None,
         key: str,
+        why_not_rgb: str | None = None,
     ) -> None:
         super().__init__(spec, labels, class_names)
         self._file, self._name, self._layout, self._ids = file, name, layout, ids
-        self._key = key
+        self._key, self._why_not_rgb = key, why_not_rgb
         self._datasets = PerProcess(self._open, 1)
 
     def id(self, row: int) -> str:
         return self._ids[row] if self._ids is not None else f"{self._name.lstrip('/')}/{row:08d}"
 
+    def require(self, rows: range, selection: ChannelSelection | None) -> None:
+        if selection is None and self._why_not_rgb is not None:
+            raise DataError(self._why_not_rgb)
+        super().require(rows, selection)
+
+    def stored(self, row: int) -> StoredImage:
+        stored = self._stored(row)
+        return read_stored(stored.tobytes()) if self._layout == "bytes" else StoredImage(stored)
+
     def image(self, row: int) -> OpenedImage:
+        self.require(range(row, row + 1), None)
         stored = self._stored(row)
         if self._layout == "bytes":
             return open_image(stored.tobytes())
@@ -161,25 +180,28 @@ def _dataset(group: h5py.Group, name: str | None, names: tuple[str, ...], option
     raise DataError(f"{file} has no dataset {missing}; expected one of {listed} (choose with #{option}=NAME).")
 
 
-def _layout(images: h5py.Dataset, file: Path) -> str:
+def _layout(images: h5py.Dataset, file: Path) -> tuple[str, str | None]:
+    """The layout of a dataset, and why its pixels are neither RGB nor gray if they are not."""
     import h5py
 
     dtype, shape = images.dtype, images.shape
     where = f"{images.name} of {file}"
     if len(shape or ()) == 1 and (h5py.check_vlen_dtype(dtype) == np.uint8 or (dtype.kind == "V" and not dtype.names)):
-        return "bytes"
+        return "bytes", None
     if h5py.check_string_dtype(dtype):
         raise DataError(f"{where} contains strings; expected the bytes of image files as variable-length uint8.")
+    if dtype.kind not in "uif":
+        raise DataError(f"{where} contains {dtype}; expected pixels as numbers, or the bytes of image files.")
+    expected = "expected (N,H,W,3), (N,H,W) or (N,3,H,W), or (N,) of bytes"
+    if len(shape) not in (3, 4) or 0 in shape[1:]:
+        raise DataError(f"{where} has shape {shape}; {expected}.")
     if dtype != np.uint8:
-        raise DataError(f"{where} contains {dtype}; expected uint8 pixels, or the bytes of image files.")
+        return "stored", f"{where} contains {dtype}; expected uint8 pixels, the bytes of image files, or --channels."
     if len(shape) == 3:
-        return "HW"
-    if len(shape) == 4 and 0 not in shape[1:]:
-        if shape[3] in (1, 3):
-            return "HWC"
-        if shape[1] in (1, 3):
-            return "CHW"
-    raise DataError(f"{where} has shape {shape}; expected (N,H,W,3), (N,H,W) or (N,3,H,W), or (N,) of bytes.")
+        return "HW", None
+    if shape[3] in (1, 3) or shape[1] in (1, 3):
+        return "HWC" if shape[3] in (1, 3) else "CHW", None
+    return "stored", f"{where} has shape {shape}; {expected}, or --channels."
 
 
 def _labels(

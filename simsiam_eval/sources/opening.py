@@ -26,7 +26,7 @@ from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
-from simsiam_eval.sources.folder import is_image, open_folder
+from simsiam_eval.sources.folder import ARRAYS, is_image, open_folder
 from simsiam_eval.sources.hdf5 import open_hdf5
 from simsiam_eval.sources.manifest import FORMATS, open_manifest
 from simsiam_eval.sources.parquet import open_parquet
@@ -146,7 +146,7 @@ def _kind_of_file(path: Path) -> str:
     kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5"}
     if ending in kinds:
         return kinds[ending]
-    if is_image(name):
+    if is_image(name) or is_image(name, ARRAYS):
         return "image"
     raise DataError(f"{path} is not a supported image source; expected {_expected()}.")
 

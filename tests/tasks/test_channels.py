@@ -1,4 +1,4 @@
-"""Encoders of one input channel get gray images in every command; others than of 1 or 3 channels are refused."""
+"""Encoders of one input channel get gray images in every command; others than of 1 or 3 require --channels."""
 
 import json
 
@@ -117,10 +117,12 @@ def test_inspect_says_that_the_normalization_is_averaged(record, gray, images):
     assert len(metrics["features"]["norms"]) == 4
 
 
-def test_an_encoder_of_four_channels_is_refused_in_a_sentence(call, images, tmp_path):
+def test_an_encoder_of_four_channels_requires_channels(call, images, tmp_path):
     path = tmp_path / "four.pth"
     torch.save(model_of(4).state_dict(), path)
-    sentence = "The encoder expects images of 4 channels, but images are read as RGB (3 channels)"
+    sentence = (
+        "The encoder expects images of 4 channels, but images are read as RGB (3 channels) or gray (1 channel); give --"
+    )
     for arguments in (
         ("extract", "--checkpoint", path, "--data", images, "--out", tmp_path / "f.h5"),
         ("knn", "--checkpoint", path, "--train", "digits#train", "--test", "digits#test"),

@@ -68,7 +68,7 @@ def declared(
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
     images = stated_images(settings, network, channel_order, recorded is not None, is_caffe)
     assumptions += of_variant
-    if images.normalization is None and recorded is None:
+    if images.normalization is None and recorded is None and network.channels in (1, 3):
         assumptions.append(
             "Assumed images normalized by ImageNet's mean and standard deviation, which the file does not say "
             "(--mean, --std)."
@@ -79,7 +79,7 @@ def declared(
 
 
 def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
-    """The assumption about a normalization that has not as many values as the encoder's images have channels.
+    """What is assumed, or missing, where a normalization has not as many values as the encoder's images have channels.
 
     Args:
         normalization: {"mean": [...], "std": [...]}; None: ImageNet's.
@@ -87,6 +87,11 @@ def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, 
     given = 3 if normalization is None else len(normalization["mean"])
     if given == channels:
         return ()
+    if channels not in (1, 3):
+        return (
+            f"The file does not say how its images of {counted(channels, 'channel')} were normalized; features require "
+            "--mean and --std.",
+        )
     return (
         f"Assumed the average of the mean and of the standard deviation over {given} channels, for images of "
         f"{counted(channels, 'channel')}.",

@@ -149,9 +149,8 @@ def test_damaged_chunk_is_an_unreadable_image(tmp_path):
         ({"images": COLOR}, "#images=x", "no dataset 'x'; expected one of images"),
         ({"images": COLOR}, "#label=x", "no dataset 'x'.*#label="),
         ({"images": COLOR}, "#split=train", "no splits"),
-        ({"images": COLOR.astype(np.float32)}, "", "float32; expected uint8"),
         ({"images": COLOR[0, 0]}, "", r"shape \(7, 3\)"),
-        ({"images": np.zeros((2, 5, 5, 4), np.uint8)}, "", "shape"),
+        ({"images": COLOR > 9}, "", "bool; expected pixels as numbers"),
         ({"images": ["a", "b"]}, "", "strings.*variable-length uint8"),
         ({"images": COLOR[:0]}, "", "no rows"),
         ({"images": COLOR, "labels": np.arange(4)}, "", r"shape \(4,\); expected one label for each of 5"),
@@ -178,3 +177,18 @@ def test_rejected_files(tmp_path):
         open_source(f"hdf5:{tmp_path}/features.h5")
     with pytest.raises(DataError, match="is a folder"):
         open_source(f"hdf5:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (COLOR.astype(np.float32), "float32; expected uint8 pixels.* or --channels"),
+        (np.zeros((2, 5, 5, 4), np.uint8), r"shape \(2, 5, 5, 4\).* or --channels"),
+    ],
+)
+def test_pixels_that_are_not_rgb_require_channels(tmp_path, images, message):
+    source = open_source(str(write(tmp_path / "a.h5", images=images)))
+    for read in (lambda: source.require(range(2), None), lambda: source.image(0)):
+        with pytest.raises(DataError, match=message):
+            read()
+    assert np.array_equal(source.stored(1).pixels, images[1])
