@@ -12,6 +12,7 @@ This is the one place to add a family:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.recognition import normalizations
@@ -30,12 +31,37 @@ _OPENMMLAB = (
 )
 _CAFFE2 = (("fc1000_", "the classifier"), ("conv1_b", "a bias that Detectron does not add"))
 
+_SOLO_LEARN = Family(
+    "solo-learn",
+    r"(momentum_)?backbone\.",
+    (r"^classifier\.weight$", r"^(projector|head|prototypes|decoder|momentum_projector)\."),
+    projector="projector.",
+    predictor="predictor.",
+    skipped=(_CLASSIFIER, ("momentum_projector.", "the momentum projector"), *_QUEUE),
+    cifar=TrunkVariant(stem_padding=2),
+    imagenet=_PLAIN,
+    normalizations=normalizations.SOLO_LEARN,
+)
+_MMSELFSUP = Family(
+    "mmselfsup",
+    r"(backbone|(encoder(_[qk])?|(online|target)_net)\.0)\.",
+    (r"^(neck\.(fc|mlp|projection_head)|head\.(fc_cls|predictor|prototypes)\.)", r"^@meta$"),
+    projector="neck.",
+    predictor="head.predictor.",
+    skipped=_OPENMMLAB,
+)
+
 FAMILIES = (
+    _SOLO_LEARN,
+    # Until version 1.0.2 its trunk is `encoder`, as in many files of others; its args.json tells.
+    replace(
+        _SOLO_LEARN, trunk=r"(momentum_)?encoder\.", marks=(*_SOLO_LEARN.marks, r"^@config\.(encoder|backbone_args)$")
+    ),
     # facebookresearch/simsiam's main_simsiam.py, and ours.
     Family(
         "simsiam",
         r"encoder\.",
-        (r"^(encoder\.fc|predictor)\.\d+\.|^@simsiam_eval$",),
+        (r"^encoder\.fc\.\d+\.|^@simsiam_eval$",),
         projector="{trunk}fc.",
         predictor="predictor.",
         cifar=_PLAIN,
@@ -71,37 +97,13 @@ FAMILIES = (
         projector="encoder_q.1.",
         skipped=(("neck.", "a copy of the projector"), *_OPENMMLAB),
     ),
-    Family(
-        "mmselfsup",
-        r"(backbone|(encoder(_[qk])?|(online|target)_net)\.0)\.",
-        (r"^(neck\.(fc|mlp|projection_head)|head\.(fc_cls|predictor|prototypes)\.)", r"^@meta$"),
-        projector="neck.",
-        predictor="head.predictor.",
-        skipped=_OPENMMLAB,
-    ),
-    Family(
-        "mmselfsup",
-        r"(backbone|(encoder(_[qk])?|(online|target)_net)\.0)\.",
-        (r"^(encoder_q|online_net)\.1\.",),
-        projector="encoder_q.1.",
-        skipped=_OPENMMLAB,
-    ),
+    _MMSELFSUP,
+    replace(_MMSELFSUP, marks=(r"^(encoder_q|online_net)\.1\.",), projector="encoder_q.1."),
     Family(
         "lightly-train",
         r"(student_|teacher_)?embedding_model\.wrapped_model\._\w+\.",
         projector="projection_head.",
         predictor="prediction_head.",
-    ),
-    Family(
-        "solo-learn",
-        r"(momentum_)?backbone\.",
-        (r"^classifier\.weight$", r"^(projector|head|prototypes|decoder|momentum_projector)\.|^@hyper_parameters$"),
-        projector="projector.",
-        predictor="predictor.",
-        skipped=(_CLASSIFIER, ("momentum_projector.", "the momentum projector"), *_QUEUE),
-        cifar=TrunkVariant(stem_padding=2),
-        imagenet=_PLAIN,
-        normalizations=normalizations.SOLO_LEARN,
     ),
     # The 91.9 % SimSiam for CIFAR-10, with PatrickHua's heads and its own normalization.
     Family(
@@ -287,8 +289,7 @@ def family_of(prefix: str, naming: str, arch: str, lines: Iterable[str]) -> Fami
 
     Args:
         prefix: what precedes its keys, without wrappers and containers that say nothing.
-        naming: how its keys are named.
-        arch: its architecture.
+        naming, arch: how its keys are named, and its architecture.
         lines: the file's lines (see `Family.marks`).
     """
     text = "\n".join([*lines, f"@naming.{naming}", f"@arch.{arch}"])
