@@ -33,10 +33,16 @@ def worker_count(workers: int | None, in_memory: bool = False) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of these packages."""
-    installed = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "unknown"
-    return installed
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def version(package: str) -> str:
+    """Version of an installed package; "unknown" if there is none, as when this program runs from its source.
+
+    >>> version("no-such-package")
+    'unknown'
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -18,6 +18,7 @@ from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.runtime.machine import version
 
 _REASONS = {
     "channels": "images of {} channels",
@@ -59,7 +60,7 @@ class Subject:
             "family": self.report.family,
             "weights_sha256": self.report.weights_sha256,
             "preprocessing": json.dumps(self.preprocessing.to_dict()),
-            "written_by": f"simsiam-eval {importlib.metadata.version('simsiam-eval')}",
+            "written_by": version_of("simsiam-eval"),
         }
         if self.report.variant:
             about["variant"] = json.dumps(self.report.variant)
@@ -168,7 +169,7 @@ def version_of(package: str) -> str:
     >>> version_of("numpy").startswith("numpy ")
     True
     """
-    return f"{package} {importlib.metadata.version(package)}"
+    return f"{package} {version(package)}"
 
 
 def missing_packages(*packages: str) -> str | None:
