@@ -26,17 +26,17 @@ from tests.encoders.outcomes import ASSUMED, EXACT, FAULT, REJECTED, Outcome, ou
 
 FAMILIES_HEAD = """# Checkpoint families
 
-Files of which toolkits are recognized, and how closely the features agree with the toolkit's own encoder on the same
-images. `python benchmarks/checkpoints.py` writes this page; the counts of all files stand in
-[benchmarks/results/checkpoints.md](../benchmarks/results/checkpoints.md).
+Which toolkits' files are recognized, and how closely features agree with the toolkit's own encoder
+on the same images. `python benchmarks/checkpoints.py` writes this page; the counts of all files are
+in [benchmarks/results/checkpoints.md](../benchmarks/results/checkpoints.md).
 
 | family | written by | files | recognized | max abs difference | min cosine |
 | --- | --- | --- | --- | --- | --- |
 """
 FAMILIES_FOOT = """
-Recognized: loaded with the right branch, variant and heads. Max abs difference: of a feature, relative to the largest
-feature, over all files of the row. A file is also counted as recognized where nothing in it tells the network from
-another one and `inspect` names the assumption it makes.
+- Recognized: loaded with the right branch, variant and heads. A file is also counted where nothing in
+  it distinguishes the network from another one, and `inspect` names the assumption it makes.
+- Max abs difference: of a feature, relative to the largest feature, over all files of the row.
 """
 
 
