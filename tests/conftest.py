@@ -28,6 +28,17 @@ def pytest_configure():
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked detectron2 are skipped without it."""
+    from tasks.detection.backends.detectron2.backend import Detectron2Backend
+
+    missing = Detectron2Backend().unavailable()
+    if missing:
+        for item in items:
+            if item.get_closest_marker("detectron2"):
+                item.add_marker(pytest.mark.skip(reason=missing))
+
+
 SMALL = ("--preset", "digits", "--image-size", "8", "--data", "digits#train")
 
 

@@ -1,4 +1,4 @@
-"""Shapes on noise, drawn as VOC folders and COCO JSON; tests marked detectron2 are skipped without it."""
+"""Shapes on noise, drawn as VOC folders and COCO JSON."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,6 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("disc", "square", "triangle")
 COLORS = ((230, 60, 60), (60, 200, 80), (70, 90, 240))
-
-
-def pytest_collection_modifyitems(items):
-    from tasks.detection.backends.detectron2.backend import Detectron2Backend
-
-    missing = Detectron2Backend().unavailable()
-    if missing:
-        for item in items:
-            if item.get_closest_marker("detectron2"):
-                item.add_marker(pytest.mark.skip(reason=missing))
 
 
 def draw(rng, side, smallest=36, largest=80):
