@@ -53,7 +53,9 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
         "checkpoint.pth.tar --to timm-folder --out encoder",
     )
 
-    checkpoint: str = setting(positional=True, help="Checkpoint file of any family that `inspect` recognizes.")
+    checkpoint: str = setting(
+        positional=True, help="Checkpoint file or folder, timm:NAME, timm:NAME@FILE or hf:FOLDER."
+    )
     to: str = setting(
         choices=tuple(_SUMMARIES),
         help="Target format. " + "; ".join(f"{name}: {summary}" for name, summary in _SUMMARIES.items()) + ".",
@@ -74,7 +76,7 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
     opset: int = setting(18, at_least=18, help="With --to onnx, version of the ONNX operator set.")
     images: str | None = setting(
         None,
-        help=f"Images to compare on, any image source; of more than {_MAX_IMAGES}, that many at equal distances "
+        help=f"Image source to compare on; of more than {_MAX_IMAGES} images, {_MAX_IMAGES} evenly spaced ones are used "
         "(default: two photographs and six handwritten digits of scikit-learn).",
     )
 

@@ -121,7 +121,7 @@ def _metrics(foreign: ForeignFeatures, invalid: int) -> dict[str, Any]:
 def _table(settings: ImportSettings, foreign: ForeignFeatures, metrics: dict[str, Any], named: list[str]) -> Table:
     from simsiam_eval.wording import first_few
 
-    encoder = settings.encoder or "unknown encoder (without --encoder, only this file can be used, alone)"
+    encoder = settings.encoder or "unknown encoder (without --encoder NAME, this file can only be used alone)"
     labels = foreign.origins["labels"]
     if metrics["labeled"]:
         classes = "1 class" if metrics["classes"] == 1 else f"{metrics['classes']} classes"

@@ -1,4 +1,4 @@
-"""`inspect`: show what a checkpoint contains, what would be loaded from it, and whether the encoder is alive."""
+"""`inspect`: show what a checkpoint contains, what would be loaded from it, and whether the encoder has collapsed."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class InspectSettings(CheckpointSettings, PixelSettings):
     )
     images: str | None = setting(
         None,
-        help=f"Image source; the features of {_IMAGES} of its images show whether the encoder is alive: their norms, spread "
-        "and rank.",
+        help=f"Image source; the norms, spread and rank of the features of {_IMAGES} of its images show whether the encoder "
+        "has collapsed.",
     )
 
     def check(self) -> None:
@@ -97,7 +97,7 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
         try:
             pixels.append(preprocessing.pixels(source.opened(row, preprocessing.selection)))
         except UnreadableImage as error:
-            raise DataError(f"{source.id(row)}: {error}.") from error
+            raise DataError(f"{source.id(row)}: {error}; give images that can be decoded with --images.") from error
     with torch.no_grad():
         features = encoder(preprocessing.normalize(torch.stack(pixels)))
     return {

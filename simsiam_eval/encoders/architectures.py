@@ -80,7 +80,7 @@ class TrunkVariant:
         )
 
     def to_dict(self, stem: str | None) -> dict[str, Any]:
-        """The values that differ from torchvision's; {} for torchvision's ResNet, as in all older records.
+        """The values that differ from torchvision's; {} for torchvision's ResNet.
 
         >>> TrunkVariant(stem_padding=2, stem_stride=1).to_dict("cifar")
         {'stem_padding': 2}

@@ -46,7 +46,7 @@ class CheckpointReport:
         family: name of the checkpoint family.
         container: the entry of the file with the weights; "bare" if the file is itself the state dict.
         arch, stem: of the encoder; the stem is None if it is not a ResNet of torchvision.
-        epoch: Number of completed epochs as recorded in the file, or None.
+        epoch: number of completed epochs as recorded in the file, or None.
         feature_width: number of features D for an image.
         projector, predictor: widths of their linear layers from input to output, such as [2048, 512, 2048].
         loaded: key in the file -> torchvision's key in the trunk.
@@ -274,7 +274,9 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
     try:
         if choice.arch not in (None, network.arch):
-            message = f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}."
+            message = (
+                f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}; leave --arch out."
+            )
             raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
         found = declared(file, network, _recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:

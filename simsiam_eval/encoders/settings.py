@@ -1,4 +1,4 @@
-"""Settings by which a user says which encoder to load, and what its checkpoint's file does not say. Imports no torch."""
+"""Settings that choose the encoder to load and say what its checkpoint does not. Imports no torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CheckpointSettings(Settings):
     )
     stride_in_1x1: bool | None = setting(
         None,
-        help="Stride of bottleneck blocks in the first 1x1 convolution, as in Caffe, instead of the 3x3 convolution "
+        help="Bottleneck blocks have their stride in the first 1x1 convolution, as in Caffe, not in the 3x3 convolution "
         "(default: as the checkpoint says, else off).",
     )
     output_stride: int | None = setting(
@@ -57,9 +57,9 @@ class CheckpointSettings(Settings):
     channel_order: str | None = setting(
         None,
         choices=CHANNEL_ORDERS,
-        help="Order of the color channels that the encoder was trained with. Of one that takes bgr, as those of Caffe and "
-        "often of detectron2, the first convolution is reversed, so that it takes RGB images; --mean and --std are of RGB "
-        "(default: as the checkpoint says, else rgb).",
+        help="Order of the color channels that the encoder was trained with (default: as the checkpoint says, else rgb). "
+        "Encoders of Caffe, and many of detectron2, take bgr; their first convolution is reversed on loading, so images, "
+        "--mean and --std are RGB.",
     )
     download: bool = setting(
         False,

@@ -23,12 +23,12 @@ class NormalizationSettings(Settings):
     mean: tuple[float, ...] | None = setting(
         None,
         help="Mean to subtract from pixels, as fractions of 1: comma-separated, one value per channel or one for all "
-        "(default: as the checkpoint says, else ImageNet's; required for other than 1 or 3 channels).",
+        "(default: as the checkpoint says, else ImageNet's; without a default for encoders of other than 1 or 3 channels).",
     )
     std: tuple[float, ...] | None = setting(
         None,
         above=0,
-        help="Standard deviation to divide pixels by, given like --mean (default: as the checkpoint says, else ImageNet's).",
+        help="Standard deviation to divide pixels by, in the format of --mean and with the same default.",
     )
 
     def check(self) -> None:

@@ -58,7 +58,7 @@ def read_stored(data: bytes) -> StoredImage:
 
 
 def selected(stored: StoredImage, selection: ChannelSelection) -> NDArray[np.float32]:
-    """The chosen channels of an image, divided by their largest value.
+    """The chosen channels of an image, divided by the value that becomes 1.
 
     Returns:
         (H,W,C) float32: from 0 to 1, unless values are negative or above `max_value`.

@@ -22,6 +22,7 @@ from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoi
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.search import BARE
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import HUGGING_FACE, MAP_POOLINGS, TOKEN_POOLINGS
@@ -120,7 +121,7 @@ def load_hugging_face(choice: EncoderChoice, layer: str | Sequence[str], pooling
         encoder,
         str(folder),
         "huggingface",
-        "bare",
+        BARE,
         loaded,
         skipped,
         None if preprocessing is None else preprocessing.to_dict(),

@@ -9,13 +9,12 @@ from functools import cache
 import torch
 
 from simsiam_eval.encoders.backbones.timm_backbone import build_timm, import_timm
-
-Shape = tuple[int, ...]
+from simsiam_eval.encoders.recognition.search import Shape
 
 _MODULES = ("resnet", "resnest", "res2net", "sknet")  # of timm, with variants of ResNet under ResNet's keys
 _DEPTH = re.compile(r"\d+")
 _CLASSIFIER = "fc."
-# Part of a key -> how the names of the networks that have it start or go on.
+# Part of a key -> how the names of the networks that have it start.
 _MARKS = {
     ".se.": r"se|eca|resnetrs|legacy",
     ".conv2.fc1.": r"resnest",

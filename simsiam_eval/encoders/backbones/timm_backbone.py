@@ -53,8 +53,7 @@ def timm_config(arch: str) -> Any:
     tags = timm.list_pretrained(model)
     if tag and name not in tags:
         raise UsageError(f"timm has no weights {name!r}; expected one of {', '.join(tags) or 'none'}.")
-    config = timm.get_pretrained_cfg(name)
-    return config
+    return timm.get_pretrained_cfg(name)
 
 
 def build_timm(arch: str, image_size: int | None = None, channels: int = 3, **arguments: Any) -> nn.Module:

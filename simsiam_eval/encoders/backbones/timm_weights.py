@@ -71,8 +71,8 @@ def _reject_bgr(file: CheckpointFile) -> None:
     for source, order in stated_orders(settings_of(file, None)[0]).items():
         if order != "rgb":
             raise DataError(
-                f"{file.path} says in {source} that its encoder takes {order.upper()} images; expected RGB, or a ResNet "
-                "that torchvision has, which is reversed."
+                f"{file.path} says in {source} that its encoder takes {order.upper()} images; expected RGB. Only "
+                "torchvision's ResNets can be reversed on loading."
             )
 
 

@@ -39,7 +39,7 @@ def _are_mappings(states: tuple[Any, ...]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The value of an OmegaConf node or list, and of an enum's member or a path with one argument; else as it is."""
+    """The value of an OmegaConf node or list; anything else as it is."""
     if not isinstance(value, ForeignObject) or "omegaconf" not in value.class_name:
         return value
     state = value.state if isinstance(value.state, Mapping) else {}

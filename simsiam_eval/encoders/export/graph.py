@@ -16,6 +16,7 @@ from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.writer import Writer
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.wording import counted
 
 INPUT, OUTPUT = "images", "features"
 # Preprocessing inside: a pixel may differ by one gray level from that of the resize outside, as it does between Pillow and
@@ -111,7 +112,7 @@ class GraphWriter(Writer):
         if self.subject.preprocessing_in != "outside" and channels != 3:
             raise UsageError(
                 f"--preprocessing {self.subject.preprocessing_in} requires an encoder of RGB images; this one takes "
-                f"{channels} channels. Leave it at outside."
+                f"{counted(channels, 'channel')}. Use --preprocessing outside."
             )
 
     def module(self) -> EncoderGraph:

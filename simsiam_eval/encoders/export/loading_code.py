@@ -47,6 +47,6 @@ def timm_code(arch: str, stem: str, path: str | os.PathLike[str], variant: Trunk
 
 
 def run_code(lines: Sequence[str], **names: Any) -> dict[str, Any]:
-    """Run such lines, so that what users are told is what was compared; returns the names they set."""
+    """The names that such lines set: the code that users copy is the code that is compared."""
     exec("\n".join(lines), names)
     return names

@@ -21,7 +21,7 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.machine import version
 
 _REASONS = {
-    "channels": "images of {} channels",
+    "channels": "input channels: {}",
     "stem_stride": "stride {} in the first convolution",
     "stem_padding": "padding {} in the first convolution",
     "stem_pool": "max pooling in the stem: {}",

@@ -9,11 +9,10 @@ import torch
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, BOTTLENECK, TrunkVariant
 from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.encoders.recognition.search import Shape
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import STEMS
 from simsiam_eval.wording import first_few
-
-Shape = tuple[int, ...]
 
 _STEM_OF_KERNEL = {(7, 7): "imagenet", (3, 3): "cifar"}
 

@@ -53,7 +53,7 @@ _MMSELFSUP = Family(
 
 FAMILIES = (
     _SOLO_LEARN,
-    # Until version 1.0.2 its trunk is `encoder`, as in many files of others; its args.json tells.
+    # Until version 1.0.2 its trunk is `encoder`, as in many other toolkits' files; its args.json identifies it.
     replace(
         _SOLO_LEARN, trunk=r"(momentum_)?encoder\.", marks=(*_SOLO_LEARN.marks, r"^@config\.(encoder|backbone_args)$")
     ),

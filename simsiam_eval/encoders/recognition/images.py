@@ -16,11 +16,8 @@ from simsiam_eval.wording import counted
 # Names of mean and standard deviation. Those of detectron2 are in gray levels, whatever their size.
 _GRAY_LEVELS = (("PIXEL_MEAN", "PIXEL_STD"), ("pixel_mean", "pixel_std"))
 _PAIRS = (("mean", "std"), ("image_mean", "image_std"), *_GRAY_LEVELS)
-_FLIPS = (
-    "to_rgb",
-    "bgr_to_rgb",
-    "rgb_to_bgr",
-)  # of OpenMMLab: whether to reverse the channels after an image is loaded
+# OpenMMLab's settings that say whether the channels of a loaded image are reversed.
+_FLIPS = ("to_rgb", "bgr_to_rgb", "rgb_to_bgr")
 _NEAR = 0.01  # difference of two means, as fractions of 1, that are of the same images
 
 

@@ -41,7 +41,7 @@ _LARGER = {
 
 
 class NetworkNotChosen(DataError):
-    """A file has several networks, or a larger one, and it was not said which part is the encoder.
+    """A file has several networks, or a larger one, and no `--branch` says which part is the encoder.
 
     Attributes:
         networks: those found.
@@ -129,7 +129,7 @@ class Contents:
 
         Raises:
             UsageError: no network is called `branch`.
-            NetworkNotChosen: nothing tells which network is meant.
+            NetworkNotChosen: several networks fit, and the file does not say which one is the encoder.
         """
         listed = "; ".join(f"{network.name} ({network.arch})" for network in self.networks)
         if branch is not None:
@@ -148,8 +148,7 @@ class Contents:
         first = [network for network in networks if network.rank == best]
         if len(first) > 1:
             raise NetworkNotChosen(
-                f"{where} has {len(first)} encoders, and nothing tells which one is meant; choose one with --branch: "
-                f"{listed}.",
+                f"{where} has {len(first)} encoders and does not say which one to use; choose one with --branch: {listed}.",
                 self.networks,
             )
         return first[0]

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from simsiam_eval.encoders.recognition.networks import Contents, Network
-
-Shape = tuple[int, ...]
+from simsiam_eval.encoders.recognition.search import Shape
 
 
 def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], list[int] | None, list[int] | None]:
-    """What is not loaded beside the chosen network.
+    """What a checkpoint has besides the chosen network's trunk.
 
     Returns:
         Key in the chosen network's container -> why it is not loaded, with one entry for each other container of a head or a
-        network; and the
-        widths of the linear layers of projector and predictor from input to output, such as [2048, 512, 2048]; None if
-        absent.
+        network; the widths of the projector's linear layers from input to output, such as [2048, 512, 2048], or None; and
+        those of the predictor's.
     """
     loaded = {id(entry) for entry in chosen.trunk.entries.values()}
     copies = {id(entry) for copy in chosen.copies for entry in copy.entries.values()}

@@ -24,21 +24,20 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 
 
-def unsupported_trunk(stem: str, variant: Mapping[str, Any], option: str) -> str | None:
+def unsupported_trunk(stem: str, variant: Mapping[str, Any], instead: str) -> str | None:
     """Why detectron2's ResNets cannot be this trunk, as a sentence; None if they can.
 
     Args:
         stem: imagenet or cifar.
         variant: as from `TrunkVariant.to_dict`.
-        option: that can name torchvision instead, for the sentence.
+        instead: option to use instead, for the sentence, such as "--backend torchvision".
     """
     if stem != "imagenet":
-        return f"detectron2's ResNets have a 7x7 stem, but this encoder has CIFAR's 3x3 stem; use {option} torchvision."
+        return f"detectron2's ResNets have a 7x7 stem, but this encoder has CIFAR's 3x3 stem; use {instead}."
     others = [f"{name.replace('_', ' ')} {value}" for name, value in variant.items() if name != "stride_in_1x1"]
     if others:
         return (
-            f"detectron2's ResNets have torchvision's stem, but this encoder has {' and '.join(others)}; "
-            f"use {option} torchvision."
+            f"detectron2's ResNets have torchvision's stem, but this encoder has {' and '.join(others)}; use {instead}."
         )
     return None
 
@@ -86,7 +85,9 @@ def detectron2_weights(
     Raises:
         UsageError: detectron2's ResNets cannot be this trunk. DataError: a key has no name, or the encoder is not complete.
     """
-    reason = unsupported_trunk(encoder.stem, encoder.variant.to_dict(encoder.stem), "--to")
+    reason = unsupported_trunk(
+        encoder.stem, encoder.variant.to_dict(encoder.stem), "--to onnx, torch-export or openvino"
+    )
     if reason:
         raise UsageError(reason)
     state = encoder.trunk.state_dict()

@@ -58,11 +58,11 @@ def test_what_detectron2_does_not_support(monkeypatch):
         ("cifar", {}, "CIFAR's 3x3 stem; use --backend torchvision"),
         ("imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "has stem padding 2; use --backend torchvision"),
     ):
-        unsupported = unsupported_trunk(stem, variant, "--backend")
+        unsupported = unsupported_trunk(stem, variant, "--backend torchvision")
         assert choose_backend("auto", unsupported).name == "torchvision"
         with pytest.raises(UsageError, match=says):
             choose_backend("detectron2", unsupported)
-    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}, "--backend") is None
+    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}, "--backend torchvision") is None
     for name in ("auto", "detectron2"):
         with pytest.raises(UsageError, match="supports --precision bf16 on CUDA only"):
             choose_backend(name, None, bf16_on_cpu=True)
