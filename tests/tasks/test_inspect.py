@@ -41,7 +41,7 @@ def test_networks_are_listed_where_none_is_chosen(call, record, two_networks):
     assert (chosen["branch"], chosen["arch"], chosen["branches"]) == ("right", "resnet18", ["left", "right"])
 
 
-def test_features_of_images_show_whether_the_encoder_is_alive(call, record, checkpoint, tmp_path):
+def test_features_of_images_show_whether_the_encoder_has_collapsed(call, record, checkpoint, tmp_path):
     features = record("inspect", checkpoint, "--images", "digits")["metrics"]["features"]
     assert len(features["ids"]) == len(features["norms"]) == 8
     assert features["spread"] > 0.01
