@@ -81,9 +81,8 @@ def _by_tifffile(data: bytes) -> tuple[NDArray[Any], str | None]:
         series = file.series[0]
         page = series.keyframe
         if page.photometric not in (_BLACK_IS_ZERO, _RGB):
-            raise UnreadableImage(
-                f"values of the kind {page.photometric.name}; expected MINISBLACK (gray or bands) or RGB"
-            )
+            kind = getattr(page.photometric, "name", page.photometric)  # a number where tifffile knows no name
+            raise UnreadableImage(f"values of the kind {kind}; expected MINISBLACK (gray or bands) or RGB")
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise UnreadableImage(f"too many pixels: {page.imagelength} x {page.imagewidth}")
         pixels = _pixels_of(series)
