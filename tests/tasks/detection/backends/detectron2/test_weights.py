@@ -130,7 +130,9 @@ def test_strides_in_the_1x1_convolution_are_detectron2s_option(encoder, heads):
 
 
 def test_another_stem_is_rejected(encoder):
-    with pytest.raises(UsageError, match="has stem padding 2 and stem relu False; use --to torchvision"):
+    with pytest.raises(
+        UsageError, match="has stem padding 2 and stem relu False; use --to onnx, torch-export or openvino"
+    ):
         detectron2_weights(encoder("resnet18", variant=TrunkVariant(stem_padding=2, stem_relu=False)), "c4")
 
 
