@@ -17,7 +17,7 @@ from pretrain.settings import PretrainSettings
 from pretrain.train import Recipe
 from pretrain.views.parameters import ViewRecipe
 from simsiam_eval.encoders.architectures import TRUNK
-from simsiam_eval.encoders.checkpoint import METADATA_KEY
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.schedule import scaled_lr

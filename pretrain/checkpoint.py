@@ -14,7 +14,8 @@ import torch
 from pretrain.callback import Callback, Position, StepResult
 from pretrain.model import SimSiam
 from pretrain.run_folder import RunFolder
-from simsiam_eval.encoders.checkpoint import METADATA_KEY, RANDOM_STATE_KEY
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
+from simsiam_eval.encoders.report import RANDOM_STATE_KEY
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.run_folder import continue_if_unwritable
 from simsiam_eval.runtime.progress import say

@@ -16,8 +16,8 @@ from pretrain.callback import Position
 from pretrain.initialization import Start
 from pretrain.model import SimSiam
 from simsiam_eval.commands.fields import option_name
-from simsiam_eval.encoders.checkpoint import METADATA_KEY, write_checkpoint
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY, write_checkpoint
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import LockedFolder, reject_other_settings

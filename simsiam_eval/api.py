@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simsiam_eval.commands.table import COMMANDS
-from simsiam_eval.encoders.checkpoint import CheckpointReport, load_encoder as load_encoder_and_report, weights_sha256
+from simsiam_eval.encoders.checkpoint import load_encoder as load_encoder_and_report
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.report import CheckpointReport, weights_sha256
 from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.arguments import PREPROCESSING, check_like, check_options, check_path

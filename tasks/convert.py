@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.encoder import ResNetEncoder
     from simsiam_eval.encoders.export.comparison import Comparison, Samples
     from simsiam_eval.encoders.export.export import Export
+    from simsiam_eval.encoders.report import CheckpointReport
     from tasks.detection.detector_spec import DetectorSpec
 
 DETECTRON2 = "detectron2"
@@ -212,9 +212,9 @@ def export_to_detectron2(
     """
     import torch
 
-    from simsiam_eval.encoders.checkpoint import weights_sha256
     from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
     from simsiam_eval.encoders.export.export import Export
+    from simsiam_eval.encoders.report import weights_sha256
     from simsiam_eval.files.atomic import atomic_write
     from tasks.detection.backends.detectron2.config import config_values, yaml_text
     from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights

@@ -15,9 +15,9 @@ from simsiam_eval.extraction.pixel_settings import PixelSettings
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
-    from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.recognition.networks import Network
+    from simsiam_eval.encoders.report import CheckpointReport
     from simsiam_eval.extraction.options import ExtractionOptions
 
 _IMAGES = 8  # number of images whose features --images shows

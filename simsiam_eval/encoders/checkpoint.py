@@ -1,13 +1,7 @@
-"""Checkpoints of every known family: recognize them, load their encoder, and write ours."""
+"""Checkpoints of every known family: recognize them and load their encoder."""
 
-import dataclasses
-import hashlib
-import io
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +14,7 @@ from simsiam_eval.encoders.backbones.timm_backbone import timm_encoder
 from simsiam_eval.encoders.backbones.timm_fallback import timm_choice
 from simsiam_eval.encoders.backbones.timm_weights import read_timm_run
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.float_weights import float_weights
@@ -28,80 +23,9 @@ from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.encoders.recognition.search import BARE
+from simsiam_eval.encoders.report import CheckpointReport, computation_of, weights_sha256
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.vocabulary import TIMM
-from simsiam_eval.wording import first_few
-
-METADATA_KEY = "simsiam_eval"
-RANDOM_STATE_KEY = "random_state"  # in the metadata of a run; not reported, since it means nothing to a reader
-
-
-@dataclass(frozen=True)
-class CheckpointReport:
-    """What a checkpoint contains and what is loaded from it.
-
-    Attributes:
-        path: of the file.
-        family: name of the checkpoint family.
-        container: the entry of the file with the weights; "bare" if the file is itself the state dict.
-        arch, stem: of the encoder; the stem is None if it is not a ResNet of torchvision.
-        epoch: number of completed epochs as recorded in the file, or None.
-        feature_width: number of features D for an image.
-        projector, predictor: widths of their linear layers from input to output, such as [2048, 512, 2048].
-        loaded: key in the file -> torchvision's key in the trunk.
-        skipped: key in the file -> why it is not loaded. A container that is not used is one entry.
-        weights_sha256: as from `weights_sha256`.
-        metadata: what `write_checkpoint` was given; None in files of other programs.
-        branch: name of the network that was chosen; None if the file has only one.
-        branches: names of all networks in the file.
-        variant: how the trunk differs from torchvision's, as from `TrunkVariant.to_dict`.
-        assumptions: sentences on what was assumed about the encoder because nothing in the file says it.
-        normalization: {"mean": [...], "std": [...]} of the images that the encoder was trained on; None if unknown.
-        normalization_from: what says so.
-        channel_order: "rgb" or "bgr", in which the file's encoder takes color channels. Of a "bgr" encoder the first
-            convolution and the normalization are reversed on loading, so that what is loaded takes RGB images.
-        channel_order_from: what says so; None if nothing does.
-        preprocessing: of images, as from `Preprocessing.to_dict`, where a file of another library says it.
-    """
-
-    path: str
-    family: str
-    container: str
-    arch: str
-    stem: str | None
-    epoch: int | None
-    feature_width: int
-    projector: list[int] | None
-    predictor: list[int] | None
-    loaded: dict[str, str]
-    skipped: dict[str, str]
-    weights_sha256: str
-    metadata: dict[str, Any] | None
-    branch: str | None = None
-    branches: tuple[str, ...] = ()
-    variant: dict[str, Any] = field(default_factory=dict)
-    assumptions: tuple[str, ...] = ()
-    normalization: dict[str, list[float]] | None = None
-    normalization_from: str | None = None
-    channel_order: str = "rgb"
-    channel_order_from: str | None = None
-    preprocessing: dict[str, Any] | None = None
-
-    @property
-    def computation(self) -> dict[str, Any]:
-        """What decides the features besides the weights, as `weights_sha256` covers it; {} for a ResNet of torchvision."""
-        return _computation(self.arch, self.stem, self.variant)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for json.dumps.
-
-        Values in `metadata` that JSON cannot hold are replaced by their type; the random state of a run is left out.
-        """
-        record = {entry.name: _for_json(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
-        if self.metadata is not None:
-            record["metadata"].pop(RANDOM_STATE_KEY, None)
-        return record
 
 
 def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> CheckpointReport:
@@ -156,78 +80,6 @@ def load_encoder(
     return ResNetEncoder(trunk, report.arch, stem, layer, pooling, variant).eval(), report
 
 
-def _computation(arch: str, stem: str | None, variant: Mapping[str, Any]) -> dict[str, Any]:
-    # Networks of other libraries may have the same keys and shapes, such as timm's resnet50 and resnetaa50.
-    return {**({"arch": arch} if stem is None else {}), **variant}
-
-
-def weights_sha256(trunk_state_dict: Mapping[str, Tensor], computation: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 that identifies an encoder by its weights, independent of the checkpoint's family.
-
-    For each torchvision key in sorted order it covers the key, the shape, and the values as little-endian float32.
-    `fc` and `num_batches_tracked` do not change an encoder's features and are left out. `computation` is
-    covered unless it is empty: the same weights then compute other features than in a ResNet of torchvision.
-    """
-    digest = hashlib.sha256()
-    if computation:
-        digest.update(f"computation {json.dumps(dict(computation), sort_keys=True)}\n".encode())
-    for key in sorted(trunk_state_dict):
-        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
-            continue
-        values = trunk_state_dict[key].detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False)
-        digest.update(f"{key} {list(values.shape)}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def write_checkpoint(
-    path: str | os.PathLike[str],
-    *,
-    epoch: int,
-    arch: str,
-    state_dict: Mapping[str, Tensor],
-    optimizer: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-) -> None:
-    """Write a checkpoint that the reference's scripts can read, atomically.
-
-    Args:
-        path: of the file.
-        epoch: epochs completed.
-        arch: a name in ARCHITECTURES.
-        state_dict: with the reference's keys, `module.encoder.*` and `module.predictor.*`.
-        optimizer: the optimizer's state dict.
-        metadata: written under "simsiam_eval"; numbers, strings, tensors, and lists, tuples and dicts of them.
-
-    Raises:
-        ValueError: another key in `state_dict`.
-        TypeError: `metadata` or the optimizer's settings have a value that `weights_only=True` cannot read back.
-        DataError: the file cannot be written.
-    """
-    unexpected = [key for key in state_dict if not key.startswith(("module.encoder.", "module.predictor."))]
-    if unexpected:
-        raise ValueError(
-            f"expected keys that start with module.encoder. or module.predictor., got {first_few(unexpected)}"
-        )
-    trial = io.BytesIO()
-    torch.save({"metadata": dict(metadata), "settings": optimizer.get("param_groups")}, trial)
-    trial.seek(0)
-    try:
-        torch.load(trial, map_location="cpu", weights_only=True)
-    except Exception as error:
-        named = re.search(r"(?:GLOBAL|unrecognized function) (\S*\w)", str(error))
-        raise TypeError(f"the checkpoint could not be read back: {named[1] if named else error}") from error
-    content = {
-        "epoch": int(epoch),
-        "arch": arch,
-        "state_dict": dict(state_dict),
-        "optimizer": dict(optimizer),
-        METADATA_KEY: dict(metadata),
-    }
-    with atomic_write(path) as file:
-        torch.save(content, file)
-
-
 def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
     encoder, preprocessing = backbone.encoder, backbone.preprocessing
     if preprocessing is not None and encoder.variant.channels != 3:
@@ -248,7 +100,7 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         predictor=None,
         loaded=backbone.loaded,
         skipped=backbone.skipped,
-        weights_sha256=weights_sha256(encoder.trunk.state_dict(), _computation(encoder.arch, None, variant)),
+        weights_sha256=weights_sha256(encoder.trunk.state_dict(), computation_of(encoder.arch, None, variant)),
         metadata=None,
         branch=backbone.container if len(backbone.branches) > 1 else None,
         branches=backbone.branches,
@@ -297,7 +149,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         predictor=predictor,
         loaded={entry.key: key for key, entry in network.trunk.entries.items()},
         skipped=skipped,
-        weights_sha256=weights_sha256(weights, _computation(network.arch, network.stem, variant)),
+        weights_sha256=weights_sha256(weights, computation_of(network.arch, network.stem, variant)),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
         branch=network.name if len(contents.networks) > 1 or contents.part_of else None,
         branches=tuple(network.name for network in contents.networks),
@@ -330,7 +182,7 @@ def _read_timm_run(
         predictor=run.predictor,
         loaded=found.loaded,
         skipped=found.skipped,
-        weights_sha256=weights_sha256(found.weights, _computation(arch, None, {})),
+        weights_sha256=weights_sha256(found.weights, computation_of(arch, None, {})),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
     )
     return report, found.weights
@@ -360,13 +212,3 @@ def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:
         raise DataError(
             f"{where} records an unknown variant of its trunk ({recorded}); update simsiam-eval."
         ) from error
-
-
-def _for_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _for_json(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(entry) for entry in value]
-    if isinstance(value, Tensor):
-        return f"tensor {list(value.shape)} {value.dtype}"
-    return value if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from simsiam_eval.encoders.checkpoint import weights_sha256
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.extraction.fused_blocks import can_fuse, fuse_blocks
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.compiler import require_compiler

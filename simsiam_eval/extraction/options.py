@@ -17,7 +17,7 @@ from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.vocabulary import STEMS
 
 if TYPE_CHECKING:
-    from simsiam_eval.encoders.checkpoint import CheckpointReport
+    from simsiam_eval.encoders.report import CheckpointReport
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from simsiam_eval.encoders.checkpoint import CheckpointReport, load_encoder
+from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.blocks import VIEWS
 from simsiam_eval.extraction.extraction import Extraction

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Block
 from simsiam_eval.extraction.extraction import Extraction

@@ -13,9 +13,9 @@ from simsiam_eval.errors import UsageError
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
-    from simsiam_eval.encoders.checkpoint import CheckpointReport
     from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.encoder import ResNetEncoder
+    from simsiam_eval.encoders.report import CheckpointReport
 
 RANDOM = "random"  # in place of a checkpoint: random weights
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")

@@ -15,7 +15,8 @@ from pretrain.checkpoint import random_state, restore
 from pretrain.run_folder import RunFolder
 from pretrain.settings import PretrainSettings
 from pretrain.train import train
-from simsiam_eval.encoders.checkpoint import METADATA_KEY, RANDOM_STATE_KEY
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
+from simsiam_eval.encoders.report import RANDOM_STATE_KEY
 from simsiam_eval.runtime.processes import Processes
 
 CPU = torch.device("cpu")

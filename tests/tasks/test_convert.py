@@ -7,8 +7,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from simsiam_eval.encoders.checkpoint import inspect_checkpoint, weights_sha256
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError, UsageError
 from tasks.convert import ConvertSettings, convert
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from simsiam_eval.encoders.checkpoint import weights_sha256
 from simsiam_eval.encoders.export.comparison import Comparison, Samples, compare
 from simsiam_eval.encoders.export.targets import TARGETS
 from simsiam_eval.encoders.export.writer import Subject, Writer
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_files, atomic_folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.checkpoint import METADATA_KEY
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.loading_code import run_code, stem_code
 from simsiam_eval.encoders.export.state_dicts import STEM_LINES

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from simsiam_eval.encoders.checkpoint import write_checkpoint
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import write_checkpoint
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.loading_code import run_code, stem_code, timm_code
 from simsiam_eval.encoders.export.writer import ResNetWriter, missing_packages, version_of

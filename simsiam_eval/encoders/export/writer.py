@@ -13,9 +13,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.checkpoint import CheckpointReport
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.encoders.export.comparison import Samples
+from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.machine import version

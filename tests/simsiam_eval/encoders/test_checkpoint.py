@@ -10,15 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from simsiam_eval.encoders.checkpoint import (
-    inspect_checkpoint,
-    load_encoder,
-    weights_sha256,
-    write_checkpoint,
-)
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import write_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError, UsageError
 
 FAMILY_PREFIX = {

@@ -8,9 +8,10 @@ import torch
 
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder, weights_sha256
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, timm_encoder
 from simsiam_eval.encoders.backbones.timm_weights import timm_preprocessing
-from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder, weights_sha256
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.transform import as_opened_image
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.checkpoint import CheckpointReport
 from simsiam_eval.encoders.export.card import model_card
 from simsiam_eval.encoders.export.timm_folder import crop_share
 from simsiam_eval.encoders.export.transformers_folder import transformers_key
 from simsiam_eval.encoders.export.writer import Subject, missing_packages
+from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.images.transform import ImageTransform

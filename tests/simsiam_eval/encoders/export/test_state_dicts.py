@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.checkpoint import load_encoder, weights_sha256
+from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.export.writer import _REASONS, missing_packages
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import UsageError
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder, weights_sha256
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.options import ExtractionOptions
 from tasks.detection.backends.detectron2.weights import detectron2_keys
