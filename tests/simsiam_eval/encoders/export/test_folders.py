@@ -113,7 +113,6 @@ def test_transformers_keys():
         ("timm-folder", {"variant": TrunkVariant(stride_in_1x1=True)}, "strides in the 1x1 convolutions"),
         ("transformers", {"stem": "cifar"}, "transformers' ResNet cannot rebuild this encoder .the 3x3 stem"),
         ("transformers", {"arch": "resnext50_32x4d"}, "cannot rebuild resnext50_32x4d; use --to timm-folder"),
-        ("transformers", {"arch": "wide_resnet50_2"}, "cannot rebuild wide_resnet50_2"),
     ],
 )
 def test_what_a_folder_cannot_say_is_rejected(exported, tmp_path, target, of_encoder, reason):
