@@ -91,9 +91,9 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
                 f"--out {self.out} must end in .pth, since detectron2 chooses the format by the extension."
             )
         if self.to != DETECTRON2:
-            ending = TARGETS[self.to].ending
-            if ending and self.out.suffix != ending:
-                raise UsageError(f"--out {self.out} must end in {ending} with --to {self.to}.")
+            endings = TARGETS[self.to].endings
+            if endings and not self.out.name.endswith(endings):
+                raise UsageError(f"--out {self.out} must end in {' or '.join(endings)} with --to {self.to}.")
         if self.to != DETECTRON2 and TARGETS[self.to].folder and self.out.exists():
             raise UsageError(f"--out {self.out} already exists; choose a new folder.")
         if self.to == DETECTRON2 or not TARGETS[self.to].graph:

@@ -109,6 +109,9 @@ def test_errors(simsiam, checkpoint, tmp_path, call):
     for to, name, expected in (
         ("onnx", "a.pth", r"must end in \.onnx with --to onnx"),
         ("openvino", "a.onnx", r"must end in \.xml"),
+        ("safetensors", "a.pth", r"must end in \.safetensors with --to safetensors"),
+        ("torchvision", "a.safetensors", r"must end in \.pth or .* with --to torchvision"),
+        ("timm", "a.xyz", r"must end in \.pth or .* or \.safetensors with --to timm"),
         ("timm-folder", "", "already exists; choose a new folder"),
     ):
         with pytest.raises(UsageError, match=expected):

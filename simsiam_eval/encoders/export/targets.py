@@ -14,7 +14,7 @@ class Target:
     Attributes:
         summary: what is written, for `--help`.
         writer: `module:class` of its `Writer`.
-        ending: required of the output's name; None: any.
+        endings: permitted ends of the output's name; none: it is a folder.
         beside: endings of files that are written next to the output.
         folder: whether the output is a folder.
         graph: whether it contains the computation, and may contain the preprocessing.
@@ -22,18 +22,22 @@ class Target:
 
     summary: str
     writer: str
-    ending: str | None = None
+    endings: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     folder: bool = False
     graph: bool = False
 
 
+# torch.load needs no ending; the others are read by programs that choose the format by it.
+_TORCH = (".pth", ".pt", ".pth.tar", ".tar", ".bin", ".ckpt")
 _HERE = "simsiam_eval.encoders.export"
 TARGETS: dict[str, Target] = {
-    "reference": Target("facebookresearch/simsiam's keys", f"{_HERE}.state_dicts:Reference"),
-    "torchvision": Target("a state dict without fc", f"{_HERE}.state_dicts:Torchvision"),
-    "safetensors": Target("the same as a safetensors file", f"{_HERE}.state_dicts:Safetensors"),
-    "timm": Target("for timm.create_model(..., checkpoint_path=FILE)", f"{_HERE}.state_dicts:Timm"),
+    "reference": Target("facebookresearch/simsiam's keys", f"{_HERE}.state_dicts:Reference", _TORCH),
+    "torchvision": Target("a state dict without fc", f"{_HERE}.state_dicts:Torchvision", _TORCH),
+    "safetensors": Target("the same as a safetensors file", f"{_HERE}.state_dicts:Safetensors", (".safetensors",)),
+    "timm": Target(
+        "for timm.create_model(..., checkpoint_path=FILE)", f"{_HERE}.state_dicts:Timm", (*_TORCH, ".safetensors")
+    ),
     "timm-folder": Target(
         'a folder for timm.create_model("local-dir:FOLDER") and the Hugging Face Hub',
         f"{_HERE}.timm_folder:TimmFolder",
@@ -42,13 +46,13 @@ TARGETS: dict[str, Target] = {
     "transformers": Target(
         "a folder for AutoModel.from_pretrained", f"{_HERE}.transformers_folder:TransformersFolder", folder=True
     ),
-    "lightly": Target("the keys of lightly's SimSiam", f"{_HERE}.lightly_file:Lightly"),
-    "onnx": Target("an ONNX graph (extra `onnx`)", f"{_HERE}.onnx_file:Onnx", ending=".onnx", graph=True),
-    "torch-export": Target("a program of torch.export", f"{_HERE}.pt2_file:Pt2", ending=".pt2", graph=True),
+    "lightly": Target("the keys of lightly's SimSiam", f"{_HERE}.lightly_file:Lightly", _TORCH),
+    "onnx": Target("an ONNX graph (extra `onnx`)", f"{_HERE}.onnx_file:Onnx", endings=(".onnx",), graph=True),
+    "torch-export": Target("a program of torch.export", f"{_HERE}.pt2_file:Pt2", endings=(".pt2",), graph=True),
     "openvino": Target(
         "OpenVINO IR, FILE.xml and FILE.bin (extra `openvino`)",
         f"{_HERE}.openvino_file:OpenVino",
-        ending=".xml",
+        endings=(".xml",),
         beside=(".bin",),
         graph=True,
     ),

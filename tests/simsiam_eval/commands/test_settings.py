@@ -203,7 +203,7 @@ def test_an_output_is_no_input_and_no_other_output(tmp_path):
         (tmp_path / "g.index.h5").write_text("x")
         RetrievalBuildSettings(gallery=str(tmp_path / "g.index.h5"), out=tmp_path / "g.index")
     (tmp_path / "timm").write_text("x")
-    assert ConvertSettings(checkpoint=there, to="timm", out=tmp_path / "timm").to == "timm"
+    assert ConvertSettings(checkpoint=there, to="timm", out=tmp_path / "timm.pth").to == "timm"
 
 
 def test_outputs_are_tried(tmp_path):
