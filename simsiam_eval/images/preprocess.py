@@ -118,7 +118,11 @@ class Preprocessing:
                 f"gray (1 channel); give --channels {self.channels} for images that have {self.channels} channels, or the "
                 "indices of the channels to use, such as --channels 0,1,2,7."
             )
-        if self.is_assumed:
+        self.require_normalization()
+
+    def require_normalization(self) -> None:
+        """Check that the normalization of images of other than 1 or 3 channels is known. Raises DataError."""
+        if self.is_assumed and self.channels not in (1, 3):
             raise DataError(
                 f"The checkpoint does not say how its images of {self.channels} channels were normalized; give --mean and "
                 f"--std, each with {self.channels} values or one for all (--mean 0 --std 1: not at all)."

@@ -40,7 +40,9 @@ def writer_of(target: str, subject: Subject) -> Writer:
 
     Raises:
         UsageError: the format cannot express the encoder, or a package is missing.
+        DataError: it is unknown how the encoder's images are normalized, which files record.
     """
+    subject.preprocessing.require_normalization()
     module, _, name = TARGETS[target].writer.partition(":")
     writer: Writer = getattr(importlib.import_module(module), name)(subject)
     writer.check()

@@ -43,6 +43,12 @@ def images():
 
 
 @pytest.fixture
+def subject(tmp_path):
+    """subject(Preprocessing(), variant=...) -> the Subject of a new encoder."""
+    return lambda preprocessing, **of_encoder: Subject(*new_encoder(tmp_path, **of_encoder), preprocessing)
+
+
+@pytest.fixture
 def exported(tmp_path, images):
     """exported("onnx", "a.onnx", stem="cifar") -> (the Export, the encoder, the samples)."""
 

@@ -5,12 +5,14 @@ import pytest
 import safetensors
 import torch
 
+from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.export.comparison import Samples, compare
+from simsiam_eval.encoders.export.export import writer_of
 from simsiam_eval.encoders.export.state_dicts import Timm, Torchvision
 from simsiam_eval.encoders.export.targets import TARGETS
 from simsiam_eval.encoders.export.writer import Writer
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 
 
 def test_metadata_says_how_far_it_is(exported, tmp_path):
@@ -76,3 +78,12 @@ def test_samples_for_encoders_of_other_channels(channels):
 def test_every_target_has_a_writer(target):
     module, _, name = target.writer.partition(":")
     assert issubclass(getattr(__import__(module, fromlist=[name]), name), Writer)
+
+
+def test_an_assumed_normalization_is_not_written(subject):
+    variant = TrunkVariant(channels=13)
+    assumed = preprocessing_for("imagenet", None, channels=13)
+    with pytest.raises(DataError, match="images of 13 channels were normalized; give --mean and --std"):
+        writer_of("timm-folder", subject(assumed, variant=variant))
+    given = preprocessing_for("imagenet", None, channels=13, mean=[0.5], std=[0.2])
+    writer_of("timm-folder", subject(given, variant=variant))
