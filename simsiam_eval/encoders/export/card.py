@@ -88,7 +88,7 @@ def _preprocessing_sentence(subject: Subject) -> str:
     sizes = (
         f"Resize the whole image to {chosen.crop} x {chosen.crop} pixels"
         if chosen.squash
-        else f"Resize the short side to {chosen.resize} pixels (bilinear, antialiased), crop the center, "
+        else f"Resize the short side to {chosen.resize} pixels ({chosen.interpolation}, antialiased), crop the center, "
         f"{chosen.crop} x {chosen.crop} pixels"
     )
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (chosen.mean, chosen.std))

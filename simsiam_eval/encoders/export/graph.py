@@ -114,6 +114,12 @@ class GraphWriter(Writer):
                 f"--preprocessing {self.subject.preprocessing_in} requires an encoder of RGB images; this one takes "
                 f"{counted(channels, 'channel')}. Use --preprocessing outside."
             )
+        interpolation = self.subject.preprocessing.interpolation
+        if self.subject.preprocessing_in == "inside" and interpolation != "bilinear":
+            raise UsageError(
+                f"--preprocessing inside resizes with bilinear interpolation, but images of this encoder are resized with "
+                f"{interpolation}. Use --preprocessing outside."
+            )
 
     def module(self) -> EncoderGraph:
         """What is exported, in eval mode."""

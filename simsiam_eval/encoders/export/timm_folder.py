@@ -76,7 +76,7 @@ def timm_config(subject: Subject) -> dict[str, Any]:
             "custom_load": False,
             "input_size": [channels, chosen.crop, chosen.crop],
             "fixed_input_size": False,
-            "interpolation": "bilinear",
+            "interpolation": chosen.interpolation,
             "crop_pct": crop_share(chosen),
             "crop_mode": "squash" if chosen.squash else "center",
             "mean": list(chosen.mean),

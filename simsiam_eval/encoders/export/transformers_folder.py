@@ -141,7 +141,7 @@ def image_processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
     )
     return sizes | {
         "do_resize": True,
-        "resample": 2,  # bilinear
+        "resample": {"bilinear": 2, "bicubic": 3}[preprocessing.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -10,8 +10,8 @@ from PIL import Image
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.export.card import model_card
-from simsiam_eval.encoders.export.timm_folder import crop_share
-from simsiam_eval.encoders.export.transformers_folder import transformers_key
+from simsiam_eval.encoders.export.timm_folder import crop_share, timm_config
+from simsiam_eval.encoders.export.transformers_folder import image_processor_config, transformers_key
 from simsiam_eval.encoders.export.writer import Subject, missing_packages
 from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import UsageError
@@ -146,3 +146,11 @@ def test_card(exported):
 def test_timm_resizes_to_the_same_side(crop):
     for resize in range(crop, 2 * crop):
         assert int(np.floor(crop / crop_share(Preprocessing(resize, crop)))) == resize
+
+
+def test_folders_state_the_interpolation(subject):
+    preprocessing = Preprocessing(40, 36, interpolation="bicubic")
+    bicubic = subject(preprocessing)
+    assert timm_config(bicubic)["pretrained_cfg"]["interpolation"] == "bicubic"
+    assert image_processor_config(preprocessing)["resample"] == Image.Resampling.BICUBIC
+    assert "(bicubic, antialiased)" in model_card(bicubic, "timm", "title", [], {"written_by": "this"})

@@ -111,3 +111,9 @@ def test_missing_packages_name_the_extra(exported, monkeypatch):
 def test_preprocessing_inside_is_of_rgb_images(exported):
     with pytest.raises(UsageError, match="requires an encoder of RGB images; this one takes 4 channels"):
         exported("torch-export", "a.pt2", variant=TrunkVariant(channels=4), preprocessing_in="normalize")
+
+
+def test_bicubic_images_are_not_resized_inside(exported, tmp_path):
+    with pytest.raises(UsageError, match=r"with bicubic\. Use --preprocessing outside"):
+        exported("torch-export", "a.pt2", Preprocessing(40, 36, interpolation="bicubic"), "inside")
+    assert not (tmp_path / "a.pt2").exists()
