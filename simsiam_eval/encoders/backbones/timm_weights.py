@@ -20,6 +20,7 @@ from simsiam_eval.encoders.recognition.file_settings import settings_of
 from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.parts import layer_widths
 from simsiam_eval.encoders.recognition.search import tensor_entries
+from simsiam_eval.encoders.recognition.timm_arguments import timm_arguments
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import TIMM
@@ -45,7 +46,7 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
             f"{path} has the network {folder['architecture']}, not {name}; use timm:{folder['architecture']}@."
         )
     _reject_bgr(opened)
-    network, found = _network_with_weights(name, content, folder, str(path), choice.branch)
+    network, found = _network_with_weights(name, content, timm_arguments(opened), str(path), choice.branch)
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
     values = {**config.to_dict(), **(folder.get("pretrained_cfg") or {})}
@@ -81,13 +82,10 @@ def _named(pooling: str) -> str:
 
 
 def _network_with_weights(
-    name: str, content: Mapping[str, Any], folder: Mapping[str, Any], where: str, branch: str | None
+    name: str, content: Mapping[str, Any], arguments: Mapping[str, Any], where: str, branch: str | None
 ) -> tuple[Any, Found]:
     """The network that fits the weights, with them, and what was loaded."""
     tensors = _all_tensors(content)
-    arguments = {
-        key: value for key, value in (folder.get("model_args") or {}).items() if key not in ("num_classes", "in_chans")
-    }
     first = timm_config(name).first_conv
     named = [value for key, value in tensors.items() if isinstance(first, str) and key.endswith(f"{first}.weight")]
     channels = int(named[0].shape[1]) if named and named[0].ndim == 4 else 3

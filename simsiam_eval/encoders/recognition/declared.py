@@ -11,20 +11,27 @@ from simsiam_eval.commands.fields import option_name
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile
 from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
+from simsiam_eval.encoders.checkpoint_files.unpickler import ForeignClass, ForeignObject
+from simsiam_eval.encoders.recognition.architecture_names import reject_named_networks, unfitting_names
 from simsiam_eval.encoders.recognition.file_settings import Settings, named_values, settings_of
 from simsiam_eval.encoders.recognition.images import StatedImages, stated_images
 from simsiam_eval.encoders.recognition.module_geometry import variant_of_module
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
+from simsiam_eval.encoders.recognition.openmmlab import openmmlab_output_stride
 from simsiam_eval.encoders.recognition.search import content_at
+from simsiam_eval.encoders.recognition.timm_arguments import changes_of_features, timm_arguments
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
 
 # Attributes of a 3x3 stem that the weights do not show -> what is assumed.
 _CIFAR_STEM = {"stem_stride": "stride 1", "stem_padding": "padding 1", "stem_pool": "no max pooling"}
-# Anti-aliased ResNets of timm have the keys and shapes of plain ones.
-_SAME_SHAPES = re.compile(r"(?:\w*_)?resnet(?:aa|blur)\d+")
-# Names and arguments in timm's config.json that change only the first or the last layer, or nothing.
-_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "drop_block_rate", "global_pool", "img_size"}
+# Names of settings with an activation, and activations that ResNets have instead of ReLU. Others end a head.
+_ACTIVATION_SETTINGS = ("act_layer", "act_cfg", "activation", "activation_function")
+_ACTIVATIONS = {
+    "celu", "elu", "frelu", "gelu", "gelunew", "hardmish", "hardswish", "leakyrelu", "mish", "prelu", "quickgelu", "relu6",
+    "rrelu", "selu", "silu", "softplus", "swish",
+}  # fmt: skip
+_DILATED = {(False, False, False): 32, (False, False, True): 16, (False, True, True): 8}  # torchvision's argument
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,12 @@ def declared(
         UsageError: as `stated_images`.
     """
     settings, assumptions = settings_of(file, network)
-    _reject_other_networks(settings, network, file.path)
-    _reject_arguments(file.config, network, file.path)
+    reject_named_networks(settings, network, file.path)
+    _reject_arguments(file, network)
+    _reject_other_networks(settings, file.path)
     variant, of_variant = _variant(file, settings, network, recorded, chosen)
+    if recorded is None:
+        assumptions += unfitting_names(settings, network)
     variant = replace(variant, channels=network.channels)
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
     images = stated_images(settings, network, channel_order, recorded is not None, is_caffe)
@@ -114,6 +124,8 @@ def _variant(
             if variant is not None:
                 return variant, []
     shown = _in_settings(settings)
+    if "output_stride" not in chosen:
+        shown |= _dilation(settings, network, file.path)
     layer1 = network.trunk.layer1
     if layer1 is not None:
         # What is between bn1 and layer1 of an nn.Sequential: nothing, a ReLU, or a ReLU and a pooling or its nn.Identity.
@@ -176,14 +188,37 @@ def _in_settings(settings: Settings) -> dict[str, Any]:
     return shown
 
 
-def _reject_other_networks(settings: Settings, network: Network, where: str) -> None:
+def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int]:
+    """{"output_stride": the one that the settings state}; {} if they state none."""
+    stated = openmmlab_output_stride(settings, network, where)
+    found = {} if stated is None else {"strides and dilations": stated}
     for name, value in named_values(settings):
-        arch = value.partition(".")[0] if isinstance(value, str) else ""
-        if name in ("arch", "architecture", "model", "model_name", "backbone", "name") and _SAME_SHAPES.fullmatch(arch):
-            raise OtherArchitecture(
-                f"{where} says that its architecture is {arch}, which has the keys of {network.arch} and computes other "
-                "features.",
-                arch,
+        stride: Any = None
+        if name == "output_stride" and isinstance(value, int):
+            stride = value
+        elif name == "replace_stride_with_dilation" and isinstance(value, list | tuple):
+            stride = _DILATED.get(tuple(value), tuple(value))
+        elif name == "encoder_output_stride" and value in (8, 16):  # segmentation-models: the first block dilates too
+            stride = value, "with a dilated first block"
+        if stride is not None:
+            found[name] = stride
+        if stride not in (None, 8, 16, 32) or (stride in (8, 16) and ARCHITECTURES[network.arch][0] == BASIC):
+            raise DataError(
+                f"{where} says {name} {value}, which torchvision's {network.arch} cannot have; expected an output stride of "
+                "32, or 8 or 16 with bottleneck blocks, or --output-stride."
+            )
+    if len(set(found.values())) > 1:
+        stated_ones = " and ".join(f"{name}, so {stride}" for name, stride in found.items())
+        raise DataError(f"{where} says several output strides ({stated_ones}); choose one with --output-stride.")
+    return {"output_stride": next(iter(found.values()))} if found else {}
+
+
+def _reject_other_networks(settings: Settings, where: str) -> None:
+    for name, value in named_values(settings):
+        if name in _ACTIVATION_SETTINGS and (activation := _activation(value)) is not None:
+            raise DataError(
+                f"{where} says in {name} that an activation is {activation}; expected a ResNet with ReLU. If it is of "
+                "another part, save the encoder's state dict alone and give that file."
             )
         if name == "hidden_act" and value != "relu":
             raise DataError(
@@ -201,14 +236,22 @@ def _reject_other_networks(settings: Settings, network: Network, where: str) -> 
             )
 
 
-def _reject_arguments(config: Mapping[str, Any], network: Network, where: str) -> None:
-    """Reject a network of timm's hub folder that was built with arguments that change its features."""
-    arguments = config.get("model_args") if "architecture" in config else None
-    changes = arguments.items() if isinstance(arguments, Mapping) else ()
-    changed = ", ".join(f"{name}={value}" for name, value in changes if name not in _HARMLESS)
+def _activation(value: Any) -> str | None:
+    """The name of an activation that ResNets have instead of ReLU; None for anything else."""
+    if isinstance(value, Mapping):  # OpenMMLab
+        value = value.get("type")
+    name = value.class_name if isinstance(value, ForeignClass | ForeignObject) else value
+    if not isinstance(name, str):
+        return None
+    return name if re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower()) in _ACTIVATIONS else None
+
+
+def _reject_arguments(file: CheckpointFile, network: Network) -> None:
+    """Reject a network that timm built with arguments that change its features."""
+    changed = changes_of_features(timm_arguments(file))
     if changed:
         raise OtherArchitecture(
-            f"{where} says that its {network.arch} was built with {changed}, so it computes other features than "
+            f"{file.path} says that its {network.arch} was built with {changed}, so it computes other features than "
             "torchvision's.",
             network.arch,
         )

@@ -37,7 +37,7 @@ def settings_of(file: CheckpointFile, network: Network | None) -> tuple[Settings
             depth = _depth(config)
             if network is None or network.family.name not in _YAML_FAMILIES:
                 continue
-            if depth not in (None, _depth_of(network.arch)):
+            if depth not in (None, depth_of(network.arch)):
                 left_out.append(f"{name} beside the weights is of a ResNet-{depth}, so it is not used.")
                 continue
         found.append((name, config))
@@ -85,7 +85,7 @@ def _depth(config: Mapping[str, Any]) -> Any:
     return resnets.get("DEPTH") if isinstance(resnets, Mapping) else None
 
 
-def _depth_of(arch: str) -> int:
+def depth_of(arch: str) -> int:
     """Number of layers with weights, by which ResNets are named."""
     block, blocks, _, _ = ARCHITECTURES[arch]
     return (2 if block == BASIC else 3) * sum(blocks) + 2
