@@ -53,7 +53,7 @@ def inspect(settings: InspectSettings) -> Result:
     """Run `inspect`.
 
     Raises:
-        DataError: no encoder can be loaded from the file, or an image cannot be read.
+        DataError: no encoder can be loaded from the file, or no image can be read.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
     from simsiam_eval.encoders.recognition.networks import NetworkNotChosen
@@ -85,6 +85,7 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
     from simsiam_eval.encoders.checkpoint import load_encoder
     from simsiam_eval.images.decode import UnreadableImage
     from simsiam_eval.metrics.spread import collapse_std, rankme
+    from simsiam_eval.runtime.progress import say
     from simsiam_eval.sources.opening import open_source
 
     encoder, report = load_encoder(choice)
@@ -92,19 +93,21 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
     rows = sorted({round(index * (len(source) - 1) / (_IMAGES - 1)) for index in range(_IMAGES)})
     preprocessing = options.preprocessing(report)
     preprocessing.require_images()
-    pixels = []
+    pixels = {}
     for row in rows:
         try:
-            pixels.append(preprocessing.pixels(source.opened(row, preprocessing.selection)))
+            pixels[source.id(row)] = preprocessing.pixels(source.opened(row, preprocessing.selection))
         except UnreadableImage as error:
-            raise DataError(f"{source.id(row)}: {error}; give images that can be decoded with --images.") from error
+            say(f"{source.id(row)}: {error}; skipped.")
+    if not pixels:
+        raise DataError(f"None of {counted(len(rows), 'image')} of {images} could be read; give other --images.")
     with torch.no_grad():
-        features = encoder(preprocessing.normalize(torch.stack(pixels)))
+        features = encoder(preprocessing.normalize(torch.stack(list(pixels.values()))))
     return {
-        "ids": [source.id(row) for row in rows],
+        "ids": list(pixels),
         "norms": features.norm(dim=1).tolist(),
-        "spread": collapse_std(features),
-        "rank": rankme(features),
+        "spread": collapse_std(features) if len(pixels) > 1 else None,
+        "rank": rankme(features) if len(pixels) > 1 else None,
     }
 
 
@@ -112,10 +115,13 @@ def _feature_rows(features: dict[str, Any] | None) -> list[list[str]]:
     if features is None:
         return []
     number = len(features["norms"])
+    norms = [f"norms of {counted(number, 'feature')}", ", ".join(f"{norm:.4g}" for norm in features["norms"])]
+    if number < 2:
+        return [norms, ["spread and rank", "- (need 2 images)"]]
     return [
-        [f"norms of {counted(number, 'feature')}", ", ".join(f"{norm:.4g}" for norm in features["norms"])],
+        norms,
         ["spread", f"{features['spread']:.3f} (0: all the same)"],
-        ["rank", f"{features['rank']:.2f} of at most {number}"],
+        ["rank", f"{features['rank']:.2f} (max rank {number})"],
     ]
 
 

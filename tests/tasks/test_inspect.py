@@ -1,5 +1,6 @@
 import pytest
 import torch
+from PIL import Image
 
 from simsiam_eval.encoders.encoder import build_trunk
 
@@ -67,3 +68,16 @@ def test_images_need_a_chosen_network(call, two_networks):
     result = call("inspect", two_networks, "--images", "digits")
     assert result.exit_code == 1
     assert "choose one with --branch" in result.stderr
+
+
+def test_unreadable_images_are_skipped(call, record, checkpoint, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    arguments = ("inspect", checkpoint, "--images", tmp_path / "images")
+    assert "None of 1 image of" in call(*arguments).stderr
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "red.png")
+    features = record(*arguments)["metrics"]["features"]
+    assert (len(features["norms"]), features["spread"], features["rank"]) == (1, None, None)
+    result = call(*arguments)
+    assert "need 2 images" in result.stdout
+    assert "broken.jpg: " in result.stderr and "skipped" in result.stderr
