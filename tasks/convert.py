@@ -115,10 +115,12 @@ def convert(settings: ConvertSettings) -> Result:
     from simsiam_eval.encoders.export.comparison import Samples
     from simsiam_eval.encoders.export.export import export_encoder, writer_of
     from simsiam_eval.encoders.export.writer import Subject
+    from simsiam_eval.encoders.notes import note_assumptions
 
     started = time.perf_counter()
     settings.try_outputs()
     encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
+    note_assumptions(report)
     preprocessing = settings.extraction().preprocessing(report)
     samples = Samples(images_to_compare(settings.images), preprocessing)
     if settings.to == DETECTRON2:

@@ -11,6 +11,7 @@ import torch
 
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.notes import note_assumptions
 from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.blocks import VIEWS
@@ -50,6 +51,7 @@ def plan_extraction(
         UsageError: `rows` are outside the source.
     """
     encoder, report = load_encoder(choice, options.layers, options.pooling)
+    note_assumptions(report)
     source = open_source(spec, split)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:

@@ -85,6 +85,10 @@ def write_extraction(
         processes.barrier()  # the main process finishes the file after all rows are written
         unreadable = writer.finish() if processes.main else 0
         processes.barrier()
+    if unreadable == len(rows):
+        raise DataError(
+            f"None of the {counted(unreadable, 'image')} of {source.spec} could be read; {out} has the reasons in `errors`."
+        )
     if unreadable:
         say(f"{unreadable} of {len(rows)} images could not be read; see `errors` in {out}.")
     return missing, unreadable
@@ -106,6 +110,10 @@ def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: P
             f"{out} already exists, but {counted(existing['unreadable'], 'image')} could not be read (--strict)."
         )
     remove_sidecars(out)
+    if existing["unreadable"] == len(extraction.rows):
+        raise DataError(
+            f"{out} already exists, but none of its images could be read; fix the images and remove this file."
+        )
     say(f"{out} already exists and is complete; nothing to do.")
     return existing
 
