@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import nn
 
 from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of, timm_config
+from simsiam_eval.encoders.checkpoint_files.attributes import attributes_of
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.architecture_names import plain_name
 from simsiam_eval.encoders.recognition.file_settings import settings_of
 from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.parts import layer_widths
@@ -26,6 +29,8 @@ from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import TIMM
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+# Settings of timm's train.py that replace the network's own.
+_SCRIPT_SETTINGS = ("mean", "std", "interpolation", "crop_pct", "img_size")
 _POSITIONS = ("pos_embed", "rel_pos", "relative_position", "rope")  # resampled by timm where another size is expected
 
 
@@ -41,17 +46,14 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
     path = Path(file).expanduser() if file else cached_weights(name, config, choice.download)
     opened = open_checkpoint(path)
     content, folder = opened.content, opened.config
-    if folder and folder.get("architecture") not in (None, name.split(".")[0]):
-        raise DataError(
-            f"{path} has the network {folder['architecture']}, not {name}; use timm:{folder['architecture']}@."
-        )
+    stated = folder.get("architecture")
+    if isinstance(stated, str) and plain_name(stated) != plain_name(name):
+        raise DataError(f"{path} has the network {stated}, not {name}; use timm:{plain_name(stated)}@{path}.")
     _reject_bgr(opened)
     network, found = _network_with_weights(name, content, timm_arguments(opened), str(path), choice.branch)
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
-    values = {**config.to_dict(), **(folder.get("pretrained_cfg") or {})}
-    side = network.pretrained_cfg["input_size"][-1]
-    preprocessing, assumptions = timm_preprocessing(values, side)
+    preprocessing, stated_by, assumptions = _preprocessing(opened, network, config)
     return Backbone(
         encoder,
         str(path),
@@ -60,11 +62,27 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         found.loaded,
         found.skipped,
         preprocessing.to_dict(),
-        "config.json" if folder.get("pretrained_cfg") else "timm's configuration of the network",
+        stated_by,
         (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions),
         found.branches,
         epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
+
+
+def _preprocessing(file: CheckpointFile, network: Any, config: Any) -> tuple[Preprocessing, str, tuple[str, ...]]:
+    """(the preprocessing of a network, what states it, assumptions).
+
+    Args:
+        config: from `timm_config`.
+    """
+    values, side = config.to_dict(), network.pretrained_cfg["input_size"][-1]
+    folder, script = file.config.get("pretrained_cfg") or {}, attributes_of(file.content.get("args"))
+    stated = {name: script[name] for name in _SCRIPT_SETTINGS if script.get(name)} if "model" in script else {}
+    if not config.fixed_input_size:
+        side = stated.get("img_size") or (folder.get("input_size") or (side,))[-1]
+    source = "the arguments of timm's train.py" if stated else "timm's configuration of the network"
+    preprocessing, assumptions = timm_preprocessing({**values, **folder, **stated}, int(side))
+    return preprocessing, "config.json" if folder and not stated else source, assumptions
 
 
 def _reject_bgr(file: CheckpointFile) -> None:
@@ -85,7 +103,7 @@ def _network_with_weights(
     name: str, content: Mapping[str, Any], arguments: Mapping[str, Any], where: str, branch: str | None
 ) -> tuple[Any, Found]:
     """The network that fits the weights, with them, and what was loaded."""
-    tensors = _all_tensors(content)
+    tensors = _tensors_of(content, branch)
     first = timm_config(name).first_conv
     named = [value for key, value in tensors.items() if isinstance(first, str) and key.endswith(f"{first}.weight")]
     channels = int(named[0].shape[1]) if named and named[0].ndim == 4 else 3
@@ -103,13 +121,14 @@ def _network_with_weights(
     return network, found
 
 
-def _all_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of the content, or of the first of its entries that has some."""
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    for value in content.values():
-        if not tensors and isinstance(value, Mapping):
-            tensors = {str(key): entry for key, entry in value.items() if isinstance(entry, torch.Tensor)}
-    return tensors
+def _tensors_of(content: Mapping[str, Any], branch: str | None) -> dict[str, torch.Tensor]:
+    """The tensors of the container with the most of them, at any depth; of those that `branch` names, if it names some."""
+    parts = set(branch.split(".")) if branch else set()
+    entries = tensor_entries(content)
+    entries = [entry for entry in entries if parts <= {*entry.container, *entry.key.split(".")}] or entries
+    sizes = Counter(tuple(entry.container) for entry in entries)
+    largest = max(sizes, key=lambda container: sizes[container], default=())
+    return {entry.key: entry.tensor for entry in entries if tuple(entry.container) == largest}
 
 
 def _by_timms_names(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
@@ -168,7 +187,7 @@ def read_timm_run(content: Mapping[str, Any], arch: str, where: str, branch: str
         DataError: the weights are not complete.
         UsageError: timm is missing, or has no such network, or no weights are called `branch`.
     """
-    size = image_size_of(arch, _all_tensors(content))
+    size = image_size_of(arch, _tensors_of(content, branch))
     with torch.device("meta"):
         network = build_timm(arch, size)
     heads = {"fc": "the projector", "predictor": "the predictor", "module.predictor": "the predictor"}

@@ -1,4 +1,6 @@
+import argparse
 import json
+import re
 import socket
 
 import numpy as np
@@ -132,6 +134,39 @@ def test_a_hub_folder_says_arguments_and_preprocessing(tmp_path):
     assert report.normalization_from == "config.json"
     with pytest.raises(DataError, match="has the network test_vit, not test_resnet"):
         load_encoder(f"timm:test_resnet@{folder}")
+
+
+def test_a_hub_folder_with_a_tag_and_an_image_size(tmp_path):
+    _, path = saved(tmp_path, "test_resnet")
+    config = {"architecture": "test_resnet.r160_in1k", "pretrained_cfg": {"input_size": [3, 96, 96], "crop_pct": 1.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, report = load_encoder(f"timm:test_resnet.r160_in1k@{path}")
+    assert report.preprocessing["crop"] == report.preprocessing["resize"] == 96
+    advice = re.escape(f"not test_vit; use timm:test_resnet@{path}.")
+    with pytest.raises(DataError, match=advice):
+        load_encoder(f"timm:test_vit@{path}")
+
+
+def test_a_training_script_says_the_preprocessing(tmp_path):
+    network, path = saved(tmp_path, "test_resnet")
+    args = argparse.Namespace(
+        model="test_resnet", mean=[0.1] * 3, std=None, interpolation="bilinear", crop_pct=0.5, img_size=64
+    )
+    torch.save({"state_dict": network.state_dict(), "args": args}, path)
+    _, report = load_encoder(f"timm:test_resnet@{path}")
+    prepared = report.preprocessing
+    assert (prepared["crop"], prepared["resize"]) == (64, 128)
+    assert "interpolation" not in prepared  # bilinear; the network's own is bicubic
+    assert report.normalization == {"mean": [0.1] * 3, "std": list(timm.get_pretrained_cfg("test_resnet").std)}
+    assert report.normalization_from == "the arguments of timm's train.py"
+
+
+def test_the_image_size_comes_from_the_branch_that_is_chosen(tmp_path):
+    states = [timm.create_model("test_vit", num_classes=0, img_size=side).state_dict() for side in (64, 96)]
+    torch.save({"model": dict(zip(("student", "teacher"), states, strict=True))}, tmp_path / "both.pth")
+    for branch, side in (("teacher", 96), ("student", 64)):
+        choice = EncoderChoice(f"timm:test_vit@{tmp_path / 'both.pth'}", branch=f"model.{branch}")
+        assert load_encoder(choice)[1].preprocessing["crop"] == side
 
 
 def test_weights_that_are_not_complete_are_rejected(tmp_path):
