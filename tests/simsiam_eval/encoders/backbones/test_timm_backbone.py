@@ -150,13 +150,12 @@ def test_a_hub_folder_with_a_tag_and_an_image_size(tmp_path):
 def test_a_training_script_says_the_preprocessing(tmp_path):
     network, path = saved(tmp_path, "test_resnet")
     args = argparse.Namespace(
-        model="test_resnet", mean=[0.1] * 3, std=None, interpolation="bilinear", crop_pct=0.5, img_size=64
+        model="test_resnet", mean=[0.1] * 3, std=None, interpolation="bicubic", crop_pct=0.5, img_size=64
     )
     torch.save({"state_dict": network.state_dict(), "args": args}, path)
     _, report = load_encoder(f"timm:test_resnet@{path}")
     prepared = report.preprocessing
-    assert (prepared["crop"], prepared["resize"]) == (64, 128)
-    assert "interpolation" not in prepared  # bilinear; the network's own is bicubic
+    assert (prepared["crop"], prepared["resize"], prepared["interpolation"]) == (64, 128, "bicubic")
     assert report.normalization == {"mean": [0.1] * 3, "std": list(timm.get_pretrained_cfg("test_resnet").std)}
     assert report.normalization_from == "the arguments of timm's train.py"
 
