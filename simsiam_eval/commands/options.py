@@ -144,6 +144,10 @@ class _Command(cloup.Command):
     lacks: Mapping[str, str] = types.MappingProxyType({})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for param in self.params:
+            spellings = [name for name in param.opts if any(_option_given(name, arg) for arg in args)]
+            if len(spellings) > 1:
+                raise click.UsageError(f"{' and '.join(spellings)} are the same option; give one of them.", ctx)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -157,6 +161,10 @@ class _Command(cloup.Command):
         group = cloup.OptionGroup("Common")
         group.options = self.get_ungrouped_options(ctx)
         return group
+
+
+def _option_given(name: str, argument: str) -> bool:
+    return argument == name or argument.startswith(f"{name}=")
 
 
 class _CommaList(click.ParamType[tuple[Any, ...]]):

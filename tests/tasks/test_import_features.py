@@ -291,6 +291,8 @@ def test_settings_that_contradict_each_other(files, call, tmp_path):
     result = call("import", files / "train.pt", "--to", tmp_path / "o.h5", "--folder-labels", "--labels-key", "y")
     assert (result.exit_code, "cannot be used with --folder-labels" in result.stderr) == (2, True)
     assert call("import", files / "train.h5", "--to", files / "train.h5").exit_code == 2
+    result = call("import", files / "train.pt", "--to", tmp_path / "o.h5", "--out", tmp_path / "p.h5")
+    assert (result.exit_code, "same option; give one of them" in result.stderr) == (2, True)
     assert "must end in .h5" in call("import", files / "train.pt", "--to", tmp_path / "o.npy").stderr
     with pytest.raises(UsageError, match="encoder is empty"):
         se.import_features(files / "train.pt", out=tmp_path / "o.h5", encoder="")
