@@ -222,9 +222,9 @@ class FeatureWriter:
         with contextlib.suppress(OSError):
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 free = f" ({shutil.disk_usage(self._path.parent).free / 1e6:.1f} MB are free there)"
+        kept = "The rows written so far are kept; fix" if self._part.exists() else "Fix"
         return DataError(
-            f"Cannot write {self._path}: {error.strerror or error}{free}. The rows written so far are kept; fix this and "
-            "rerun the command."
+            f"Cannot write {self._path}: {error.strerror or error}{free}. {kept} this and rerun the command."
         )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -327,3 +328,9 @@ def test_rows_whose_reasons_are_lost_are_recomputed(tmp_path):
             file.finish()
     write_all(path)
     assert content(path)[4] == [(2, b"c", b"torn")]
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_was_written():
+    with pytest.raises(DataError, match=r"Cannot write /proc/odd\.h5: .*\. Fix this and rerun") as error:
+        FeatureWriter(Path("/proc/odd.h5"), FourRows(), {"features": (3,)}, "float32", ATTRIBUTES)
+    assert "kept" not in str(error.value)
