@@ -59,6 +59,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
         DataError: there is no checkpoint, or it is damaged or incomplete.
     """
     name = os.fspath(path)
+    if not name:
+        raise DataError("The path of the checkpoint is empty; give the path of a checkpoint file.")
     try:
         place = checkpoint_in(Path(name), name) if os.path.isdir(name) else Path(name)
         label = name if place == Path(name) else str(place)

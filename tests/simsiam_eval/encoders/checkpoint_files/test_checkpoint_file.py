@@ -382,3 +382,8 @@ class TestOtherFiles:
         (tmp_path / "a.pth").touch()
         rejected(tmp_path / "a.pth", "empty file")
         rejected(tmp_path / "a.pth" / "b", "cannot be read")
+
+
+def test_empty_path():
+    with pytest.raises(DataError, match="path of the checkpoint is empty"):
+        open_checkpoint("")
