@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
 from simsiam_eval.encoders.recognition.search import Entry
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
@@ -24,6 +25,11 @@ def no_weights(content: Mapping[Any, Any]) -> str:
                 return f"has an empty {name}; {later}"
             inside = first_few(map(str, entry))
             return f"has no weights in {name}, only {inside}; save the model's own state dict there."
+    if not content and isinstance(content, ModuleState):
+        return (
+            "is a module without weights; those of a frozen TorchScript module are constants in its code. Save the model "
+            "before torch.jit.freeze: torch.save(model.state_dict(), FILE)."
+        )
     if not content:
         return f"is an empty state dict; {later}"
     if "optimizer" in content or {"state", "param_groups"} <= set(content):
@@ -39,7 +45,8 @@ def no_trunk(entries: Sequence[Entry]) -> str:
     starts = dict.fromkeys(key.split(".")[0] + "." if "." in key else key for key in keys)
     return (
         f"has no ResNet: its keys start with {first_few(starts, 6)}. "
-        f"Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix."
+        f"Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix; "
+        "if it is a network of timm, give it as timm:NAME@FILE."
     )
 
 

@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.encoders.recognition.architecture import trunk_shapes
 from simsiam_eval.encoders.recognition.networks import NetworkNotChosen, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
@@ -116,7 +118,9 @@ def test_vision_transformer(prefix):
 
 
 def test_no_resnet():
-    with pytest.raises(DataError, match=r"has no ResNet: its keys start with features\., classifier\.\."):
+    with pytest.raises(
+        DataError, match=r"has no ResNet: its keys start with features\., classifier\.\..*timm:NAME@FILE"
+    ):
         chosen(weights({"features.0.weight": (64, 3, 3, 3), "classifier.weight": (10, 64)}))
 
 
@@ -149,3 +153,10 @@ def test_quantized_weights():
 def test_no_weights(content, message):
     with pytest.raises(DataError, match=message):
         chosen(content)
+
+
+def test_a_frozen_script_has_its_weights_in_its_code(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(module)), tmp_path / "frozen.pt")
+    with pytest.raises(DataError, match=r"constants in its code.*before torch\.jit\.freeze: torch\.save\("):
+        inspect_checkpoint(tmp_path / "frozen.pt")
