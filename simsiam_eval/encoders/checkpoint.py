@@ -135,7 +135,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         if len(contents.networks) > 1 or choice.branch is not None:
             failure.branch = ".".join([*network.trunk.container, network.trunk.prefix]).rstrip(".") or BARE
         raise
-    weights = _weights_of(network, name, found.images.channel_order)
+    weights = _weights_of(network, name, found.images.channel_order, found.epsilon)
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
     report = CheckpointReport(
         path=name,
@@ -188,14 +188,14 @@ def _read_timm_run(
     return report, found.weights
 
 
-def _weights_of(network: Network, where: str, channel_order: str) -> dict[str, Tensor]:
+def _weights_of(network: Network, where: str, channel_order: str, epsilon: float) -> dict[str, Tensor]:
     """torchvision's key -> weight, for RGB images."""
     entries = network.trunk.entries
     keys = {key: entry.key for key, entry in entries.items()}
     weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys) | network.trunk.implied
-    if network.family.epsilon != EPSILON:
+    if epsilon != EPSILON:
         for key in [key for key in weights if key.endswith("running_var")]:
-            weights[key] = weights[key] + (network.family.epsilon - EPSILON)
+            weights[key] = weights[key] + (epsilon - EPSILON)
     if channel_order == "bgr":
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     return weights

@@ -15,7 +15,7 @@ import safetensors
 
 from simsiam_eval.encoders.checkpoint_files.npz_file import read_npz
 from simsiam_eval.encoders.checkpoint_files.other_files import COPY_AGAIN, SAVE_WEIGHTS, not_a_checkpoint
-from simsiam_eval.encoders.checkpoint_files.script_code import add_convolutions
+from simsiam_eval.encoders.checkpoint_files.script_code import add_attributes
 from simsiam_eval.encoders.checkpoint_files.torch_file import (
     LEGACY_MAGIC,
     Source,
@@ -118,7 +118,7 @@ def _read_zip(source: Source, name: str, packed: int) -> FileContent:
             content = read_torch(source, archive)
             if pickle.replace("data.pkl", "constants.pkl") not in members:
                 return FileContent(content, "torch")
-            add_convolutions(content, archive)
+            add_attributes(content, archive)
             return FileContent(content, "TorchScript")
         if members and all(member.endswith(".npy") for member in members):
             return FileContent(read_npz(source, archive), "npz")

@@ -15,7 +15,7 @@ from simsiam_eval.encoders.checkpoint_files.unpickler import ForeignClass, Forei
 from simsiam_eval.encoders.recognition.architecture_names import reject_named_networks, unfitting_names
 from simsiam_eval.encoders.recognition.file_settings import Settings, named_values, settings_of
 from simsiam_eval.encoders.recognition.images import StatedImages, stated_images
-from simsiam_eval.encoders.recognition.module_geometry import variant_of_module
+from simsiam_eval.encoders.recognition.module_geometry import shown_by_module
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.recognition.openmmlab import openmmlab_output_stride
 from simsiam_eval.encoders.recognition.search import content_at
@@ -42,11 +42,13 @@ class Declared:
         variant: how the trunk differs from torchvision's.
         images: that it was trained on.
         assumptions: sentences.
+        epsilon: that its batch normalizations add to variances.
     """
 
     variant: TrunkVariant
     images: StatedImages
     assumptions: tuple[str, ...]
+    epsilon: float
 
 
 def declared(
@@ -71,7 +73,7 @@ def declared(
     reject_named_networks(settings, network, file.path)
     _reject_arguments(file, network)
     _reject_other_networks(settings, file.path)
-    variant, of_variant = _variant(file, settings, network, recorded, chosen)
+    variant, of_variant, epsilon = _variant(file, settings, network, recorded, chosen)
     if recorded is None:
         assumptions += unfitting_names(settings, network)
     variant = replace(variant, channels=network.channels)
@@ -85,7 +87,7 @@ def declared(
         )
     if recorded is None:
         assumptions += averaged_normalization(images.normalization, network.channels)
-    return Declared(variant, images, (*assumptions, *images.assumptions))
+    return Declared(variant, images, (*assumptions, *images.assumptions), epsilon)
 
 
 def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
@@ -114,16 +116,19 @@ def _variant(
     network: Network,
     recorded: TrunkVariant | None,
     chosen: Collection[str],
-) -> tuple[TrunkVariant, list[str]]:
+) -> tuple[TrunkVariant, list[str], float]:
+    """The variant, what was assumed for it, and the epsilon of its batch normalizations."""
+    epsilon = network.family.epsilon
     if recorded is not None:
-        return recorded, []
+        return recorded, [], epsilon
     for trunk in (network.trunk, *network.copies):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
-            variant = variant_of_module(container, trunk, network.arch, network.stem, file.path)
-            if variant is not None:
-                return variant, []
-    shown = _in_settings(settings)
+            module = shown_by_module(container, trunk, network.arch, network.stem, file.path)
+            if module is not None:
+                shown_epsilon = epsilon if module.epsilon is None else module.epsilon
+                return module.variant, list(module.assumptions), shown_epsilon
+    shown, of_index = _in_settings(settings), list[str]()
     if "output_stride" not in chosen:
         shown |= _dilation(settings, network, file.path)
     layer1 = network.trunk.layer1
@@ -132,15 +137,21 @@ def _variant(
         shown["stem_relu"] = layer1 > 2
         if layer1 < 4:
             shown["stem_pool"] = False
+        if layer1 == 3:
+            of_index = [
+                "Assumed a ReLU and no max pooling between the first batch normalization and layer1, since layer1 is at "
+                "index 3 of an nn.Sequential; the one layer between them may also be the max pooling."
+            ]
     of_family = network.family.cifar if network.stem == "cifar" else network.family.imagenet
     if of_family is None:
-        return replace(TrunkVariant(), **shown), _assumptions(network, {*shown, *chosen})
+        variant = replace(TrunkVariant(), **shown)
+        return variant, [*_assumptions(network, {*shown, *chosen}), *of_index], epsilon
     if of_family.output_stride != TRUNK.output_stride and "output_stride" not in {*shown, *chosen}:
-        return replace(of_family, **shown), [
+        of_index.append(
             f"Assumed output stride {of_family.output_stride}, as in torchvision's segmentation networks "
             "(--output-stride)."
-        ]
-    return replace(of_family, **shown), []
+        )
+    return replace(of_family, **shown), of_index, epsilon
 
 
 def _assumptions(network: Network, known: Collection[str]) -> list[str]:

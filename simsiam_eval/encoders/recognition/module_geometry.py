@@ -1,7 +1,8 @@
-"""What a pickled module shows of a trunk besides its weights: strides, padding, and which layers it has."""
+"""What a pickled module shows of a trunk besides its weights: strides, padding, epsilon, and which layers it has."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,22 +10,29 @@ from torch import nn
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
-from simsiam_eval.encoders.checkpoint_files.unpickler import ForeignObject
 from simsiam_eval.encoders.encoder import build_trunk
+from simsiam_eval.encoders.recognition.module_layers import TrunkLayers
 from simsiam_eval.encoders.recognition.search import Trunk
 from simsiam_eval.errors import DataError
 
-# Classes of modules that compute what torchvision's ResNets compute, or nothing in eval mode.
-_PLAIN = {
-    *("Conv2d", "BatchNorm2d", "SyncBatchNorm", "FrozenBatchNorm2d", "BatchNormAct2d", "ReLU"),
-    *("Sequential", "Identity", "MaxPool2d", "AdaptiveAvgPool2d", "AvgPool2d", "Dropout"),
-    *("DropPath", "ModuleList", "FloatFunctional", "BasicBlock", "Bottleneck", "QuantizableBasicBlock"),
-    *("QuantizableBottleneck"),
-}
+
+@dataclass(frozen=True)
+class ShownByModule:
+    """What a pickled module shows of a trunk besides its weights.
+
+    Attributes:
+        variant: how it differs from torchvision's.
+        epsilon: that its batch normalizations add to variances; None: not shown.
+        assumptions: sentences about what it does not show.
+    """
+
+    variant: TrunkVariant
+    epsilon: float | None
+    assumptions: tuple[str, ...]
 
 
-def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str) -> TrunkVariant | None:
-    """The variant of a trunk in a pickled module; None if it does not show strides, as some TorchScript archives.
+def shown_by_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str) -> ShownByModule | None:
+    """What a pickled module shows of a trunk; None if it does not show strides, as some TorchScript archives.
 
     Args:
         module: that contains the trunk.
@@ -34,81 +42,68 @@ def variant_of_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, w
     Raises:
         DataError: the module has layers or strides that no variant of torchvision's ResNets has.
     """
-    conv1 = trunk.entries["conv1.weight"].key.removesuffix(".weight")
-    if "stride" not in _attributes(module.modules.get(conv1)):
+    layers = TrunkLayers(module, trunk, where)
+    first = layers.attributes("conv1.weight")
+    if "stride" not in first:
         return None
-    around = conv1.removesuffix("conv1") if conv1.endswith("conv1") else conv1.removesuffix("0")
-    _reject_other_layers(module, around, trunk, where)
-    first = _attributes(module.modules[conv1])
+    layers.reject_other_layers()
+    has_relu, has_pool = layers.stem()
+    assumptions = layers.assumptions(arch)
+    if has_pool is None:
+        said = "torchvision's max pooling" if stem == "imagenet" else "no max pooling"
+        assumptions.append(f"Assumed {said} in the stem, since the file's module shows no such layer (--stem-pool).")
     variant = TrunkVariant(
-        stem_stride=_side(first, "stride"),
-        stem_padding=_side(first, "padding"),
-        stem_pool=_pools(module, around, trunk),
-        stem_relu=trunk.layer1 is None or trunk.layer1 > 2,
-        stride_in_1x1=_side(_convolution(module, trunk, "layer2.0.conv1"), "stride") == 2 and _is_bottleneck(trunk),
-        output_stride=_output_stride(module, trunk),
+        stem_stride=_number(first, "stride", where),
+        stem_padding=_number(first, "padding", where),
+        stem_pool=has_pool,
+        stem_relu=has_relu,
+        stride_in_1x1=_is_bottleneck(trunk) and _strided(layers, "layer2.0.conv1"),
+        output_stride=_output_stride(layers),
     )
+    _reject_other_convolutions(layers, arch, stem, variant)
+    return ShownByModule(variant, layers.epsilon(), tuple(assumptions))
+
+
+def _reject_other_convolutions(layers: TrunkLayers, arch: str, stem: str, variant: TrunkVariant) -> None:
     with torch.device("meta"):
         expected = build_trunk(arch, stem, variant=variant)
     for name, layer in expected.named_modules():
-        if not isinstance(layer, nn.Conv2d) or name == "conv1":
+        if not isinstance(layer, nn.Conv2d):
             continue
-        found = _convolution(module, trunk, name)
-        for attribute in ("stride", "padding", "dilation"):
+        found = layers.attributes(f"{name}.weight")
+        for attribute in ("stride", "padding", "dilation", "padding_mode", "groups"):
             value = getattr(layer, attribute)
-            if tuple(found.get(attribute, value)) != tuple(value):
+            given = found.get(attribute, value)
+            given = tuple(given) if isinstance(given, list) else given
+            if given != value:
                 raise DataError(
-                    f"{where} has {name} with {attribute} {tuple(found[attribute])}; torchvision's {arch} has {value}, so "
-                    "its features would differ."
+                    f"{layers.where} has {name} with {attribute} {given}; torchvision's {arch} has {value}, so its features "
+                    "would differ."
                 )
-    return variant
 
 
-def _reject_other_layers(module: ModuleState, around: str, trunk: Trunk, where: str) -> None:
-    children = {entry.key.removeprefix(around).partition(".")[0] for entry in trunk.entries.values()}
-    children |= {"relu", "act1", "maxpool"}
-    for path, part in module.modules.items():
-        if not path.startswith(around) or path.removeprefix(around).partition(".")[0] not in children:
-            continue
-        if part.class_name.rpartition(".")[2] not in _PLAIN:
-            raise DataError(
-                f"{where} has a {part.class_name} in {path}, which torchvision's ResNets do not have, so its features would "
-                "differ."
-            )
-
-
-def _pools(module: ModuleState, around: str, trunk: Trunk) -> bool:
-    names = [f"{around}maxpool"] if trunk.layer1 is None else [f"{around}{index}" for index in range(2, trunk.layer1)]
-    parts = [module.modules[name] for name in names if name in module.modules]
-    return any(
-        part.class_name.endswith("MaxPool2d") and _attributes(part).get("kernel_size") not in (1, (1, 1))
-        for part in parts
-    )
-
-
-def _output_stride(module: ModuleState, trunk: Trunk) -> int:
+def _output_stride(layers: TrunkLayers) -> int:
     """32, or 16 or 8 where layer4, or layer3 and layer4 of bottleneck blocks, keep the resolution."""
-    if not _is_bottleneck(trunk):
+    if not _is_bottleneck(layers.trunk):
         return 32
     kept = [
-        all(_side(_convolution(module, trunk, f"{stage}.0.{conv}"), "stride") == 1 for conv in ("conv1", "conv2"))
-        for stage in ("layer4", "layer3")
+        not any(_strided(layers, f"{stage}.0.{conv}") for conv in ("conv1", "conv2")) for stage in ("layer4", "layer3")
     ]
     return 32 if not kept[0] else 16 if not kept[1] else 8
 
 
-def _convolution(module: ModuleState, trunk: Trunk, name: str) -> dict[str, Any]:
-    return _attributes(module.modules.get(trunk.entries[f"{name}.weight"].key.removesuffix(".weight")))
+def _strided(layers: TrunkLayers, name: str) -> bool:
+    return layers.attributes(f"{name}.weight").get("stride", 1) not in (1, (1, 1), [1, 1])
 
 
-def _attributes(part: ForeignObject | None) -> dict[str, Any]:
-    state = part.state if part is not None else None
-    return dict(state) if isinstance(state, dict) else {}
-
-
-def _side(convolution: dict[str, Any], attribute: str) -> int:
+def _number(convolution: dict[str, Any], attribute: str, where: str) -> int:
+    """Of the first convolution, the same in both directions."""
     value = convolution.get(attribute, 1)
-    return int(value[0]) if isinstance(value, list | tuple) else int(value)
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    number = next(iter(sides), None)
+    if len(sides) != 1 or not isinstance(number, int):
+        raise DataError(f"{where} has conv1 with {attribute} {value}; expected the same number in both directions.")
+    return number
 
 
 def _is_bottleneck(trunk: Trunk) -> bool:
