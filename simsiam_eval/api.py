@@ -74,7 +74,7 @@ class PretrainedEncoder(Encoder):
     def from_choice(cls, choice: EncoderChoice, options: ExtractionOptions) -> PretrainedEncoder:
         """The encoder of a checkpoint, with the layers, pooling and preprocessing of the options."""
         encoder, report = load_encoder_and_report(choice, options.layers, options.pooling)
-        return cls(encoder, report, choice, options).eval()
+        return cls(encoder, report.with_normalization(options.mean, options.std), choice, options).eval()
 
     def embed(self, images: Any, device: str = "auto") -> NDArray[np.float32]:
         """Features of a few images, the same that `extract` gives.

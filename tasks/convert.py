@@ -120,7 +120,7 @@ def convert(settings: ConvertSettings) -> Result:
     started = time.perf_counter()
     settings.try_outputs()
     encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
-    note_assumptions(report)
+    note_assumptions(report.with_normalization(settings.mean, settings.std))
     preprocessing = settings.extraction().preprocessing(report)
     samples = Samples(images_to_compare(settings.images), preprocessing)
     if settings.to == DETECTRON2:

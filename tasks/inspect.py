@@ -61,7 +61,7 @@ def inspect(settings: InspectSettings) -> Result:
     started = time.perf_counter()
     choice = settings.encoder_choice(settings.checkpoint)
     try:
-        report = inspect_checkpoint(choice)
+        report = inspect_checkpoint(choice).with_normalization(settings.mean, settings.std)
     except NetworkNotChosen as undecided:
         if settings.images is not None:
             raise

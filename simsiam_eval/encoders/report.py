@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from simsiam_eval.encoders.recognition.declared import normalization_assumptions
 
 RANDOM_STATE_KEY = "random_state"  # in the metadata of a run; not reported, since it means nothing to a reader
 
@@ -70,6 +72,13 @@ class CheckpointReport:
     def computation(self) -> dict[str, Any]:
         """What decides the features besides the weights, as `weights_sha256` covers it; {} for a ResNet of torchvision."""
         return computation_of(self.arch, self.stem, self.variant)
+
+    def with_normalization(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> CheckpointReport:
+        """The same without assumptions about the normalization, if the user gives both parts of it."""
+        if mean is None or std is None:
+            return self
+        replaced = normalization_assumptions(self.normalization, self.variant.get("channels", 3))
+        return dataclasses.replace(self, assumptions=tuple(text for text in self.assumptions if text not in replaced))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for json.dumps.

@@ -51,7 +51,8 @@ def plan_extraction(
         UsageError: `rows` are outside the source.
     """
     encoder, report = load_encoder(choice, options.layers, options.pooling)
-    note_assumptions(report)
+    chosen = preprocessing or options
+    note_assumptions(report.with_normalization(chosen.mean, chosen.std))
     source = open_source(spec, split)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:

@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 
 from simsiam_eval.encoders.encoder import build_trunk
+from tasks.inspect import InspectSettings, inspect
 
 
 @pytest.fixture
@@ -81,3 +82,12 @@ def test_unreadable_images_are_skipped(call, record, checkpoint, tmp_path):
     result = call(*arguments)
     assert "need 2 images" in result.stdout
     assert "broken.jpg: " in result.stderr and "skipped" in result.stderr
+
+
+def test_a_given_normalization_is_not_assumed(tmp_path):
+    torch.save(build_trunk("resnet18").state_dict(), tmp_path / "a.pth")
+    given = {"checkpoint": str(tmp_path / "a.pth"), "images": "digits#test"}
+    assumptions = inspect(InspectSettings(**given)).metrics["assumptions"]
+    assert sum("ImageNet's mean" in sentence for sentence in assumptions) == 1
+    normalized = inspect(InspectSettings(**given, mean=(0.5,), std=(0.5,))).metrics["assumptions"]
+    assert normalized == [sentence for sentence in assumptions if "ImageNet's mean" not in sentence]

@@ -80,14 +80,20 @@ def declared(
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
     images = stated_images(settings, network, channel_order, recorded is not None, is_caffe)
     assumptions += of_variant
-    if images.normalization is None and recorded is None and network.channels in (1, 3):
-        assumptions.append(
-            "Assumed images normalized by ImageNet's mean and standard deviation, which the file does not say "
-            "(--mean, --std)."
-        )
     if recorded is None:
-        assumptions += averaged_normalization(images.normalization, network.channels)
+        assumptions += normalization_assumptions(images.normalization, network.channels)
     return Declared(variant, images, (*assumptions, *images.assumptions), epsilon)
+
+
+def normalization_assumptions(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
+    """What is assumed about the normalization of an encoder's images; arguments as of `averaged_normalization`."""
+    averaged = averaged_normalization(normalization, channels)
+    if normalization is not None or channels not in (1, 3):
+        return averaged
+    return (
+        "Assumed images normalized by ImageNet's mean and standard deviation, which the file does not say (--mean, --std).",
+        *averaged,
+    )
 
 
 def averaged_normalization(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
