@@ -28,7 +28,7 @@ class TimmFolder(ResNetWriter):
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         state = {key: value.contiguous() for key, value in self.encoder.trunk.state_dict().items()}
         safetensors.torch.save_file(state, path / "model.safetensors", dict(metadata) | {"format": "pt"})
-        (path / "config.json").write_text(json.dumps(timm_config(self.subject), indent=2) + "\n")
+        (path / "config.json").write_text(json.dumps(hub_config(self.subject), indent=2) + "\n")
         card = model_card(self.subject, "timm", f"{self.encoder.arch} for timm", self._code("FOLDER"), metadata)
         (path / "README.md").write_text(card, encoding="utf-8")
 
@@ -61,7 +61,7 @@ class TimmFolder(ResNetWriter):
         return ["Load it with", *self._code(str(path))]
 
 
-def timm_config(subject: Subject) -> dict[str, Any]:
+def hub_config(subject: Subject) -> dict[str, Any]:
     """The content of config.json."""
     chosen, encoder = subject.preprocessing, subject.encoder
     channels = encoder.variant.channels

@@ -1,7 +1,9 @@
 """Mean and standard deviation of the RGB images on which toolkits train, as fractions of 1."""
 
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-SWAV = {"mean": [0.485, 0.456, 0.406], "std": [0.228, 0.224, 0.225]}
+from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+SWAV = {"mean": list(IMAGENET_MEAN), "std": [0.228, 0.224, 0.225]}
 CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # kuangliu/pytorch-cifar
 SOLO_LEARN = {
     "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]},

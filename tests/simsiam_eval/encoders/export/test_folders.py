@@ -10,7 +10,7 @@ from PIL import Image
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.export.card import model_card
-from simsiam_eval.encoders.export.timm_folder import crop_share, timm_config
+from simsiam_eval.encoders.export.timm_folder import crop_share, hub_config
 from simsiam_eval.encoders.export.transformers_folder import image_processor_config, transformers_key
 from simsiam_eval.encoders.export.writer import Subject, missing_packages
 from simsiam_eval.encoders.report import CheckpointReport
@@ -151,6 +151,6 @@ def test_timm_resizes_to_the_same_side(crop):
 def test_folders_state_the_interpolation(subject):
     preprocessing = Preprocessing(40, 36, interpolation="bicubic")
     bicubic = subject(preprocessing)
-    assert timm_config(bicubic)["pretrained_cfg"]["interpolation"] == "bicubic"
+    assert hub_config(bicubic)["pretrained_cfg"]["interpolation"] == "bicubic"
     assert image_processor_config(preprocessing)["resample"] == Image.Resampling.BICUBIC
     assert "(bicubic, antialiased)" in model_card(bicubic, "timm", "title", [], {"written_by": "this"})
