@@ -130,8 +130,7 @@ def test_an_encoder_of_four_channels_requires_channels(call, images, tmp_path):
     ):
         result = call(*arguments)
         assert result.exit_code == 1
-        assert result.stderr.count("\n") == 1
-        assert sentence in result.stderr
+        assert sentence in result.stderr.splitlines()[-1]
     encoder = se.load_encoder(path)  # for images that are prepared elsewhere
     assert encoder(torch.zeros(1, 4, 32, 32)).shape == (1, 512)
     with pytest.raises(se.DataError, match="expects images of 4 channels"):
@@ -148,7 +147,7 @@ def test_pretraining_does_not_start_from_gray(call, gray, tmp_path):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_convert_compares_on_images_of_the_encoder(record, images, tmp_path, channels):
     torch.save(model_of(channels).state_dict(), tmp_path / "a.pth")
-    given = ["--to", "torch-export", "--images", images, "--out", tmp_path / "b.pt2"]
+    given = ["--to", "torch-export", "--images", images, "--out", tmp_path / "b.pt2", "--mean", 0.5, "--std", 0.25]
     metrics = record("convert", tmp_path / "a.pth", *given)["metrics"]
     assert metrics["min_cosine"] > 0.9999
     assert metrics["compared_images"] == 4
