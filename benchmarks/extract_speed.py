@@ -50,12 +50,13 @@ from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.images.decode import DecodedImage
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.batch_norm import mean_bn_statistics
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 CPU, BLOCK = torch.device("cpu"), 8  # images per block, extraction's default
 PREPROCESSING = Preprocessing()

@@ -28,7 +28,7 @@ from pretrain.settings import PretrainSettings
 from pretrain.views.augment import Views, crop_resident
 from pretrain.views.parameters import ViewParameters, boxes, draw
 from simsiam_eval.images.crops import crop_image
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = {32: 512, 224: 64}
 HEIGHT, WIDTH = 375, 500

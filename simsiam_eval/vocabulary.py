@@ -21,3 +21,6 @@ SHEET_ENDINGS = (".png", ".html")
 CHART_ENDINGS = (".png", ".svg", ".pdf")
 TIMM = "timm:"  # before the name of a network of timm, as an architecture or as a checkpoint
 HUGGING_FACE = "hf:"  # before the class of a model of transformers, or before a folder with one
+
+# Of RGB images, as fractions of 1.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,10 +16,9 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.decode import OpenedImage, UnreadableImage
 from simsiam_eval.images.resize import center_crop, pillow_resize, resize
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 from simsiam_eval.wording import counted
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # A scaled image keeps at least this many times the resolution it is resized to (benchmarks/results/decode_agreement.md).
 MARGIN = 2.0
 # Left out of records at these values, so that records made before these options existed compare equal.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 # Of every protocol: regions of interest per image, and batches for the BN statistics after training.
 ROIS, BN_BATCHES = 512, 200

@@ -71,7 +71,7 @@ class Initialization:
         """For the record."""
         if self.report is None:
             return {"arch": self.arch, "stem": self.stem} | ({"variant": dict(self.variant)} if self.variant else {})
-        from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+        from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
         values = self.report.to_dict()
         further = {name: values[name] for name in ("variant", "branch") if values[name]}

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import models, transforms
 
 import simsiam_eval as se
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE, CROP = 36, 32
 MEAN, STD = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3

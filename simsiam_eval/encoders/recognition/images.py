@@ -10,7 +10,7 @@ from simsiam_eval.encoders.recognition.family import Family
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in, named_values
 from simsiam_eval.encoders.recognition.networks import Network
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images.preprocess import IMAGENET_MEAN
+from simsiam_eval.vocabulary import IMAGENET_MEAN
 from simsiam_eval.wording import counted
 
 # Names of mean and standard deviation. Those of detectron2 are in gray levels, whatever their size.

@@ -1,6 +1,6 @@
 """Mean and standard deviation of the RGB images on which toolkits train, as fractions of 1."""
 
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 SWAV = {"mean": list(IMAGENET_MEAN), "std": [0.228, 0.224, 0.225]}

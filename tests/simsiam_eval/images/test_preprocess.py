@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.decode import DecodedImage, open_image
-from simsiam_eval.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing_for
+from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 
 STATED = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 OWN = {"preprocessing": {"resize": 8, "crop": 8, "mean": [0.7] * 3, "std": [0.8] * 3}}
