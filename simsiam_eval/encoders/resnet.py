@@ -1,7 +1,7 @@
 """ResNets with the keys, the features and the initial weights of torchvision's, without its import.
 
-`import torchvision` also imports torch's compiler and the models of detection: a third of the start of a command, and
-0.17 GB of memory.
+`import torchvision` also imports torch's compiler and the models of detection, which takes time and memory at the start of
+every command (benchmarks/results/inspect_memory.md).
 """
 
 from __future__ import annotations
