@@ -169,7 +169,7 @@ def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
         digits = open_source("digits")
         return [*load_sample_images().images, *(digits.image(row).pixels() for row in range(6))]
     source = open_source(spec)
-    rows = sorted({number * len(source) // _MAX_IMAGES for number in range(_MAX_IMAGES)} if len(source) else ())
+    rows = source.spaced_rows(_MAX_IMAGES)
     if not rows:
         raise DataError(f"--images {spec} has no images; leave it out to compare on scikit-learn's photographs.")
     images = []
@@ -217,7 +217,7 @@ def export_to_detectron2(
     from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
     from simsiam_eval.encoders.export.export import Export
     from simsiam_eval.encoders.report import weights_sha256
-    from simsiam_eval.files.atomic import atomic_write
+    from simsiam_eval.files.atomic import atomic_files
     from tasks.detection.backends.detectron2.config import config_values, yaml_text
     from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights
 
@@ -228,16 +228,17 @@ def export_to_detectron2(
     weights = detectron2_weights(encoder, spec.heads)
     strides = {"MODEL.RESNETS.STRIDE_IN_1X1": encoder.variant.stride_in_1x1}
     comparison, note = _compare_with_detectron2(encoder, weights, spec, strides, samples)
-    with atomic_write(path) as file:
-        torch.save({"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}, file)
     values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN") | strides
-    with atomic_write(config) as file:
-        file.write(yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())}).encode())
-    written = read_checkpoint(path)["model"]
     names = detectron2_keys(encoder.trunk.state_dict(), spec.heads)
-    read_back = {key: written[name] for key, name in names.items()}
-    if weights_sha256(read_back, report.computation) != report.weights_sha256:
-        raise DataError(f"{path} does not contain the encoder's weights; convert it again.")
+    with atomic_files(path, config) as folder:
+        content = {"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}
+        torch.save(content, folder / path.name)
+        text = yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())})
+        (folder / config.name).write_text(text, encoding="utf-8")
+        written = read_checkpoint(folder / path.name)["model"]
+        read_back = {key: written[name] for key, name in names.items()}
+        if weights_sha256(read_back, report.computation) != report.weights_sha256:
+            raise DataError(f"{path} was not written: what was read back are not the weights of {report.path}.")
     notes = [
         note,
         f"Wrote {path} and {config}.",

@@ -90,7 +90,7 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
 
     encoder, report = load_encoder(choice)
     source = open_source(images)
-    rows = sorted({round(index * (len(source) - 1) / (_IMAGES - 1)) for index in range(_IMAGES)})
+    rows = source.spaced_rows(_IMAGES)
     preprocessing = options.preprocessing(report)
     preprocessing.require_images()
     pixels = {}

@@ -54,6 +54,10 @@ class ImageSource(ABC):
     def id(self, row: int) -> str:
         """The name of a row: stable, valid UTF-8."""
 
+    def spaced_rows(self, count: int) -> list[int]:
+        """At most `count` rows, evenly spaced from the first to the last; [] of an empty source."""
+        return sorted({int(row) for row in np.linspace(0, len(self) - 1, count).round()}) if len(self) else []
+
     def ids_of(self, rows: range) -> list[str]:
         """The names of a block of rows."""
         return [self.id(row) for row in rows]

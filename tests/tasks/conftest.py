@@ -1,6 +1,8 @@
-"""Features of the photos, whole and in three parts."""
+"""Features of the photos, whole and in three parts; encoders of images of any number of channels."""
 
 import pytest
+import torch
+from torchvision import models
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,21 @@ def parts(record, checkpoint, photos, tmp_path_factory):
     for rows in ("0:12", "12:28", "28:40"):
         record(*common, "--out", folder / f"{rows.split(':')[0]}.h5", "--rows", rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_of():
+    """model_of(channels) -> a ResNet-18 of torchvision for images of so many channels, with random statistics."""
+
+    def model(channels):
+        torch.manual_seed(0)
+        network = models.resnet18()
+        network.conv1 = torch.nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        network.fc = torch.nn.Identity()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        return network.eval()
+
+    return model

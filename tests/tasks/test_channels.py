@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import models, transforms
+from torchvision import transforms
 
 import simsiam_eval as se
 from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
@@ -16,20 +16,8 @@ SIDE, CROP = 36, 32
 MEAN, STD = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
 
 
-def model_of(channels):
-    torch.manual_seed(0)
-    model = models.resnet18()
-    model.conv1 = torch.nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    model.fc = torch.nn.Identity()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
-def gray(tmp_path_factory):
+def gray(model_of, tmp_path_factory):
     """A file of a ResNet with one input channel, and the module."""
     model, path = model_of(1), tmp_path_factory.mktemp("gray") / "gray.pth"
     torch.save(model.state_dict(), path)
@@ -117,7 +105,7 @@ def test_inspect_says_that_the_normalization_is_averaged(record, gray, images):
     assert len(metrics["features"]["norms"]) == 4
 
 
-def test_an_encoder_of_four_channels_requires_channels(call, images, tmp_path):
+def test_an_encoder_of_four_channels_requires_channels(call, model_of, images, tmp_path):
     path = tmp_path / "four.pth"
     torch.save(model_of(4).state_dict(), path)
     sentence = (
@@ -145,7 +133,7 @@ def test_pretraining_does_not_start_from_gray(call, gray, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_convert_compares_on_images_of_the_encoder(record, images, tmp_path, channels):
+def test_convert_compares_on_images_of_the_encoder(record, model_of, images, tmp_path, channels):
     torch.save(model_of(channels).state_dict(), tmp_path / "a.pth")
     given = ["--to", "torch-export", "--images", images, "--out", tmp_path / "b.pt2", "--mean", 0.5, "--std", 0.25]
     metrics = record("convert", tmp_path / "a.pth", *given)["metrics"]

@@ -18,20 +18,8 @@ RNG = np.random.default_rng(0)
 BANDS = RNG.integers(0, 65536, (6, SIDE, SIDE, 4), dtype=np.uint16)
 
 
-def model_of(channels):
-    torch.manual_seed(0)
-    model = models.resnet18()
-    model.conv1 = torch.nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    model.fc = torch.nn.Identity()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
+def four(model_of, tmp_path_factory):
     """A file of a ResNet with four input channels, and the module."""
     model, path = model_of(4), tmp_path_factory.mktemp("four") / "four.pth"
     torch.save(model.state_dict(), path)
@@ -102,7 +90,7 @@ def test_networks_of_timm(record, tmp_path):
     check_features(tmp_path / "f.h5", expected_features(model, pixels[:1], 1, (0.5,) * 5, (0.25,) * 5))
 
 
-def test_sixteen_bit_gray_for_gray_and_rgb_encoders(record, tmp_path):
+def test_sixteen_bit_gray_for_gray_and_rgb_encoders(record, model_of, tmp_path):
     gray = RNG.integers(0, 65536, (SIDE, SIDE), dtype=np.uint16)
     Image.fromarray(gray).save(tmp_path / "a.png")
     for channels, text in ((1, "1"), (3, "0,0,0")):
@@ -260,7 +248,7 @@ def test_python_takes_arrays_and_files(four, arrays):
         se.extract(encoder, arrays, like=features, channels=4)
 
 
-def test_eight_bit_rgb_of_a_multispectral_image_is_chosen_by_index(record, tmp_path):
+def test_eight_bit_rgb_of_a_multispectral_image_is_chosen_by_index(record, model_of, tmp_path):
     model = model_of(3)
     torch.save(model.state_dict(), tmp_path / "a.pth")
     np.save(tmp_path / "a.npy", BANDS[0])

@@ -22,7 +22,7 @@ from simsiam_eval.encoders.recognition.architecture_names import plain_name
 from simsiam_eval.encoders.recognition.file_settings import settings_of
 from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.parts import layer_widths
-from simsiam_eval.encoders.recognition.search import tensor_entries
+from simsiam_eval.encoders.recognition.search import Entry, tensor_entries
 from simsiam_eval.encoders.recognition.timm_arguments import timm_arguments
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.preprocess import Preprocessing
@@ -113,22 +113,26 @@ def _network_with_weights(
     try:
         found = find_weights(content, network, where, heads=heads, branch=branch)
     except DataError:
-        renamed = _by_timms_names(network, tensors)
+        renamed = _by_timms_names(network, tensors) if branch is None or _of_branch(content, branch) else None
         if renamed is None:
             raise
-        found = find_weights(renamed, network, where, heads=heads, branch=branch)
+        found = find_weights(renamed, network, where, heads=heads)  # the names of containers are gone
     load_strictly(network, found.weights)
     return network, found
 
 
 def _tensors_of(content: Mapping[str, Any], branch: str | None) -> dict[str, torch.Tensor]:
     """The tensors of the container with the most of them, at any depth; of those that `branch` names, if it names some."""
-    parts = set(branch.split(".")) if branch else set()
-    entries = tensor_entries(content)
-    entries = [entry for entry in entries if parts <= {*entry.container, *entry.key.split(".")}] or entries
+    entries = _of_branch(content, branch) or tensor_entries(content)
     sizes = Counter(tuple(entry.container) for entry in entries)
     largest = max(sizes, key=lambda container: sizes[container], default=())
     return {entry.key: entry.tensor for entry in entries if tuple(entry.container) == largest}
+
+
+def _of_branch(content: Mapping[str, Any], branch: str | None) -> list[Entry]:
+    """The tensors whose container or key has all parts of a branch's name; all tensors without a branch."""
+    parts = set(branch.split(".")) if branch else set()
+    return [entry for entry in tensor_entries(content) if parts <= {*entry.container, *entry.key.split(".")}]
 
 
 def _by_timms_names(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:

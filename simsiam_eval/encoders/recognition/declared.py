@@ -130,7 +130,7 @@ def _variant(
     for trunk in (network.trunk, *network.copies):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
-            module = shown_by_module(container, trunk, network.arch, network.stem, file.path)
+            module = shown_by_module(container, trunk, network.arch, network.stem, file.path, chosen)
             if module is not None:
                 shown_epsilon = epsilon if module.epsilon is None else module.epsilon
                 return module.variant, list(module.assumptions), shown_epsilon
@@ -234,8 +234,8 @@ def _reject_other_networks(settings: Settings, where: str) -> None:
     for name, value in named_values(settings):
         if name in _ACTIVATION_SETTINGS and (activation := _activation(value)) is not None:
             raise DataError(
-                f"{where} says in {name} that an activation is {activation}; expected a ResNet with ReLU. If it is of "
-                "another part, save the encoder's state dict alone and give that file."
+                f"{where} has the activation {activation} in its setting {name}; expected a ResNet with ReLU. If it belongs "
+                "to another part, save the encoder's state dict alone and give that file."
             )
         if name == "hidden_act" and value != "relu":
             raise DataError(

@@ -17,7 +17,7 @@ Settings = Sequence[tuple[str, Any]]  # (where it stands, value)
 _ENTRIES = ("args", "opt", "hyper_parameters", "hparams", "cfg", "config", "meta", "pretrained_cfg", "default_cfg")
 _TEXTS = ("cfg", "config")  # names under which OpenMMLab keeps its config, a Python file
 _DEEPEST = 6  # levels of nested settings
-# Families whose settings are in a YAML file. Beside other weights such a file is of another network.
+# Families whose settings are in a YAML file. Beside other weights such a file belongs to another network.
 _YAML_FAMILIES = ("detectron2", "maskrcnn-benchmark")
 
 
@@ -28,7 +28,7 @@ def settings_of(file: CheckpointFile, network: Network | None) -> tuple[Settings
         network: None for one of another library.
 
     Returns:
-        The settings; and a sentence on each file that was left out because it is of another network.
+        The settings; and a sentence on each file that was left out because it belongs to another network.
     """
     found: list[tuple[str, Any]] = []
     left_out: list[str] = []
@@ -38,7 +38,7 @@ def settings_of(file: CheckpointFile, network: Network | None) -> tuple[Settings
             if network is None or network.family.name not in _YAML_FAMILIES:
                 continue
             if depth not in (None, depth_of(network.arch)):
-                left_out.append(f"{name} beside the weights is of a ResNet-{depth}, so it is not used.")
+                left_out.append(f"{name} beside the weights describes a ResNet-{depth}, so it is not used.")
                 continue
         found.append((name, config))
     found += [(name, {name: file.content[name]}) for name in ("arch", "__author__") if _is_text(file.content.get(name))]

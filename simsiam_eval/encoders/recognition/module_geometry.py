@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,16 @@ class ShownByModule:
     assumptions: tuple[str, ...]
 
 
-def shown_by_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str) -> ShownByModule | None:
+def shown_by_module(
+    module: ModuleState, trunk: Trunk, arch: str, stem: str, where: str, chosen: Collection[str] = ()
+) -> ShownByModule | None:
     """What a pickled module shows of a trunk; None if it does not show strides, as some TorchScript archives.
 
     Args:
         module: that contains the trunk.
         trunk, arch, stem: of its weights.
         where: the start of an error message, such as the file's path.
+        chosen: names of attributes of the variant that the user says.
 
     Raises:
         DataError: the module has layers or strides that no variant of torchvision's ResNets has.
@@ -49,7 +53,7 @@ def shown_by_module(module: ModuleState, trunk: Trunk, arch: str, stem: str, whe
     layers.reject_other_layers()
     has_relu, has_pool = layers.stem()
     assumptions = layers.assumptions(arch)
-    if has_pool is None:
+    if has_pool is None and "stem_pool" not in chosen:
         said = "torchvision's max pooling" if stem == "imagenet" else "no max pooling"
         assumptions.append(f"Assumed {said} in the stem, since the file's module shows no such layer (--stem-pool).")
     variant = TrunkVariant(

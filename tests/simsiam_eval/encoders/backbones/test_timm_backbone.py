@@ -168,6 +168,23 @@ def test_the_image_size_comes_from_the_branch_that_is_chosen(tmp_path):
         assert load_encoder(choice)[1].preprocessing["crop"] == side
 
 
+def test_weights_under_their_authors_names_in_a_branch(tmp_path, monkeypatch):
+    weights = timm.create_model("test_vit", num_classes=0).state_dict()
+    student = {key.replace("blocks", "layers"): value for key, value in weights.items()}
+    teacher = {key: value + 1 for key, value in student.items()}
+    torch.save({"model": {"student": student, "teacher": teacher}}, tmp_path / "both.pth")
+
+    def rename(state, model):
+        return {key.replace("layers", "blocks"): value for key, value in state.items()}
+
+    monkeypatch.setattr("timm.models.vision_transformer.checkpoint_filter_fn", rename)
+    path = f"timm:test_vit@{tmp_path / 'both.pth'}"
+    encoder, _ = load_encoder(EncoderChoice(path, branch="teacher"))
+    assert torch.equal(encoder.trunk.norm.weight, weights["norm.weight"] + 1)
+    with pytest.raises(DataError, match="missing keys"):
+        load_encoder(EncoderChoice(path, branch="nobody"))
+
+
 def test_weights_that_are_not_complete_are_rejected(tmp_path):
     network, path = saved(tmp_path, "test_resnet")
     weights = network.state_dict()

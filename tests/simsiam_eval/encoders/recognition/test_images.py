@@ -96,7 +96,7 @@ def test_without_a_config_the_order_is_an_assumption(detectron2, saved):
 def test_a_yaml_file_of_another_network(trunk, detectron2, saved, tmp_path):
     (tmp_path / "config.yaml").write_text(DETECTRON2.replace("DEPTH: 18", "DEPTH: 50"))
     report = load_encoder(EncoderChoice(saved({"model": detectron2}), branch="backbone"))[1]
-    assert "config.yaml beside the weights is of a ResNet-50, so it is not used." in report.assumptions
+    assert "config.yaml beside the weights describes a ResNet-50, so it is not used." in report.assumptions
     assert report.normalization is None
     (tmp_path / "config.yaml").write_text(DETECTRON2)
     assert load_encoder(saved(trunk.state_dict()))[1].normalization is None  # these are not detectron2's names

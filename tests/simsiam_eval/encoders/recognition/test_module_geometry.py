@@ -11,6 +11,7 @@ from torchvision.models.quantization import resnet50 as quantizable_resnet50
 from torchvision.models.resnet import BasicBlock
 
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 
 
@@ -207,8 +208,10 @@ def test_own_class_in_torchscript(tmp_path, network):
 
 def test_functional_pooling(pickled, network):
     del network.maxpool
-    (sentence,) = assumed(pickled(network))
+    path = pickled(network)
+    (sentence,) = assumed(path)
     assert sentence.startswith("Assumed torchvision's max pooling in the stem")
+    assert not assumed(EncoderChoice(str(path), stem_pool=True))
 
 
 def test_quantizable_networks(pickled):

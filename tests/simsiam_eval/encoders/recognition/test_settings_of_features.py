@@ -64,7 +64,7 @@ def test_dilations_of_openmmlab(inspected, large, strides, dilations, stride):
         ({"conv_cfg": {"type": "ConvWS"}}, "convolutions of the type ConvWS"),
         ({"avg_down": True}, "avg_down=True"),
         ({"strides": (1, 2, 2, 1)}, r"strides=\(1, 2, 2, 1\) and dilations=\(1, 1, 1, 1\)"),
-        ({"act_cfg": {"type": "GELU"}}, "says in act_cfg that an activation is GELU"),
+        ({"act_cfg": {"type": "GELU"}}, "has the activation GELU in its setting act_cfg"),
     ],
 )
 def test_layers_of_openmmlab_that_torchvision_does_not_have(inspected, large, backbone, message):
@@ -115,7 +115,7 @@ def test_an_output_stride_needs_bottleneck_blocks(inspected, small):
     "settings", [{"act_layer": "silu"}, {"model": {"activation": "leaky_relu"}}, {"activation": torch.nn.GELU}]
 )
 def test_another_activation_is_rejected(inspected, small, settings):
-    with pytest.raises(DataError, match="that an activation is"):
+    with pytest.raises(DataError, match="has the activation"):
         inspected(small, hyper_parameters=settings)
 
 
