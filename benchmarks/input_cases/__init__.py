@@ -1,0 +1,1 @@
+"""Inputs that are easy to misread, one module per kind; each has a list CASES."""
