@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
-import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.base import ArraySource, ImageSource
 from simsiam_eval.sources.folder import open_folder
+from simsiam_eval.sources.published import Read, file_reader
 from simsiam_eval.sources.splits import NO_SPLIT, choose_split, split_of, train_or_test
 
 _PIXELS = 3 * 32 * 32
@@ -78,16 +78,20 @@ def open_cifar(
         folder = choose_split(filter(split_of, folders), split, None, spec)
         return open_folder(path / str(folder), spec, {"split": NO_SPLIT})
     dataset = _DATASETS[kind]
-    read = _reader(path, (dataset.python.folder, dataset.binary.folder))
     python_files, binary_files = (getattr(version, split) for version in (dataset.python, dataset.binary))
+    read = file_reader(
+        path,
+        (dataset.python.folder, dataset.binary.folder),
+        {*python_files, *binary_files, dataset.python.names, dataset.binary.names},
+    )
     if read(python_files[0]) is not None:
         pixels, labels = _python_batches(read, python_files, dataset.label_key, path)
         content = read(dataset.python.names)
-        names = [name.decode() for name in _unpickle(content, path)[dataset.names_key]] if content else None
+        names = _class_names(_unpickle(content, path), dataset.names_key, path) if content else None
     elif read(binary_files[0]) is not None:
         pixels, labels = _binary_batches(read, binary_files, dataset.label_bytes, path)
         content = read(dataset.binary.names)
-        names = content.decode().split() if content else None
+        names = content.decode("utf-8", "replace").split() if content else None
     else:
         raise DataError(f"{path} contains no {python_files[0]}, {binary_files[0]} or folder {split}/; expected {kind}.")
     if names is not None and labels.max(initial=0) >= len(names):
@@ -96,35 +100,15 @@ def open_cifar(
     return ArraySource(spec, images, labels, names, [f"{split}/{row:05d}" for row in range(len(images))])
 
 
-def _reader(path: Path, sub_folders: tuple[str, ...]) -> Callable[[str], bytes | None]:
-    """A function from a file name to its bytes in a folder, its published sub-folder, or an archive; None: no such file."""
-    if path.is_dir():
-        folders = [path, *(path / name for name in sub_folders)]
-
-        def from_folder(name: str) -> bytes | None:
-            return next(((folder / name).read_bytes() for folder in folders if (folder / name).is_file()), None)
-
-        return from_folder
-    try:
-        with tarfile.open(path) as archive:
-            files = {
-                Path(member.name).name: archive.extractfile(member).read()  # type: ignore[union-attr]
-                for member in archive
-                if member.isfile()
-            }
-            archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
-            if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # type: ignore[union-attr]
-                raise tarfile.ReadError(
-                    "its end is missing"
-                )  # truncated between two files, which tarfile does not notice
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
-        raise DataError(f"{path} is not a tar archive, or it is damaged: {reason}.") from error
-    return files.get
+def _class_names(meta: dict[bytes, Any], key: bytes, path: Path) -> list[str]:
+    names = meta.get(key)
+    if not isinstance(names, list | tuple | np.ndarray) or not all(isinstance(name, bytes | str) for name in names):
+        raise DataError(f"The class names in {path} are damaged: there is no list {key.decode()}.")
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _python_batches(
-    read: Callable[[str], bytes | None], names: tuple[str, ...], label_key: bytes, path: Path
+    read: Read, names: tuple[str, ...], label_key: bytes, path: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     pixels, labels = [], []
     for name in names:
@@ -144,7 +128,7 @@ def _python_batches(
 
 
 def _binary_batches(
-    read: Callable[[str], bytes | None], names: tuple[str, ...], label_bytes: int, path: Path
+    read: Read, names: tuple[str, ...], label_bytes: int, path: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rows = []
     for name in names:
@@ -156,17 +140,30 @@ def _binary_batches(
     return table[:, label_bytes:], table[:, label_bytes - 1].astype(np.int64)  # CIFAR-100: coarse label, then fine
 
 
+def _array_of(content: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> NDArray[Any]:
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+# What a CIFAR batch consists of, in the pickles of every protocol and every NumPy.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy.core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
+    ("numpy.core.numeric", "_frombuffer"): _array_of,  # protocol 5
+    ("_codecs", "encode"): lambda text, encoding: str(text).encode(encoding),
+    ("collections", "OrderedDict"): dict,
+}
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Loads only what a CIFAR batch consists of and rejects every other name, so that nothing in the file is executed."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return np.empty(0).__reduce__()[0]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: str(text).encode(encoding)
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        known = module.replace("numpy._core", "numpy.core"), name
+        if known not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return _ALLOWED[known]
 
 
 def _unpickle(content: bytes, path: Path) -> dict[bytes, Any]:

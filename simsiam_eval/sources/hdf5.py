@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
 from simsiam_eval.images.stored import StoredImage, read_stored
-from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.sources.base import as_utf8
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
+from simsiam_eval.sources.pixel_rows import PixelRows, pixel_layout
 from simsiam_eval.sources.splits import choose_split, split_word
 from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT
 
@@ -69,12 +69,11 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
         raise DataError(f"{file} is not an HDF5 file, or it is damaged.") from error
 
 
-class Hdf5Source(ImageSource):
+class Hdf5Source(PixelRows):
     """Images of one dataset.
 
     Args:
-        layout: "HWC", "HW", "CHW" or "bytes"; "stored" for pixels that are not RGB or gray.
-        why_not_rgb: the sentence about such pixels.
+        layout: as that of `PixelRows`, or "bytes".
     """
 
     def __init__(
@@ -89,31 +88,18 @@ class Hdf5Source(ImageSource):
         key: str,
         why_not_rgb: str | None = None,
     ) -> None:
-        super().__init__(spec, labels, class_names)
-        self._file, self._name, self._layout, self._ids = file, name, layout, ids
-        self._key, self._why_not_rgb = key, why_not_rgb
+        super().__init__(spec, labels, class_names, layout, why_not_rgb)
+        self._file, self._name, self._ids, self._key = file, name, ids, key
         self._datasets = PerProcess(self._open, 1)
 
     def id(self, row: int) -> str:
         return self._ids[row] if self._ids is not None else f"{self._name.lstrip('/')}/{row:08d}"
 
-    def require(self, rows: range, selection: ChannelSelection | None) -> None:
-        if selection is None and self._why_not_rgb is not None:
-            raise DataError(self._why_not_rgb)
-        super().require(rows, selection)
-
     def stored(self, row: int) -> StoredImage:
-        stored = self._stored(row)
-        return read_stored(stored.tobytes()) if self._layout == "bytes" else StoredImage(stored)
+        return read_stored(self._content(row)) if self._layout == "bytes" else super().stored(row)
 
     def image(self, row: int) -> OpenedImage:
-        self.require(range(row, row + 1), None)
-        stored = self._stored(row)
-        if self._layout == "bytes":
-            return open_image(stored.tobytes())
-        pixels = stored.transpose(1, 2, 0) if self._layout == "CHW" else stored
-        height, width = pixels.shape[:2]
-        return DecodedImage(np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3)))
+        return open_image(self._content(row)) if self._layout == "bytes" else super().image(row)
 
     def _open(self, name: str) -> tuple[h5py.Dataset, h5py.File]:
         import h5py
@@ -126,9 +112,6 @@ class Hdf5Source(ImageSource):
             return np.asarray(self._datasets(self._name)[0][row])
         except (OSError, KeyError, ValueError) as error:
             raise UnreadableImage(f"{self._file} cannot be read at this row: {error}") from error
-
-    def _content(self, row: int) -> bytes:
-        return self._stored(row).tobytes()
 
     def _stored_sizes(self) -> NDArray[np.int64]:
         return np.array([file_state(self._file)[0]])
@@ -190,18 +173,7 @@ def _layout(images: h5py.Dataset, file: Path) -> tuple[str, str | None]:
         return "bytes", None
     if h5py.check_string_dtype(dtype):
         raise DataError(f"{where} contains strings; expected the bytes of image files as variable-length uint8.")
-    if dtype.kind not in "uif":
-        raise DataError(f"{where} contains {dtype}; expected pixels as numbers, or the bytes of image files.")
-    expected = "expected (N,H,W,3), (N,H,W) or (N,3,H,W), or (N,) of bytes"
-    if len(shape) not in (3, 4) or 0 in shape[1:]:
-        raise DataError(f"{where} has shape {shape}; {expected}.")
-    if dtype != np.uint8:
-        return "stored", f"{where} contains {dtype}; expected uint8 pixels, the bytes of image files, or --channels."
-    if len(shape) == 3:
-        return "HW", None
-    if shape[3] in (1, 3) or shape[1] in (1, 3):
-        return "HWC" if shape[3] in (1, 3) else "CHW", None
-    return "stored", f"{where} has shape {shape}; {expected}, or --channels."
+    return pixel_layout(dtype, shape or (), where)
 
 
 def _labels(

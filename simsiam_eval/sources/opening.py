@@ -6,6 +6,7 @@
     manifest:FILE.csv#path=file,label=species    a table of paths and labels (.csv, .tsv, .parquet)
     list:FILE.txt                                a text file of paths, optionally with labels
     tar:train-{0000..0012}.tar#label=species     WebDataset shards; tar files of class folders; a folder of .tar files
+    zip:FILE.zip                                 zip archives of class folders
     hdf5:FILE.h5#images=x,label=y                pixels or encoded images in an HDF5 file
     parquet:PATH#split=train                     image bytes in Parquet files, such as Hugging Face datasets
     digits#train                                 scikit-learn's handwritten digits
@@ -35,6 +36,7 @@ from simsiam_eval.sources.path_list import open_list
 from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
 from simsiam_eval.sources.tar import open_tar
+from simsiam_eval.sources.zip import open_zip
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ KINDS: dict[str, Kind] = {
     "manifest": Kind(("path", "label"), lambda path, spec, options, _: open_manifest(path, spec, options)),
     "list": Kind((), lambda path, spec, _, __: open_list(path, spec)),
     "tar": Kind(("label", "image", "folder", "split"), open_tar, takes_pattern=True),
+    "zip": Kind(("label", "folder", "split"), open_zip, takes_pattern=True),
     "hdf5": Kind(("images", "label", "id", "split"), open_hdf5),
     "parquet": Kind(("image", "label", "id", "split"), open_parquet, takes_pattern=True),
     "digits": Kind(("split",), lambda _, spec, options, split: open_digits(spec, options, split)),
@@ -113,8 +116,8 @@ def _recognize(path: Path) -> str:
     """The kind of a plain path."""
     name = path.name.lower()
     if not path.exists():
-        if is_pattern(str(path)) and name.endswith((".tar", ".parquet")):
-            return "tar" if name.endswith(".tar") else "parquet"
+        if is_pattern(str(path)) and name.endswith((".tar", ".zip", ".parquet")):
+            return name.rpartition(".")[2]
         raise DataError(f"{path} does not exist; expected {_expected()}.")
     markers = {
         "cifar10": ("data_batch_1", "data_batch_1.bin", "cifar-10-batches-py", "cifar-10-batches-bin"),
@@ -143,7 +146,7 @@ def _kind_of_file(path: Path) -> str:
         return "cifar10" if name.startswith("cifar-10-") else "cifar100"
     if ending in (".tar", ".tgz", ".tbz2", ".txz") or ".tar." in name:
         return "tar"
-    kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5"}
+    kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5", ".zip": "zip"}
     if ending in kinds:
         return kinds[ending]
     if is_image(name) or is_image(name, ARRAYS):
@@ -152,7 +155,7 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _kind_of_folder(path: Path) -> str:
-    """tar or parquet if the folder, or its data/, holds such files and neither images nor class folders."""
+    """tar, zip or parquet if the folder, or its data/, holds such files and neither images nor class folders."""
     endings = set()
     with os.scandir(path) as entries:
         for entry in entries:
@@ -161,4 +164,5 @@ def _kind_of_folder(path: Path) -> str:
             endings.add(os.path.splitext(entry.name)[1].lower())
     if (path / "data").is_dir():
         endings |= {file.suffix.lower() for file in (path / "data").glob("*.parquet")}
-    return "tar" if ".tar" in endings else "parquet" if endings & {".parquet", ".arrow"} else "folder"
+    kinds = {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".arrow": "parquet"}
+    return next((kind for ending, kind in kinds.items() if ending in endings), "folder")

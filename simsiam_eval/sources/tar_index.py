@@ -15,12 +15,12 @@ import numpy as np
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.progress import progress
+from simsiam_eval.sources.archive_folders import class_folders, is_hidden
 from simsiam_eval.sources.folder import EXTENSIONS, is_image
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays
 from simsiam_eval.sources.splits import NO_SPLIT
-from simsiam_eval.sources.tar_folders import class_folders
 
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d",
                b"\x04\x22\x4d\x18": "lz4 -d"}  # fmt: skip
@@ -159,6 +159,8 @@ def _members(shard: Path) -> Iterator[_Member]:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every entry
                 name = entry.name.removeprefix("./").lstrip("/")
                 folder, _, last = name.rpartition("/")
+                if is_hidden(name):
+                    continue
                 if entry.isreg() and not entry.issparse():
                     stem, _, extension = last.partition(".")
                     key = f"{folder}/{stem}" if folder else stem

@@ -53,6 +53,37 @@ def test_truncated_archive_is_rejected(tmp_path, mode):
             open_source(f"cifar10:{tmp_path / 'cut.tar'}")
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("module", ["numpy.core.", "numpy._core."])
+def test_batches_pickled_again_by_python_3(tmp_path, protocol, module):
+    """As scripts that make subsets write them: keys and names as text, labels as an array or a list of its numbers."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 3072), dtype=np.uint8)
+    labels = np.array([2, 0, 1])
+
+    def write(name, value):
+        stored = pickle.dumps(value, protocol=protocol)
+        if module == "numpy.core." and protocol < 4:  # the name that NumPy 1 writes; longer ones need a new length
+            stored = stored.replace(b"cnumpy._core.", b"cnumpy.core.")
+        (tmp_path / name).write_bytes(stored)
+
+    for number, values in enumerate([labels, labels.tolist(), list(labels), tuple(labels), labels.astype(np.uint8)], 1):
+        write(f"data_batch_{number}", {"data": np.asfortranarray(pixels), "labels": values})
+    write("batches.meta", {"label_names": ["cat", "dog", "été"]})
+    source = open_source(str(tmp_path))
+    assert source.class_names == ("cat", "dog", "été")
+    assert source.labels.tolist() == [2, 0, 1] * 5
+    for row in range(15):
+        assert np.array_equal(source.image(row).pixels(), pixels[row % 3].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_damaged_class_names_are_rejected(tmp_path):
+    folder, _ = cifar_folder(tmp_path, "py")
+    for meta in ({}, {"label_names": 3}, {"label_names": [1]}):
+        (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+        with pytest.raises(DataError, match=r"class names in .* are damaged: there is no list label_names"):
+            open_source(f"cifar10:{folder}")
+
+
 class Harmful:
     def __reduce__(self):
         return os.mkdir, ("harm",)

@@ -11,6 +11,8 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.sources import opening
 from simsiam_eval.sources.opening import open_source
 
+PAGES = ("sources.md", "source-formats.md", "source-datasets.md")
+
 
 def test_class_folders_beside_tables_and_archives_are_a_folder(classes):
     for name in ("list.parquet", "all.tar", "list.txt"):
@@ -68,7 +70,7 @@ def test_specs_without_a_path(spec):
 
 def test_every_kind_and_option_is_documented():
     docs = Path(__file__).parents[3] / "docs"
-    pages = "".join((docs / name).read_text(encoding="utf-8") for name in ("sources.md", "source-formats.md"))
+    pages = "".join((docs / name).read_text(encoding="utf-8") for name in PAGES)
     for name, kind in opening.KINDS.items():
         assert re.search(rf"^ +{name}|   {name}:", opening.__doc__, re.MULTILINE), name
         assert f"`{name}:" in pages or f"`{name}`" in pages, name

@@ -1,4 +1,4 @@
-"""Class folders and splits in the names of a tar file's images."""
+"""Class folders and splits in the names of the images of an archive."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.splits import choose_folder, choose_split, folder_layout, split_of
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or one of its folders is hidden.
+
+    >>> is_hidden(".thumbnails/a.png"), is_hidden("./a.png"), is_hidden("cat/a.png")
+    (True, False, False)
+    """
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def class_folders(

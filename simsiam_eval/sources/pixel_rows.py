@@ -1,0 +1,82 @@
+"""Images stored as rows of one array of pixels, and how such an array is read as RGB."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsiam_eval.errors import DataError
+from simsiam_eval.images.channels import ChannelSelection
+from simsiam_eval.images.decode import DecodedImage, OpenedImage
+from simsiam_eval.images.stored import StoredImage
+from simsiam_eval.sources.base import ImageSource
+
+_EXPECTED = "expected (N,H,W,3), (N,H,W) or (N,3,H,W)"
+
+
+class PixelRows(ImageSource):
+    """Images that are the rows of an array.
+
+    Args:
+        layout: "HWC", "HW" or "CHW"; "stored" for pixels that are not RGB or gray.
+        why_not_rgb: the sentence about such pixels.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        labels: NDArray[np.int64],
+        class_names: Sequence[str] | None,
+        layout: str,
+        why_not_rgb: str | None = None,
+    ) -> None:
+        super().__init__(spec, labels, class_names)
+        self._layout, self._why_not_rgb = layout, why_not_rgb
+
+    @abstractmethod
+    def _stored(self, row: int) -> NDArray[Any]:
+        """The row of the array. Raises UnreadableImage: it cannot be read."""
+
+    def require(self, rows: range, selection: ChannelSelection | None) -> None:
+        if selection is None and self._why_not_rgb is not None:
+            raise DataError(self._why_not_rgb)
+        super().require(rows, selection)
+
+    def stored(self, row: int) -> StoredImage:
+        return StoredImage(self._stored(row))
+
+    def image(self, row: int) -> OpenedImage:
+        self.require(range(row, row + 1), None)
+        stored = self._stored(row)
+        pixels = stored.transpose(1, 2, 0) if self._layout == "CHW" else stored
+        height, width = pixels.shape[:2]
+        return DecodedImage(np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3)))
+
+    def _content(self, row: int) -> bytes:
+        return self._stored(row).tobytes()
+
+
+def pixel_layout(dtype: np.dtype, shape: tuple[int, ...], where: str) -> tuple[str, str | None]:
+    """The layout of an array of images, and why its pixels are neither RGB nor gray if they are not.
+
+    Args:
+        where: names the array in messages.
+
+    Raises:
+        DataError: it does not contain images.
+    """
+    if dtype.kind not in "uif":
+        raise DataError(f"{where} contains {dtype}; expected pixels as numbers, or the bytes of image files.")
+    if len(shape) not in (3, 4) or 0 in shape[1:]:
+        raise DataError(f"{where} has shape {shape}; {_EXPECTED}, or (N,) of bytes.")
+    if dtype != np.uint8:
+        return "stored", f"{where} contains {dtype}; expected uint8 pixels, the bytes of image files, or --channels."
+    if len(shape) == 3:
+        return "HW", None
+    if shape[3] in (1, 3) or shape[1] in (1, 3):
+        return "HWC" if shape[3] in (1, 3) else "CHW", None
+    return "stored", f"{where} has shape {shape}; {_EXPECTED}, or (N,) of bytes, or --channels."
