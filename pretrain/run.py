@@ -59,7 +59,7 @@ def pretrain(settings: PretrainSettings) -> Result:
     with join_processes(settings.device) as processes:
         if settings.compile != "off":
             require_compiler(processes.device)
-        source = open_source(settings.data, "train")
+        source = open_source(settings.data, "train", settings.no_label)
         source.require(range(len(source)), None)
         with (
             closing(open_folder(settings, source, processes)) as folder,
@@ -169,7 +169,7 @@ class _Run:
                 settings.arch,
                 settings.trunk_stem(),
                 self._source,
-                open_source(settings.val, "test"),
+                open_source(settings.val, "test", settings.no_label),
                 encoder_preprocessing(settings),
                 position,
                 stop,

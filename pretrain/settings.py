@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, SeedSettings, setting
+from simsiam_eval.commands.settings import LabelSettings, PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
@@ -45,7 +45,7 @@ _IMAGENET: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, SeedSettings):
+class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, PrecisionSettings, SeedSettings):
     """Pretrain an encoder with SimSiam (Chen and He, arXiv 2011.10566) on unlabeled images.
 
     Numbers next to the ablations are the paper's linear accuracies on ImageNet after 100 epochs, in percent.

@@ -251,7 +251,7 @@ def extract(
     else:
         preprocessing = encoder.preprocess.preprocessing
     if isinstance(data, str | os.PathLike):
-        source = open_source(os.fspath(data), split)
+        source = open_source(os.fspath(data), split, chosen.no_label)
     else:
         if split is not None:
             raise UsageError("split requires data as a string or path.")

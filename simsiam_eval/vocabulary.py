@@ -24,3 +24,9 @@ HUGGING_FACE = "hf:"  # before the class of a model of transformers, or before a
 
 # Of RGB images, as fractions of 1.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Texts that tables write for a missing value: those of pandas, R, Excel, MATLAB and databases.
+NO_VALUE = (
+    "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA", "NaN", "nan", "NAN", "-nan", "-NaN", "None", "null", "NULL", "Null", "NaT",
+)  # fmt: skip
+NO_LABEL = (*NO_VALUE, "-1")  # and the empty text

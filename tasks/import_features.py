@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import LabelSettings, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
 from simsiam_eval.wording import counted
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportSettings(Settings):
+class ImportSettings(LabelSettings):
     """Import features computed by another program, with their ids and labels, into a feature file.
 
     Reads .npy, .npz, .pt, .h5, .parquet, .csv, .tsv, .txt, .json and .mat files, and the output folders of clip-retrieval,
@@ -89,6 +89,7 @@ def import_features(settings: ImportSettings) -> Result:
             labels_key=settings.labels_key,
             ids_key=settings.ids_key,
             from_folders=settings.folder_labels,
+            no_label=settings.no_label,
         )
     )
     attributes = import_attributes(foreign, settings.features, settings.encoder)

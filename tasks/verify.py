@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import DeviceSettings, SeedSettings, setting
+from simsiam_eval.commands.settings import DeviceSettings, LabelSettings, SeedSettings, setting
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
@@ -29,7 +29,7 @@ _TOLERANCE = {"float32": (1 - 1e-5, 5e-3), "bf16": (0.999, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifySettings(CheckpointSettings, DeviceSettings, SeedSettings):
+class VerifySettings(CheckpointSettings, LabelSettings, DeviceSettings, SeedSettings):
     """Check a whole feature file for errors; exit status 1 if there are any.
 
     Given --checkpoint and --data, also recompute a sample of rows with the settings recorded in the file.
@@ -59,6 +59,7 @@ def verify(settings: VerifySettings) -> Result:
     from simsiam_eval.features.file import part_of
     from simsiam_eval.features.provenance import is_imported
     from simsiam_eval.features.reader import FeatureReader
+    from simsiam_eval.sources.opening import open_source
 
     started, path = time.perf_counter(), settings.file
     if path.suffix == ".part":
@@ -79,7 +80,9 @@ def verify(settings: VerifySettings) -> Result:
             if is_imported(reader.attributes):
                 checks.append(_imported(reader.attributes))
             sample = _Sample(settings.sample, settings.seed, settings.device)
-            checks += _check_origin(reader, settings.given_encoder(), settings.data, sample)
+            data = settings.data
+            source = None if data is None else open_source(data, no_label=settings.no_label)
+            checks += _check_origin(reader, settings.given_encoder(), source, data, sample)
         return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
 
 
@@ -131,13 +134,13 @@ class _Sample:
 
 
 def _check_origin(
-    reader: FeatureReader, choice: EncoderChoice | None, data: str | None, sample: _Sample
+    reader: FeatureReader, choice: EncoderChoice | None, source: ImageSource | None, spec: str | None, sample: _Sample
 ) -> list[Check]:
     """Check the file against the checkpoint and the images that were given."""
     from simsiam_eval.features.checks import Check
     from simsiam_eval.features.provenance import is_imported
 
-    checks, source = [], None
+    checks = []
     imported = is_imported(reader.attributes)
     if choice is not None and imported:
         fault = (
@@ -156,11 +159,8 @@ def _check_origin(
             hint = option_hint(reader.attributes, choice)
             fault = f"The features are from another encoder than {choice.checkpoint}: {recorded}, not {actual}{hint}."
             checks.append(Check("encoder", "", [fault]))
-    if data is not None:
-        from simsiam_eval.sources.opening import open_source
-
-        source = open_source(data)
-        checks.append(_check_images(reader, source, data))
+    if source is not None:
+        checks.append(_check_images(reader, source, str(spec)))
     if source is not None and choice is not None and not any(check.faults for check in checks):
         checks.append(_check_sample(reader, source, choice, sample))
     return checks

@@ -10,6 +10,7 @@ from typing import Any
 from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, SeedSettings, Settings
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import UsageError
+from simsiam_eval.files.text import read_text
 
 # A file for several commands may give these at its top even if one of them does not use them.
 _MACHINE = {
@@ -44,7 +45,7 @@ def read_config(path: Path, command_name: str, settings_class: type[Settings]) -
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise UsageError(f"Cannot read --config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

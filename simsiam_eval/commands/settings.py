@@ -17,11 +17,12 @@ from simsiam_eval.commands.fields import checked_values, field_types, name_of, o
 from simsiam_eval.errors import UsageError
 from simsiam_eval.files.atomic import reject_unwritable
 from simsiam_eval.sources.spec import path_of
-from simsiam_eval.vocabulary import PRECISIONS
+from simsiam_eval.vocabulary import NO_LABEL, PRECISIONS
 from simsiam_eval.wording import counted
 
 __all__ = [
     "DeviceSettings",
+    "LabelSettings",
     "PrecisionSettings",
     "ProcessSettings",
     "SeedSettings",
@@ -212,6 +213,21 @@ class PrecisionSettings(Settings):
         choices=PRECISIONS,
         help="Precision of the encoder: float32 (on a GPU with TF32 convolutions, PyTorch's default) or bf16 (bfloat16; "
         "faster, and features differ slightly).",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelSettings(Settings):
+    """For commands that read labels."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"data": "no_label"}
+
+    no_label: tuple[str, ...] = setting(
+        NO_LABEL,
+        may_change=True,
+        once=True,
+        help="Label text that means that there is no label, besides empty cells and nulls; repeatable. It replaces the "
+        'default values; "" leaves only empty cells.',
     )
 
 

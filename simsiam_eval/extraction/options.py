@@ -14,7 +14,7 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
-from simsiam_eval.vocabulary import STEMS
+from simsiam_eval.vocabulary import NO_LABEL, STEMS
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.report import CheckpointReport
@@ -39,6 +39,7 @@ class ExtractionOptions:
         compile: whether to run the encoder through torch.compile.
         batch: images per forward pass; None: 8 per core on a CPU, 256 on a GPU.
         workers: number of decoding processes; None: depends on the device.
+        no_label: label texts that mean that there is no label.
         fingerprint: content or listing, how the dataset is fingerprinted.
         strict: whether an unreadable image is an error instead of being skipped.
     """
@@ -61,6 +62,7 @@ class ExtractionOptions:
     compile: bool = False
     batch: int | None = None
     workers: int | None = None
+    no_label: tuple[str, ...] = NO_LABEL
     fingerprint: str = "content"
     strict: bool = False
 

@@ -53,7 +53,7 @@ def plan_extraction(
     encoder, report = load_encoder(choice, options.layers, options.pooling)
     chosen = preprocessing or options
     note_assumptions(report.with_normalization(chosen.mean, chosen.std))
-    source = open_source(spec, split)
+    source = open_source(spec, split, options.no_label)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} is outside the {len(source)} rows of {spec}.")

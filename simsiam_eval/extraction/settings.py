@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.settings import (
     DeviceSettings,
+    LabelSettings,
     PrecisionSettings,
     SeedSettings,
     option_name,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(CheckpointSettings, PixelSettings, DeviceSettings, PrecisionSettings):
+class FeatureSettings(CheckpointSettings, LabelSettings, PixelSettings, DeviceSettings, PrecisionSettings):
     """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -110,6 +111,7 @@ class FeatureSettings(CheckpointSettings, PixelSettings, DeviceSettings, Precisi
             compile=self.compile == "on",
             batch=self.extract_batch,
             workers=self.workers,
+            no_label=self.no_label,
             fingerprint=self.fingerprint,
             strict=self.strict,
         )

@@ -18,6 +18,7 @@ from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
 from simsiam_eval.images.stored import OtherChannels, StoredImage, read_stored, selected
 from simsiam_eval.sources.file_state import file_state
+from simsiam_eval.sources.labels import merged_classes
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import remembered_fingerprint
 
@@ -36,16 +37,19 @@ class ImageSource(ABC):
     Attributes:
         spec: what the source was opened from.
         labels: (N,) int64, -1 for none.
-        class_names: the name of each label; None where labels are plain numbers.
+        class_names: the name of each label, in the Unicode form NFC; None where labels are plain numbers.
+        notes: sentences on how labels were read, without a full stop.
         in_memory: whether the pixels are in memory, so that decoding processes are not worth their start.
     """
 
     in_memory = False
+    notes: list[str]
 
     def __init__(self, spec: str, labels: NDArray[np.int64], class_names: Sequence[str] | None) -> None:
         self.spec = as_utf8(spec)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.class_names = tuple(class_names) if class_names is not None else None
+        self.labels, names = merged_classes(np.asarray(labels, dtype=np.int64), class_names)
+        self.class_names = None if names is None else tuple(names)
+        self.notes = []
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.pixel_rows import PixelRows, pixel_layout
 from simsiam_eval.sources.splits import choose_split, split_word
-from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT
+from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, NO_LABEL
 
 if TYPE_CHECKING:
     import h5py
@@ -32,16 +32,23 @@ _MAX_SHOWN = 20
 _CHUNK_CACHE = 256 << 20
 
 
-def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> Hdf5Source:
+def open_hdf5(
+    file: Path,
+    spec: str,
+    options: Mapping[str, str],
+    default_split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
+) -> Hdf5Source:
     """Rows in the order of the dataset; id = its name and the row number.
 
     Args:
         options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) uint8, or (N,) bytes of image files
             (variable-length uint8, or opaque); with selected channels also (N,H,W,C) or (N,C,H,W) of numbers;
-            label: the dataset of the labels, (N,) integers or strings, or `none`;
+            label: the dataset of the labels, (N,) numbers or strings, or `none`;
             id: the dataset of the ids, (N,) strings; split: the group with these datasets, or `none`. Common names are
             found without options.
         default_split: train or test, used where there are such groups and the options name none.
+        no_label: as of `Labels`, which numbers the labels.
 
     Raises:
         DataError: not an HDF5 file, a feature file, no such dataset, wrong type or shape, wrong number of labels.
@@ -59,12 +66,15 @@ def open_hdf5(file: Path, spec: str, options: Mapping[str, str], default_split: 
             layout, why_not_rgb = _layout(images, file)
             if not len(images):
                 raise DataError(f"{images.name} of {file} has no rows.")
-            labels, names = _labels(group, images, options.get("label"), file)
+            labels, where = _labels(group, images, options.get("label"), file, no_label)
             ids = None
             if options.get("id"):
                 ids = PackedTexts(map(as_utf8, _texts(_dataset(group, options["id"], (), "id", file), images, file)))
             key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
-            return Hdf5Source(spec, file, images.name, layout, labels, names, ids, key, why_not_rgb)
+            numbers, names = labels.numbered(where)
+            source = Hdf5Source(spec, file, images.name, layout, numbers, names, ids, key, why_not_rgb)
+            source.notes += labels.notes()
+            return source
     except OSError as error:
         raise DataError(f"{file} is not an HDF5 file, or it is damaged.") from error
 
@@ -177,27 +187,26 @@ def _layout(images: h5py.Dataset, file: Path) -> tuple[str, str | None]:
 
 
 def _labels(
-    group: h5py.Group, images: h5py.Dataset, name: str | None, file: Path
-) -> tuple[NDArray[np.int64], list[str] | None]:
+    group: h5py.Group, images: h5py.Dataset, name: str | None, file: Path, no_label: Sequence[str]
+) -> tuple[Labels, str]:
+    """The labels, and the name of their dataset for messages."""
     import h5py
 
-    chosen = name or _common_name(group, _LABEL_NAMES)
+    labels, chosen = Labels(no_label), name or _common_name(group, _LABEL_NAMES)
     if chosen is None or name == "none":
-        return np.full(len(images), -1), None
+        labels.extend([""] * len(images))
+        return labels, str(file)
     stored = _dataset(group, chosen, _LABEL_NAMES, "label", file)
     where = f"{stored.name} of {file}"
     if h5py.check_string_dtype(stored.dtype):
-        labels = Labels()
-        labels.extend(text.strip() for text in _texts(stored, images, file))
-        return labels.numbered()
-    if stored.dtype.kind not in "iub":
-        raise DataError(f"{where} contains {stored.dtype}; expected labels as integers or strings.")
+        labels.extend(_texts(stored, images, file))
+        return labels, where
+    if stored.dtype.kind not in "iufb":
+        raise DataError(f"{where} contains {stored.dtype}; expected labels as whole numbers or strings.")
     if stored.size != len(images) or stored.shape[0] != len(images):
         raise DataError(f"{where} has shape {stored.shape}; expected one label for each of {len(images)} images.")
-    numbers = stored[()].reshape(-1).astype(np.int64)
-    if numbers.min() < -1:
-        raise DataError(f"{where} contains the label {numbers.min()}; expected labels from 0, or -1 for none.")
-    return numbers, None
+    labels.extend_numbers(stored[()])
+    return labels, where
 
 
 def _texts(stored: h5py.Dataset, images: h5py.Dataset, file: Path) -> list[str]:

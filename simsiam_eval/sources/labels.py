@@ -1,47 +1,193 @@
-"""Convert labels of tables, lists and shards to class numbers."""
+"""Convert labels of tables, lists, arrays and shards to class numbers: the one rule of all sources."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_NO_LABEL = ("", "-1")
+from simsiam_eval.errors import DataError
+from simsiam_eval.vocabulary import NO_LABEL
+from simsiam_eval.wording import counted, first_few
+
+# A number as tables and `numpy.savetxt` write it: 3, -1, 3.0, 3.000000e+00. 1e3 and 2e5 are names.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]\d{2,3})?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+_DIGITS = 18  # that fit an int64; a longer number is a name
+_SHOWN_TEXTS = 10
+
+
+def canonical_name(name: str) -> str:
+    """A class name in the Unicode form NFC, in which an accented letter is one character; macOS writes two."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def merged_classes(
+    labels: NDArray[np.int64], class_names: Sequence[str] | None
+) -> tuple[NDArray[np.int64], list[str] | None]:
+    """Labels and class names with the names in the form NFC; classes whose names then are equal become one.
+
+    Two classes of one and the same name stay apart: ImageNet has two called crane.
+
+    >>> merged_classes(np.array([0, 1, 2]), ["caf\\u00e9", "cafe\\u0301", "bar"])
+    (array([0, 0, 1]), ['café', 'bar'])
+    """
+    if class_names is None or all(map(str.isascii, class_names)):
+        return labels, None if class_names is None else list(class_names)
+    first: dict[str, str] = {}  # name in NFC -> as it was written first
+    merged: list[str] = []
+    number_of = []
+    for name in class_names:
+        canonical = canonical_name(name)
+        if first.setdefault(canonical, name) == name:
+            number_of.append(len(merged))
+            merged.append(canonical)
+        else:
+            number_of.append(merged.index(canonical))
+    return np.where(labels < 0, -1, np.array(number_of, dtype=np.int64)[labels]), merged
 
 
 class Labels:
-    """Labels as text, read in one pass; each distinct text is stored once.
+    """Labels as texts or numbers, read in one pass; each distinct one is stored once.
+
+    Args:
+        no_label: texts that mean that an image has no label; the empty text always does.
+        row: what a row is, for messages.
 
     >>> labels = Labels()
-    >>> labels.extend(["tabby", "", "beagle", "tabby"])
-    >>> labels.numbered()
-    (array([ 1, -1,  0,  1]), ['beagle', 'tabby'])
+    >>> labels.extend(["tabby", "NA", "beagle", None])
+    >>> labels.numbered("pets.csv")
+    (array([ 1, -1,  0, -1]), ['beagle', 'tabby'])
+    >>> labels.notes()
+    ['2 of 4 images have no label (NA: 1, empty: 1)']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, no_label: Sequence[str] = NO_LABEL, row: str = "image") -> None:
+        self._is_default, self._row = tuple(no_label) == NO_LABEL, row
+        self._no_label = frozenset(map(_canonical, ("", *no_label)))
         self._indices: dict[str, int] = {}  # text -> index among the distinct ones
         self._rows = array("q")  # that index, for each row
+        self._are_numbers = False
 
-    def extend(self, texts: Iterable[str]) -> None:
-        """Add the labels of further rows; "" and "-1" are no label."""
+    def extend(self, texts: Iterable[str | None]) -> None:
+        """Add the labels of further rows; None is an empty text."""
         indices = self._indices
-        self._rows.extend(indices.setdefault(text, len(indices)) for text in texts)
+        self._rows.extend(indices.setdefault(text or "", len(indices)) for text in texts)
 
-    def numbered(self) -> tuple[NDArray[np.int64], list[str] | None]:
+    def extend_numbers(self, values: NDArray[Any]) -> None:
+        """Add the labels of further rows, (B,) integers, floats or booleans; NaN is no label, whatever texts are."""
+        self._are_numbers = True
+        distinct, inverse = np.unique(values, return_inverse=True)
+        missing = distinct != distinct
+        if missing.any():
+            self._no_label |= {"NaN"}
+        texts = ["NaN" if is_nan else str(value) for is_nan, value in zip(missing, distinct.tolist(), strict=True)]
+        indices = np.array([self._indices.setdefault(text, len(self._indices)) for text in texts], dtype=np.int64)
+        self._rows.frombytes(indices[inverse.reshape(-1)].tobytes())
+
+    def numbered(self, where: str, classes: Sequence[str] | None = None) -> tuple[NDArray[np.int64], list[str] | None]:
         """(N,) labels, -1 for none, and their names.
 
-        Labels that are all whole numbers from 0 stay as they are, without names; others are names, numbered in sorted
-        order.
+        Labels that are all whole numbers from 0 (also 1.0) stay as they are, without names; others are names, numbered in
+        sorted order.
+
+        Args:
+            where: the file or dataset, for messages.
+            classes: the class names in the order of their numbers, where they are known: texts are then such names, or
+                numbers below their count, as numbers are.
+
+        Raises:
+            DataError: all labels are numbers, and one is negative or not whole; a class that `classes` does not have.
         """
-        names = sorted(text for text in self._indices if text not in _NO_LABEL)
-        class_names: list[str] | None
-        # 18 digits fit an int64.
-        if names and all(name.isascii() and name.isdigit() and len(name) <= 18 for name in names):
-            number_of, class_names = {name: int(name) for name in names}, None
-        else:
-            number_of, class_names = {name: number for number, name in enumerate(names)}, names or None
-        numbers = np.array([number_of.get(text, -1) for text in self._indices], dtype=np.int64)
+        names = {text: self._class(text) for text in self._indices}
+        distinct = {name for name in names.values() if name is not None}
+        known = None if classes is None else list(map(canonical_name, classes))
+        number_of: dict[str, int]
+        are_names = not self._are_numbers and distinct <= set(known or ())
+        if distinct and not are_names and all(map(_NUMBER.fullmatch, distinct)):
+            whole = {name: self._whole(name, where) for name in sorted(distinct)}
+            if max(map(len, whole.values())) <= _DIGITS:
+                number_of = {name: int(digits) for name, digits in whole.items()}
+                if known is not None and (highest := max(number_of.values())) >= len(known):
+                    raise DataError(f"{where} has the label {highest}, but there are only {len(known)} class names.")
+                return self._of_rows(names, number_of), known
+        found = known or sorted(distinct)
+        if unknown := sorted(distinct - set(found)):
+            raise DataError(
+                f"{where} has the class {unknown[0]!r}, which is not among the class names "
+                f"({counted(len(unknown), 'such name')})."
+            )
+        number_of = {name: number for number, name in reversed(list(enumerate(found)))}
+        return self._of_rows(names, number_of), found or None
+
+    def notes(self) -> list[str]:
+        """What was read as no label, and names that look as if they meant that; [] where no row has a text at all."""
         rows = np.frombuffer(self._rows, np.int64) if self._rows else np.empty(0, np.int64)
-        return numbers[rows], class_names
+        none, alike = Counter[str](), Counter[str]()
+        for text, count in zip(self._indices, np.bincount(rows, minlength=len(self._indices)).tolist(), strict=True):
+            name = self._class(text)
+            if name is None:
+                none[_canonical(text)] += count
+            elif self._is_default and name.casefold() in _SIMILAR:
+                alike[name] += count
+        notes = []
+        if none and not (set(none) == {""} and none.total() == len(rows)):  # a source without labels needs no note
+            listed = first_few([f"{text or 'empty'}: {count:,}" for text, count in none.most_common()], _SHOWN_TEXTS)
+            notes.append(f"{none.total():,} of {counted(len(rows), self._row)} have no label ({listed})")
+        for name, count in alike.items():
+            option = " ".join(f"--no-label {text}" for text in (*filter(None, none), name))
+            notes.append(
+                f"the label {name!r} of {counted(count, self._row)} is read as a class; if it means that there is no label, "
+                f"use {option}"
+            )
+        return notes
+
+    def _class(self, text: str) -> str | None:
+        """The name of a label as written; None for no label."""
+        name = _canonical(text)
+        return None if name in self._no_label or _plain_whole(name) in self._no_label else name
+
+    def _whole(self, name: str, where: str) -> str:
+        """The digits of a number. Raises DataError: it is not whole or negative."""
+        digits = _plain_whole(name)
+        if digits is None:
+            raise DataError(f"{where} has the label {name}; expected whole numbers from 0, or class names.")
+        if digits.startswith("-"):
+            raise DataError(
+                f"{where} has the label {digits}; expected whole numbers from 0, -1 for no label, or class names "
+                "(if it means that there is no label, name it with --no-label)."
+            )
+        return digits
+
+    def _of_rows(self, names: dict[str, str | None], number_of: dict[str, int]) -> NDArray[np.int64]:
+        numbers = [-1 if name is None else number_of[name] for name in names.values()]
+        rows = np.frombuffer(self._rows, np.int64) if self._rows else np.empty(0, np.int64)
+        return np.array(numbers, dtype=np.int64)[rows]
+
+
+def _canonical(text: str) -> str:
+    return canonical_name(text.strip())
+
+
+_SIMILAR = frozenset(text.casefold() for text in NO_LABEL)
+
+
+def _plain_whole(text: str) -> str | None:
+    """The digits of a whole number, with its sign if it is negative; None for anything else.
+
+    >>> _plain_whole("3.0"), _plain_whole("-1.00"), _plain_whole("+7"), _plain_whole("2.000e+00"), _plain_whole("1.5")
+    ('3', '-1', '7', '2', None)
+    """
+    if not _NUMBER.fullmatch(text):
+        return None
+    if re.fullmatch(r"[+-]?\d+(\.0*)?", text, re.ASCII):
+        digits = text.partition(".")[0].lstrip("+")
+        sign = "-" if digits.startswith("-") and digits.strip("-0") else ""
+        return sign + (digits.lstrip("-").lstrip("0") or "0")
+    value = float(text)
+    return str(int(value)) if value.is_integer() else None

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import encoding_of
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.path_list import reject_missing_images
+from simsiam_eval.vocabulary import NO_LABEL
+from simsiam_eval.wording import first_few
 
 FORMATS = (".csv", ".tsv", ".parquet")
 _CHUNK_ROWS = 65536
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-def open_manifest(file: Path, spec: str, options: Mapping[str, str]) -> PathSource:
+def open_manifest(
+    file: Path, spec: str, options: Mapping[str, str], split: str | None = None, no_label: Sequence[str] = NO_LABEL
+) -> PathSource:
     """Rows in the order of the table; relative paths start at the table's folder; id = the path as written.
 
-    Labels that are all whole numbers from 0 stay as they are; others are class names, numbered in sorted order; an empty
-    cell is no label.
-
     Args:
-        options: path: the column of the paths, default `path`; label: the column of the labels, default `label` if there
-            is one.
+        options: path: the column of the paths, default `path` in any case; label: the column of the labels, default
+            `label` in any case, if there is one.
+        split: not used: a table is one split.
+        no_label: as of `Labels`, which numbers the labels.
 
     Raises:
         DataError: not a table, a column is missing, a row is malformed, a path is empty, none of the first images exists.
@@ -33,37 +39,96 @@ def open_manifest(file: Path, spec: str, options: Mapping[str, str]) -> PathSour
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"{file} is not a manifest; expected a {', '.join(FORMATS)} file.")
     read_rows = _parquet_rows if file.suffix.lower() == ".parquet" else _text_rows
-    paths, labels = PackedTexts(), Labels()
-    rows = read_rows(file, options.get("path", "path"), options.get("label"))
+    paths, labels = PackedTexts(), Labels(no_label)
+    rows = read_rows(file, options.get("path"), options.get("label"))
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         if "" in (path for path, _ in chunk):
             number = len(paths) + [path for path, _ in chunk].index("") + 1
             raise DataError(f"{file}, row {number}: the path is empty.")
         paths.extend(path for path, _ in chunk)
-        labels.extend(label.strip() for _, label in chunk)
+        labels.extend(label for _, label in chunk)
     if not len(paths):
         raise DataError(f"{file} has no rows.")
     reject_missing_images(paths, file)
-    return PathSource(paths, *labels.numbered(), spec=spec, folder=file.parent)
+    source = PathSource(paths, *labels.numbered(str(file)), spec=spec, folder=file.parent)
+    source.notes += labels.notes()
+    return source
 
 
-def _columns(file: Path, names: list[str], path: str, label: str | None) -> tuple[str, str | None]:
-    for column in (path, label):
-        if column is not None and column not in names:
-            raise DataError(f"{file} has no column {column!r}; expected one of {', '.join(names)}.")
-    return path, label or ("label" if "label" in names else None)
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table that are read, by the names that the table gives them; no label without such a column."""
+
+    path: str
+    label: str | None
 
 
-def _text_rows(file: Path, path: str, label: str | None) -> Iterator[tuple[str, str]]:
+def _columns(names: Sequence[str], path: str | None, label: str | None) -> _Columns | str:
+    """The columns with these names; None: `path` and `label` in any case. If one is missing, its name."""
+    found = []
+    for given, common in ((path, "path"), (label, "label")):
+        alike = [name for name in names if name.lower() == common]
+        chosen = given if given is not None else common if common in alike else alike[0] if len(alike) == 1 else None
+        if chosen not in names and (given is not None or common == "path"):
+            return given or common
+        found.append(chosen)
+    return _Columns(str(found[0]), found[1])
+
+
+def _missing_column(
+    file: Path, name: str, names: Sequence[str], option: str, separator: str | None = None
+) -> DataError:
+    how = f", separated by {_SEPARATORS[separator]}," if separator and len(names) > 1 else ""
+    listed = first_few(list(map(repr, names)), 8)
+    return DataError(
+        f"{file} has no column {name!r}; its columns{how} are {listed}. Name the column of the {option}s with "
+        f"#{option}=COLUMN."
+    )
+
+
+def _header(file: Path, line: str, path: str | None, label: str | None) -> tuple[str, list[str], _Columns]:
+    """The separator of a table of text, the names of its columns, and those that are read.
+
+    The separator is that of the ending, or else the only one with which the header has the columns.
+
+    Raises:
+        DataError: a column is missing, or several separators are possible.
+    """
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    headers = {
+        separator: [name.strip() for name in next(csv.reader([line], delimiter=separator))] for separator in _SEPARATORS
+    }
+    columns = {separator: _columns(names, path, label) for separator, names in headers.items()}
+    possible = {separator: found for separator, found in columns.items() if isinstance(found, _Columns)}
+    labeled = {separator: found for separator, found in possible.items() if found.label is not None}
+    if usual in possible and (usual in labeled or not labeled):
+        possible = {usual: possible[usual]}
+    elif len(labeled) == 1:
+        possible = labeled
+    if len(possible) > 1:
+        listed = " or ".join(_SEPARATORS[separator] for separator in possible)
+        raise DataError(f"The columns of {file} may be separated by {listed}; write the table with one of them.")
+    if not possible:
+        separator = max(headers, key=lambda candidate: (len(headers[candidate]), candidate == usual))
+        missing, names = str(columns[separator]), headers[separator]
+        raise _missing_column(file, missing, names, "label" if missing == label else "path", separator)
+    separator, found = next(iter(possible.items()))
+    return separator, headers[separator], found
+
+
+def _text_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
     """(path, label or "") of each row."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            table = csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
-            names = [name.strip() for name in next(table, [])]
-            if not names:
-                raise DataError(f"{file} is empty.")
-            path, label = _columns(file, names, path, label)
-            path_index, label_index = names.index(path), names.index(label) if label else None
+        with file.open(newline="", encoding=encoding_of(file)) as lines:
+            header = lines.readline()
+            if header.lower().startswith("sep="):  # a line for Excel
+                header = lines.readline()
+            if not header.strip():
+                raise DataError(f"{file} is empty, or begins with an empty line.")
+            separator, names, columns = _header(file, header, path, label)
+            path_index = names.index(columns.path)
+            label_index = None if columns.label is None else names.index(columns.label)
+            table = csv.reader(lines, delimiter=separator, strict=True)
             for number, row in enumerate(filter(None, table), start=1):
                 if len(row) != len(names):
                     raise DataError(
@@ -74,7 +139,7 @@ def _text_rows(file: Path, path: str, label: str | None) -> Iterator[tuple[str, 
         raise DataError(f"{file} cannot be read as a table: {error}.") from error
 
 
-def _parquet_rows(file: Path, path: str, label: str | None) -> Iterator[tuple[str, str]]:
+def _parquet_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
     """(path, label or "") of each row."""
     try:
         from pyarrow import ArrowException, parquet
@@ -82,13 +147,15 @@ def _parquet_rows(file: Path, path: str, label: str | None) -> Iterator[tuple[st
         raise DataError('Parquet manifests require pyarrow: pip install "simsiam-eval[parquet]".') from error
     try:
         with parquet.ParquetFile(file) as table:
-            path, label = _columns(file, table.schema_arrow.names, path, label)
-            for batch in table.iter_batches(_CHUNK_ROWS, columns=[path, label] if label else [path]):
-                columns = [
-                    ["" if value is None else str(value) for value in batch.column(name).to_pylist()]
-                    for name in (path, label)
-                    if name
+            names = table.schema_arrow.names
+            columns = _columns(names, path, label)
+            if isinstance(columns, str):
+                raise _missing_column(file, columns, names, "label" if columns == label else "path")
+            read = [name for name in (columns.path, columns.label) if name is not None]
+            for batch in table.iter_batches(_CHUNK_ROWS, columns=read):
+                cells = [
+                    ["" if value is None else str(value) for value in batch.column(name).to_pylist()] for name in read
                 ]
-                yield from zip(columns[0], columns[1] if label else [""] * len(columns[0]), strict=True)
+                yield from zip(cells[0], cells[1] if len(cells) > 1 else [""] * len(cells[0]), strict=True)
     except (OSError, ArrowException) as error:
         raise DataError(f"{file} is not a Parquet file, or it is damaged.") from error

@@ -17,7 +17,7 @@ A plain path is recognized. `#test` is short for `#split=test`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
 from simsiam_eval.sources.tar import open_tar
 from simsiam_eval.sources.zip import open_zip
+from simsiam_eval.vocabulary import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Kind:
         options: names of the options after `#`.
         open: opens it from the path, the spec, the options, and the split (train, test) to take where they name none.
         takes_pattern: whether the path may be a pattern for several files.
+        reads_labels: whether labels are values in its files, so that `open` also takes `no_label`.
     """
 
     options: tuple[str, ...]
-    open: Callable[[Path, str, Mapping[str, str], str | None], ImageSource]
+    open: Callable[..., ImageSource]
     takes_pattern: bool = False
+    reads_labels: bool = False
 
 
 # To add a kind, add a row.
@@ -60,22 +63,25 @@ KINDS: dict[str, Kind] = {
     "image": Kind((), lambda path, spec, _, __: PathSource([path.name], spec=spec, folder=path.parent)),
     "cifar10": Kind(("split",), partial(open_cifar, "cifar10")),
     "cifar100": Kind(("split",), partial(open_cifar, "cifar100")),
-    "manifest": Kind(("path", "label"), lambda path, spec, options, _: open_manifest(path, spec, options)),
-    "list": Kind((), lambda path, spec, _, __: open_list(path, spec)),
-    "tar": Kind(("label", "image", "folder", "split"), open_tar, takes_pattern=True),
+    "manifest": Kind(("path", "label"), open_manifest, reads_labels=True),
+    "list": Kind((), open_list, reads_labels=True),
+    "tar": Kind(("label", "image", "folder", "split"), open_tar, takes_pattern=True, reads_labels=True),
     "zip": Kind(("label", "folder", "split"), open_zip, takes_pattern=True),
-    "hdf5": Kind(("images", "label", "id", "split"), open_hdf5),
-    "parquet": Kind(("image", "label", "id", "split"), open_parquet, takes_pattern=True),
+    "hdf5": Kind(("images", "label", "id", "split"), open_hdf5, reads_labels=True),
+    "parquet": Kind(("image", "label", "id", "split"), open_parquet, takes_pattern=True, reads_labels=True),
     "digits": Kind(("split",), lambda _, spec, options, split: open_digits(spec, options, split)),
 }
 
 
-def open_source(spec: str | os.PathLike[str], split: str | None = None) -> ImageSource:
-    """Open an image source.
+def open_source(
+    spec: str | os.PathLike[str], split: str | None = None, no_label: Sequence[str] = NO_LABEL
+) -> ImageSource:
+    """Open an image source, and say how many of its images have no label where some values mean that.
 
     Args:
         spec: `kind:PATH#options`, or a plain path; the kinds are listed at the top of this module.
         split: train or test, used where the source has splits and the spec names none.
+        no_label: label texts that mean that there is no label, besides the empty text.
 
     Raises:
         UsageError: an unknown kind or option.
@@ -98,9 +104,12 @@ def open_source(spec: str | os.PathLike[str], split: str | None = None) -> Image
     if parsed.kind in ("image", "list", "manifest", "hdf5") and path.is_dir():
         raise DataError(f"{path} is a folder; {parsed.kind}: expects a file.")
     try:
-        return kind.open(path, spec, options, split)
+        source = kind.open(path, spec, options, split, **({"no_label": no_label} if kind.reads_labels else {}))
     except OSError as error:
         raise DataError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+    for note in source.notes:
+        say(f"{spec}: {note}.")
+    return source
 
 
 def _open_digits(spec: str, split: str | None) -> ImageSource:

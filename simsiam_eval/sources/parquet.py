@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from simsiam_eval.sources.parquet_columns import choose_columns, labels_of, read
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
 from simsiam_eval.sources.splits import choose_split
+from simsiam_eval.vocabulary import NO_LABEL
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +29,13 @@ _KEPT_ROWS = 1024
 _OPEN_FILES = 8
 
 
-def open_parquet(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> ParquetSource:
+def open_parquet(
+    path: Path,
+    spec: str,
+    options: Mapping[str, str],
+    default_split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
+) -> ParquetSource:
     """Rows in the order of the files and of the rows in them; id = the file name and the row number in that file.
 
     Args:
@@ -39,6 +46,7 @@ def open_parquet(path: Path, spec: str, options: Mapping[str, str], default_spli
             column of the ids, for example `image.path`; split: one of the splits in the file names, or `none` for all.
             Common names are found without options.
         default_split: train or test, used where there are splits and the options name none.
+        no_label: as of `Labels`, which numbers the labels.
 
     Raises:
         DataError: pyarrow is missing; files are missing, damaged, or differ in their columns; a column is missing, of the
@@ -54,13 +62,17 @@ def open_parquet(path: Path, spec: str, options: Mapping[str, str], default_spli
     row_count = sum(map(sum, group_rows))
     if not row_count:
         raise DataError(f"{spec} has no rows.")
-    labels, class_names = labels_of(files, columns, row_count)
+    labels = labels_of(files, columns, row_count, no_label)
+    where = f"The column {columns.label!r} of {files[0]}"
     ids = PackedTexts()
     for file in files if columns.id else ():
         ids.extend(map(as_utf8, texts_of(file, str(columns.id))))
     key = files_key(files, "parquet", 1, sorted(options.items()), columns.image, columns.label)
     prefixes = names_of(files) if is_pattern(str(path)) or path.is_dir() else [path.name]
-    return ParquetSource(spec, files, prefixes, columns.image, group_rows, labels, class_names, ids, key)
+    numbers, names = labels.numbered(where, columns.classes)
+    source = ParquetSource(spec, files, prefixes, columns.image, group_rows, numbers, names, ids, key)
+    source.notes += labels.notes()
+    return source
 
 
 class ParquetSource(ImageSource):

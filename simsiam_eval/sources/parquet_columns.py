@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.labels import Labels
@@ -130,39 +127,34 @@ def _features(schema: pyarrow.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def labels_of(files: list[Path], columns: Columns, rows: int) -> tuple[NDArray[np.int64], list[str] | None]:
-    """(N,) labels, -1 for none, and their names.
+def labels_of(files: list[Path], columns: Columns, rows: int, no_label: Sequence[str]) -> Labels:
+    """The labels of all rows.
 
     Raises:
-        DataError: neither integers nor strings, below -1, or no class has that number.
+        DataError: neither numbers nor strings.
     """
     from pyarrow import types
 
+    labels = Labels(no_label)
     if columns.label is None:
-        return np.full(rows, -1), None
-    texts, numbers = Labels(), []
+        labels.extend([""] * rows)
+        return labels
     for file in files:
         column = _column(file, columns.label)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if types.is_integer(column.type) or types.is_boolean(column.type):
-            numbers.append(column.cast("int64").fill_null(-1).to_numpy())
-        elif types.is_string(column.type) or types.is_large_string(column.type):
-            texts.extend("" if value is None else value.strip() for value in column.to_pylist())
-        else:
+        kind = column.type
+        if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or types.is_boolean(kind):
+            labels.extend(None if value is None else str(value) for value in column.to_pylist())
+        elif not (types.is_integer(kind) or types.is_floating(kind)):
             raise DataError(
-                f"The column {columns.label!r} of {file} contains {column.type}; expected integers or strings as labels."
+                f"The column {columns.label!r} of {file} contains {kind}; expected whole numbers or strings as labels."
             )
-    if not numbers:
-        return texts.numbered()
-    labels, classes = np.concatenate(numbers), columns.classes
-    where = f"The column {columns.label!r} of {files[0]}"
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < -1:
-        raise DataError(f"{where} contains the label {lowest}; expected labels from 0, or -1 for none.")
-    if classes and highest >= len(classes):
-        raise DataError(f"{where} contains the label {highest}, but names only {len(classes)} classes.")
-    return labels, list(classes) if classes else None
+        elif column.null_count:
+            labels.extend(None if value is None else str(value) for value in column.to_pylist())
+        else:
+            labels.extend_numbers(column.to_numpy())
+    return labels
 
 
 def texts_of(file: Path, name: str) -> Iterator[str]:

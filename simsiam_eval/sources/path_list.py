@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import encoding_of
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.folder import EXTENSIONS
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.vocabulary import NO_LABEL
 
 # `cat/a.jpg 3`, as in Caffe's lists: a space separates a number only if an image name precedes it.
 _PATH_SPACE_NUMBER = re.compile(rf"(.*(?:{'|'.join(map(re.escape, EXTENSIONS))}))\s+(-1|\d+)", re.IGNORECASE)
@@ -20,16 +23,26 @@ _CHUNK_ROWS = 65536
 _CHECKED_PATHS = 100
 
 
-def open_list(file: Path, spec: str) -> PathSource:
+def open_list(
+    file: Path,
+    spec: str,
+    options: Mapping[str, str] = MappingProxyType({}),
+    split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
+) -> PathSource:
     """Rows in the order of the file; relative paths start at the file's folder; id = the path as written.
 
     A line is a path, optionally followed by a tab and a label (or by a space and a number). Empty lines and lines that
-    start with # are ignored (write ./#1.jpg for such a name). Labels are numbered as in a manifest.
+    start with # are ignored (write ./#1.jpg for such a name).
+
+    Args:
+        options, split: not used: a list has neither.
+        no_label: as of `Labels`, which numbers the labels.
 
     Raises:
         DataError: not a text file, no paths, an empty path, or none of the first images exists.
     """
-    paths, labels = PackedTexts(), Labels()
+    paths, labels = PackedTexts(), Labels(no_label)
     rows = _rows(file)
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         paths.extend(path for path, _ in chunk)
@@ -37,7 +50,9 @@ def open_list(file: Path, spec: str) -> PathSource:
     if not len(paths):
         raise DataError(f"{file} has no paths; expected one per line.")
     reject_missing_images(paths, file)
-    return PathSource(paths, *labels.numbered(), spec=spec, folder=file.parent)
+    source = PathSource(paths, *labels.numbered(str(file)), spec=spec, folder=file.parent)
+    source.notes += labels.notes()
+    return source
 
 
 def reject_missing_images(paths: PackedTexts, file: Path) -> None:
@@ -57,7 +72,7 @@ def reject_missing_images(paths: PackedTexts, file: Path) -> None:
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
     """(path, label or "") of each line that is not empty or a comment."""
     # surrogateescape: the output of `find` may contain names that are not UTF-8
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with file.open(encoding=encoding_of(file), errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip(" \r\n")
             if not line or line.startswith("#"):
@@ -69,4 +84,4 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
                 raise DataError(f"{file}, line {number}: the path is empty.")
             if "\0" in line:
                 raise DataError(f"{file}, line {number}: not text; expected a text file with one path per line.")
-            yield path, label.strip()
+            yield path, label

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from simsiam_eval.sources.archive import ArchiveSource, archives
 from simsiam_eval.sources.file_state import files_key
+from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays, remembered_arrays
 from simsiam_eval.sources.shards import is_pattern, names_of
 from simsiam_eval.sources.tar_index import reject_compressed, tar_index
+from simsiam_eval.vocabulary import NO_LABEL
 
 
-def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> TarSource:
+def open_tar(
+    path: Path,
+    spec: str,
+    options: Mapping[str, str],
+    default_split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
+) -> TarSource:
     """Rows in the order of the shards and of the images in them.
 
     Args:
@@ -22,6 +30,7 @@ def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: s
             samples with several; folder: the folder in the archive that contains the class folders; split: one of the
             splits in the file names or top folders, or `none` for all.
         default_split: train or test, used where there are splits and the options name none.
+        no_label: as of `Labels`, which numbers the labels.
 
     The id is the image's name in the archive (where class folders give the labels: below `folder`, or below the folder
     that all images share), after the shard's name unless `path` is a single file.
@@ -38,9 +47,9 @@ def open_tar(path: Path, spec: str, options: Mapping[str, str], default_split: s
     for shard in shards:
         reject_compressed(shard)
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
-    settings = [*map(options.get, ("label", "image", "folder")), *splits]
+    settings = (options.get("label"), options.get("image"), options.get("folder"), *splits, no_label)
     # The index takes one read of every header: minutes for millions of images.
-    key = files_key(shards, "tar", 3, *settings)
+    key = files_key(shards, "tar", 4, *map(repr, settings))
     index = remembered_arrays(key, lambda: tar_index(shards, spec, *settings))
     has_several = is_pattern(str(path)) or path.is_dir()
     return TarSource(spec, shards, index, key, names_of(shards) if has_several else None)
@@ -52,6 +61,7 @@ class TarSource(ArchiveSource):
     def __init__(self, spec: str, shards: list[Path], index: Arrays, key: str, shard_names: list[str] | None) -> None:
         super().__init__(spec, shards, index, key, shard_names)
         self._offset = index["offset"]
+        self.notes += PackedTexts.from_arrays(index["note_bytes"], index["note_ends"])
 
     def _read(self, descriptor: int, row: int) -> bytes:
         return self._read_at(descriptor, row, int(self._offset[row]), int(self._size[row]))

@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import text_encoding
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.sources.archive_folders import class_folders, is_hidden
 from simsiam_eval.sources.folder import EXTENSIONS, is_image
@@ -21,6 +22,7 @@ from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays
 from simsiam_eval.sources.splits import NO_SPLIT
+from simsiam_eval.vocabulary import NO_LABEL
 
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d",
                b"\x04\x22\x4d\x18": "lz4 -d"}  # fmt: skip
@@ -69,19 +71,20 @@ def tar_index(
     folder: str | None = None,
     split: str | None = None,
     default_split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
 ) -> Arrays:
     """Where each image lies.
 
     Args:
-        label, image, folder, split, default_split: as those of `open_tar`.
+        label, image, folder, split, default_split, no_label: as those of `open_tar`.
 
     Returns:
-        the arrays shard, offset, size and label, (N,) int64, and the packed texts name and class.
+        the arrays shard, offset, size and label, (N,) int64, and the packed texts name, class and note.
 
     Raises:
         DataError: as `open_tar`.
     """
-    images = _Images()
+    images = _Images(labels=Labels(no_label))
     with progress(f"index of {spec}", len(shards)) as advance:
         for number, shard in enumerate(shards):
             _add_shard(images, number, shard, label, image)
@@ -89,12 +92,13 @@ def tar_index(
     if not len(images.names):
         raise DataError(f"{spec} has no images ({f'.{image}' if image else ', '.join(EXTENSIONS)}).")
     _reject_missing_labels(images, label, spec)
-    rows, names = np.arange(len(images.names)), images.names
+    rows, names, notes = np.arange(len(images.names)), images.names, list[str]()
     if images.labeled or label == "none":
         if folder or split not in (None, NO_SPLIT):
             option = "folder" if folder else "split"
             raise DataError(f"{spec}: #{option} requires class folders; the labels are taken from {label or 'cls'}.")
-        labels, classes = images.labels.numbered()
+        labels, classes = images.labels.numbered(spec)
+        notes = images.labels.notes()
     else:
         rows, names, labels, classes = class_folders(names, spec, folder, split, default_split)
     index: Arrays = {"label": labels}
@@ -102,6 +106,7 @@ def tar_index(
         index[column] = np.frombuffer(values, np.int64)[rows]
     index["name_bytes"], index["name_ends"] = names.arrays()
     index["class_bytes"], index["class_ends"] = PackedTexts(classes or ()).arrays()
+    index["note_bytes"], index["note_ends"] = PackedTexts(notes).arrays()
     return index
 
 
@@ -134,7 +139,7 @@ def _add_shard(images: _Images, number: int, shard: Path, label: str | None, ima
                 if label_extension == "json":
                     value = _json_value(images, text, label_key, shard, member.name)
                 else:
-                    value = text.decode("utf-8", "replace").strip()
+                    value = text.decode(text_encoding(text[:4]), "replace").strip()
                 if value is not None:
                     label_of[member.key] = value
     if label_of:

@@ -64,7 +64,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     if settings.end_to_end:
         assert settings.checkpoint is not None
         choice = settings.encoder_choice(settings.checkpoint)
-        source = open_source(settings.train, "train")
+        source = open_source(settings.train, "train", settings.no_label)
         end_to_end = _end_to_end_feed(choice, source, settings.extraction(), train, trials, data)
         if settings.out is not None:
             state = _state(settings.out, settings.training_values(), train, test)

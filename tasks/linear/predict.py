@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import DeviceSettings, PrecisionSettings, setting
+from simsiam_eval.commands.settings import DeviceSettings, LabelSettings, PrecisionSettings, setting
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, percent
@@ -31,7 +31,7 @@ _EXAMPLES = 10  # predictions in the table
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(CheckpointSettings, DeviceSettings, PrecisionSettings):
+class PredictSettings(CheckpointSettings, LabelSettings, DeviceSettings, PrecisionSettings):
     """Classify images with an encoder and a head trained by linear-eval (--save-head)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -81,7 +81,7 @@ def predict(settings: PredictSettings) -> Result:
 
     started = time.perf_counter()
     settings.try_outputs()
-    saved, source = read_head(settings.head), open_source(settings.data)
+    saved, source = read_head(settings.head), open_source(settings.data, no_label=settings.no_label)
     options = ExtractionOptions(
         precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict
     )

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.foreign.arrays import TEXT, ForeignArray
 from simsiam_eval.features.foreign.numbered import gap, numbered_groups
+from simsiam_eval.files.text import encoding_of
+from simsiam_eval.vocabulary import NO_VALUE
 from simsiam_eval.wording import first_few
 
 _PARSED_BYTES = 1 << 24  # of text at once; a line must fit
-_DELIMITERS = ",;\t "
-_NO_VALUE = ["", "nan", "NaN", "NA", "N/A", "<NA>", "null", "None"]
+_DELIMITERS = ",;\t| "
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,17 @@ class _Table:
         try:
             with reader.open_csv(
                 self.path,
-                reader.ReadOptions(block_size=_PARSED_BYTES, autogenerate_column_names=not self.has_header),
+                reader.ReadOptions(
+                    block_size=_PARSED_BYTES,
+                    autogenerate_column_names=not self.has_header,
+                    encoding=encoding_of(self.path).removesuffix("-sig"),  # pyarrow skips the mark of UTF-8
+                ),
                 reader.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
                 reader.ConvertOptions(
                     include_columns=list(columns),
                     column_types=dict.fromkeys(columns, arrow.float32() if kind == "float" else arrow.string()),
                     strings_can_be_null=True,
-                    null_values=_NO_VALUE if kind == "float" else [""],
+                    null_values=["", *NO_VALUE] if kind == "float" else [""],
                 ),
             ) as stream:
                 yield from stream
@@ -80,7 +85,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def _opened(path: Path) -> _Table:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=encoding_of(path), newline="") as file:
             line = file.readline(_PARSED_BYTES)
             delimiter = max(_DELIMITERS, key=line.count)
             first = next(csv.reader([line, *file.readlines(1)], delimiter=delimiter), [])

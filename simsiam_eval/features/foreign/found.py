@@ -20,7 +20,6 @@ from simsiam_eval.features.foreign.choice import (
     readable,
 )
 from simsiam_eval.features.foreign.labels import (
-    NO_LABEL,
     RowLabels,
     folder_labels,
     labels_by_id,
@@ -30,6 +29,7 @@ from simsiam_eval.features.foreign.labels import (
 from simsiam_eval.features.foreign.opening import open_arrays
 from simsiam_eval.features.layout import storable
 from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.vocabulary import NO_LABEL
 from simsiam_eval.wording import counted
 
 
@@ -43,6 +43,7 @@ class ImportOptions:
         class_names: file of names.
         features_key, labels_key, ids_key: names of arrays or columns; `none` for no labels or ids.
         from_folders: whether the folder in an id is its label.
+        no_label: label texts that mean that there is no label.
     """
 
     features: tuple[Path, ...]
@@ -53,6 +54,7 @@ class ImportOptions:
     labels_key: str | None = None
     ids_key: str | None = None
     from_folders: bool = False
+    no_label: tuple[str, ...] = NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,14 @@ def _labels(
         others = [array for array in arrays if array.name != column.name] if len(arrays) > 1 else []
         label_ids = choose_column(others, ID_NAMES, None, "--labels-key", where)
         if label_ids is not None and ids is not None:
-            table = row_labels(column, names, where)
+            table = row_labels(column, names, where, options.no_label)
             found, missing = labels_by_id(ids, texts_of(label_ids), table, where)
             note = f"{where} has no label for {counted(missing, 'row')}."
-            return found, f"{column.described()} in {where}, matched by {label_ids.name}", [note] if missing else []
+            return (
+                found,
+                f"{column.described()} in {where}, matched by {label_ids.name}",
+                [*_sentences(table.notes), *([note] if missing else [])],
+            )
     else:
         column = _columns(inputs, LABEL_NAMES, options.labels_key, "--labels-key", only=False)
         where = inputs[0][0]
@@ -258,20 +264,18 @@ def _labels(
         raise DataError(
             f"{where} has {counted(column.shape[0], 'label')}, but there are {rows} rows of features{hint}."
         )
-    found = row_labels(column, names, where)
+    found = row_labels(column, names, where, options.no_label)
     if options.labels is None and options.labels_key is None and _lightly_placeholder(column, inputs, found):
         note = (
             f"The column labels of {where} is 0 in every row, as lightly writes it for unlabeled images, so it was left "
             "out; give --labels-key labels to keep it."
         )
         return None, "none", [note]
-    return found, f"{column.described()} in {where}", _missing_texts(column)
+    return found, f"{column.described()} in {where}", _sentences(found.notes)
 
 
-def _missing_texts(column: ForeignArray) -> list[str]:
-    """A note about the words that were read as no label."""
-    words = {text for text in texts_of(column) if text in NO_LABEL and text} if column.is_text else set()
-    return [f"Labels that were read as none: {', '.join(sorted(filter(None, words)))}."] if words else []
+def _sentences(notes: Sequence[str]) -> list[str]:
+    return [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 
 def _lightly_placeholder(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.foreign.arrays import TEXT, ForeignArray, rows_per_block
+from simsiam_eval.files.text import encoding_of
 
 _LIST_START = re.compile(r'\s*(?:\{\s*"samples"\s*:\s*)?\[')
 _BETWEEN = re.compile(r"[,\s]*")
@@ -106,7 +107,7 @@ def _vector(value: Any) -> NDArray[Any] | None:
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of `{"samples": [...]}`, of `[...]`, or of JSON lines, one at a time."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding=encoding_of(path)) as file:
             for sample in _objects(file, path):
                 if not isinstance(sample, dict):
                     raise DataError(f"{path} contains {str(sample)[:20]} among its samples; expected objects.")

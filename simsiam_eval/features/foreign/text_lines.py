@@ -7,13 +7,14 @@ from pathlib import Path
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.foreign.arrays import ForeignArray, text_array
+from simsiam_eval.files.text import encoding_of, read_text
 from simsiam_eval.sources.packed_texts import PackedTexts
 
 
 def line_array(path: Path) -> ForeignArray:
     """The lines of a text file as an array that is called like the file. Raises DataError: not UTF-8."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding=encoding_of(path)) as file:
             return text_array(path.stem, PackedTexts(line.rstrip("\n") for line in file))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}).") from error
@@ -26,7 +27,7 @@ def json_list(path: Path) -> ForeignArray | None:
         DataError: not JSON.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}).") from error
     plain = isinstance(values, list) and all(isinstance(value, str | int | float | None) for value in values)

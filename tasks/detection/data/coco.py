@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import read_text
 from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage, Segmentation
 
@@ -146,7 +147,7 @@ _TYPES: dict[str, type] = {
 def _read(file: Path) -> dict[str, Any]:
     """The file's content, with the required keys of every entry and their types checked."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except OSError as error:
         raise DataError(f"The annotation file {file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import read_text
 from simsiam_eval.images.decode import UnreadableImage, image_size
 from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
@@ -58,7 +59,7 @@ def _image_names(folder: Path, split: str, role: str, spec: str) -> list[str]:
     file = lists / f"{split}.txt"
     try:
         # The lists of one class have a second column: 1, 0 or -1.
-        names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{spec}: the list {file} cannot be read; available: {available}.") from error
     if len(set(names)) < len(names):

@@ -20,5 +20,5 @@ def test_integers_are_kept_and_names_are_numbered(texts, numbers, names):
     labels = Labels()
     labels.extend(texts[:1])
     labels.extend(texts[1:])
-    numbered, class_names = labels.numbered()
+    numbered, class_names = labels.numbered("a.csv")
     assert (numbered.tolist(), class_names) == (numbers, names)

@@ -197,7 +197,7 @@ def test_fingerprint_follows_content_and_labels_not_path_or_row_groups(folder, t
         ("#image=label", "'label' of .* contains int64; expected image bytes"),
         ("#id=name", "no column 'name'"),
         ("#id=image.name", "no column 'image.name'"),
-        ("#label=score", "contains double; expected integers"),
+        ("#label=score", "score.* label 0.5; expected whole numbers"),
         ("#label=low", "the label -2"),
         ("#split=train", None),
     ],
@@ -229,7 +229,7 @@ def test_rejected_files(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     assert_rejected("a.parquet is not a Parquet file")
     write(path, [1, 2], labels=[0, 3])
-    assert_rejected("label 3, but names only 3 classes")
+    assert_rejected("label 3, but there are only 3 class names")
     write(path, [1, 2])
     write(tmp_path / "b.parquet", [1, 2], names=["x", "y", "z"])
     assert_rejected("b.parquet and .*a.parquet differ")

@@ -43,10 +43,10 @@ def test_labels(values, names, labels, class_names):
 @pytest.mark.parametrize(
     ("values", "names", "says"),
     [
-        ([0.5], None, "label 0.5 in row 0"),
+        ([0.5], None, "label 0.5; expected whole numbers"),
         ([-3], None, "label -3"),
-        ([3], NAMES, "label 3, but --class-names has only 3 names"),
-        (["bee", "ant"], NAMES, r"class 'ant', which --class-names does not contain \(2 such names\)"),
+        ([3], NAMES, "label 3, but there are only 3 class names"),
+        (["bee", "ant"], NAMES, r"class 'ant', which is not among the class names \(2 such names\)"),
     ],
 )
 def test_wrong_labels(values, names, says):
