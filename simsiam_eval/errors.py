@@ -10,7 +10,7 @@ from typing import Literal
 # "--batch-size", "--no-strict" or "-k" in a sentence; commands stand between backticks and are left as they are.
 # --no-label is a name of its own.
 _OPTION = re.compile(
-    r"`[^`]*`|(?<![^\s(\"'])(?:--(?P<negated>no-(?!label))?(?P<long>[a-z][a-z0-9-]*)|-(?P<short>[a-zA-Z]))(?![\w-])"
+    r"`[^`]*`|(?<![^\s(\"'])(?:--(?P<negated>no-(?!label\b))?(?P<long>[a-z][a-z0-9-]*)|-(?P<short>[a-zA-Z]))(?![\w-])"
 )
 _names: Literal["options", "arguments"] = "arguments"
 

@@ -79,16 +79,23 @@ class Labels:
         indices = self._indices
         self._rows.extend(indices.setdefault(text or "", len(indices)) for text in texts)
 
-    def extend_numbers(self, values: NDArray[Any]) -> None:
-        """Add the labels of further rows, (B,) integers, floats or booleans; NaN is no label, whatever texts are."""
+    def extend_numbers(self, values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> None:
+        """Add the labels of further rows, (B,) integers, floats or booleans.
+
+        NaN is no label, whatever texts are; nor is a value that is `missing` (B,).
+        """
         self._are_numbers = True
-        distinct, inverse = np.unique(values, return_inverse=True)
-        missing = distinct != distinct
-        if missing.any():
+        values = values.reshape(-1)
+        present = np.ones(len(values), dtype=bool) if missing is None else ~missing
+        distinct, inverse = np.unique(values[present], return_inverse=True)
+        is_nan = distinct != distinct
+        if is_nan.any():
             self._no_label |= {"NaN"}
-        texts = ["NaN" if is_nan else str(value) for is_nan, value in zip(missing, distinct.tolist(), strict=True)]
+        texts = ["NaN" if nan else str(value) for nan, value in zip(is_nan, distinct.tolist(), strict=True)]
         indices = np.array([self._indices.setdefault(text, len(self._indices)) for text in texts], dtype=np.int64)
-        self._rows.frombytes(indices[inverse.reshape(-1)].tobytes())
+        rows = np.full(len(values), 0 if present.all() else self._indices.setdefault("", len(self._indices)))
+        rows[present] = indices[inverse]
+        self._rows.frombytes(rows.astype(np.int64).tobytes())
 
     def numbered(self, where: str, classes: Sequence[str] | None = None) -> tuple[NDArray[np.int64], list[str] | None]:
         """(N,) labels, -1 for none, and their names.
@@ -138,7 +145,8 @@ class Labels:
         notes = []
         if none and not (set(none) == {""} and none.total() == len(rows)):  # a source without labels needs no note
             listed = first_few([f"{text or 'empty'}: {count:,}" for text, count in none.most_common()], _SHOWN_TEXTS)
-            notes.append(f"{none.total():,} of {counted(len(rows), self._row)} have no label ({listed})")
+            verb = "has" if none.total() == 1 else "have"
+            notes.append(f"{none.total():,} of {counted(len(rows), self._row)} {verb} no label ({listed})")
         for name, count in alike.items():
             option = " ".join(f"--no-label {text}" for text in (*filter(None, none), name))
             notes.append(

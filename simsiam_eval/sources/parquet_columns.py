@@ -150,10 +150,8 @@ def labels_of(files: list[Path], columns: Columns, rows: int, no_label: Sequence
             raise DataError(
                 f"The column {columns.label!r} of {file} contains {kind}; expected whole numbers or strings as labels."
             )
-        elif column.null_count:
-            labels.extend(None if value is None else str(value) for value in column.to_pylist())
         else:
-            labels.extend_numbers(column.to_numpy())
+            labels.extend_numbers(column.fill_null(-1).to_numpy(), column.is_null().to_numpy())
     return labels
 
 

@@ -55,3 +55,39 @@ def test_number_sign_in_folder_name_with_options(tmp_path):
     (folder / "m.csv").write_text("path,kind\nx.png,cat\n")
     for spec in (f"manifest:{folder}/m.csv#label=kind", f"{folder}/m.csv#path=path,label=kind"):
         assert open_source(spec).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_separators_and_encodings(classes, separator, encoding, name):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    text = f'{mark}"Path";"Label"\r\n"cat/a.png";"caf\u00e9"\r\n'.replace(";", separator)
+    (classes / name).write_bytes(text.encode(encoding))
+    source = open_source(str(classes / name))
+    assert (source.id(0), source.class_names) == ("cat/a.png", ("caf\u00e9",))
+
+
+def test_line_for_excel(classes):
+    (classes / "list.csv").write_text("sep=;\npath;label\ncat/a.png;x\n")
+    assert open_source(str(classes / "list.csv")).class_names == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "says"),
+    [
+        (
+            "file;label",
+            "",
+            r"no column 'path'; its columns, separated by semicolons, are 'file', 'label'.*#path=COLUMN",
+        ),
+        ("file\tlabel", "", "separated by tabs, are 'file', 'label'"),
+        ("file", "", r"no column 'path'; its columns are 'file'\. Name"),
+        ("path,kind", "#label=species", r"no column 'species'.*separated by commas, are 'path', 'kind'.*#label=COLUMN"),
+        ("path;x|path", "", "separated by semicolons or vertical bars"),
+    ],
+)
+def test_missing_columns(tmp_path, header, options, says):
+    (tmp_path / "list.csv").write_text(f"{header}\na.png,1\n")
+    with pytest.raises(DataError, match=says):
+        open_source(f"{tmp_path}/list.csv{options}")
