@@ -12,7 +12,9 @@ from pretrain.model import SimSiam
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.notes import note_assumptions
 from simsiam_eval.errors import UsageError
+from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 from simsiam_eval.wording import counted
 
 
@@ -42,7 +44,8 @@ class Start:
 
 
 def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
-    """The encoder of a checkpoint for a new run.
+    """The encoder of a checkpoint for a new run. What is assumed about it is printed, except the normalization: the run has
+    its own.
 
     Raises:
         DataError: no encoder can be loaded.
@@ -61,7 +64,10 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
             f"--init {report.path} takes images of {counted(channels, 'channel')}, but pretrain trains on RGB images "
             "(3 channels)."
         )
-    source = {name: getattr(report, name) for name in ("path", "family", "branch", "epoch", "weights_sha256")}
+    source: dict[str, Any] = {
+        name: getattr(report, name) for name in ("path", "family", "branch", "epoch", "weights_sha256")
+    }
+    source["assumptions"] = note_assumptions(report, IMAGENET_MEAN, IMAGENET_STD)
     return Start(source, dict(report.variant), encoder.trunk.state_dict())
 
 

@@ -17,13 +17,14 @@ from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.encoders.checkpoint import load_encoder as load_encoder_and_report
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder
+from simsiam_eval.encoders.notes import note_assumptions
 from simsiam_eval.encoders.report import CheckpointReport, weights_sha256
 from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.arguments import PREPROCESSING, check_like, check_options, check_path
 from simsiam_eval.extraction.extraction import BlockFeatures, Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, options_like, preprocessing_of
-from simsiam_eval.extraction.plan import root_attributes
+from simsiam_eval.extraction.plan import encoder_attributes, source_attributes
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import reject_mixture
@@ -259,7 +260,12 @@ def extract(
     extraction = Extraction(encoder.encoder, source, preprocessing, chosen, resolve_device(device))
     # The weights may have changed since they were loaded.
     report = replace(encoder.report, weights_sha256=_weights_sha256(encoder))
-    features = extract_to_memory(extraction, root_attributes(extraction, report))
+    if like is None:
+        assumptions: Sequence[str] | None = note_assumptions(report, chosen.mean, chosen.std)
+    else:
+        assumptions = like.attributes.get("assumptions")
+    attributes = encoder_attributes(extraction, report, assumptions) | {"source": source_attributes(extraction)}
+    features = extract_to_memory(extraction, attributes)
     return features if like is None else _matched(features, like)
 
 

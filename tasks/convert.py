@@ -120,7 +120,7 @@ def convert(settings: ConvertSettings) -> Result:
     started = time.perf_counter()
     settings.try_outputs()
     encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
-    note_assumptions(report.with_normalization(settings.mean, settings.std))
+    assumptions = note_assumptions(report, settings.mean, settings.std)
     preprocessing = settings.extraction().preprocessing(report)
     samples = Samples(images_to_compare(settings.images), preprocessing)
     if settings.to == DETECTRON2:
@@ -138,7 +138,12 @@ def convert(settings: ConvertSettings) -> Result:
         *rows,
     ]
     about = provenance(
-        started, checkpoint=settings.checkpoint, family=report.family, arch=report.arch, stem=report.stem
+        started,
+        checkpoint=settings.checkpoint,
+        family=report.family,
+        arch=report.arch,
+        stem=report.stem,
+        assumptions=assumptions,
     )
     if export.comparison is not None:
         package, _, version = export.comparison.consumer.partition(" ")

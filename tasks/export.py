@@ -52,7 +52,9 @@ def export(settings: ExportSettings) -> Result:
             raise cannot_write(settings.out, error) from error
         (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
-        source = {key: reader.attributes[key] for key in ("encoder", "preprocessing", "source", "precision")}
+        source = {
+            key: reader.attributes[key] for key in ("encoder", "assumptions", "preprocessing", "source", "precision")
+        }
     out = settings.out
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.rglob("*")) if file.is_file())
     table = Table(
@@ -72,7 +74,17 @@ def export(settings: ExportSettings) -> Result:
 
 def _root_attributes(reader: FeatureReader) -> dict[str, Any]:
     """The root attributes that exported files keep, for JSON."""
-    keys = ("format", "format_version", "precision", "encoder", "preprocessing", "source", "views", "versions")
+    keys = (
+        "format",
+        "format_version",
+        "precision",
+        "encoder",
+        "assumptions",
+        "preprocessing",
+        "source",
+        "views",
+        "versions",
+    )
     return {key: reader.attributes[key] for key in keys}
 
 

@@ -75,7 +75,7 @@ def extract(settings: ExtractSettings) -> Result:
 
     started = time.perf_counter()
     with join_processes(settings.device) as processes:
-        extraction, attributes_of = plan_extraction(
+        plan = plan_extraction(
             settings.encoder_choice(settings.checkpoint),
             settings.data,
             None,
@@ -83,7 +83,7 @@ def extract(settings: ExtractSettings) -> Result:
             processes.device,
             settings.row_range(),
         )
-        attributes = attributes_of() if processes.main else {}
+        extraction, attributes = plan.extraction, plan.attributes() if processes.main else {}
         engine: Any = Extraction.compute
         if settings.engine == "ray":
             if processes.world > 1:

@@ -138,7 +138,14 @@ def _merged_attributes(parts: Sequence[FeatureReader]) -> dict[str, Any]:
     else:
         source["rows"] = rows
     keys = ("encoder", "preprocessing", "views", "precision", "computation")
-    return {key: first[key] for key in keys} | {"source": source}
+    assumptions = [part.attributes["assumptions"] for part in parts]
+    return {key: first[key] for key in keys} | {"source": source, "assumptions": _united(assumptions)}
+
+
+def _united(assumptions: Sequence[list[str] | None]) -> list[str] | None:
+    """What was assumed for any part; None if that is unknown of all."""
+    known = [sentences for sentences in assumptions if sentences is not None]
+    return list(dict.fromkeys(sentence for sentences in known for sentence in sentences)) if known else None
 
 
 class _MergedRows:

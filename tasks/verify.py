@@ -83,7 +83,9 @@ def verify(settings: VerifySettings) -> Result:
             data = settings.data
             source = None if data is None else open_source(data, no_label=settings.no_label)
             checks += _check_origin(reader, settings.given_encoder(), source, data, sample)
-        return _result(settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "source")})
+        return _result(
+            settings, started, checks, {key: reader.attributes[key] for key in ("encoder", "assumptions", "source")}
+        )
 
 
 def _unfinished(path: Path) -> Check:

@@ -7,48 +7,38 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
-from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import BeingWritten
-from simsiam_eval.extraction.options import ExtractionOptions
-from simsiam_eval.extraction.plan import plan_extraction
+from simsiam_eval.extraction.plan import ExtractionPlan
 from simsiam_eval.features.file import NOT_COMPARED
 from simsiam_eval.files.cache import cache_folder, make_cache_folder
-from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import say
 
 
-def extract_to_cache(
-    choice: EncoderChoice,
-    spec: str,
-    split: str | None,
-    options: ExtractionOptions,
-    device: torch.device,
-    preprocessing: Preprocessing | None = None,
-) -> Path:
+def extract_to_cache(plan: ExtractionPlan, spec: str) -> Path:
     """Extract features into the cache, keyed by weights, source, preprocessing, layers, precision and dtype.
 
     Args:
-        choice, spec, split, options, device, preprocessing: as in `plan_extraction`.
+        plan: what is extracted.
+        spec: the image source as the user gave it, for messages.
 
     Returns:
         The feature file.
 
     Raises:
-        DataError: the checkpoint or the images cannot be used.
+        DataError: the images or the cache folder cannot be used.
     """
     from simsiam_eval.extraction.to_file import write_extraction
 
-    extraction, attributes_of = plan_extraction(choice, spec, split, options, device, preprocessing=preprocessing)
-    attributes = attributes_of()
+    extraction, attributes = plan.extraction, plan.attributes()
+    options = extraction.options
     # Moved images and renamed networks have the same features.
     source_key, encoder_key = (
         {key: value for key, value in attributes[name].items() if key not in NOT_COMPARED}
         for name in ("source", "encoder")
     )
-    key_attributes = {**attributes, "encoder": encoder_key, "source": source_key, "computation": None}
+    key_attributes = {key: value for key, value in attributes.items() if key not in NOT_COMPARED}
+    key_attributes |= {"encoder": encoder_key, "source": source_key, "computation": None}
     key = json.dumps([key_attributes, options.dtype, list(extraction.columns)], sort_keys=True)
     out = cache_folder() / "features" / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".h5")
     action = "from the cache" if out.exists() else "extracting into the cache"
@@ -58,7 +48,7 @@ def extract_to_cache(
     waiting = False
     while True:
         try:
-            write_extraction(extraction, attributes, out, Processes(device))
+            write_extraction(extraction, attributes, out, Processes(extraction.device))
             return out
         except BeingWritten:
             if not waiting:

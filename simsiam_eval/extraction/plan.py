@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,27 @@ from simsiam_eval.extraction.blocks import VIEWS
 from simsiam_eval.extraction.extraction import Extraction
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
 from simsiam_eval.features.provenance import reject_images
-from simsiam_eval.images.preprocess import Preprocessing
+from simsiam_eval.features.table import ImageTable
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.sources.opening import open_source
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """An extraction of which nothing is computed yet.
+
+    Attributes:
+        extraction: what is extracted.
+        encoder_attributes: root attributes of its feature file that do not depend on the images: encoder, assumptions,
+            preprocessing, views, precision and computation.
+    """
+
+    extraction: Extraction
+    encoder_attributes: dict[str, Any]
+
+    def attributes(self) -> dict[str, Any]:
+        """All root attributes. The source's fingerprint reads every image, which only one of several processes needs."""
+        return self.encoder_attributes | {"source": source_attributes(self.extraction)}
 
 
 def plan_extraction(
@@ -30,9 +48,11 @@ def plan_extraction(
     options: ExtractionOptions,
     device: torch.device,
     rows: tuple[int, int] | None = None,
-    preprocessing: Preprocessing | None = None,
-) -> tuple[Extraction, Callable[[], dict[str, Any]]]:
+    like: ImageTable | None = None,
+) -> ExtractionPlan:
     """Prepare the extraction of an image source's features; nothing is computed yet.
+
+    What is assumed about the encoder is printed.
 
     Args:
         choice: the encoder.
@@ -40,37 +60,38 @@ def plan_extraction(
         split: default split, if the spec names none.
         options: what is extracted, and how.
         rows: first row and the one after the last; default: all.
-        preprocessing: default: from the options and the checkpoint.
-
-    Returns:
-        The extraction, and a function that returns the root attributes of its feature file. (A function, because the
-        source's fingerprint reads every image, which only one of several processes needs to do.)
+        like: features whose settings, preprocessing and variant of the trunk the new ones get.
 
     Raises:
         DataError: the checkpoint or the images cannot be used.
         UsageError: `rows` are outside the source.
     """
+    recorded = None
+    if like is not None:
+        recorded, options = preprocessing_of(like.attributes, like.name), options_like(like.attributes, options)
+        choice = choice_like(like.attributes, choice, like.name)
     encoder, report = load_encoder(choice, options.layers, options.pooling)
-    chosen = preprocessing or options
-    note_assumptions(report.with_normalization(chosen.mean, chosen.std))
     source = open_source(spec, split, options.no_label)
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} is outside the {len(source)} rows of {spec}.")
-    extraction = Extraction(encoder, source, preprocessing or options.preprocessing(report), options, device, selected)
-    return extraction, partial(root_attributes, extraction, report)
+    extraction = Extraction(encoder, source, recorded or options.preprocessing(report), options, device, selected)
+    if like is None:
+        assumptions: Sequence[str] | None = note_assumptions(report, options.mean, options.std)
+    else:  # what the features were extracted with holds for the new ones
+        assumptions = like.attributes.get("assumptions")
+    return ExtractionPlan(extraction, encoder_attributes(extraction, report, assumptions))
 
 
-def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[str, Any]:
-    """Root attributes of a feature file: encoder, preprocessing, source, views, precision and computation."""
-    options, source = extraction.options, extraction.source
-    source_attributes: dict[str, Any] = {
-        "spec": source.spec,
-        "fingerprint": source.fingerprint() if options.fingerprint == "content" else source.listing_fingerprint(),
-        "class_names": list(source.class_names) if source.class_names is not None else None,
-    }
-    if len(extraction.rows) < len(source):
-        source_attributes |= {"rows": [extraction.rows.start, extraction.rows.stop], "rows_of": len(source)}
+def encoder_attributes(
+    extraction: Extraction, report: CheckpointReport, assumptions: Sequence[str] | None
+) -> dict[str, Any]:
+    """Root attributes of a feature file that do not depend on the images.
+
+    Args:
+        assumptions: about the encoder; None: unknown.
+    """
+    options = extraction.options
     return {
         "encoder": {
             "arch": report.arch,
@@ -85,12 +106,25 @@ def root_attributes(extraction: Extraction, report: CheckpointReport) -> dict[st
             **({"branch": report.branch} if report.branch else {}),
             **({"channel_order": report.channel_order} if report.channel_order != "rgb" else {}),
         },
+        "assumptions": None if assumptions is None else list(assumptions),
         "preprocessing": extraction.preprocessing.to_dict(),
-        "source": source_attributes,
         "views": VIEWS | {"count": options.views, "seed": options.seed} if options.views else None,
         "precision": options.precision,
         "computation": extraction.computation,
     }
+
+
+def source_attributes(extraction: Extraction) -> dict[str, Any]:
+    """The root attribute `source` of a feature file; reads every image for its fingerprint."""
+    options, source = extraction.options, extraction.source
+    attributes: dict[str, Any] = {
+        "spec": source.spec,
+        "fingerprint": source.fingerprint() if options.fingerprint == "content" else source.listing_fingerprint(),
+        "class_names": list(source.class_names) if source.class_names is not None else None,
+    }
+    if len(extraction.rows) < len(source):
+        attributes |= {"rows": [extraction.rows.start, extraction.rows.stop], "rows_of": len(source)}
+    return attributes
 
 
 def extraction_like(

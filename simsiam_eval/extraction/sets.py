@@ -1,10 +1,14 @@
-"""The training and test features of a task, read from feature files or extracted from images."""
+"""The sets of features of a task, read from feature files or extracted from images.
+
+Everything that can be known before the extraction is checked before it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,13 +16,45 @@ from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.cache import extract_to_cache
-from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint, options_like, preprocessing_of
+from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint
+from simsiam_eval.extraction.plan import ExtractionPlan, plan_extraction
 from simsiam_eval.features.class_names import in_numbering_of
-from simsiam_eval.features.compatibility import labeled, reject_mixture
+from simsiam_eval.features.compatibility import labeled, reject_mixture, reject_unlabeled
 from simsiam_eval.features.provenance import is_imported
 from simsiam_eval.features.reader import open_features, read_features
 from simsiam_eval.features.table import Features
 from simsiam_eval.sources.spec import is_feature_file
+
+
+@dataclass(frozen=True)
+class PlannedFeatures:
+    """The features of images, before they are extracted into the cache.
+
+    Attributes:
+        name: the image source as the user gave it.
+        plan: of the extraction.
+        read: reads the feature file.
+    """
+
+    name: str
+    plan: ExtractionPlan
+    read: Callable[[Path], Features]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes that do not depend on the images."""
+        return self.plan.encoder_attributes
+
+    @property
+    def width(self) -> int:
+        return self.plan.extraction.encoder.width
+
+    def extracted(self) -> Features:
+        """The features, from the cache if they are in it. Raises DataError as `extract_to_cache`."""
+        features = self.read(extract_to_cache(self.plan, self.name))
+        # The file in the cache may be that of another checkpoint with the same weights.
+        attributes = features.attributes | {"assumptions": self.attributes["assumptions"]}
+        return replace(features, attributes=attributes)
 
 
 def train_and_test_features(
@@ -48,13 +84,27 @@ def train_and_test_features(
     def read(path: Path, role: str) -> Features:
         return open_features(path, options.layers) if on_disk else read_features(path, columns_of(path, role))
 
-    def features(spec: str, role: str) -> Features:
-        return labeled(features_of(spec, role, choice, options, device, read), f"--{role} {spec}")
-
-    bank = features(train, "train")
-    queries = bank if test == train and is_feature_file(test) else features(test, "test")
-    reject_mixture(bank, queries)
+    opened_train = labeled_or_planned(plan_features(train, "train", choice, options, device, read), f"--train {train}")
+    opened_test = opened_train
+    if test != train or not is_feature_file(test):
+        opened_test = labeled_or_planned(plan_features(test, "test", choice, options, device, read), f"--test {test}")
+    reject_mixture(opened_train, opened_test)
+    bank = completed(opened_train, f"--train {train}")
+    queries = bank if opened_test is opened_train else completed(opened_test, f"--test {test}")
     return bank, in_numbering_of(bank, queries)
+
+
+def labeled_or_planned(features: Features | PlannedFeatures, name: str) -> Features | PlannedFeatures:
+    """The rows of a feature file that have a label, or the plan for images. Raises DataError if no row has one."""
+    if isinstance(features, Features):
+        return labeled(features, name)
+    reject_unlabeled(features.plan.extraction.source.labels, name)
+    return features
+
+
+def completed(features: Features | PlannedFeatures, name: str) -> Features:
+    """The labeled rows, extracted from images where they were planned. Raises DataError as `extract_to_cache`."""
+    return features if isinstance(features, Features) else labeled(features.extracted(), name)
 
 
 def features_of(
@@ -63,11 +113,28 @@ def features_of(
     choice: EncoderChoice | None,
     options: ExtractionOptions,
     device: torch.device,
+    option: str | None = None,
+) -> Features:
+    """The features of one set, from a feature file or extracted from images; arguments as of `plan_features`.
+
+    Raises:
+        UsageError, DataError: as `train_and_test_features`.
+    """
+    planned = plan_features(spec, role, choice, options, device, option=option)
+    return planned if isinstance(planned, Features) else planned.extracted()
+
+
+def plan_features(
+    spec: str,
+    role: str,
+    choice: EncoderChoice | None,
+    options: ExtractionOptions,
+    device: torch.device,
     read: Callable[[Path, str], Features] | None = None,
     option: str | None = None,
     like: Features | None = None,
-) -> Features:
-    """The features of one set, from a feature file or extracted from images.
+) -> Features | PlannedFeatures:
+    """The features of a feature file, or the plan of their extraction from images.
 
     Args:
         spec: feature file or image source.
@@ -83,21 +150,24 @@ def features_of(
     if is_feature_file(spec):
         features = read(Path(spec), role)
         if choice is not None:
-            if is_imported(features.attributes):
-                raise DataError(
-                    f"{spec} was imported, so whether {choice.checkpoint} is its encoder is unknown; give only imported "
-                    "features, without --checkpoint."
-                )
-            report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
-            if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
-                hint = option_hint(features.attributes, choice)
-                raise DataError(f"The features in {spec} are from another encoder than {report.path}{hint}.")
+            _reject_other_encoder(features, choice, spec)
         return features
     if choice is None:
         raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")
     if role != "train":
         options = replace(options, views=0)  # only training uses views
-    preprocessing = None
-    if like is not None:
-        options, preprocessing = options_like(like.attributes, options), preprocessing_of(like.attributes, like.name)
-    return read(extract_to_cache(choice, spec, role, options, device, preprocessing), role)
+    plan = plan_extraction(choice, spec, role, options, device, like=like)
+    return PlannedFeatures(spec, plan, lambda path: read(path, role))
+
+
+def _reject_other_encoder(features: Features, choice: EncoderChoice, spec: str) -> None:
+    """Raise DataError if the features are not known to be of this encoder."""
+    if is_imported(features.attributes):
+        raise DataError(
+            f"{spec} was imported, so whether {choice.checkpoint} is its encoder is unknown; give only imported "
+            "features, without --checkpoint."
+        )
+    report = inspect_checkpoint(choice_like(features.attributes, choice, spec))
+    if features.attributes["encoder"].get("weights_sha256") != report.weights_sha256:
+        hint = option_hint(features.attributes, choice)
+        raise DataError(f"The features in {spec} are from another encoder than {report.path}{hint}.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import differences
@@ -20,15 +21,33 @@ def labeled(table: Table, name: str) -> Table:
     Raises:
         DataError: no row has a label; the message begins with `name`.
     """
+    reject_unlabeled(table.labels, name)
     kept = table.labels >= 0
-    if not kept.any():
-        raise DataError(f"{name} has no labels.")
     if not kept.all():
         say(f"{name}: {counted(int((~kept).sum()), 'image')} without a label skipped.")
     return table.subset(kept)
 
 
-def reject_mixture(train: ImageTable, test: ImageTable) -> None:
+def reject_unlabeled(labels: NDArray[np.int64], name: str) -> None:
+    """Raise DataError, which begins with `name`, if no row has a label."""
+    if not (labels >= 0).any():
+        raise DataError(f"{name} has no labels.")
+
+
+class Extracted(Protocol):
+    """Features of one encoder, extracted or still to be extracted; attributes as of `ImageTable`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def attributes(self) -> dict[str, Any]: ...
+
+    @property
+    def width(self) -> int: ...
+
+
+def reject_mixture(train: Extracted, test: Extracted) -> None:
     """Reject two sets of features that were not extracted by the same encoder in the same way.
 
     Raises:
@@ -64,6 +83,7 @@ def described_features(table: ImageTable) -> dict[str, Any]:
         "unreadable": table.unreadable,
         "source": {key: attributes["source"].get(key) for key in ("spec", "fingerprint")},
         "encoder": attributes["encoder"],
+        "assumptions": attributes.get("assumptions"),
         "preprocessing": attributes["preprocessing"],
         "precision": attributes["precision"],
     }

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from simsiam_eval.errors import BeingWritten, DataError
-from simsiam_eval.features.file import JSON_ATTRIBUTES, differences, part_of
+from simsiam_eval.features.file import JSON_ATTRIBUTES, NOT_COMPARED, differences, part_of
 from simsiam_eval.features.layout import pwrite_all
 from simsiam_eval.files.atomic import sync_folder
 from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
@@ -96,7 +96,7 @@ def reject_other_extraction(
     part = part_of(path)
     try:
         with h5py.File(part, "r", locking=False) as file:
-            keys = [key for key in JSON_ATTRIBUTES if key != "versions"]
+            keys = [key for key in JSON_ATTRIBUTES if key not in NOT_COMPARED | {"versions"}]
             actual = {key: json.loads(file.attrs[key]) for key in keys} | {"precision": file.attrs["precision"]}
             differing = differences(actual, {key: attributes.get(key) for key in actual})
             same = ("views" in file) == ("views" in columns)

@@ -51,7 +51,7 @@ class FeatureWriter:
         rows: ids and labels of all N rows.
         columns: dataset -> shape of a row in it: `features` (D,), perhaps `layers/NAME` (D,) and `views` (V,D).
         dtype: float32 or float16.
-        attributes: encoder, preprocessing, source, views (dicts or None) and precision.
+        attributes: encoder, assumptions, preprocessing, source, views and precision.
         process: which of several processes this is; process 0 must have created its writer before the others.
 
     Raises:

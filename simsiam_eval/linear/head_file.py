@@ -30,6 +30,7 @@ class SavedHead:
         preprocessing: of the images, as in a feature file; None for features of unknown images.
         precision: of the encoder; None if unknown.
         trained: protocol, settings and test accuracy, for information.
+        assumptions: what was assumed about the encoder, as in a feature file; None if unknown.
     """
 
     head: Head
@@ -38,6 +39,7 @@ class SavedHead:
     preprocessing: dict[str, Any] | None
     precision: str | None
     trained: dict[str, Any]
+    assumptions: list[str] | None = None
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def write_head(path: Path, saved: SavedHead) -> None:
         "preprocessing": saved.preprocessing,
         "precision": saved.precision,
         "trained": saved.trained,
+        "assumptions": saved.assumptions,
     }
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "head": json.dumps(description)}
     content = save(
@@ -103,6 +106,7 @@ def read_head(path: Path) -> SavedHead:
             description["preprocessing"],
             description.get("precision"),
             description["trained"],
+            description.get("assumptions"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: metadata {error}.") from error

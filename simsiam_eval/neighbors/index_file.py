@@ -49,6 +49,7 @@ def write_index_file(path: Path, index: NeighborIndex, images: ImageTable, measu
         file.attrs.update(
             {"format": _FORMAT, "factory": index.factory, "metric": index.metric, "index": _fingerprint(path)}
             | {name: json.dumps(images.attributes[name]) for name in _JSON}
+            | {"assumptions": json.dumps(images.attributes.get("assumptions"))}
             | {"precision": images.attributes["precision"], "parameters": measured.parameters}
             | {"recall": measured.recall, "recall_k": measured.k}
         )
@@ -70,6 +71,7 @@ def read_index_file(path: Path) -> tuple[NeighborIndex, ImageTable, MeasuredReca
             if file.attrs.get("format") != _FORMAT:
                 raise DataError(f"{sidecar} does not describe the rows of an index.")
             attributes: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _JSON}
+            attributes["assumptions"] = json.loads(file.attrs.get("assumptions", "null"))
             attributes["precision"] = file.attrs["precision"]
             factory, metric, fingerprint = (file.attrs[name] for name in ("factory", "metric", "index"))
             measured = MeasuredRecall(

@@ -58,7 +58,7 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
         label: None if checkpoint is None else settings.encoder_choice(checkpoint)
         for label, checkpoint in checkpoints.items()
     }
-    inits = inspect_initializations(choices, settings.random_arch, settings.stem)
+    inits = inspect_initializations(choices, settings.random_arch, settings.stem, settings.extraction())
     on_cpu = processes.device.type == "cpu"
     reasons = [unsupported_trunk(init.stem, init.variant, "--backend torchvision") for init in inits]
     unsupported = next(filter(None, reasons), None)

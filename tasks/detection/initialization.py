@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from simsiam_eval.encoders.choice import EncoderChoice
     from simsiam_eval.encoders.encoder import ResNetEncoder
     from simsiam_eval.encoders.report import CheckpointReport
+    from simsiam_eval.extraction.options import ExtractionOptions
 
 RANDOM = "random"  # in place of a checkpoint: random weights
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
-_RECORDED = ("path", "family", "arch", "stem", "epoch", "weights_sha256")
+_RECORDED = ("path", "family", "arch", "stem", "epoch", "weights_sha256", "assumptions")
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """Where the weights of an encoder come from; `choice` and `report` are None for random weights.
+    """Where the weights of an encoder come from; `choice`, `report` and `options` are None for random weights.
 
-    `variant` is how the trunk differs from torchvision's, as from `TrunkVariant.to_dict`.
+    `variant` is how the trunk differs from torchvision's, as from `TrunkVariant.to_dict`; `options` have the mean and the
+    standard deviation that the user gives.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Initialization:
     variant: Mapping[str, Any]
     choice: EncoderChoice | None = None
     report: CheckpointReport | None = None
+    options: ExtractionOptions | None = None
 
     @property
     def identity(self) -> str:
@@ -60,11 +63,9 @@ class Initialization:
 
     def normalization(self) -> dict[str, tuple[float, ...]]:
         """`mean` and `std` of the images that the encoder was trained on; {} for random weights."""
-        if self.report is None:
+        if self.report is None or self.options is None:
             return {}
-        from simsiam_eval.extraction.options import ExtractionOptions
-
-        preprocessing = ExtractionOptions().preprocessing(self.report)
+        preprocessing = self.options.preprocessing(self.report)
         return {"mean": preprocessing.mean, "std": preprocessing.std}
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +84,12 @@ class Initialization:
         return {name: values[name] for name in _RECORDED} | further
 
 
-def inspect_initializations(choices: Mapping[str, EncoderChoice | None], arch: str, stem: str) -> list[Initialization]:
+def inspect_initializations(
+    choices: Mapping[str, EncoderChoice | None], arch: str, stem: str, options: ExtractionOptions
+) -> list[Initialization]:
     """Inspect the checkpoints; random weights get the trunk of the first checkpoint, or `arch` and `stem`.
+
+    What is assumed about the encoders is printed.
 
     Raises:
         DataError: a checkpoint holds no complete encoder.
@@ -92,9 +97,14 @@ def inspect_initializations(choices: Mapping[str, EncoderChoice | None], arch: s
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
     from simsiam_eval.encoders.encoder import not_a_resnet
+    from simsiam_eval.encoders.notes import note_assumptions
 
     variant: Mapping[str, Any] = {}
-    reports = {label: inspect_checkpoint(choice) for label, choice in choices.items() if choice is not None}
+    reports = {
+        label: inspect_checkpoint(choice).with_normalization(options.mean, options.std)
+        for label, choice in choices.items()
+        if choice is not None
+    }
     stems = {}
     for label, report in reports.items():
         if report.stem is None:
@@ -107,6 +117,8 @@ def inspect_initializations(choices: Mapping[str, EncoderChoice | None], arch: s
     if reports:
         first = next(iter(reports))
         arch, stem, variant = reports[first].arch, stems[first], reports[first].variant
+        for report in reports.values():
+            note_assumptions(report)
     initializations = []
     for label, choice in choices.items():
         if choice is None:
@@ -114,7 +126,7 @@ def inspect_initializations(choices: Mapping[str, EncoderChoice | None], arch: s
         else:
             report = reports[label]
             trunk = report.arch, stems[label], report.variant
-            initializations.append(Initialization(label, *trunk, choice, report))
+            initializations.append(Initialization(label, *trunk, choice, report, options))
     return initializations
 
 

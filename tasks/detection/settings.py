@@ -10,6 +10,7 @@ from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, S
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
+from simsiam_eval.extraction.pixel_settings import NormalizationSettings
 from simsiam_eval.vocabulary import STEMS
 from tasks.detection.detector_spec import BN_BATCHES, ROIS
 from tasks.detection.initialization import RANDOM
@@ -42,7 +43,7 @@ def preset_schedule(preset: str) -> Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, SeedSettings):
+class DetectSettings(CheckpointSettings, NormalizationSettings, ProcessSettings, PrecisionSettings, SeedSettings):
     """Fine-tune a detector (Faster or Mask R-CNN) from an encoder, and report AP, AP50 and AP75."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -180,6 +181,8 @@ class DetectSettings(CheckpointSettings, ProcessSettings, PrecisionSettings, See
             raise UsageError("An encoder is required; give --checkpoint or --init random.")
         if not self.loads_checkpoint() and self.random_arch not in ARCHITECTURES:
             raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, got {self.random_arch!r}.")
+        if not self.loads_checkpoint():
+            self.reject_given(("mean", "std"), "requires --checkpoint")
         for name in self.classes or ():
             if (self.classes or ()).count(name) > 1:
                 raise UsageError(f"--classes {name} is given twice; name each class once.")

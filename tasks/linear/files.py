@@ -89,4 +89,5 @@ def _own_files(record_file: Path) -> list[str]:
 def _saved_head(result: Result, report: HeadReport, attributes: dict[str, Any]) -> SavedHead:
     training = {"protocol": result.protocol, "settings": result.settings, "top1": report.accuracies.top["top1"]}
     encoder, preprocessing, precision = (attributes[key] for key in ("encoder", "preprocessing", "precision"))
-    return SavedHead(report.fit.head, report.class_names, encoder, preprocessing, precision, training)
+    assumptions = attributes.get("assumptions")
+    return SavedHead(report.fit.head, report.class_names, encoder, preprocessing, precision, training, assumptions)

@@ -109,7 +109,9 @@ def predict(settings: PredictSettings) -> Result:
         task="predict",
         settings=settings.to_dict(),
         metrics=metrics,
-        provenance=provenance(started, str(device), encoder=saved.encoder, head=saved.trained),
+        provenance=provenance(
+            started, str(device), encoder=saved.encoder, assumptions=saved.assumptions, head=saved.trained
+        ),
         files={"predictions": str(settings.out)} if settings.out else {},
         table=Table(
             f"Predictions for {settings.data}", columns, examples, _notes(metrics, len(examples), settings.out)

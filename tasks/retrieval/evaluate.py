@@ -199,24 +199,28 @@ def _open_sets(
     device: torch.device,
 ) -> tuple[Features, Features]:
     """Labeled images of gallery and queries, with labels in the gallery's numbering; without a query spec both are one."""
-    from simsiam_eval.extraction.sets import features_of
+    from simsiam_eval.extraction.sets import PlannedFeatures, completed, labeled_or_planned, plan_features
     from simsiam_eval.features.class_names import in_numbering_of
-    from simsiam_eval.features.compatibility import labeled, reject_mixture
+    from simsiam_eval.features.compatibility import reject_mixture
+    from simsiam_eval.features.table import Features
 
-    def opened(spec: str, role: str, option: str, like: Features | None = None) -> Features:
-        features = features_of(spec, role, choice, options, device, option=option, like=like)
-        return labeled(features, f"{option} {spec}")
+    def opened(spec: str, role: str, option: str, other: Any = None) -> Features | PlannedFeatures:
+        like = other if isinstance(other, Features) else None  # images are prepared as those of the feature file were
+        planned = plan_features(spec, role, choice, options, device, option=option, like=like)
+        return labeled_or_planned(planned, f"{option} {spec}")
 
     if query_spec is None:
-        gallery = opened(gallery_spec, "train", "--gallery")
+        gallery = completed(opened(gallery_spec, "train", "--gallery"), f"--gallery {gallery_spec}")
         return gallery, gallery
-    if is_feature_file(query_spec):  # images are prepared as those of the feature file were
-        queries = opened(query_spec, "test", "--queries")
-        gallery = opened(gallery_spec, "train", "--gallery", queries)
+    if is_feature_file(query_spec):
+        opened_queries = opened(query_spec, "test", "--queries")
+        opened_gallery = opened(gallery_spec, "train", "--gallery", opened_queries)
     else:
-        gallery = opened(gallery_spec, "train", "--gallery")
-        queries = opened(query_spec, "test", "--queries", gallery if is_feature_file(gallery_spec) else None)
-    reject_mixture(gallery, queries)
+        opened_gallery = opened(gallery_spec, "train", "--gallery")
+        opened_queries = opened(query_spec, "test", "--queries", opened_gallery)
+    reject_mixture(opened_gallery, opened_queries)
+    gallery = completed(opened_gallery, f"--gallery {gallery_spec}")
+    queries = completed(opened_queries, f"--queries {query_spec}")
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 
 

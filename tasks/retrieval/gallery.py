@@ -15,8 +15,9 @@ from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.plan import extraction_like
+from simsiam_eval.extraction.sets import PlannedFeatures
 from simsiam_eval.features.class_names import class_name
-from simsiam_eval.features.compatibility import reject_mixture, same_rows
+from simsiam_eval.features.compatibility import Extracted, reject_mixture, same_rows
 from simsiam_eval.features.reader import open_features
 from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.neighbors.approximate import NeighborIndex
@@ -105,6 +106,27 @@ class Queries:
         return class_name(int(self.labels[query]), self.class_names)
 
 
+def extracted_gallery(gallery: Features | PlannedFeatures, query_spec: str) -> Features:
+    """The features of a gallery; before they are extracted the queries are opened.
+
+    Raises:
+        DataError: the queries do not exist, or are features of another encoder or preprocessing.
+    """
+    if isinstance(gallery, Features):
+        return gallery
+    if is_feature_file(query_spec):
+        reject_mixture(gallery, _opened(query_spec, gallery))
+    else:
+        open_source(query_spec, "test")
+    return gallery.extracted()
+
+
+def _opened(spec: str, gallery: Extracted) -> Features:
+    """Queries of a feature file, of the layer of the gallery."""
+    layer = gallery.attributes["encoder"].get("layer")
+    return open_features(Path(spec), (layer,) if layer else ())
+
+
 def open_queries(spec: str, gallery: ImageTable, choice: EncoderChoice | None, device: torch.device) -> Queries:
     """The queries of a feature file, or of an image, a folder or another source, prepared as the gallery's images were.
 
@@ -113,8 +135,7 @@ def open_queries(spec: str, gallery: ImageTable, choice: EncoderChoice | None, d
             features of another encoder or preprocessing.
     """
     if is_feature_file(spec):
-        layer = gallery.attributes["encoder"].get("layer")
-        file = open_features(Path(spec), (layer,) if layer else ())
+        file = _opened(spec, gallery)
         reject_mixture(gallery, file)
         features = file.features[:]
         leave_one_out = same_rows(gallery, file)

@@ -88,9 +88,9 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     Raises:
         UsageError, DataError: the gallery or the queries cannot be used, or the output cannot be written.
     """
-    from simsiam_eval.extraction.sets import features_of
+    from simsiam_eval.extraction.sets import plan_features
     from simsiam_eval.runtime.device import resolve_device
-    from tasks.retrieval.gallery import Gallery, open_index_gallery, open_queries
+    from tasks.retrieval.gallery import Gallery, extracted_gallery, open_index_gallery, open_queries
 
     started = time.perf_counter()
     settings.try_outputs()
@@ -98,10 +98,9 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     if is_index_file(settings.gallery):
         gallery = open_index_gallery(Path(settings.gallery))
     else:
-        options = settings.extraction()
-        gallery = Gallery(
-            features_of(settings.gallery, "train", settings.given_encoder(), options, device, option="--gallery")
-        )
+        options, choice = settings.extraction(), settings.given_encoder()
+        planned = plan_features(settings.gallery, "train", choice, options, device, option="--gallery")
+        gallery = Gallery(extracted_gallery(planned, settings.query))
     parameters, metric = "", settings.metric or "cosine"
     if gallery.index is not None and gallery.recall is not None:
         metric = gallery.index.metric
@@ -144,6 +143,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
             leave_one_out=queries.leave_one_out,
             gallery=str(gallery.images.path),
             encoder=gallery.images.attributes["encoder"],
+            assumptions=gallery.images.attributes.get("assumptions"),
         ),
         files=files,
         table=Table(

@@ -114,7 +114,9 @@ def load_hugging_face(choice: EncoderChoice, layer: str | Sequence[str], pooling
     arch = HUGGING_FACE + type(trunk).__name__
     encoder = HuggingFaceEncoder(trunk, arch, layer, pooling, int(getattr(trunk.config, "num_channels", 3))).eval()
     preprocessing = hf_preprocessing(folder)
-    assumptions = [f"Features are pooled as {encoder.pooling}, from the last hidden state."]
+    assumptions = []
+    if pooling == "auto":
+        assumptions.append(f"Features are pooled as {encoder.pooling}, from the last hidden state.")
     if preprocessing is None:
         assumptions.append("The folder has no preprocessor_config.json, so that ImageNet's preprocessing is used.")
     return Backbone(

@@ -54,6 +54,8 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
     preprocessing, stated_by, assumptions = _preprocessing(opened, network, config)
+    if pooling == "auto":
+        assumptions = (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions)
     return Backbone(
         encoder,
         str(path),
@@ -63,7 +65,7 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         found.skipped,
         preprocessing.to_dict(),
         stated_by,
-        (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions),
+        assumptions,
         found.branches,
         epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 
 from simsiam_eval.errors import BeingWritten, DataError, UsageError
-from simsiam_eval.extraction import to_file
+from simsiam_eval.extraction import sets, to_file
 from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.sets import train_and_test_features
 from simsiam_eval.features.compatibility import same_rows
@@ -150,3 +151,71 @@ def images(tmp_path):
             pixels = np.full((9, 9, 3), 40 * number + ord(label), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "set" / label / f"{number}.png")
     return tmp_path / "set"
+
+
+@pytest.fixture
+def nothing_is_extracted(monkeypatch):
+    def extract(plan, spec):
+        raise AssertionError(f"{spec} is extracted")
+
+    monkeypatch.setattr(sets, "extract_to_cache", extract)
+
+
+@pytest.mark.usefixtures("nothing_is_extracted")
+@pytest.mark.parametrize("file_is", ["--train", "--test"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--crop", "4"], "differ in preprocessing.crop, preprocessing.resize."),
+        (["--layer", "layer2"], "has no layer layer2; it has: pool."),
+        (["--pool", "max", "--flip-average"], "differ in encoder.flip_average, encoder.pooling."),
+        (["--precision", "bf16"], "differ in precision."),
+        (["--stem-padding", "2"], "--stem-padding contradicts"),
+    ],
+)
+def test_images_are_not_extracted_if_they_do_not_fit_a_feature_file(
+    call, pipeline, checkpoint, tmp_path, file_is, options, message
+):
+    shutil.copy(pipeline / "test.h5", tmp_path)
+    images_are = {"--train": "--test", "--test": "--train"}[file_is]
+    both = (file_is, tmp_path / "test.h5", images_are, "digits")
+    for command in ("knn", "linear-eval"):
+        result = call(command, *both, "--checkpoint", checkpoint, *options)
+        assert result.exit_code in (1, 2)
+        assert message in result.stderr
+
+
+@pytest.mark.usefixtures("nothing_is_extracted")
+def test_what_is_missing_is_found_before_an_extraction(call, checkpoint, images, tmp_path):
+    unlabeled = tmp_path / "unlabeled"
+    unlabeled.mkdir()
+    shutil.copy(images / "a" / "0.png", unlabeled)
+    commands = [
+        (("knn", "--train", images, "--test", tmp_path / "missing"), "missing"),
+        (("knn", "--train", images, "--test", unlabeled), f"--test {unlabeled} has no labels."),
+        (("retrieval", "eval", "--gallery", images, "--queries", tmp_path / "missing.h5"), "missing.h5"),
+        (("retrieval", "search", tmp_path / "missing.h5", "--gallery", images), "missing.h5"),
+        (("retrieval", "search", tmp_path / "missing", "--gallery", images), "missing"),
+    ]
+    for command, message in commands:
+        result = call(*command, "--checkpoint", checkpoint)
+        assert result.exit_code == 1
+        assert message in result.stderr
+
+
+@pytest.mark.usefixtures("nothing_is_extracted")
+def test_a_gallery_that_does_not_fit_the_queries_is_not_extracted(call, pipeline, checkpoint):
+    sets = ("--gallery", "digits", "--checkpoint", checkpoint)
+    result = call("retrieval", "search", pipeline / "test.h5", *sets, "--crop", 4)
+    assert result.exit_code == 1
+    assert "differ in preprocessing" in result.stderr
+
+
+def test_images_get_the_variant_of_the_features_that_they_are_compared_with(record, checkpoint, tmp_path):
+    record(
+        "extract", "--checkpoint", checkpoint, "--data", "digits#test", "--stem-padding", 2, "--out", tmp_path / "a.h5"
+    )
+    made = record(
+        "retrieval", "eval", "--gallery", tmp_path / "a.h5", "--queries", "digits", "--checkpoint", checkpoint
+    )
+    assert made["provenance"]["queries"]["encoder"]["variant"] == {"stem_padding": 2}
