@@ -7,14 +7,12 @@
     se.KNNClassifier(n_neighbors=20).fit(*train).score(*test)
     se.knn(train="train.h5", test="test.h5", k=20).metrics["top1"]
 
-Names are imported on first use, so that `import simsiam_eval` is fast.
+Names are imported on first use, so that `import simsiam_eval` is fast, and a command soon handles Ctrl-C itself.
 """
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
-from simsiam_eval.commands.table import COMMANDS
+TYPE_CHECKING = False  # of `typing`, whose import takes longer than everything here
 
 # PyTorch's OpenMP threads spin while they wait for each other, which slows down every other process on the machine:
 # pretraining next to another busy process on two cores ran four times slower. torch reads it on import, which is later.
@@ -79,33 +77,32 @@ _MODULE_OF = {
     "DataError": "errors",
     "UsageError": "errors",
 }
-# `extract` is defined in api.py: it also accepts a loaded encoder and returns the features.
-_COMMAND_OF = {command.python_name: name for name, command in COMMANDS.items() if command.python_name not in _MODULE_OF}
-
-__all__ = [
-    "__version__",
-    *(name for name in _MODULE_OF if name != "extract"),
-    *(command.python_name for command in COMMANDS.values()),
-]
 
 if not TYPE_CHECKING:  # or every name would exist for a type checker
 
-    def __getattr__(name: str) -> Any:
-        if name == "__version__":
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        from simsiam_eval.commands.table import COMMANDS
+
+        names = {command.python_name: command_name for command_name, command in COMMANDS.items()}
+        if name == "__all__":
+            # `extract` is defined in api.py: it also accepts a loaded encoder and returns the features.
+            value = ["__version__", *(known for known in _MODULE_OF if known not in names), *names]
+        elif name == "__version__":
             from simsiam_eval.runtime.machine import versions
 
             value = versions()["simsiam-eval"]
         elif name in _MODULE_OF:
             value = getattr(importlib.import_module(f"simsiam_eval.{_MODULE_OF[name]}"), name)
-        elif name in _COMMAND_OF:
+        elif name in names:
             from simsiam_eval.commands.function import command_function
 
-            value = command_function(_COMMAND_OF[name])
+            value = command_function(names[name])
         else:
             raise AttributeError(f"module 'simsiam_eval' has no attribute {name!r}")
         globals()[name] = value
         return value
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted(__getattr__("__all__"))

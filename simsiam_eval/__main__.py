@@ -9,14 +9,12 @@ _HOME = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Run the command line."""
-    try:
-        from simsiam_eval.commands.table import load
+    from simsiam_eval.runtime.immediate_exit import end_at_signals
 
-        program = load("cli:main")
-    except KeyboardInterrupt:  # later ones are the commands' own
-        print("Error: Interrupted.", file=sys.stderr)
-        sys.exit(130)
-    program()
+    end_at_signals()
+    from simsiam_eval.commands.table import load
+
+    load("cli:main")()
 
 
 def _leave_out_working_folder() -> None:

@@ -9,27 +9,31 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from simsiam_eval.commands.record import Result
 from simsiam_eval.errors import Stopped, UserError, spelled_as
-from simsiam_eval.runtime.exit_report import AFTER_A_SIGNAL, report_exit
+from simsiam_eval.runtime.exit_report import report_exit
+from simsiam_eval.runtime.immediate_exit import end_at_signals, signal_message
 from simsiam_eval.runtime.launch import torchrun_group
 from simsiam_eval.runtime.progress import say
-
-_INTERRUPTED = 130
+from simsiam_eval.runtime.signals import CaughtSignal, Received, raised_signals
 
 
 def report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
     """Run, print the result, and turn what can go wrong into one sentence and an exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _on_signal)
-    with spelled_as("options"):
+    with spelled_as("options"), raised_signals() as received:
         try:
-            _report(run, as_json, debug)
+            _report(lambda: _uninterrupted(run, received), as_json, debug)
+        except (KeyboardInterrupt, CaughtSignal):
+            end_at_signals()
+            if debug:
+                traceback.print_exc()
+            number = received.number or signal.SIGINT
+            if not report_exit("signal", signal_message(number), 128 + number):
+                say(signal_message(number))
+            raise SystemExit(128 + number) from None
         except Exception:
             if not report_exit("traceback", traceback.format_exc().rstrip(), 1):
                 raise
@@ -53,10 +57,6 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
-    except KeyboardInterrupt:
-        _fail(f"Interrupted. {AFTER_A_SIGNAL}", _INTERRUPTED, debug, by_signal=True)
-    except _Signal as caught:
-        _fail(f"{caught.name}. {AFTER_A_SIGNAL}", 128 + caught.number, debug, by_signal=True)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:
@@ -69,6 +69,20 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         if result.faults:
             report_exit("complete", "", 1)
             raise SystemExit(1)
+
+
+def _uninterrupted(run: Callable[[], Result], received: Received) -> Result:
+    """What `run` returns. An exception after a signal is the signal's: code that a signal interrupts may turn its exception
+    into another one, or lose it."""
+    try:
+        result = run()
+    except Exception as error:
+        if received.number and not isinstance(error, Stopped):
+            raise CaughtSignal from error
+        raise
+    if received.number:
+        raise CaughtSignal
+    return result
 
 
 def _print(result: Result, as_json: bool) -> None:
@@ -98,20 +112,9 @@ def _end_workers() -> None:
             worker.join()
 
 
-class _Signal(BaseException):
-    """A signal that ends the command, as KeyboardInterrupt is one."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.name = number, signal.Signals(number).name
-
-
-def _on_signal(number: int, frame: Any) -> None:
-    raise _Signal(number)
-
-
-def _fail(message: str, status: int, debug: bool, by_signal: bool = False) -> None:
+def _fail(message: str, status: int, debug: bool) -> None:
     if debug:
         raise
-    if not report_exit("signal" if by_signal else "error", f"Error: {message}", status):
+    if not report_exit("error", f"Error: {message}", status):
         say(f"Error: {message}")
     raise SystemExit(status)

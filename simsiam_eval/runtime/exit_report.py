@@ -10,14 +10,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from simsiam_eval.runtime.immediate_exit import AFTER_A_SIGNAL, ENDING_SIGNALS, EXIT_REPORTS, signal_message
 from simsiam_eval.runtime.progress import say
 
-# Set for processes that `--num-gpus` started: the folder of their reports.
-EXIT_REPORTS = "SIMSIAM_EVAL_EXIT_REPORTS"
-AFTER_A_SIGNAL = (
-    "Finished files are complete. Run the same command again: `extract`, `pretrain`, `detect` and "
-    "`linear-eval --end-to-end --out` resume, other commands start over."
-)
 Kind = Literal["error", "traceback", "signal", "complete"]
 # A process whose peer has failed fails too, with a traceback or by torchrun's signal: the peer's error comes first.
 _ORDER: tuple[Kind, ...] = ("error", "complete", "traceback")
@@ -45,7 +40,7 @@ def report_exit(kind: Kind, message: str, status: int) -> bool:
     folder = os.environ.get(EXIT_REPORTS)
     if folder is None:
         return False
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # torchrun ends the others with one
+    for number in ENDING_SIGNALS:  # torchrun ends the others with one
         signal.signal(number, signal.SIG_IGN)
     report = json.dumps(dataclasses.asdict(ExitReport(kind, message, status, time.time())))
     unfinished = Path(folder, f"{os.getpid()}.part")
@@ -78,8 +73,7 @@ def show_exit(reports: list[ExitReport], signal_number: int, rank: int, exit_cod
                 say(message)
             return chosen[0].status
     if signal_number:
-        name = "Interrupted" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
-        say(f"Error: {name}. {AFTER_A_SIGNAL}")
+        say(signal_message(signal_number))
         return 128 + signal_number
     if exit_code < 0:
         say(f"Error: The process of rank {rank} was ended by {signal.Signals(-exit_code).name}. {AFTER_A_SIGNAL}")

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from simsiam_eval.errors import UsageError
-from simsiam_eval.runtime.exit_report import EXIT_REPORTS, read_exit_reports, show_exit
+from simsiam_eval.runtime.exit_report import read_exit_reports, show_exit
+from simsiam_eval.runtime.immediate_exit import EXIT_REPORTS
 from simsiam_eval.runtime.machine import usable_cores
 from simsiam_eval.wording import counted
 

@@ -67,16 +67,79 @@ def test_a_result_with_faults_is_printed_and_the_status_is_1():
     assert shown.stderr == result.stderr  # not in the table
 
 
-def test_a_signal_is_a_sentence_and_a_status():
-    for name, status in (("SIGTERM", 143), ("SIGHUP", 129)):
-        code = (
-            "import os, signal, tests.simsiam_eval.commands.oven as t\n"
-            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup
-            f"t.command('bake', t.Oven, lambda settings: os.kill(os.getpid(), signal.{name}))(['rye'])"
-        )
-        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        assert (run.returncode, run.stderr.count("\n")) == (status, 1), run.stderr
-        assert run.stderr.startswith(f"Error: {name}. Finished files are complete")
+def ended(code):
+    """Status and standard error of a process."""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == ""
+    return run.returncode, run.stderr
+
+
+SIGNALS = [("SIGINT", 130, "Interrupted"), ("SIGTERM", 143, "SIGTERM"), ("SIGHUP", 129, "SIGHUP")]
+# What code that a signal interrupts does with its exception.
+FATES = {
+    "raised": "send()",
+    "turned into another one": """
+    try:
+        send()
+    except BaseException:
+        raise RecursionError("maximum recursion depth exceeded")""",
+    "lost": """
+    try:
+        send()
+    except BaseException:
+        pass
+    return t.bake_it(settings)""",
+    "lost in __del__": """
+    class Crumb:
+        def __del__(self):
+            send()
+    Crumb()
+    time.sleep(60)""",
+}
+
+
+@pytest.mark.parametrize(("name", "status", "says"), SIGNALS)
+@pytest.mark.parametrize("fate", FATES)
+def test_a_signal_is_a_sentence_and_a_status(name, status, says, fate):
+    returncode, error = ended(f"""
+import os, signal, time, tests.simsiam_eval.commands.oven as t
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+def send():
+    os.kill(os.getpid(), signal.{name})
+def run(settings):
+    {FATES[fate]}
+t.command('bake', t.Oven, run)(['rye'])""")
+    lines = [line for line in error.splitlines() if line != "baking"]
+    assert (returncode, len(lines)) == (status, 1), error
+    assert lines[0].startswith(f"Error: {says}. Finished files are complete")
+
+
+@pytest.mark.parametrize("module", ["click", "tasks.inspect", "torch", "numpy.lib"])
+def test_a_signal_during_an_import_is_a_sentence_and_a_status(module):
+    returncode, error = ended(f"""
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+from simsiam_eval.__main__ import main
+class SignalAtImport(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, SignalAtImport())
+sys.argv = ["simsiam-eval", "inspect", "missing.pth"]
+main()""")
+    assert (returncode, error.count("\n")) == (130, 1), error
+    assert error.startswith("Error: Interrupted. Finished files are complete")
+
+
+def test_debug_shows_where_a_signal_came():
+    returncode, error = ended("""
+import os, signal, tests.simsiam_eval.commands.oven as t
+def rise(settings):
+    os.kill(os.getpid(), signal.SIGINT)
+t.command('bake', t.Oven, rise)(['rye', '--debug'])""")
+    assert returncode == 130
+    assert "in rise" in error
+    assert error.splitlines()[-1].startswith("Error: Interrupted.")
 
 
 def test_what_is_printed_can_always_be_printed(tmp_path):
