@@ -34,7 +34,8 @@ from pretrain.build import view_recipe
 from pretrain.settings import PretrainSettings
 from pretrain.views.parameters import boxes, draw
 from simsiam_eval.images.crops import crop_image
-from simsiam_eval.images.decode import DecodedImage, open_image
+from simsiam_eval.images.decode import open_image
+from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import MARGIN, Preprocessing
 
 SIZES = ((32, 32), (300, 225), (500, 375), (1600, 1200), (4000, 3000))

@@ -49,7 +49,7 @@ from simsiam_eval.extraction.options import ExtractionOptions
 from simsiam_eval.extraction.to_file import write_extraction
 from simsiam_eval.features.reader import read_features
 from simsiam_eval.features.writer import FeatureWriter
-from simsiam_eval.images.decode import DecodedImage
+from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.batch_norm import mean_bn_statistics
 from simsiam_eval.runtime.machine import worker_count

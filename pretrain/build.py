@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,21 +21,25 @@ from pretrain.views.parameters import ViewRecipe
 from simsiam_eval.encoders.architectures import TRUNK
 from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
 from simsiam_eval.errors import UsageError
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.linear.schedule import scaled_lr
 from simsiam_eval.runtime.batch_norm import synchronize_bn
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.intensity import source_intensity
 
 _CONTIGUOUS_UP_TO = 16  # pixels: channels-last is slower on a CPU there (benchmarks/results/memory_format.md)
 
 
-def open_folder(settings: PretrainSettings, source: ImageSource, processes: Processes) -> RunFolder:
+def open_folder(
+    settings: PretrainSettings, source: ImageSource, preprocessing: Preprocessing, processes: Processes
+) -> RunFolder:
     """The run folder, once the main process has created and locked it."""
     description = RunDescription(
         arch=settings.arch,
         stem=settings.trunk_stem(),
-        preprocessing=encoder_preprocessing(settings).to_dict(),
+        preprocessing=preprocessing.to_dict(),
         settings=settings.to_dict(),
         images=source.listing_fingerprint(),
         processes=processes.world,
@@ -43,12 +49,14 @@ def open_folder(settings: PretrainSettings, source: ImageSource, processes: Proc
     return folder
 
 
-def open_loader(settings: PretrainSettings, source: ImageSource, processes: Processes) -> Loader:
+def open_loader(
+    settings: PretrainSettings, source: ImageSource, preprocessing: Preprocessing, processes: Processes
+) -> Loader:
     """The loader of the run's batches."""
     return Loader(
         source,
         view_recipe(settings),
-        encoder_preprocessing(settings),
+        preprocessing,
         processes,
         batch_size=settings.batch_size,
         image_size=settings.image_size,
@@ -169,11 +177,21 @@ def distributed(model: SimSiam, processes: Processes) -> torch.nn.Module:
     return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
 
 
-def encoder_preprocessing(settings: PretrainSettings) -> Preprocessing:
-    """How images are prepared for the encoder later: resized to 256 / 224 of the view's size; small images whole."""
+def encoder_preprocessing(settings: PretrainSettings, source: ImageSource) -> Preprocessing:
+    """How images are prepared for the encoder later: resized to 256 / 224 of the view's size; small images whole.
+
+    Which values are black and white in images of more than 8 bits is decided on the training images.
+    """
     size = settings.image_size
     short = round(size * 256 / 224) if settings.stem == "imagenet" else size
-    return Preprocessing(resize=short, crop=size, decode=settings.decode)
+    intensity = source_intensity(source, settings.intensity)
+    return Preprocessing(resize=short, crop=size, decode=settings.decode, intensity=intensity)
+
+
+def with_saved_intensity(preprocessing: Preprocessing, saved: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing with the black and white of the run that a checkpoint resumes, if it records them."""
+    intensity = Intensity.from_json(saved[METADATA_KEY]["preprocessing"].get("intensity"))
+    return replace(preprocessing, intensity=intensity) if intensity.ranges else preprocessing
 
 
 def _base_lr(settings: PretrainSettings) -> float:

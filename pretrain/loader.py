@@ -21,7 +21,8 @@ from pretrain.views.parameters import ViewParameters, ViewRecipe, boxes, draw
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.blocks import explain_killed_workers
 from simsiam_eval.images.crops import crop_image
-from simsiam_eval.images.decode import OpenedImage, UnreadableImage
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.preprocess import MARGIN, Preprocessing
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
@@ -87,7 +88,7 @@ class Loader:
 
     Args:
         recipe: of the random parameters.
-        preprocessing: its mean and std normalize the views.
+        preprocessing: its mean and std normalize the views; its intensity scales images of more than 8 bits.
         batch_size: images per step, of all processes together.
         image_size: side of a view in pixels.
         seed: of the order of images and of the parameters.
@@ -122,6 +123,7 @@ class Loader:
     ) -> None:
         _check_batch(source, batch_size, processes.world, accumulate)
         self._source, self._size, self._workers = source, image_size, workers
+        self._intensity = preprocessing.intensity
         self._scaled, self._strict, self._device = decode == "scaled", strict, processes.device
         self._compiled = compiled and self._device.type == "cuda"
         self._augment = Views(preprocessing.mean, preprocessing.std, self._compiled).augment
@@ -167,7 +169,7 @@ class Loader:
         workers = worker_count(self._workers, self._source.in_memory)
         pinned = self._device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(
-            _Crops(self._source, self.schedule, self._size, self._scaled),  # type: ignore[arg-type]
+            _Crops(self._source, self._intensity, self.schedule, self._size, self._scaled),  # type: ignore[arg-type]
             batch_size=None,
             sampler=steps,  # of the whole run: no pause between epochs
             num_workers=workers,
@@ -233,7 +235,7 @@ class Loader:
             self.unreadable[row] = reason
 
     def _load_resident(self, required: bool) -> None:
-        pixels, reasons = resident_pixels(self._source)
+        pixels, reasons = resident_pixels(self._source, self._intensity)
         if pixels is None:
             if required:
                 raise UsageError(
@@ -259,8 +261,8 @@ def _check_batch(source: ImageSource, batch_size: int, processes: int, accumulat
 class _Crops:
     """Map-style dataset for DataLoader workers: step of the run -> both crops (B,3,S,S) uint8, and unreadable rows."""
 
-    def __init__(self, source: ImageSource, schedule: Schedule, size: int, scaled: bool) -> None:
-        self.source, self.schedule, self.size, self.scaled = source, schedule, size, scaled
+    def __init__(self, source: ImageSource, intensity: Intensity, schedule: Schedule, size: int, scaled: bool) -> None:
+        self.source, self.intensity, self.schedule, self.size, self.scaled = source, intensity, schedule, size, scaled
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]] | DataError:
         epoch_and_step = divmod(step, self.schedule.steps)
@@ -269,7 +271,7 @@ class _Crops:
         reasons: dict[int, str] = {}
         for position, row in enumerate(rows):
             try:
-                image = self.source.image(int(row))
+                image = self.source.opened(int(row), None, self.intensity)
                 crops[:, position] = self._both(image, [view[position : position + 1] for view in parameters])
             except UnreadableImage as error:
                 reasons[int(row)] = str(error)
@@ -297,19 +299,19 @@ def _replacements(is_readable: NDArray[np.bool_]) -> NDArray[np.int64]:
     return readable[np.searchsorted(readable, np.arange(len(is_readable))) % len(readable)]
 
 
-def resident_pixels(source: ImageSource) -> tuple[torch.Tensor | None, dict[int, str]]:
+def resident_pixels(source: ImageSource, intensity: Intensity) -> tuple[torch.Tensor | None, dict[int, str]]:
     """All images of a source, if they are of one size and small enough; unreadable ones are black.
 
     Returns:
         (N,3,H,W) uint8 or None, and row -> reason of the unreadable images.
     """
-    if isinstance(source, ArraySource):
+    if isinstance(source, ArraySource) and source.pixels.dtype == np.uint8 and source.pixels.shape[3:] == (3,):
         return torch.from_numpy(source.pixels).permute(0, 3, 1, 2).contiguous(), {}
     reasons: dict[int, str] = {}
 
     def decode(row: int) -> NDArray[np.uint8] | None:
         try:
-            return source.image(row).pixels()
+            return source.opened(row, None, intensity).pixels()
         except UnreadableImage as error:
             reasons[row] = str(error)
             return None

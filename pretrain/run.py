@@ -20,6 +20,7 @@ from pretrain.build import (
     open_loader,
     start_of,
     training_recipe,
+    with_saved_intensity,
 )
 from pretrain.callback import Callback, Callbacks, Position, StepResult
 from pretrain.checkpoint import Checkpoint, Interval, restore
@@ -34,6 +35,8 @@ from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import may_change
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.batch_norm import mean_bn_statistics
 from simsiam_eval.runtime.compiler import require_compiler
 from simsiam_eval.runtime.processes import Processes, join_processes
@@ -60,10 +63,11 @@ def pretrain(settings: PretrainSettings) -> Result:
         if settings.compile != "off":
             require_compiler(processes.device)
         source = open_source(settings.data, "train", settings.no_label)
-        source.require(range(len(source)), None)
+        source.require(range(len(source)), None, Intensity())
+        preprocessing = encoder_preprocessing(settings, source)
         with (
-            closing(open_folder(settings, source, processes)) as folder,
-            closing(_Run(settings, source, folder, processes)) as run,
+            closing(open_folder(settings, source, preprocessing, processes)) as folder,
+            closing(_Run(settings, source, preprocessing, folder, processes)) as run,
         ):
             checkpoint = run.train() if settings.epochs else run.estimate_bn_statistics()
             result = run.result(checkpoint, started)
@@ -77,14 +81,23 @@ class _Run:
     """A run, new or resumed."""
 
     def __init__(
-        self, settings: PretrainSettings, source: ImageSource, folder: RunFolder, processes: Processes
+        self,
+        settings: PretrainSettings,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        folder: RunFolder,
+        processes: Processes,
     ) -> None:
         self._settings, self._source, self._folder, self._processes = settings, source, folder, processes
         device = processes.device
         saved = folder.read(settings.resume, may_change(PretrainSettings))
+        if saved is not None:
+            preprocessing = with_saved_intensity(preprocessing, saved)
+            folder.run = replace(folder.run, preprocessing=preprocessing.to_dict())
         start = start_of(settings, saved)
         folder.run = replace(folder.run, start=start)
-        self._loader = open_loader(settings, source, processes)
+        self._preprocessing = preprocessing
+        self._loader = open_loader(settings, source, preprocessing, processes)
         self._model = build_model(settings, processes, start)
         self._optimizer = build_optimizer(settings, self._model, device)
         self._wrapped = distributed(self._model, processes)
@@ -170,7 +183,7 @@ class _Run:
                 settings.trunk_stem(),
                 self._source,
                 open_source(settings.val, "test", settings.no_label),
-                encoder_preprocessing(settings),
+                self._preprocessing,
                 position,
                 stop,
                 processes.device,

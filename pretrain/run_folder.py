@@ -121,7 +121,7 @@ class RunFolder:
 
     def _reject_other_run(self, saved: dict[str, Any], may_change: Collection[str]) -> None:
         given = self.run.settings
-        settings = {"decode": "full"} | saved["settings"]  # the default for runs older than --decode
+        settings = {"decode": "full", "intensity": "auto"} | saved["settings"]  # the defaults for runs older than these
         reject_other_settings(self.out, settings, given, may_change, option_name)
         processes = saved.get("processes", self.run.processes)
         if not given["sync_bn"] and processes != self.run.processes:

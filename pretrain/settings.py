@@ -11,6 +11,8 @@ from simsiam_eval.commands.settings import LabelSettings, PrecisionSettings, Pro
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
+from simsiam_eval.extraction.pixel_settings import intensity_setting
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.vocabulary import DECODINGS, STEMS, TIMM
 
 PREDICTORS = ("none", "fixed", "cosine", "constant")
@@ -99,6 +101,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
         "method": "predictor stop_gradient loss symmetric dim pred_dim predictor_bn projector_layers projector_hidden "
         "projector_bn",
         "optimization": "epochs batch_size lr momentum weight_decay warmup_epochs accumulate sync_bn",
+        "preprocessing": "intensity",
         "augmentation": "image_size crop_area jitter jitter_hue grayscale blur flip rotate shift zoom shear decode",
         "monitoring": "knn_every knn_k knn_temperature health_every on_collapse tensorboard wandb",
         "checkpoints": "out checkpoint_every keep resume",
@@ -266,12 +269,14 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
         may_change=True,
         help="Number of decoding processes (default: one per core, at most 16; none for images in memory).",
     )
+    intensity: str = intensity_setting()
     strict: bool = setting(
         False, may_change=True, help="Stop at the first unreadable image instead of skipping it with a message."
     )
 
     def check(self) -> None:
         super().check()
+        Intensity.parse(self.intensity)
         if self.arch not in ARCHITECTURES and not self.arch.startswith(TIMM):
             raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, or timm:NAME, got {self.arch!r}.")
         if self.trunk_stem() == "imagenet" and self.image_size < 17:

@@ -81,8 +81,8 @@ class PretrainedEncoder(Encoder):
         """Features of a few images, the same that `extract` gives.
 
         Args:
-            images: one image or an iterable of N: Pillow images, paths, or uint8 arrays (H,W,3) or (H,W); where
-                channels were selected, any arrays that have them.
+            images: one image or an iterable of N: Pillow images, paths, or arrays (H,W,3) or (H,W); where channels were
+                selected, any arrays that have them.
             device: auto, cpu, cuda or cuda:N.
 
         Returns:
@@ -122,7 +122,7 @@ def load_encoder(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     channels: int | str | Sequence[int] | None = None,
-    max_value: float | None = None,
+    intensity: str = "auto",
     channel_axis: str | None = None,
     download: bool = False,
 ) -> PretrainedEncoder:
@@ -142,7 +142,9 @@ def load_encoder(
         channel_order: rgb or bgr, in which the encoder was trained to take color channels; images are RGB all the same.
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all.
         channels: number, or indices, of the channels of images that are read as they are stored; default: RGB or gray.
-        max_value, channel_axis: of such images, as the options of `extract`.
+        channel_axis: of such images, as the option of `extract`.
+        intensity: values that are black and white in images of more than 8 bits, as the option of `extract`; `embed` and
+            `preprocess` see no source, so for other types than 16-bit unsigned integers they need dtype or LOW:HIGH.
         download: whether weights that are not on this machine may be downloaded.
 
     None stands for what the checkpoint says, or else the default for its stem.
@@ -168,7 +170,7 @@ def load_encoder(
     values: dict[str, Any] = {"layer": layer, "pool": pooling, "transform": transform, "mean": mean, "std": std}
     values |= {
         "channels": channels,
-        "max_value": max_value,
+        "intensity": intensity,
         "channel_axis": channel_axis,
         "channel_order": channel_order,
     }
@@ -245,18 +247,18 @@ def extract(
             choice = choice_like(like.attributes, choice, like.name)
         encoder = PretrainedEncoder.from_choice(choice, chosen)
     chosen = replace(chosen, layers=encoder.layers, pooling=encoder.pooling)
-    if like is not None:
-        preprocessing = preprocessing_of(like.attributes, like.name)
-    elif given & set(PREPROCESSING):
-        preprocessing = chosen.preprocessing(encoder.report)
-    else:
-        preprocessing = encoder.preprocess.preprocessing
     if isinstance(data, str | os.PathLike):
         source = open_source(os.fspath(data), split, chosen.no_label)
     else:
         if split is not None:
             raise UsageError("split requires data as a string or path.")
         source = data if isinstance(data, ImageSource) else GivenImages(as_images(data, "data"))
+    if like is not None:
+        preprocessing = preprocessing_of(like.attributes, like.name)
+    elif given & set(PREPROCESSING):
+        preprocessing = chosen.preprocessing_on(source, encoder.report)
+    else:
+        preprocessing = chosen.completed(encoder.preprocess.preprocessing, source)
     extraction = Extraction(encoder.encoder, source, preprocessing, chosen, resolve_device(device))
     # The weights may have changed since they were loaded.
     report = replace(encoder.report, weights_sha256=_weights_sha256(encoder))

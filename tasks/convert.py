@@ -167,7 +167,9 @@ def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
     """
     from sklearn.datasets import load_sample_images
 
-    from simsiam_eval.images.decode import UnreadableImage
+    from simsiam_eval.images.intensity import AUTO
+    from simsiam_eval.images.opened import UnreadableImage
+    from simsiam_eval.sources.intensity import source_intensity
     from simsiam_eval.sources.opening import open_source
 
     if spec is None:
@@ -177,10 +179,10 @@ def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
     rows = source.spaced_rows(_MAX_IMAGES)
     if not rows:
         raise DataError(f"--images {spec} has no images; leave it out to compare on scikit-learn's photographs.")
-    images = []
+    images, intensity = [], source_intensity(source, AUTO)
     for row in rows:
         try:
-            images.append(source.image(row).pixels())
+            images.append(source.opened(row, None, intensity).pixels())
         except UnreadableImage as error:
             raise DataError(f"{source.id(row)}: {error}; give images that can be decoded with --images.") from error
     return images

@@ -83,7 +83,7 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
     import torch
 
     from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.images.decode import UnreadableImage
+    from simsiam_eval.images.opened import UnreadableImage
     from simsiam_eval.metrics.spread import collapse_std, rankme
     from simsiam_eval.runtime.progress import say
     from simsiam_eval.sources.opening import open_source
@@ -91,12 +91,14 @@ def _features(choice: EncoderChoice, options: ExtractionOptions, images: str) ->
     encoder, report = load_encoder(choice)
     source = open_source(images)
     rows = source.spaced_rows(_IMAGES)
-    preprocessing = options.preprocessing(report)
+    preprocessing = options.preprocessing_on(source, report)
     preprocessing.require_images()
     pixels = {}
     for row in rows:
         try:
-            pixels[source.id(row)] = preprocessing.pixels(source.opened(row, preprocessing.selection))
+            pixels[source.id(row)] = preprocessing.pixels(
+                source.opened(row, preprocessing.selection, preprocessing.intensity)
+            )
         except UnreadableImage as error:
             say(f"{source.id(row)}: {error}; skipped.")
     if not pixels:

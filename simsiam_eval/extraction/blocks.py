@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.crops import RATIO, crop_boxes, crop_image, draw_crops
-from simsiam_eval.images.decode import DecodedImage, UnreadableImage
+from simsiam_eval.images.opened import DecodedImage, UnreadableImage
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.signals import ignore_stop_signals
@@ -105,7 +105,7 @@ class Blocks:
         """(1+V,C,S,S), or the error that reading the image raised."""
         pixels = torch.zeros(self._shape, dtype=self.preprocessing.pixel_type)
         try:
-            image = self.source.opened(row, self.preprocessing.selection)
+            image = self.source.opened(row, self.preprocessing.selection, self.preprocessing.intensity)
             if self.views:
                 full_image = self.preprocessing.in_channels(image.pixels())
                 pixels[1:] = self._augmented_views(full_image, row)

@@ -81,7 +81,7 @@ class Extraction:
         self.encoder, self.source, self.preprocessing = encoder, source, preprocessing
         self.options, self.device = options, device
         self.rows = range(len(source)) if rows is None else rows
-        source.require(self.rows, preprocessing.selection)
+        source.require(self.rows, preprocessing.selection, preprocessing.intensity)
         self.views = options.views
         self.batch = options.batch or _DEFAULT_BATCH[device.type]
 

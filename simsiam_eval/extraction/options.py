@@ -13,11 +13,14 @@ from simsiam_eval.encoders.choice import VARIANT_OPTIONS, EncoderChoice
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.images.channels import ChannelSelection
+from simsiam_eval.images.intensity import AUTO, Intensity
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
+from simsiam_eval.sources.intensity import report_range, source_intensity
 from simsiam_eval.vocabulary import NO_LABEL, STEMS
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.report import CheckpointReport
+    from simsiam_eval.sources.base import ImageSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class ExtractionOptions:
         mean, std: of the normalization, as fractions of 1: one value per channel or one for all; None: as the encoder was
             trained.
         selection: the channels of the images as they are stored; None: 8-bit RGB or gray.
+        intensity: which values of images of more than 8 bits are black and white: the setting, or those of other images.
         flip_average: whether to average the features of the image and its mirror image.
         normalize: whether to L2-normalize the features.
         views: number of augmented views per image besides the center crop, drawn from `seed` and the row.
@@ -53,6 +57,7 @@ class ExtractionOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     selection: ChannelSelection | None = None
+    intensity: str | Intensity = AUTO
     flip_average: bool = False
     normalize: bool = False
     views: int = 0
@@ -69,10 +74,11 @@ class ExtractionOptions:
     def as_settings(self) -> dict[str, Any]:
         """The settings of a loaded encoder that decide how its images are prepared."""
         selection = {} if self.selection is None else self.selection.to_dict()
-        return {"transform": self.transform, "mean": self.mean, "std": self.std} | selection
+        given = {"transform": self.transform, "mean": self.mean, "std": self.std, "intensity": self.intensity}
+        return given | selection
 
     def preprocessing(self, report: CheckpointReport) -> Preprocessing:
-        """The preprocessing of images for the encoder of a checkpoint."""
+        """The preprocessing of images for the encoder of a checkpoint; `preprocessing_on` completes it for a source."""
         return preprocessing_for(
             report.stem,
             report.metadata or {"preprocessing": report.preprocessing},
@@ -85,7 +91,34 @@ class ExtractionOptions:
             std=self.std,
             channels=TrunkVariant.from_dict(report.variant).channels,
             selection=self.selection,
+            intensity=self.intensity,
         )
+
+    def preprocessing_on(self, source: ImageSource, report: CheckpointReport) -> Preprocessing:
+        """The preprocessing of the images of a source for the encoder of a checkpoint. Raises as `completed`."""
+        return self.completed(self.preprocessing(report), source)
+
+    def completed(self, preprocessing: Preprocessing, source: ImageSource) -> Preprocessing:
+        """A preprocessing with the values that are black and white in the images of a source.
+
+        Raises:
+            DataError: with selected channels, the scale of the values is unclear.
+        """
+        if isinstance(self.intensity, Intensity):
+            report_range(source, self.intensity, preprocessing.selection)
+            return replace(preprocessing, intensity=self.intensity)
+        known, selection = preprocessing.intensity, preprocessing.selection
+        return replace(preprocessing, intensity=source_intensity(source, self.intensity, selection, known))
+
+    def with_scale_of(self, attributes: Mapping[str, Any]) -> ExtractionOptions:
+        """The options with the black and white of features, unless they are fixed already.
+
+        Args:
+            attributes: root attributes of the features.
+        """
+        fixed = isinstance(self.intensity, Intensity) or Intensity.parse(self.intensity) is not None
+        recorded = (attributes.get("preprocessing") or {}).get("intensity")
+        return self if fixed else replace(self, intensity=Intensity.from_json(recorded))
 
 
 def options_like(

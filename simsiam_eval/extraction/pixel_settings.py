@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.settings import Settings, option_name, setting
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.channels import ChannelSelection, channels_text
+from simsiam_eval.images.intensity import AUTO, RULES, Intensity
 from simsiam_eval.vocabulary import CHANNEL_AXES
 
 if TYPE_CHECKING:
     from simsiam_eval.extraction.options import ExtractionOptions
+
+
+def intensity_setting() -> Any:
+    """--intensity of the commands that read images."""
+    return setting(
+        AUTO,
+        help="Black and white of images of more than 8 bits, the same for all: auto (as the checkpoint or the files say, "
+        "else the usual range that fits a sample of the images), dtype (0 to the maximum of the integer type, 0 to 1 for "
+        "floats), LOW:HIGH such as 0:4095, or percentile (the 0.5 and 99.5 percentiles of a sample).",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,20 +68,16 @@ class NormalizationSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelSettings(NormalizationSettings):
-    """Adds which channels of images are used, for commands that read images as they are stored."""
+    """Adds which values are black and white, and which channels are used, for commands that compute features of images."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"preprocessing": "channels max_value channel_axis"}
+    GROUPS: ClassVar[dict[str, str]] = {"preprocessing": "intensity channels channel_axis"}
+
+    intensity: str = intensity_setting()
 
     channels: str | None = setting(
         None,
         help="Read images as they are stored, with these channels: their number, such as 4, or indices from 0, such as "
         "0,1,2,7 or 0-2,7 (3-3 for one). Default: images are converted to 8-bit RGB, or gray for an encoder of one channel.",
-    )
-    max_value: float | None = setting(
-        None,
-        above=0,
-        help="With --channels, the pixel value that becomes 1 (default: 255 for 8-bit and 65535 for 16-bit unsigned "
-        "integers; required for other types, 1 leaves floats as they are).",
     )
     channel_axis: str | None = setting(
         None,
@@ -87,16 +94,17 @@ class PixelSettings(NormalizationSettings):
         super().check()
         self.selection()
         if self.channels is None:
-            self.reject_given(("max_value", "channel_axis"), "requires --channels")
+            self.reject_given(("channel_axis",), "requires --channels")
+        Intensity.parse(self.intensity)
 
     def _has_scale(self) -> bool:
-        return self.max_value is not None
+        return self.channels is not None and self.intensity not in RULES
 
     def selection(self) -> ChannelSelection | None:
         """The channels of the images that the encoder gets; None: 8-bit RGB or gray. Raises UsageError."""
         if self.channels is None:
             return None
-        return ChannelSelection.parse(self.channels, self.max_value, self.channel_axis)
+        return ChannelSelection.parse(self.channels, self.channel_axis)
 
     def extraction(self) -> ExtractionOptions:
-        return dataclasses.replace(super().extraction(), selection=self.selection())
+        return dataclasses.replace(super().extraction(), selection=self.selection(), intensity=self.intensity)

@@ -20,6 +20,7 @@ from simsiam_eval.extraction.options import ExtractionOptions, choice_like, opti
 from simsiam_eval.features.provenance import reject_images
 from simsiam_eval.features.table import ImageTable
 from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.intensity import report_range
 from simsiam_eval.sources.opening import open_source
 
 
@@ -75,7 +76,12 @@ def plan_extraction(
     selected = None if rows is None else range(len(source))[rows[0] : rows[1]]
     if rows is not None and not selected:
         raise UsageError(f"--rows {rows[0]}:{rows[1]} is outside the {len(source)} rows of {spec}.")
-    extraction = Extraction(encoder, source, recorded or options.preprocessing(report), options, device, selected)
+    if recorded is None:
+        preprocessing = options.preprocessing_on(source, report)
+    else:
+        preprocessing = recorded
+        report_range(source, recorded.intensity, recorded.selection)
+    extraction = Extraction(encoder, source, preprocessing, options, device, selected)
     if like is None:
         assumptions: Sequence[str] | None = note_assumptions(report, options.mean, options.std)
     else:  # what the features were extracted with holds for the new ones
@@ -160,4 +166,6 @@ def extraction_like(
             f"{report.path} is not the encoder of {name}: its weights_sha256 is {report.weights_sha256[:12]}..., "
             f"expected {recorded}{option_hint(attributes, choice)}."
         )
-    return Extraction(encoder, source, preprocessing_of(attributes, name), options, device)
+    preprocessing = preprocessing_of(attributes, name)
+    report_range(source, preprocessing.intensity, preprocessing.selection)
+    return Extraction(encoder, source, preprocessing, options, device)

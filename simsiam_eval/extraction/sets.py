@@ -20,6 +20,7 @@ from simsiam_eval.extraction.options import ExtractionOptions, choice_like, opti
 from simsiam_eval.extraction.plan import ExtractionPlan, plan_extraction
 from simsiam_eval.features.class_names import in_numbering_of
 from simsiam_eval.features.compatibility import labeled, reject_mixture, reject_unlabeled
+from simsiam_eval.features.file import read_attributes
 from simsiam_eval.features.provenance import is_imported
 from simsiam_eval.features.reader import open_features, read_features
 from simsiam_eval.features.table import Features
@@ -84,10 +85,14 @@ def train_and_test_features(
     def read(path: Path, role: str) -> Features:
         return open_features(path, options.layers) if on_disk else read_features(path, columns_of(path, role))
 
-    opened_train = labeled_or_planned(plan_features(train, "train", choice, options, device, read), f"--train {train}")
-    opened_test = opened_train
+    def opened(spec: str, role: str, options: ExtractionOptions) -> Features | PlannedFeatures:
+        return labeled_or_planned(plan_features(spec, role, choice, options, device, read), f"--{role} {spec}")
+
+    if is_feature_file(test) and not is_feature_file(train):
+        options = options.with_scale_of(read_attributes(Path(test)))
+    opened_train = opened_test = opened(train, "train", options)
     if test != train or not is_feature_file(test):
-        opened_test = labeled_or_planned(plan_features(test, "test", choice, options, device, read), f"--test {test}")
+        opened_test = opened(test, "test", options.with_scale_of(opened_train.attributes))
     reject_mixture(opened_train, opened_test)
     bank = completed(opened_train, f"--train {train}")
     queries = bank if opened_test is opened_train else completed(opened_test, f"--test {test}")

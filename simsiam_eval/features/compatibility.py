@@ -11,6 +11,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import differences
 from simsiam_eval.features.provenance import imported_mixture
 from simsiam_eval.features.table import ImageTable, Table
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.wording import counted
 
@@ -59,9 +60,18 @@ def reject_mixture(train: Extracted, test: Extracted) -> None:
         test.attributes, {key: train.attributes[key] for key in ("encoder", "preprocessing", "precision")}
     )
     if differing:
-        raise DataError(f"{train.name} and {test.name} cannot be used together: they differ in {', '.join(differing)}.")
+        hint = _intensity_hint(train) if differing == ["preprocessing.intensity"] else ""
+        raise DataError(
+            f"{train.name} and {test.name} cannot be used together: they differ in {', '.join(differing)}{hint}."
+        )
     if train.width != test.width:
         raise DataError(f"{train.name} has {train.width} features per row and {test.name} {test.width}.")
+
+
+def _intensity_hint(train: Extracted) -> str:
+    """How to extract the test set with the gray levels of the training set."""
+    option = Intensity.from_json(train.attributes["preprocessing"].get("intensity")).option()
+    return f"; extract both with the same scale, --intensity {option or 'LOW:HIGH'}"
 
 
 def same_rows(train: ImageTable, test: ImageTable) -> bool:

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, PRECISIONS, UNKNOWN_PRECISION
 
 FORMAT, FORMAT_VERSION = FEATURE_FILE_FORMAT, 1
@@ -127,7 +128,7 @@ def _are_texts(value: Any) -> bool:
 def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Names of the attributes in which a file differs from what is expected; "source.fingerprint" for one within another.
 
-    What is in NOT_COMPARED does not count.
+    What is in NOT_COMPARED does not count, nor do black and white of a type of values that only one of the two has.
 
     >>> differences({"views": 1, "source": {"spec": "a", "fingerprint": "1"}}, {"source": {"spec": "b", "fingerprint": "2"}})
     ['source.fingerprint']
@@ -138,11 +139,23 @@ def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[
         if key in NOT_COMPARED:
             continue
         if isinstance(value, dict) and isinstance(other, dict):
-            names = sorted({name for name in {*value, *other} if value.get(name) != other.get(name)} - NOT_COMPARED)
+            names = sorted({name for name in {*value, *other} if _differs(name, value.get(name), other.get(name))})
             differing += [f"{key}.{name}" for name in names]
         elif other != value:
             differing.append(key)
     return differing
+
+
+def _differs(name: str, value: Any, other: Any) -> bool:
+    """Whether two values of an entry of an attribute contradict each other."""
+    if name in NOT_COMPARED or value == other:
+        return False
+    if name != "intensity":
+        return True
+    try:
+        return not Intensity.from_json(value).agrees_with(Intensity.from_json(other))
+    except (TypeError, ValueError):
+        return True
 
 
 def in_hdf5(path: str) -> str:

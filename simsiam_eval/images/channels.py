@@ -1,4 +1,4 @@
-"""Which channels of an image an encoder gets, and how their values are scaled. Imports neither torch nor NumPy."""
+"""Which channels of an image an encoder gets. Imports neither torch nor NumPy."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ _EXPECTED = "expected a number, such as 4, or indices from 0, such as 0,1,2,7 or
 
 @dataclass(frozen=True)
 class ChannelSelection:
-    """The settings `channels`, `max_value` and `channel_axis`.
+    """The settings `channels` and `channel_axis`.
 
     Attributes:
         channels: "4": all channels of images that have four of them; "0,1,2,7": these channels in this order.
-        max_value: the value that becomes 1; None: 255 for 8-bit and 65535 for 16-bit unsigned integers.
         channel_axis: "first" or "last", of arrays whose shape does not show it; None: the shape shows it.
     """
 
     channels: str
-    max_value: float | None = None
     channel_axis: str | None = None
 
     @classmethod
-    def parse(cls, text: str, max_value: float | None = None, channel_axis: str | None = None) -> Self:
+    def parse(cls, text: str, channel_axis: str | None = None) -> Self:
         """The selection with ranges spelled out, so that equal selections are equal.
 
         Raises:
@@ -42,10 +40,10 @@ class ChannelSelection:
         if len(parts) == 1 and parts[0].isdecimal():
             if not 1 <= int(parts[0]) <= _MAX_CHANNELS:
                 raise UsageError(f"--channels must be a number from 1 to {_MAX_CHANNELS}, got {text!r}.")
-            return cls(str(int(parts[0])), max_value, channel_axis)
+            return cls(str(int(parts[0])), channel_axis)
         indices = [index for part in parts for index in _range(part, text)]
         spelled = ",".join(map(str, indices)) if len(indices) > 1 else f"{indices[0]}-{indices[0]}"
-        return cls(spelled, max_value, channel_axis)
+        return cls(spelled, channel_axis)
 
     @cached_property
     def count(self) -> int | None:
@@ -76,11 +74,11 @@ class ChannelSelection:
         Raises:
             KeyError, TypeError, ValueError: a value is missing or impossible.
         """
-        max_value, axis = values["max_value"], values["channel_axis"]
+        axis = values["channel_axis"]
         if axis not in (None, *CHANNEL_AXES):
             raise ValueError(f"unknown channel axis {axis!r}")
         try:
-            return cls.parse(values["channels"], None if max_value is None else float(max_value), axis)
+            return cls.parse(values["channels"], axis)
         except (UsageError, AttributeError) as error:
             raise ValueError(str(error)) from error
 

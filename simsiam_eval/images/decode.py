@@ -2,91 +2,56 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
-import stat
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.formats import JPEG_MAGIC, NUMPY_MAGIC, TIFF_MAGIC, is_heif, register_heif
+from simsiam_eval.images.opened import (
+    DecodedImage,
+    OpenedImage,
+    UnreadableImage,
+    read_file,
+    regular_file,
+    unreadable_if_fails,
+)
+from simsiam_eval.images.pillow_channels import is_deep_color_png
+from simsiam_eval.images.stated import (
+    PHOTOMETRIC,
+    WHITE_IS_ZERO,
+    bits_per_sample,
+    pillow_tag,
+    png_range,
+    stored_type,
+    tiff_nodata,
+    tiff_range,
+)
+from simsiam_eval.images.stored import read_stored, rgb_or_gray
+from simsiam_eval.images.tiff import upright
+from simsiam_eval.images.wide import DeepColorImage, WideImage
 
 try:
     import simplejpeg
 except ImportError:  # no wheel for this machine; Pillow decodes everything
     simplejpeg = None
 
-# Both cases are handled here: too many pixels are an error, and an unreadable orientation is ignored.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data", module="PIL")
-
+# Pillow's warnings are of no use here: too many pixels are an error, and the decoder finds damage.
+warnings.filterwarnings("ignore", module="PIL")
 # Pillow logs an error for each TIFF of more channels than it reads; the exception that follows says the same.
 logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 JPEG_SCALES = (8, 4, 2, 1)  # factors by which the inverse DCT shrinks a side at no cost
-NUMPY_MAGIC = b"\x93NUMPY"
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF of both byte orders
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-# Errors of the system, which say nothing about the file.
-_SYSTEM_ERRORS = {getattr(errno, name) for name in ("EIO", "ESTALE", "EMFILE", "ENFILE", "ETIMEDOUT", "ENOMEM", "EAGAIN",
-                                                    "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "EREMOTEIO")
-                  if hasattr(errno, name)}  # fmt: skip
-
-
-class UnreadableImage(Exception):
-    """An image that cannot be decoded; the message is the reason."""
-
-
-class OpenedImage(ABC):
-    """An image whose size is known, and whose pixels are decoded on request.
-
-    Attributes:
-        height, width: in pixels, as displayed (EXIF orientation applied).
-    """
-
-    height: int
-    width: int
-
-    @abstractmethod
-    def reduced(self, max_factor: float) -> tuple[NDArray[np.uint8], int]:
-        """The pixels, at a reduced size if the codec can decode to one.
-
-        Args:
-            max_factor: by how much the sides may shrink; 1 or less: not at all.
-
-        Returns:
-            (ceil(height / factor), ceil(width / factor), 3) uint8, and the factor; a pixel is the mean of factor x factor.
-
-        Raises:
-            UnreadableImage: it cannot be decoded.
-        """
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """(height,width,3) uint8, RGB. Raises as `reduced` does."""
-        return self.reduced(1)[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self.pixels(), dtype=dtype)
-
-
-class DecodedImage(OpenedImage):
-    """An image in memory: (height,width,3) uint8, or (height,width,C) float32 of selected channels."""
-
-    def __init__(self, pixels: NDArray[Any]) -> None:
-        self._pixels = np.ascontiguousarray(pixels)
-        self.height, self.width = pixels.shape[:2]
-
-    def reduced(self, max_factor: float) -> tuple[NDArray[Any], int]:
-        return self._pixels, 1
+_PREFIX = 32  # bytes that show whether a file may have more than 8 bits
 
 
 class _Jpeg(OpenedImage):
@@ -106,8 +71,9 @@ class _Jpeg(OpenedImage):
 def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
     """Open an image, given as a path or as the bytes of a file; its pixels are 8-bit RGB.
 
-    EXIF orientation is applied; 16-bit gray is scaled, not clipped; transparency is put on white; gray, palette and CMYK
-    are converted. A JPEG, which can be decoded at a reduced size, is decoded on request; other formats at once.
+    EXIF orientation is applied; transparency is put on white; gray, palette, CMYK and CIELAB are converted; of several
+    pictures or frames, the first is read. An image of more than 8 bits is a `WideImage`. A JPEG, which can be decoded at a
+    reduced size, is decoded on request; other formats at once.
 
     Raises:
         UnreadableImage: missing, empty, truncated, not an image, a single pixel (a tracking pixel), or larger than
@@ -116,34 +82,123 @@ def open_image(file: bytes | str | os.PathLike[str]) -> OpenedImage:
     """
     with unreadable_if_fails():
         data = file if isinstance(file, bytes) else read_file(file)
-        with _open_known(data) as image:
+        image = _pillow_image(data)
+        if image is None:
+            return _wide_array(data)
+        with image:
             if image.size == (1, 1):
                 raise UnreadableImage("a single pixel")
             if isinstance(image, JpegImageFile):
                 return _Jpeg(data, image)
-            image.load()
-            return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
+            return _wide_image(image, data) if _is_wide(image, data) else open_pillow(image)
 
 
-def _open_known(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        if not data.startswith((NUMPY_MAGIC, *TIFF_MAGIC)):
-            raise
-        raise UnreadableImage("an array or a TIFF image that is not RGB or gray; it requires --channels") from error
+def open_pillow(image: Image.Image) -> OpenedImage:
+    """An image of Pillow, as `open_image` opens its file, unless it is a color image of more than 8 bits."""
+    if _is_wide(image, b"") and image.mode not in ("LA", "RGB", "RGBA"):
+        return _wide_image(image, b"")
+    image.load()
+    return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image file.
+def open_wide(file: bytes | str | os.PathLike[str]) -> WideImage | None:
+    """An image whose values have more than 8 bits; None for others, of which only the header is read.
 
     Raises:
-        UnreadableImage: missing, not permitted, or not a regular file (a FIFO would never end).
-        DataError: the system cannot read it (a lost network share, too many open files), which must not be recorded as an
-            unreadable image.
+        UnreadableImage, DataError: as `open_image`.
     """
-    with _regular_file(path) as file:
-        return file.read()
+    if isinstance(file, bytes):
+        return _wide_or_none(file)
+    with regular_file(file) as opened:
+        start = opened.read(_PREFIX)
+        if start.startswith(JPEG_MAGIC):
+            return None
+        opened.seek(0)
+        if not start.startswith((NUMPY_MAGIC, *TIFF_MAGIC)):
+            with unreadable_if_fails(), _identified(opened) as image:
+                if not _is_wide(image, start):
+                    return None
+            opened.seek(0)
+        return _wide_or_none(opened.read())
+
+
+def _wide_or_none(data: bytes) -> WideImage | None:
+    with unreadable_if_fails():
+        if data.startswith(JPEG_MAGIC):
+            return None
+        image = _pillow_image(data)
+        if image is not None and not _is_wide(image, data):
+            return None
+        opened = _wide_array(data) if image is None else _wide_image(image, data)
+        return opened if isinstance(opened, WideImage) else None
+
+
+def _pillow_image(data: bytes) -> Image.Image | None:
+    """The image, as Pillow opens it; None for an array or a TIFF of a type that Pillow does not read."""
+    try:
+        return _identified(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if not data.startswith((NUMPY_MAGIC, *TIFF_MAGIC)):
+            if is_heif(data):
+                raise UnreadableImage("HEIC requires pillow-heif: pip install pillow-heif") from None
+            raise
+        return None
+
+
+def _identified(file: Any) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        start = file.seek(0) or file.read(_PREFIX)
+        if not (is_heif(start) and register_heif()):
+            raise
+        file.seek(0)
+        return Image.open(file)
+
+
+def _is_wide(image: Image.Image, data: bytes) -> bool:
+    return (
+        image.mode in ("I", "F")
+        or image.mode.startswith("I;16")
+        or is_deep_color_png(data)
+        or (image.format == "TIFF" and image.mode in ("LA", "RGB", "RGBA") and bits_per_sample(image) > 8)
+    )
+
+
+def _wide_image(image: Image.Image, data: bytes) -> WideImage:
+    tag, bits = pillow_tag(image), bits_per_sample(image)
+    stated = tiff_range(tag, bits) if image.format == "TIFF" else png_range(data)
+    if image.mode in ("LA", "RGB", "RGBA"):
+        orientation = _orientation(image)
+        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
+        return DeepColorImage(pixels, partial(_deep_color, data, orientation), stated)
+    upright_image = ImageOps.exif_transpose(image)
+    transparent = image.info.get("transparency")
+    return WideImage(
+        stored_type(image, np.asarray(upright_image)),
+        stated,
+        tiff_nodata(tag),
+        transparent if isinstance(transparent, int) else None,
+        inverted=image.format == "TIFF" and tag(PHOTOMETRIC) == WHITE_IS_ZERO,
+    )
+
+
+def _deep_color(data: bytes, orientation: int) -> NDArray[Any]:
+    pixels = read_stored(data).pixels
+    return upright(pixels, orientation) if is_deep_color_png(data) else pixels  # that of TIFF is applied already
+
+
+def _wide_array(data: bytes) -> OpenedImage:
+    try:
+        stored = read_stored(data)
+    except DataError as error:  # a package is missing, which concerns this image only
+        raise UnreadableImage(str(error)) from error
+    return rgb_or_gray(stored)
+
+
+def _orientation(image: Image.Image) -> int:
+    # PngImageFile.getexif decodes the whole image to find an orientation at its end; Pillow rotates TIFFs itself.
+    return 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -152,31 +207,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         UnreadableImage, DataError: as `read_file`; UnreadableImage also for a header that Pillow does not know.
     """
-    with _regular_file(path) as file, unreadable_if_fails(), Image.open(file) as image:
-        # PngImageFile.getexif decodes the whole image to find an orientation at its end; Pillow rotates TIFFs itself.
-        orientation = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return image.size[::-1] if orientation in _SIDEWAYS else image.size
-
-
-@contextmanager
-def _regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "rb", opener=_open_nonblocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableImage("not a regular file")
-            yield file
-    except FileNotFoundError as error:
-        raise UnreadableImage("no such file") from error
-    except OSError as error:
-        if error.errno in _SYSTEM_ERRORS:
-            raise DataError(
-                f"{os.fspath(path)} cannot be read now ({error.strerror}); fix this and rerun the command."
-            ) from error
-        raise UnreadableImage((error.strerror or str(error)).lower()) from error
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    with regular_file(path) as file, unreadable_if_fails(), _identified(file) as image:
+        return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
 def _turbo_pixels(file: bytes, height: int, width: int, factor: int) -> NDArray[np.uint8] | None:
@@ -198,42 +230,12 @@ def _pillow_pixels(file: bytes, factor: int) -> NDArray[np.uint8]:
         return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
-@contextmanager
-def unreadable_if_fails() -> Iterator[None]:
-    """Turn every exception of a decoder into UnreadableImage."""
-    try:
-        yield
-    except (UnreadableImage, DataError):
-        raise
-    except FileNotFoundError as error:
-        raise UnreadableImage("no such file") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("not an image that Pillow can read, or empty") from error
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
-    except Exception as error:  # decoders raise anything on damaged files
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode; wider gray is scaled, and transparency put on white."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, dtype=np.float64)
-        gray = Image.fromarray(np.clip(values / _full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
-        if isinstance(transparent := image.info.get("transparency"), int):  # a gray value
-            gray.paste(255, mask=Image.fromarray(np.where(values == transparent, 255, 0).astype(np.uint8)))
-        return gray.convert("RGB")
+    """8-bit RGB of an image with 8 bits per channel in any mode; transparency is put on white."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")  # type: ignore[return-value]
     return image.convert("RGB")
-
-
-def _full_scale(mode: str, values: NDArray[np.float64]) -> float:
-    """The value of white: 65535 for 16 bits; guessed from the largest value for wider integers and floats."""
-    largest = float(values.max(initial=0))
-    if mode.startswith("I;16") or largest > 255:
-        return 65535.0
-    return 1.0 if mode == "F" and largest <= 1 else 255.0

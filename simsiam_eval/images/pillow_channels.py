@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.formats import PNG_MAGIC
+from simsiam_eval.images.opened import UnreadableImage
+from simsiam_eval.images.stated import stored_type
 
 
 def pillow_channels(image: Image.Image) -> NDArray[Any]:
@@ -30,15 +32,13 @@ def pillow_channels(image: Image.Image) -> NDArray[Any]:
         image = image.convert("L")
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise UnreadableImage(f"color mode {image.mode} has no channels that could be chosen; convert it to RGB")
-    pixels = np.array(ImageOps.exif_transpose(image))
-    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits, scaled to 65535
-        pixels = pixels.astype(np.uint16)
+    pixels = stored_type(image, np.array(ImageOps.exif_transpose(image)))
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def is_deep_color_png(data: bytes) -> bool:
     """Whether a file is a PNG of 16 bits per channel and several channels, which Pillow reads with 8 bits."""
-    return data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06")
+    return data.startswith(PNG_MAGIC) and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
 
 def png_channels(data: bytes) -> NDArray[np.uint16]:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import OpenedImage, UnreadableImage
+from simsiam_eval.images.intensity import AUTO, Intensity
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.resize import center_crop, pillow_resize, resize
 from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 from simsiam_eval.wording import counted
@@ -22,7 +23,8 @@ from simsiam_eval.wording import counted
 # A scaled image keeps at least this many times the resolution it is resized to (benchmarks/results/decode_agreement.md).
 MARGIN = 2.0
 # Left out of records at these values, so that records made before these options existed compare equal.
-_UNRECORDED = {"squash": False, "decode": "full", "interpolation": "bilinear", "channels": 3, "selection": None}
+_UNRECORDED = {"squash": False, "decode": "full", "interpolation": "bilinear", "channels": 3, "selection": None,
+               "intensity": {}}  # fmt: skip
 _STRIP = 8  # an image this many times longer than its crop is cropped before the resize, which may not fit into memory
 
 
@@ -40,7 +42,8 @@ class Preprocessing:
         interpolation: of the resize, "bilinear" or "bicubic".
         channels: C of the encoder's images: 3 for RGB, 1 for gray. Colors become gray before the resize, as in Pillow's mode
             "L" (ITU-R 601: 0.299 R + 0.587 G + 0.114 B); the values of gray images do not change.
-        selection: which channels of the images as they are stored these are, and their scale; None: of 8-bit RGB or gray.
+        selection: which channels of the images as they are stored these are; None: of 8-bit RGB or gray.
+        intensity: which values of images of more than 8 bits are black and white.
         is_assumed: whether `mean` and `std` are neither those of the checkpoint nor given.
     """
 
@@ -53,6 +56,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     channels: int = 3
     selection: ChannelSelection | None = None
+    intensity: Intensity = Intensity()
     is_assumed: bool = field(default=False, compare=False)
 
     def pixels(self, image: OpenedImage) -> torch.Tensor:
@@ -151,6 +155,7 @@ class Preprocessing:
         """Plain values, as feature files and checkpoints record them."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         del values["is_assumed"]
+        values["intensity"] = self.intensity.to_json()
         return {name: value for name, value in values.items() if (name, value) not in _UNRECORDED.items()}
 
     @classmethod
@@ -171,7 +176,8 @@ class Preprocessing:
         if channels < 1:
             raise ValueError(f"invalid number of channels {channels}")
         selection = None if values.get("selection") is None else ChannelSelection.from_dict(values["selection"])
-        return cls(*sides, *colors, squash, decode, interpolation, channels, selection)
+        intensity = Intensity.from_json(values.get("intensity"))
+        return cls(*sides, *colors, squash, decode, interpolation, channels, selection, intensity)
 
 
 @cache
@@ -201,6 +207,7 @@ def preprocessing_for(
     std: Sequence[float] | None = None,
     channels: int = 3,
     selection: ChannelSelection | None = None,
+    intensity: str | Intensity = AUTO,
 ) -> Preprocessing:
     """How the images of an encoder are prepared.
 
@@ -213,6 +220,7 @@ def preprocessing_for(
         mean, std: override all; one value per channel, or one for all.
         channels: of the encoder's images; a default or stated mean of another number of channels is averaged over them.
         selection: the channels of the images that the encoder gets.
+        intensity: the setting (auto keeps what the checkpoint records), or the values that are black and white.
 
     Raises:
         DataError: the checkpoint's preprocessing is damaged.
@@ -227,7 +235,7 @@ def preprocessing_for(
     recorded = _recorded(metadata, required=transform == "auto")
     chosen = TRANSFORMS[transform] if transform != "auto" else recorded or TRANSFORMS[stem or "imagenet"]
     if recorded is not None:
-        chosen = replace(chosen, mean=recorded.mean, std=recorded.std)
+        chosen = replace(chosen, mean=recorded.mean, std=recorded.std, intensity=recorded.intensity)
     elif normalization is not None:
         chosen = replace(chosen, mean=tuple(normalization["mean"]), std=tuple(normalization["std"]))
     stated = (recorded is not None or normalization is not None) and len(chosen.mean) == channels
@@ -238,6 +246,9 @@ def preprocessing_for(
         chosen = replace(chosen, mean=_per_channel("--mean", mean, channels))
     if std is not None:
         chosen = replace(chosen, std=_per_channel("--std", std, channels))
+    if intensity != AUTO:
+        given = intensity if isinstance(intensity, Intensity) else Intensity.parse(intensity)
+        chosen = replace(chosen, intensity=given or Intensity())
     if crop is not None:
         chosen = replace(chosen, resize=round(crop * chosen.resize / chosen.crop), crop=crop)
     if resize is not None:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import NUMPY_MAGIC, UnreadableImage, unreadable_if_fails
+from simsiam_eval.images.formats import NUMPY_MAGIC
+from simsiam_eval.images.intensity import Intensity, Range
+from simsiam_eval.images.opened import DecodedImage, OpenedImage, UnreadableImage, unreadable_if_fails
 from simsiam_eval.images.pillow_channels import is_deep_color_png, pillow_channels, png_channels
+from simsiam_eval.images.stated import png_range
 from simsiam_eval.images.tiff import is_tiff, read_tiff
+from simsiam_eval.images.wide import WideImage, known_range, scaled_values
 from simsiam_eval.wording import counted
 
-_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 _FEWEST_PIXELS = 32  # a shorter axis is that of the channels, if the other one that could be is not shorter
 
 
@@ -31,10 +34,14 @@ class StoredImage:
     Attributes:
         pixels: (H,W), (H,W,C) or (C,H,W) of numbers.
         axis: "last" or "first", where the file says which axis the channels are; None: it does not.
+        stated: black and white, where the file says them.
+        nodata: the value of pixels without data; NaN for NaN.
     """
 
     pixels: NDArray[Any]
     axis: str | None = None
+    stated: Range | None = None
+    nodata: float | None = None
 
 
 def read_stored(data: bytes) -> StoredImage:
@@ -52,33 +59,71 @@ def read_stored(data: bytes) -> StoredImage:
         if is_tiff(data):
             return StoredImage(*read_tiff(data))
         if is_deep_color_png(data):
-            return StoredImage(png_channels(data), "last")
+            return StoredImage(png_channels(data), "last", png_range(data))
         with Image.open(io.BytesIO(data)) as image:
-            return StoredImage(pillow_channels(image), "last")
+            return StoredImage(pillow_channels(image), "last", png_range(data))
 
 
-def selected(stored: StoredImage, selection: ChannelSelection) -> NDArray[np.float32]:
-    """The chosen channels of an image, divided by the value that becomes 1.
-
-    Returns:
-        (H,W,C) float32: from 0 to 1, unless values are negative or above `max_value`.
+def rgb_or_gray(stored: StoredImage) -> OpenedImage:
+    """An array (H,W), or (H,W,C) or (C,H,W) of one or three channels, as an image.
 
     Raises:
-        OtherChannels: the image has other channels, it is unclear which axis they are, or the scale is unknown.
-        UnreadableImage: values are NaN or infinite.
+        UnreadableImage: it has another shape, or no numbers.
+    """
+    pixels = stored.pixels
+    if stored.axis != "last" and pixels.ndim == 3 and pixels.shape[2] not in (1, 3) and pixels.shape[0] in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if (
+        pixels.dtype.kind not in "buif"
+        or not pixels.size
+        or pixels.shape[2:] not in ((), (1,), (3,))
+        or pixels.ndim < 2
+    ):
+        raise UnreadableImage(
+            f"an array of shape {pixels.shape} and type {pixels.dtype.name} that is not RGB or gray; it requires --channels"
+        )
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        return WideImage(pixels, stored.stated, stored.nodata)
+    return DecodedImage(np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3)))
+
+
+def selected(stored: StoredImage, selection: ChannelSelection, intensity: Intensity) -> NDArray[np.float32]:
+    """The chosen channels of an image, scaled so that black is 0 and white is 1.
+
+    Returns:
+        (H,W,C) float32: from 0 to 1, unless values are darker than black or brighter than white.
+
+    Raises:
+        OtherChannels: the image has other channels, or it is unclear which axis they are.
+        UnreadableImage: values are NaN or infinite, or their scale is unknown.
+    """
+    pixels = chosen_channels(stored, selection)
+    scaled = scaled_values(pixels, known_range(intensity, pixels), stored.nodata, clip=False)
+    with np.errstate(over="ignore"):
+        return scaled.astype(np.float32)
+
+
+def chosen_channels(stored: StoredImage, selection: ChannelSelection) -> NDArray[Any]:
+    """The chosen channels (H,W,C) of an image, as they are stored.
+
+    Raises:
+        OtherChannels: as `selected`.
     """
     pixels = _channels_last(stored, selection)
+    if pixels.dtype.kind not in "uif":
+        raise OtherChannels(f"the values are {pixels.dtype}; expected integers or floats")
     count = pixels.shape[2]
     if selection.indices is None:
         if count != selection.count:
             raise OtherChannels(f"the image has {_shown(pixels)}, but --channels expects {selection.channels}")
-    elif count <= max(selection.indices):
+        return pixels
+    if count <= max(selection.indices):
         raise OtherChannels(
             f"the image has {_shown(pixels)}, but --channels {selection.channels} needs {max(selection.indices) + 1}"
         )
-    else:
-        pixels = pixels[:, :, list(selection.indices)]
-    return _scaled(pixels, selection.max_value)
+    return pixels[:, :, list(selection.indices)]
 
 
 def _channels_last(stored: StoredImage, selection: ChannelSelection) -> NDArray[Any]:
@@ -112,20 +157,3 @@ def _clear_axis(shape: tuple[int, ...], count: int | None) -> str | None:
 def _shown(pixels: NDArray[Any]) -> str:
     height, width, count = pixels.shape
     return f"{counted(count, 'channel')} ({height} x {width} pixels)"
-
-
-def _scaled(pixels: NDArray[Any], max_value: float | None) -> NDArray[np.float32]:
-    if pixels.dtype.kind not in "uif":
-        raise OtherChannels(f"the values are {pixels.dtype}; expected integers or floats")
-    largest = _FULL_SCALE.get(pixels.dtype.name) if max_value is None else max_value
-    if largest is None:
-        raise OtherChannels(
-            f"the values are {pixels.dtype}, whose scale is unknown; give --max-value, the value that becomes 1 "
-            "(--max-value 1 leaves them as they are)"
-        )
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise UnreadableImage("values are NaN or infinite")
-    exact = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-    if exact:
-        return pixels.astype(np.float32) / np.float32(largest)
-    return (pixels.astype(np.float64) / largest).astype(np.float32)

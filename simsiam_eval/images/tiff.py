@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,24 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import TIFF_MAGIC, UnreadableImage
+from simsiam_eval.images.formats import TIFF_MAGIC
+from simsiam_eval.images.intensity import Range
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.images.pillow_channels import pillow_channels
+from simsiam_eval.images.stated import (
+    BITS_PER_SAMPLE,
+    BLACK_IS_ZERO,
+    PHOTOMETRIC,
+    RGB,
+    SAMPLE_FORMAT,
+    SAMPLES_PER_PIXEL,
+    Tag,
+    bits_per_sample,
+    pillow_tag,
+    tiff_nodata,
+    tiff_range,
+)
 
-warnings.filterwarnings("ignore", message="Truncated File Read", module="PIL")  # tifffile finds the damage
-
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 262, 277, 339
-_BLACK_IS_ZERO, _RGB = 1, 2
-_WHOLE_BYTES = {8, 16, 32, 64}
 _UNNAMED = "QYX"  # tifffile's letters for the axes of an array that was written without them
 _SLICES = {"Z": "slices of a volume", "T": "time steps"}
 
@@ -30,22 +39,24 @@ def is_tiff(data: bytes) -> bool:
     return data.startswith(TIFF_MAGIC)
 
 
-def read_tiff(data: bytes) -> tuple[NDArray[Any], str | None]:
+_Tiff = tuple[NDArray[Any], str | None, Range | None, float | None]
+
+
+def read_tiff(data: bytes) -> _Tiff:
     """The channels of the only image of a TIFF file: samples of a pixel, or pages.
 
     Returns:
-        (H,W,C) of the file's type (integers of 10 or 12 bits as int32, because their largest value is not that of 16 bits),
-        and "last"; for an array that tifffile has written without saying its axes, its three axes, and None.
+        (H,W,C) of the file's type, and "last" (for an array that tifffile has written without saying its axes, its three
+        axes, and None); black and white where the file says them; the value of no data.
 
     Raises:
         UnreadableImage: it is damaged, or has several images, slices, or no channels of their own.
         DataError: tifffile or imagecodecs is needed and missing.
     """
-    pixels = _by_pillow(data)
-    return _by_tifffile(data) if pixels is None else (pixels, "last")
+    return _by_pillow(data) or _by_tifffile(data)
 
 
-def _by_pillow(data: bytes) -> NDArray[Any] | None:
+def _by_pillow(data: bytes) -> _Tiff | None:
     """None where Pillow cannot read the file, would lose bits, or sees only the first of several pages."""
     try:
         image = Image.open(io.BytesIO(data))
@@ -53,18 +64,24 @@ def _by_pillow(data: bytes) -> NDArray[Any] | None:
         return None
     with image:
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        bits, form = set(tags.get(_BITS_PER_SAMPLE, (1,))), set(tags.get(_SAMPLE_FORMAT, (1,)))
+        bits, form = set(tags.get(BITS_PER_SAMPLE, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
         single = (
             image.mode in ("1", "L", "P")
-            or (image.mode.startswith("I;16") and bits == {16} and tags.get(_PHOTOMETRIC) == _BLACK_IS_ZERO)
+            or (image.mode.startswith("I;16") and bits == {16} and tags.get(PHOTOMETRIC) == BLACK_IS_ZERO)
             or (image.mode == "F" and bits == {32} and form == {3})
         )
         several = image.mode in ("LA", "RGB", "RGBA") and bits == {8}
-        kept = several or (single and tags.get(_SAMPLES_PER_PIXEL, 1) == 1)
-        return pillow_channels(image) if kept and getattr(image, "n_frames", 1) == 1 else None
+        kept = several or (single and tags.get(SAMPLES_PER_PIXEL, 1) == 1)
+        if not kept or getattr(image, "n_frames", 1) != 1:
+            return None
+        return pillow_channels(image), "last", *_facts(pillow_tag(image), bits_per_sample(image))
 
 
-def _by_tifffile(data: bytes) -> tuple[NDArray[Any], str | None]:
+def _facts(tag: Tag, bits: int) -> tuple[Range | None, float | None]:
+    return tiff_range(tag, bits), tiff_nodata(tag)
+
+
+def _by_tifffile(data: bytes) -> _Tiff:
     try:
         import tifffile
     except ImportError as error:
@@ -80,18 +97,17 @@ def _by_tifffile(data: bytes) -> tuple[NDArray[Any], str | None]:
             raise UnreadableImage(f"the file has {1 + len(others)} images of different sizes or types; expected one")
         series = file.series[0]
         page = series.keyframe
-        if page.photometric not in (_BLACK_IS_ZERO, _RGB):
+        if page.photometric not in (BLACK_IS_ZERO, RGB):
             kind = getattr(page.photometric, "name", page.photometric)  # a number where tifffile knows no name
             raise UnreadableImage(f"values of the kind {kind}; expected MINISBLACK (gray or bands) or RGB")
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise UnreadableImage(f"too many pixels: {page.imagelength} x {page.imagewidth}")
         pixels = _pixels_of(series)
-        if page.bitspersample not in _WHOLE_BYTES:
-            pixels = pixels.astype(np.int32)
+        facts = _facts(page.tags.valueof, page.bitspersample)
         if series.axes == _UNNAMED:
-            return pixels, None
+            return pixels, None, *facts
         orientation = int(page.tags.valueof(ExifTags.Base.Orientation, 1))
-        return _upright(_channels_last(pixels, series.axes), orientation), "last"
+        return upright(_channels_last(pixels, series.axes), orientation), "last", *facts
 
 
 def _pixels_of(series: Any) -> NDArray[Any]:
@@ -126,7 +142,7 @@ def _channels_last(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
     return pixels if names.startswith("YX") else np.moveaxis(pixels, 0, -1)
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """The image as displayed, from one stored with an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file, to_rgb
+from simsiam_eval.images.decode import open_image, open_pillow
+from simsiam_eval.images.opened import DecodedImage, OpenedImage, UnreadableImage, read_file
 from simsiam_eval.images.pillow_channels import pillow_channels
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.images.stored import StoredImage, read_stored, selected
+from simsiam_eval.images.stored import StoredImage, read_stored, rgb_or_gray, selected
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +39,20 @@ class ImageTransform:
         """One image -> (C,S,S) float32, C being the channels and S the crop.
 
         Args:
-            image: a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3); with
-                selected channels, an array (H,W), (H,W,C) or (C,H,W) of integers or floats.
+            image: a Pillow image, a path, the bytes of an image file, or an array (H,W), (H,W,1) or (H,W,3) of integers or
+                floats; with selected channels, (H,W), (H,W,C) or (C,H,W).
 
         Raises:
             TypeError: anything else.
             DataError: an image that cannot be decoded or has other channels (the sentence names the file), or the encoder
                 takes neither gray nor RGB images and no channels are selected.
         """
-        selection = self.preprocessing.selection
+        selection, intensity = self.preprocessing.selection, self.preprocessing.intensity
         try:
             if selection is None:
-                opened = as_opened_image(image)
+                opened = as_opened_image(image).scaled(intensity)
             else:
-                opened = DecodedImage(selected(as_stored_image(image), selection))
+                opened = DecodedImage(selected(as_stored_image(image), selection, intensity))
             pixels = self.preprocessing.pixels(opened)
         except UnreadableImage as error:
             name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
@@ -63,7 +64,7 @@ class ImageTransform:
 
 
 def as_opened_image(image: Any) -> OpenedImage:
-    """An image from a Pillow image, a path, the bytes of an image file, or a uint8 array (H,W), (H,W,1) or (H,W,3).
+    """An image from a Pillow image, a path, the bytes of a file, or an array (H,W), (H,W,1) or (H,W,3) of numbers.
 
     Raises:
         TypeError: the image has another type.
@@ -74,15 +75,14 @@ def as_opened_image(image: Any) -> OpenedImage:
     if isinstance(image, str | os.PathLike | bytes):
         return open_image(image)
     if isinstance(image, Image.Image):
-        return DecodedImage(np.array(to_rgb(ImageOps.exif_transpose(image))))
+        return open_pillow(image)
     if isinstance(image, np.ndarray):
         if is_rgb_or_gray(image):
-            pixels = image[:, :, None] if image.ndim == 2 else image
-            return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+            return rgb_or_gray(StoredImage(image, "last"))
         got = f"an array of shape {image.shape} and dtype {image.dtype}, which requires `channels`"
     else:
         got = type(image).__name__
-    raise TypeError(f"an image must be a Pillow image, a path, bytes or a uint8 array (H,W,3) or (H,W), got {got}")
+    raise TypeError(f"an image must be a Pillow image, a path, bytes or an array (H,W,3) or (H,W), got {got}")
 
 
 def as_stored_image(image: Any) -> StoredImage:
@@ -106,8 +106,8 @@ def as_stored_image(image: Any) -> StoredImage:
 
 
 def is_rgb_or_gray(image: Any) -> bool:
-    """Whether an image needs no selection of channels: all but arrays other than uint8 (H,W), (H,W,1) or (H,W,3)."""
+    """Whether an image needs no selection of channels: all but arrays other than (H,W), (H,W,1) or (H,W,3) of numbers."""
     if not isinstance(image, np.ndarray):
         return True
     shape = image.shape if image.ndim == 3 else (*image.shape, 1)
-    return image.dtype == np.uint8 and image.size > 0 and len(shape) == 3 and shape[2] in (1, 3)
+    return image.dtype.kind in "buif" and image.size > 0 and len(shape) == 3 and shape[2] in (1, 3)

@@ -60,7 +60,7 @@ class EndToEndFeed:
         self._encoder, report = load_encoder(choice, layers, options.pooling)
         self._computation = report.computation
         self._options = replace(options, views=1, layers=tuple(layers))
-        preprocessing = options.preprocessing(report)
+        preprocessing = options.with_scale_of(train.attributes).preprocessing(report)
         self._extraction = ViewExtraction(self._encoder, source, preprocessing, self._options, device)
         self._rows, self._needed = torch.from_numpy(train.rows), set(train.rows[needed].tolist())
         self._device = device

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError, UserError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.intensity import AUTO, Intensity
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.intensity import source_intensity
 from simsiam_eval.sources.opening import open_source
 
 if TYPE_CHECKING:
@@ -22,14 +25,22 @@ _MAX_FINGERPRINTED = 20_000
 class SourceImages:
     """The images of a source by id; without images, and with a message, if the source cannot be opened."""
 
-    def __init__(self, spec: str | None, fingerprint: str | None = None, count: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: str | None,
+        fingerprint: str | None = None,
+        count: int | None = None,
+        intensity: Intensity | None = None,
+    ) -> None:
         """
         Args:
             spec: the image source; None if it is unknown.
             fingerprint: of the images that are expected, since the relative path in a feature file may lead to another
                 folder; None for any.
             count: number of images that have this fingerprint.
+            intensity: which values of images of more than 8 bits are black and white; None: as the source shows it.
         """
+        self.intensity = intensity or Intensity()
         self.source: ImageSource | None = None
         self._rows: dict[str, int] = {}
         if not spec:
@@ -37,7 +48,9 @@ class SourceImages:
             return
         try:
             self.source = open_source(spec)
-            self.source.require(range(len(self.source)), None)
+            self.source.require(range(len(self.source)), None, self.intensity)
+            if intensity is None:
+                self.intensity = source_intensity(self.source, AUTO)
             if fingerprint is not None and count is not None and not self._matches(fingerprint, count):
                 say(
                     f"{spec} differs from the images that the features were computed from; specify the original images "
@@ -53,7 +66,8 @@ class SourceImages:
         """The images that the features were computed from."""
         source = features.attributes["source"]
         shape = features.attributes.get("shape")
-        return cls(source.get("spec"), source.get("fingerprint"), source.get("rows_of", shape and shape[0]))
+        count = source.get("rows_of", shape and shape[0])
+        return cls(source.get("spec"), source.get("fingerprint"), count, recorded_intensity(features.attributes))
 
     def row(self, image_id: str) -> int:
         """The row of an image in the source; -1 if it is not there."""
@@ -61,7 +75,7 @@ class SourceImages:
 
     def image(self, image_id: str) -> Image | None:
         """The image; None if it is missing or unreadable."""
-        return image_or_none(self.source, self.row(image_id))
+        return image_or_none(self.source, self.row(image_id), self.intensity)
 
     def _matches(self, fingerprint: str, count: int) -> bool:
         """Whether the source has this fingerprint; True if that cannot be compared."""
@@ -73,13 +87,22 @@ class SourceImages:
         return fingerprint == (source.listing_fingerprint() if of_listing else source.fingerprint())
 
 
-def image_or_none(source: ImageSource | None, row: int) -> Image | None:
+def recorded_intensity(attributes: Mapping[str, Any]) -> Intensity | None:
+    """Which values were black and white in the images of features; None if their preprocessing is not recorded."""
+    preprocessing = attributes.get("preprocessing") or {}
+    try:
+        return Intensity.from_json(preprocessing.get("intensity")) if preprocessing else None
+    except (TypeError, ValueError):
+        return None
+
+
+def image_or_none(source: ImageSource | None, row: int, intensity: Intensity) -> Image | None:
     """The image of a row; None without a source, for a negative row, and for an unreadable image."""
     if source is None or row < 0:
         return None
     from PIL import Image
 
     try:
-        return Image.fromarray(source.image(row).pixels())
+        return Image.fromarray(source.opened(row, None, intensity).pixels())
     except (UnreadableImage, DataError):  # DataError: images of other channels than RGB
         return None

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import open_image
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.sources.base import ImageSource, as_utf8
 from simsiam_eval.sources.file_state import files_key
 from simsiam_eval.sources.packed_texts import PackedTexts

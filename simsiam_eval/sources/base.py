@@ -9,14 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import DecodedImage, OpenedImage, UnreadableImage, open_image, read_file
-from simsiam_eval.images.stored import OtherChannels, StoredImage, read_stored, selected
+from simsiam_eval.images.decode import open_image, open_wide
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.opened import DecodedImage, OpenedImage, UnreadableImage, read_file
+from simsiam_eval.images.stored import OtherChannels, StoredImage, read_stored, rgb_or_gray, selected
+from simsiam_eval.images.wide import WideImage
 from simsiam_eval.sources.file_state import file_state
 from simsiam_eval.sources.labels import merged_classes
 from simsiam_eval.sources.packed_texts import PackedTexts
@@ -62,6 +66,10 @@ class ImageSource(ABC):
         """At most `count` rows, evenly spaced from the first to the last; [] of an empty source."""
         return sorted({int(row) for row in np.linspace(0, len(self) - 1, count).round()}) if len(self) else []
 
+    def sample_rows(self, count: int) -> list[int]:
+        """At most `count` rows, evenly spaced as far as that costs little to read."""
+        return self.spaced_rows(count)
+
     def ids_of(self, rows: range) -> list[str]:
         """The names of a block of rows."""
         return [self.id(row) for row in rows]
@@ -74,6 +82,14 @@ class ImageSource(ABC):
             UnreadableImage: it cannot be opened.
         """
 
+    def wide(self, row: int) -> WideImage | None:
+        """The image of a row if its values have more than 8 bits, else None; of others, little more is read than a header.
+
+        Raises:
+            UnreadableImage: it cannot be opened.
+        """
+        return open_wide(self._content(row))
+
     def stored(self, row: int) -> StoredImage:
         """The pixels of a row with all channels and values that are stored.
 
@@ -83,19 +99,25 @@ class ImageSource(ABC):
         """
         return read_stored(self._content(row))
 
-    def opened(self, row: int, selection: ChannelSelection | None) -> OpenedImage:
-        """`image`; or, with a selection, the selected channels of `stored`: (H,W,C) float32. Raises as these do."""
-        return self.image(row) if selection is None else DecodedImage(selected(self.stored(row), selection))
+    def opened(self, row: int, selection: ChannelSelection | None, intensity: Intensity) -> OpenedImage:
+        """`image`; or, with a selection, the selected channels of `stored`: (H,W,C) float32. Raises as these do.
 
-    def require(self, rows: range, selection: ChannelSelection | None) -> None:
+        Args:
+            intensity: which values of images of more than 8 bits are black and white.
+        """
+        if selection is None:
+            return self.image(row).scaled(intensity)
+        return DecodedImage(selected(self.stored(row), selection, intensity))
+
+    def require(self, rows: range, selection: ChannelSelection | None, intensity: Intensity) -> None:
         """Check that images can be read as RGB, or that the first readable one has the selected channels.
 
         Raises:
-            DataError: they have other channels, or values of an unknown scale.
+            DataError: they have other channels.
         """
         for row in rows[:_CHECKED_IMAGES] if selection is not None else ():
             try:
-                self.opened(row, selection)
+                self.opened(row, selection, intensity)
             except OtherChannels as error:
                 raise DataError(f"{self.id(row)}: {error}.") from error
             except UnreadableImage:
@@ -174,14 +196,14 @@ def blocks(rows: int, size: int = _BLOCK_ROWS) -> Iterator[range]:
 
 
 class ArraySource(ImageSource):
-    """Images in memory: pixels (N,H,W,3) uint8."""
+    """Images in memory: pixels (N,H,W,3) uint8, or (N,H,W), (N,H,W,1) or (N,H,W,3) of numbers."""
 
     in_memory = True
 
     def __init__(
         self,
         spec: str,
-        pixels: NDArray[np.uint8],
+        pixels: NDArray[Any],
         labels: NDArray[np.int64],
         class_names: Sequence[str] | None,
         ids: Sequence[str],
@@ -193,7 +215,10 @@ class ArraySource(ImageSource):
         return self.ids[row]
 
     def image(self, row: int) -> OpenedImage:
-        return DecodedImage(self.pixels[row])
+        return rgb_or_gray(self.stored(row))
+
+    def wide(self, row: int) -> WideImage | None:
+        return as_wide(self.image(row))
 
     def stored(self, row: int) -> StoredImage:
         return StoredImage(self.pixels[row], "last")
@@ -253,6 +278,10 @@ class PathSource(ImageSource):
         with self._explain_lost_folder():
             return open_image(self.paths[row])
 
+    def wide(self, row: int) -> WideImage | None:
+        with self._explain_lost_folder():
+            return open_wide(self.paths[row])
+
     def stored(self, row: int) -> StoredImage:
         with self._explain_lost_folder():
             return read_stored(self._content(row))
@@ -283,6 +312,11 @@ class PathSource(ImageSource):
 
     def _content(self, row: int) -> bytes:
         return read_file(self.paths[row])
+
+
+def as_wide(image: OpenedImage) -> WideImage | None:
+    """The image if its values have more than 8 bits."""
+    return image if isinstance(image, WideImage) else None
 
 
 def as_utf8(name: str) -> str:

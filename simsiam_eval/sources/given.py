@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simsiam_eval.images.decode import OpenedImage
+from simsiam_eval.images.opened import OpenedImage
 from simsiam_eval.images.stored import StoredImage
 from simsiam_eval.images.transform import as_opened_image, as_stored_image, is_rgb_or_gray
-from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.images.wide import WideImage
+from simsiam_eval.sources.base import ImageSource, as_utf8, as_wide
 
 
 def as_images(images: Any, argument: str) -> Sequence[Any]:
@@ -62,6 +63,9 @@ class GivenImages(ImageSource):
     def image(self, row: int) -> OpenedImage:
         return as_opened_image(self._images[row])
 
+    def wide(self, row: int) -> WideImage | None:
+        return as_wide(self.image(row)) if is_rgb_or_gray(self._images[row]) else None
+
     def stored(self, row: int) -> StoredImage:
         return as_stored_image(self._images[row])
 
@@ -70,4 +74,7 @@ class GivenImages(ImageSource):
 
     def _pixels(self, row: int) -> NDArray[Any]:
         image = self._images[row]
-        return self.image(row).pixels() if is_rgb_or_gray(image) else self.stored(row).pixels
+        if isinstance(image, np.ndarray) or not is_rgb_or_gray(image):
+            return self.stored(row).pixels
+        opened = self.image(row)
+        return self.stored(row).pixels if isinstance(opened, WideImage) else opened.pixels()

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import open_image, open_wide
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.stored import StoredImage, read_stored
+from simsiam_eval.images.wide import WideImage
 from simsiam_eval.sources.base import as_utf8
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.labels import Labels
@@ -42,8 +44,8 @@ def open_hdf5(
     """Rows in the order of the dataset; id = its name and the row number.
 
     Args:
-        options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) uint8, or (N,) bytes of image files
-            (variable-length uint8, or opaque); with selected channels also (N,H,W,C) or (N,C,H,W) of numbers;
+        options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) of numbers, or (N,) bytes of image
+            files (variable-length uint8, or opaque); with selected channels also (N,H,W,C) or (N,C,H,W);
             label: the dataset of the labels, (N,) numbers or strings, or `none`;
             id: the dataset of the ids, (N,) strings; split: the group with these datasets, or `none`. Common names are
             found without options.
@@ -110,6 +112,9 @@ class Hdf5Source(PixelRows):
 
     def image(self, row: int) -> OpenedImage:
         return open_image(self._content(row)) if self._layout == "bytes" else super().image(row)
+
+    def wide(self, row: int) -> WideImage | None:
+        return open_wide(self._content(row)) if self._layout == "bytes" else super().wide(row)
 
     def _open(self, name: str) -> tuple[h5py.Dataset, h5py.File]:
         import h5py

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import OpenedImage, UnreadableImage, open_image
+from simsiam_eval.images.decode import open_image
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.sources.base import ImageSource, as_utf8
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # A row is read with its whole row group. Several threads read a block, so a process keeps at least two groups.
 _KEPT_ROWS = 1024
 _OPEN_FILES = 8
+_SAMPLED_GROUPS = 4
 
 
 def open_parquet(
@@ -114,6 +116,13 @@ class ParquetSource(ImageSource):
 
     def image(self, row: int) -> OpenedImage:
         return open_image(self._content(row))
+
+    def sample_rows(self, count: int) -> list[int]:
+        """Rows of a few row groups: each is read whole."""
+        starts = self._group_starts[np.unique(np.linspace(0, len(self._groups) - 1, _SAMPLED_GROUPS).astype(int))]
+        return sorted({row for start in starts.tolist() for row in range(start, min(start + count, len(self)))})[
+            : count * len(starts) : len(starts)
+        ]
 
     def _group_of(self, row: int) -> int:
         return int(np.searchsorted(self._group_starts, row, side="right")) - 1

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import DecodedImage, OpenedImage
-from simsiam_eval.images.stored import StoredImage
-from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.opened import OpenedImage
+from simsiam_eval.images.stored import StoredImage, rgb_or_gray
+from simsiam_eval.images.wide import WideImage
+from simsiam_eval.sources.base import ImageSource, as_wide
 
 _EXPECTED = "expected (N,H,W,3), (N,H,W) or (N,3,H,W)"
 
@@ -41,20 +43,25 @@ class PixelRows(ImageSource):
     def _stored(self, row: int) -> NDArray[Any]:
         """The row of the array. Raises UnreadableImage: it cannot be read."""
 
-    def require(self, rows: range, selection: ChannelSelection | None) -> None:
-        if selection is None and self._why_not_rgb is not None:
-            raise DataError(self._why_not_rgb)
-        super().require(rows, selection)
+    def require(self, rows: range, selection: ChannelSelection | None, intensity: Intensity) -> None:
+        if selection is None:
+            self._require_rgb()
+        super().require(rows, selection, intensity)
 
     def stored(self, row: int) -> StoredImage:
         return StoredImage(self._stored(row))
 
     def image(self, row: int) -> OpenedImage:
-        self.require(range(row, row + 1), None)
+        self._require_rgb()
         stored = self._stored(row)
-        pixels = stored.transpose(1, 2, 0) if self._layout == "CHW" else stored
-        height, width = pixels.shape[:2]
-        return DecodedImage(np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3)))
+        return rgb_or_gray(StoredImage(stored.transpose(1, 2, 0) if self._layout == "CHW" else stored, "last"))
+
+    def wide(self, row: int) -> WideImage | None:
+        return as_wide(self.image(row))
+
+    def _require_rgb(self) -> None:
+        if self._why_not_rgb is not None:
+            raise DataError(self._why_not_rgb)
 
     def _content(self, row: int) -> bytes:
         return self._stored(row).tobytes()
@@ -73,8 +80,6 @@ def pixel_layout(dtype: np.dtype, shape: tuple[int, ...], where: str) -> tuple[s
         raise DataError(f"{where} contains {dtype}; expected pixels as numbers, or the bytes of image files.")
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         raise DataError(f"{where} has shape {shape}; {_EXPECTED}, or (N,) of bytes.")
-    if dtype != np.uint8:
-        return "stored", f"{where} contains {dtype}; expected uint8 pixels, the bytes of image files, or --channels."
     if len(shape) == 3:
         return "HW", None
     if shape[3] in (1, 3) or shape[1] in (1, 3):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.sources.archive import ArchiveSource, archives
 from simsiam_eval.sources.archive_folders import class_folders, is_hidden

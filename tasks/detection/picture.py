@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from simsiam_eval.files.atomic import atomic_write
-from simsiam_eval.images.decode import UnreadableImage, open_image
+from simsiam_eval.images.decode import open_image
+from simsiam_eval.images.opened import UnreadableImage
 from tasks.detection.data.dataset import DetectionDataset, LabeledImage, Segmentation
 from tasks.detection.data.detections import Detections
 from tasks.detection.data.masks import binary_mask

@@ -217,6 +217,7 @@ def _open_sets(
         opened_gallery = opened(gallery_spec, "train", "--gallery", opened_queries)
     else:
         opened_gallery = opened(gallery_spec, "train", "--gallery")
+        options = options.with_scale_of(opened_gallery.attributes)
         opened_queries = opened(query_spec, "test", "--queries", opened_gallery)
     reject_mixture(opened_gallery, opened_queries)
     gallery = completed(opened_gallery, f"--gallery {gallery_spec}")

@@ -20,6 +20,7 @@ from simsiam_eval.features.class_names import class_name
 from simsiam_eval.features.compatibility import Extracted, reject_mixture, same_rows
 from simsiam_eval.features.reader import open_features
 from simsiam_eval.features.table import Features, ImageTable
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.neighbors.approximate import NeighborIndex
 from simsiam_eval.neighbors.exact import search
 from simsiam_eval.neighbors.index_file import MeasuredRecall, read_index_file
@@ -81,7 +82,7 @@ class Queries:
 
     Attributes:
         leave_one_out: the queries are the gallery's own rows; none may find itself.
-        source, rows: of queries given as images.
+        source, rows, intensity: of queries given as images.
         file: of queries given as a feature file, which names the source of its images.
     """
 
@@ -92,12 +93,13 @@ class Queries:
     leave_one_out: bool = False
     source: ImageSource | None = None
     rows: Sequence[int] = ()
+    intensity: Intensity = Intensity()
     file: Features | None = None
 
     def images(self) -> Callable[[int], Image | None]:
         """A function from the number of a query to its image; a feature file's source is opened only here."""
         if self.source is not None:
-            return lambda query: image_or_none(self.source, self.rows[query])
+            return lambda query: image_or_none(self.source, self.rows[query], self.intensity)
         images = SourceImages(None) if self.file is None else SourceImages.from_features(self.file)
         return lambda query: images.image(self.ids[query])
 
@@ -164,4 +166,5 @@ def _extract(source: ImageSource, gallery: ImageTable, choice: EncoderChoice, de
         source.class_names,
         source=source,
         rows=images.rows.tolist(),
+        intensity=work.preprocessing.intensity,
     )

@@ -9,6 +9,7 @@ from PIL import Image
 from pretrain.loader import Loader, Schedule, resident_pixels
 from pretrain.views.parameters import ViewRecipe
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.sources.base import ArraySource, PathSource
@@ -197,16 +198,16 @@ def test_a_batch_without_a_readable_image_is_an_error(tmp_path, resident):
 
 
 def test_only_small_images_of_one_size_are_resident(files, tmp_path):
-    pixels, reasons = resident_pixels(files)
+    pixels, reasons = resident_pixels(files, Intensity())
     assert pixels.shape == (11, 3, 8, 8)
     assert pixels[:, 1, 2, 3].tolist() == list(range(11))
     assert reasons == {}
     Image.new("RGB", (9, 8)).save(files.paths[10])
-    assert resident_pixels(files) == (None, {})
+    assert resident_pixels(files, Intensity()) == (None, {})
     with pytest.raises(UsageError, match="one size"):
         loader(files, resident=True)
     Image.new("RGB", (200, 8)).save(tmp_path / "large.png")
-    assert resident_pixels(PathSource([tmp_path / "large.png"])) == (None, {})
+    assert resident_pixels(PathSource([tmp_path / "large.png"]), Intensity()) == (None, {})
 
 
 def test_too_few_images_and_batches_that_cannot_be_divided_are_rejected(source):

@@ -60,17 +60,17 @@ def test_features_are_those_of_torch(record, four, arrays, tmp_path, workers):
     made = record("extract", *given, "--out", tmp_path / "f.h5", "--channels", 4, *PREPARED, *workers)
     assert made["provenance"]["preprocessing"] == {
         "resize": SIDE, "crop": SIDE, "mean": list(MEAN), "std": list(STD), "channels": 4,
-        "selection": {"channels": "4", "max_value": None, "channel_axis": None},
+        "selection": {"channels": "4", "channel_axis": None}, "intensity": {"uint16": [0, 65535]},
     }  # fmt: skip
     check_features(tmp_path / "f.h5", expected_features(four[1], BANDS[ROWS]))
     assert record("verify", tmp_path / "f.h5", *given)["metrics"]["faults"] == []
 
 
-def test_indices_and_max_value(record, four, tmp_path):
+def test_indices_and_white(record, four, tmp_path):
     pixels = RNG.integers(0, 4096, (3, SIDE, SIDE, 13), dtype=np.int32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"] = pixels.transpose(0, 3, 1, 2)
-    options = ["--channels", "9-11,2", "--max-value", 4095, "--channel-axis", "first", *PREPARED]
+    options = ["--channels", "9-11,2", "--intensity", "0:4095", "--channel-axis", "first", *PREPARED]
     given = ["--checkpoint", four[0], "--data", f"hdf5:{tmp_path / 'a.h5'}"]
     record("extract", *given, "--out", tmp_path / "f.h5", *options)
     check_features(tmp_path / "f.h5", expected_features(four[1], pixels[:, :, :, [9, 10, 11, 2]], 4095))
@@ -85,7 +85,7 @@ def test_networks_of_timm(record, tmp_path):
     pixels = RNG.random((3, SIDE, SIDE, 5), dtype=np.float32)
     np.save(tmp_path / "x.npy", pixels[0])
     given = ["--checkpoint", f"timm:resnet10t@{tmp_path / 'a.pth'}", "--data", tmp_path / "x.npy", "--channels", 5]
-    given += ["--max-value", 1, "--transform", "cifar", "--mean", 0.5, "--std", 0.25, "--out", tmp_path / "f.h5"]
+    given += ["--intensity", "0:1", "--transform", "cifar", "--mean", 0.5, "--std", 0.25, "--out", tmp_path / "f.h5"]
     record("extract", *given)
     check_features(tmp_path / "f.h5", expected_features(model, pixels[:1], 1, (0.5,) * 5, (0.25,) * 5))
 
@@ -106,7 +106,7 @@ def test_sixteen_bit_gray_for_gray_and_rgb_encoders(record, model_of, tmp_path):
 def test_a_float_image_is_resized_as_torch_resizes_it(record, four, tmp_path):
     pixels = RNG.random((50, 70, 4), dtype=np.float32)
     np.save(tmp_path / "a.npy", pixels)
-    options = ["--channels", 4, "--max-value", 1, *PREPARED, "--out", tmp_path / "f.h5"]
+    options = ["--channels", 4, "--intensity", "0:1", *PREPARED, "--out", tmp_path / "f.h5"]
     record("extract", "--checkpoint", four[0], "--data", tmp_path / "a.npy", *options)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(image, (32, 44), mode="bilinear", antialias=True)[:, :, :, 6:38]
@@ -114,7 +114,7 @@ def test_a_float_image_is_resized_as_torch_resizes_it(record, four, tmp_path):
 
 
 def test_a_long_strip_is_resized_like_any_image(four):
-    encoder = se.load_encoder(four[0], channels=4, max_value=1, mean=0, std=1, transform="cifar")
+    encoder = se.load_encoder(four[0], channels=4, intensity="0:1", mean=0, std=1, transform="cifar")
     pixels = RNG.random((40, 900, 4), dtype=np.float32)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     expected = torch.nn.functional.interpolate(image, (32, 720), mode="bilinear", antialias=True)[0, :, :, 344:376]
@@ -144,7 +144,8 @@ def test_a_long_strip_is_resized_like_any_image(four):
         (["--channels", 4, "--mean", "1,2", "--std", 1], 2, "--mean must be at most 1"),
         (["--channels", 4, "--decode", "scaled"], 2, "--decode scaled cannot be used with --channels"),
         (["--channels", "4.5"], 2, "--channels '4.5' cannot be read; expected a number, such as 4, or indices from 0"),
-        (["--max-value", 255], 2, "--max-value requires --channels"),
+        (["--intensity", "255"], 2, "--intensity must be auto, dtype, percentile or LOW:HIGH with LOW below HIGH"),
+        (["--intensity", "5:5"], 2, "such as 0:4095, got '5:5'"),
         (["--channel-axis", "first"], 2, "--channel-axis requires --channels"),
     ],
 )
@@ -163,10 +164,12 @@ def test_rgb_images_of_other_types_name_the_option(call, tmp_path):
         file["images"] = BANDS
     result = call(*given, f"hdf5:{tmp_path / 'a.h5'}")
     assert result.exit_code == 1
-    assert "contains uint16; expected uint8 pixels, the bytes of image files, or --channels." in result.stderr
+    assert "has shape (6, 32, 32, 4); expected (N,H,W,3)" in result.stderr
     np.save(tmp_path / "a.npy", BANDS[0])
     result = call(*given, tmp_path / "a.npy", "--strict")
-    assert "an array or a TIFF image that is not RGB or gray; it requires --channels" in result.stderr
+    assert (
+        "an array of shape (32, 32, 4) and type uint16 that is not RGB or gray; it requires --channels" in result.stderr
+    )
 
 
 def test_later_images_of_other_channels_are_skipped(record, four, arrays, tmp_path):
@@ -178,7 +181,7 @@ def test_later_images_of_other_channels_are_skipped(record, four, arrays, tmp_pa
     with h5py.File(tmp_path / "f.h5") as file:
         reasons = [reason.decode() for reason in file["errors"]["reason"]]
     assert "has 3 channels (32 x 32 pixels), but --channels expects 4" in reasons[0]
-    assert "the values are float64, whose scale is unknown" in reasons[1]
+    assert "the values are float64, and which of them are black and white is unknown" in reasons[1]
 
 
 def test_features_of_other_channels_are_not_mixed(record, call, four, arrays, tmp_path):
@@ -274,4 +277,4 @@ def test_pretraining_reads_rgb_only(call, tmp_path):
         file["images"] = BANDS
     result = call(*given, f"hdf5:{tmp_path / 'a.h5'}")
     assert result.exit_code == 1
-    assert "contains uint16; expected uint8 pixels" in result.stderr
+    assert "has shape (6, 32, 32, 4); expected (N,H,W,3)" in result.stderr

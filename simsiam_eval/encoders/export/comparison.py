@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import DecodedImage
+from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import Preprocessing
 
 

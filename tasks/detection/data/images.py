@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage, image_size, open_image
+from simsiam_eval.images.decode import image_size, open_image
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from tasks.detection.data.dataset import DetectionDataset, LabeledImage

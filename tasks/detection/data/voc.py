@@ -10,7 +10,8 @@ from pathlib import Path
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.text import read_text
-from simsiam_eval.images.decode import UnreadableImage, image_size
+from simsiam_eval.images.decode import image_size
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.wording import first_few
 from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
 

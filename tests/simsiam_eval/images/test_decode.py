@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from simsiam_eval.images import decode as images
-from simsiam_eval.images.decode import UnreadableImage, image_size, open_image
+from simsiam_eval.images.decode import image_size, open_image
+from simsiam_eval.images.opened import UnreadableImage
 
 RED_GREEN = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
 
@@ -165,20 +166,6 @@ def test_missing_file_and_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     with pytest.raises(UnreadableImage, match="too many pixels"):
         open_image(stored(Image.new("RGB", (3, 1))))  # more than twice the limit, as Pillow has it
-
-
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [
-        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
-        (np.array([[0, 128, 255]], dtype=np.float32), [0, 128, 255]),
-        (np.array([[0, 128, 255]], dtype=np.int32), [0, 128, 255]),
-        (np.array([[0, 32768, 65535]], dtype=np.int32), [0, 128, 255]),
-    ],
-)
-def test_white_of_floats_and_wide_integers_follows_the_largest_value(values, shown):
-    pixels = decoded(stored(Image.fromarray(values), "TIFF"))
-    assert pixels[0, :, 0].tolist() == shown
 
 
 def test_transparent_gray_value_becomes_white():

@@ -10,7 +10,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images.decode import DecodedImage, open_image
+from simsiam_eval.images.decode import open_image
+from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 from simsiam_eval.vocabulary import IMAGENET_MEAN, IMAGENET_STD
 

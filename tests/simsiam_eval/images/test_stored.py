@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.channels import ChannelSelection
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.images.stored import OtherChannels, StoredImage, read_stored, selected
 
 RNG = np.random.default_rng(0)
@@ -50,8 +51,9 @@ def tiff(array, **options):
     return buffer.getvalue()
 
 
-def read(data, channels, **options):
-    return selected(read_stored(data), ChannelSelection.parse(channels, **options))
+def read(data, channels, intensity="auto", **options):
+    levels = Intensity.parse(intensity) or Intensity()
+    return selected(read_stored(data), ChannelSelection.parse(channels, **options), levels)
 
 
 def test_sixteen_bit_gray_keeps_every_bit():
@@ -60,7 +62,7 @@ def test_sixteen_bit_gray_keeps_every_bit():
         pixels = read(encoded(Image.fromarray(gray), form), "1")
         assert pixels.dtype == np.float32
         np.testing.assert_array_equal(pixels[:, :, 0], gray.astype(np.float32) / np.float32(65535))
-    scaled = read(encoded(Image.fromarray(gray), "PNG"), "1", max_value=10_000)
+    scaled = read(encoded(Image.fromarray(gray), "PNG"), "1", "0:10000")
     np.testing.assert_array_equal(scaled[:, :, 0], gray.astype(np.float32) / np.float32(10_000))
 
 
@@ -85,9 +87,9 @@ def test_indices_choose_order_and_repeat():
     stored = StoredImage(BANDS, "last")
     for text, indices in (("3,0", [3, 0]), ("1-3", [1, 2, 3]), ("2-2", [2]), ("0,0,0", [0, 0, 0])):
         expected = BANDS[:, :, indices].astype(np.float32) / np.float32(65535)
-        np.testing.assert_array_equal(selected(stored, ChannelSelection.parse(text)), expected)
+        np.testing.assert_array_equal(selected(stored, ChannelSelection.parse(text), Intensity()), expected)
     assert ChannelSelection.parse("1-3") == ChannelSelection.parse("1, 2,3")
-    recorded = ChannelSelection.parse("2-2", 9.0, "first")
+    recorded = ChannelSelection.parse("2-2", "first")
     assert ChannelSelection.from_dict(recorded.to_dict()) == recorded
 
 
@@ -123,11 +125,12 @@ def test_layout_of_arrays_is_said_or_clear(shape, channels, axis, expected):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int16, np.int32, np.uint32, np.int8])
-def test_scale_of_other_types_must_be_given(dtype):
+def test_values_of_other_types_need_black_and_white(dtype):
     array = np.full((40, 50, 4), 3, dtype)
-    with pytest.raises(OtherChannels, match=f"{np.dtype(dtype)}, whose scale is unknown; give --max-value"):
+    with pytest.raises(UnreadableImage, match=f"{np.dtype(dtype)}, and which of them are black and white is unknown"):
         read(npy(array), "4")
-    np.testing.assert_array_equal(read(npy(array), "4", max_value=6), np.full((40, 50, 4), 0.5, np.float32))
+    np.testing.assert_array_equal(read(npy(array), "4", "0:6"), np.full((40, 50, 4), 0.5, np.float32))
+    np.testing.assert_array_equal(read(npy(array), "4", "2:2.5"), np.full((40, 50, 4), 2, np.float32))  # not clipped
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_scale_of_other_types_must_be_given(dtype):
 )
 def test_images_that_do_not_fit_are_explained(data, channels, message):
     with pytest.raises((UnreadableImage, DataError), match=message):
-        read(data, channels, max_value=1)
+        read(data, channels, "0:1")
 
 
 @pytest.mark.parametrize(
@@ -193,8 +196,8 @@ def test_tiff_is_turned_as_pillow_turns_it(orientation):
     data = encoded(image, "TIFF", exif=exif)
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.array(ImageOps.exif_transpose(opened))
-    for read_pixels in (module._by_pillow, lambda data: module._by_tifffile(data)[0]):
-        np.testing.assert_array_equal(read_pixels(data)[:, :, 0], expected)
+    for read_pixels in (module._by_pillow, module._by_tifffile):
+        np.testing.assert_array_equal(read_pixels(data)[0][:, :, 0], expected)
 
 
 def test_missing_packages_are_named(monkeypatch):

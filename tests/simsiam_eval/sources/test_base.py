@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.sources.base import ArraySource, PathSource
 from simsiam_eval.sources.opening import open_source
 
@@ -112,7 +112,7 @@ def test_system_error_is_not_an_unreadable_image(tmp_path, monkeypatch, write_im
     def gone(path, flags):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr("simsiam_eval.images.decode._open_nonblocking", gone)
+    monkeypatch.setattr("simsiam_eval.images.opened.open_nonblocking", gone)
     for read in (lambda source: source.image(0), lambda source: source.fingerprint()):
         with pytest.raises(DataError, match="cannot be read now"):
             read(open_source(str(tmp_path)))

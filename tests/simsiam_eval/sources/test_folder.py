@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.sources.opening import open_source
 
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import FORMAT
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.intensity import Intensity
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.sources.opening import open_source
 
 RNG = np.random.default_rng(0)
@@ -182,13 +183,12 @@ def test_rejected_files(tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (COLOR.astype(np.float32), "float32; expected uint8 pixels.* or --channels"),
         (np.zeros((2, 5, 5, 4), np.uint8), r"shape \(2, 5, 5, 4\).* or --channels"),
     ],
 )
 def test_pixels_that_are_not_rgb_require_channels(tmp_path, images, message):
     source = open_source(str(write(tmp_path / "a.h5", images=images)))
-    for read in (lambda: source.require(range(2), None), lambda: source.image(0)):
+    for read in (lambda: source.require(range(2), None, Intensity()), lambda: source.image(0)):
         with pytest.raises(DataError, match=message):
             read()
     assert np.array_equal(source.stored(1).pixels, images[1])

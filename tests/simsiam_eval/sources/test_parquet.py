@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.blocks import Blocks, map_blocks
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.sources.opening import open_source
 from simsiam_eval.sources.parquet import ParquetSource

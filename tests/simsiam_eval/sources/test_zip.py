@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import UnreadableImage
+from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.sources.opening import open_source
 
 NAMES = ["dog/b.png", "cat/deep/c.PNG", "cat-x/d.png", "cat/a.png"]

@@ -11,7 +11,7 @@ from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.export.graph import ResizeAndNormalize
 from simsiam_eval.encoders.export.writer import missing_packages
 from simsiam_eval.errors import UsageError
-from simsiam_eval.images.decode import DecodedImage
+from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import Preprocessing
 
 needs_onnx = pytest.mark.skipif(
