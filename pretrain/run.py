@@ -33,6 +33,7 @@ from pretrain.settings import PretrainSettings
 from pretrain.train import train
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import may_change
+from simsiam_eval.commands.unreadable import ReadImages, unreadable_faults
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.images.intensity import Intensity
@@ -252,6 +253,9 @@ class _Run:
                 f"SimSiam, {settings.encoder_name()}: {checkpoint}",
                 ("epochs", "images", "unreadable", "last loss", "output std x sqrt(d)", "kNN %"),
                 [row],
+            ),
+            faults=unreadable_faults(
+                [ReadImages(settings.data, unreadable, len(self._source))], settings.max_unreadable
             ),
         )
 

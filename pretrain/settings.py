@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import LabelSettings, PrecisionSettings, ProcessSettings, SeedSettings, setting
+from simsiam_eval.commands.unreadable import max_unreadable_setting
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
@@ -96,7 +97,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
         },
     }
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "data val strict",
+        "data": "data val max_unreadable strict",
         "encoder": "arch stem init",
         "method": "predictor stop_gradient loss symmetric dim pred_dim predictor_bn projector_layers projector_hidden "
         "projector_bn",
@@ -270,6 +271,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
         help="Number of decoding processes (default: one per core, at most 16; none for images in memory).",
     )
     intensity: str = intensity_setting()
+    max_unreadable: float = max_unreadable_setting(may_change=True)
     strict: bool = setting(
         False, may_change=True, help="Stop at the first unreadable image instead of skipping it with a message."
     )

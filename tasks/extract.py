@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import ProcessSettings, setting
+from simsiam_eval.commands.unreadable import ReadImages, unreadable_faults
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import ViewSettings
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
@@ -121,4 +122,5 @@ def extract(settings: ExtractSettings) -> Result:
             ),
             files={"features": str(settings.out)},
             table=table,
+            faults=unreadable_faults([ReadImages(settings.data, unreadable, rows)], settings.max_unreadable),
         )

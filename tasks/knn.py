@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import SeedSettings, setting
+from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings
 from simsiam_eval.wording import percent
@@ -183,6 +184,7 @@ def knn(settings: KnnSettings) -> Result:
             train=described_features(bank),
             test=described_features(queries),
         ),
+        faults=unreadable_faults([bank.read_images, queries.read_images], settings.max_unreadable),
         table=Table(
             f"kNN{'' if quality is None or quality.exact else ' (approximate)'}, {settings.vote} vote, {settings.metric}, "
             f"{len(bank.labels):,} training features, {len(queries.labels):,} test images"

@@ -32,8 +32,8 @@ class Result:
         provenance: what it ran on: encoder, images, versions, machine, seconds.
         files: what it wrote, by role.
         table: the numbers for people; not part of the record.
-        faults: what is wrong with what was checked, a sentence each, for standard error; the record is printed all the
-            same, and the exit status is 1. One that the table shows is not printed twice.
+        faults: what is wrong with what was checked or read, a sentence each, for standard error; the record is printed all
+            the same, and the exit status is 1. One that the table shows is not printed twice.
     """
 
     task: str
@@ -53,6 +53,7 @@ class Result:
             "task": self.task,
             "protocol": self.protocol,
             "metrics": self.metrics,
+            "faults": list(self.faults),
             "provenance": self.provenance,
             "files": self.files,
             "settings": self.settings,

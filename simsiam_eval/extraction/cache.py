@@ -7,12 +7,13 @@ import json
 import time
 from pathlib import Path
 
-from simsiam_eval.errors import BeingWritten
+from simsiam_eval.errors import BeingWritten, DataError
 from simsiam_eval.extraction.plan import ExtractionPlan
 from simsiam_eval.features.file import NOT_COMPARED
 from simsiam_eval.files.cache import cache_folder, make_cache_folder
 from simsiam_eval.runtime.processes import Processes
 from simsiam_eval.runtime.progress import say
+from simsiam_eval.wording import counted
 
 
 def extract_to_cache(plan: ExtractionPlan, spec: str) -> Path:
@@ -48,7 +49,9 @@ def extract_to_cache(plan: ExtractionPlan, spec: str) -> Path:
     waiting = False
     while True:
         try:
-            write_extraction(extraction, attributes, out, Processes(extraction.device))
+            _, unreadable = write_extraction(extraction, attributes, out, Processes(extraction.device))
+            if unreadable == len(extraction.rows):
+                raise DataError(f"None of the {counted(unreadable, 'image')} of {spec} could be read.")
             return out
         except BeingWritten:
             if not waiting:

@@ -16,6 +16,7 @@ from simsiam_eval.commands.settings import (
     option_name,
     setting,
 )
+from simsiam_eval.commands.unreadable import max_unreadable_setting
 from simsiam_eval.encoders.settings import CHOICE_NAMES, CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.pixel_settings import PixelSettings
@@ -31,7 +32,7 @@ class FeatureSettings(CheckpointSettings, LabelSettings, PixelSettings, DeviceSe
     """How features are extracted from images: for `extract` and every command that takes images with a checkpoint."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "fingerprint strict",
+        "data": "fingerprint max_unreadable strict",
         "features": "layer pool flip_average normalize dtype",
         "preprocessing": "transform resize crop decode",
         "machine": "compile extract_batch workers",
@@ -93,6 +94,7 @@ class FeatureSettings(CheckpointSettings, LabelSettings, PixelSettings, DeviceSe
         help="How the dataset is fingerprinted: by content (read once, then cached) or by file listing (ids, labels and "
         "sizes; for sources too large to read twice).",
     )
+    max_unreadable: float = max_unreadable_setting()
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
     def extraction(self) -> ExtractionOptions:
@@ -153,7 +155,7 @@ class EncoderSettings(FeatureSettings):
     GROUPS: ClassVar[dict[str, str]] = {"encoder": "checkpoint"}
 
     # Names of extraction settings that the command also applies to a feature file, and whether it reads several layers.
-    ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer"})
+    ON_FILES: ClassVar[frozenset[str]] = frozenset({"layer", "max_unreadable"})
     SEVERAL_LAYERS: ClassVar[bool] = False
 
     checkpoint: str | None = setting(

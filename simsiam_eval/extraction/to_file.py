@@ -47,7 +47,7 @@ def write_extraction(
     """
     existing = _complete_file(extraction, attributes, out) if processes.main else None
     if processes.largest(0 if existing is None else 1):
-        return 0, 0 if existing is None else int(existing["unreadable"])
+        return 0, int(processes.largest(0 if existing is None else int(existing["unreadable"])))
     rows, source = extraction.rows, extraction.source
     with closing(_shared_writer(extraction, attributes, out, processes)) as writer:
         if extraction.options.strict and (unreadable := writer.unreadable()):
@@ -83,13 +83,8 @@ def write_extraction(
                 advance(len(block.rows))
         writer.sync()
         processes.barrier()  # the main process finishes the file after all rows are written
-        unreadable = writer.finish() if processes.main else 0
-        processes.barrier()
-    if unreadable == len(rows):
-        raise DataError(
-            f"None of the {counted(unreadable, 'image')} of {source.spec} could be read; {out} has the reasons in `errors`."
-        )
-    if unreadable:
+        unreadable = int(processes.largest(writer.finish() if processes.main else 0))
+    if unreadable and processes.main:
         say(f"{unreadable} of {len(rows)} images could not be read; see `errors` in {out}.")
     return missing, unreadable
 
@@ -102,18 +97,19 @@ def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: P
     expected = {key: value for key, value in attributes.items() if key != "computation"}
     differing = differences(existing, expected | {"dtype": extraction.options.dtype, "columns": extraction.columns})
     if differing:
+        unreadable = counted(int(existing["unreadable"]), "image")
+        repaired = f", or remove it if its {unreadable} that could not be read were repaired" * bool(
+            existing["unreadable"]
+        )
         raise DataError(
-            f"{out} contains features of another encoder, images or settings ({', '.join(differing)}): choose another --out."
+            f"{out} contains features of another encoder, images or settings ({', '.join(differing)}): choose another "
+            f"--out{repaired}."
         )
     if extraction.options.strict and existing["unreadable"]:
         raise DataError(
             f"{out} already exists, but {counted(existing['unreadable'], 'image')} could not be read (--strict)."
         )
     remove_sidecars(out)
-    if existing["unreadable"] == len(extraction.rows):
-        raise DataError(
-            f"{out} already exists, but none of its images could be read; fix the images and remove this file."
-        )
     say(f"{out} already exists and is complete; nothing to do.")
     return existing
 

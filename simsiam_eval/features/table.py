@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simsiam_eval.commands.unreadable import ReadImages
 from simsiam_eval.features.rows import FeatureMatrix, FeatureRows
 
 Table = TypeVar("Table", bound="ImageTable")
@@ -42,6 +43,12 @@ class ImageTable:
     def name(self) -> str:
         """What messages call it: the file, or the image source."""
         return str(self.path or self.attributes["source"].get("spec"))
+
+    @property
+    def read_images(self) -> ReadImages:
+        """How many images of the file or source could not be read, whatever rows were chosen since."""
+        total = self.attributes["shape"][0] if "shape" in self.attributes else len(self) + self.unreadable
+        return ReadImages(str(self.attributes["source"].get("spec") or self.path), self.unreadable, int(total))
 
     @property
     def class_names(self) -> list[str] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, provenance
+from simsiam_eval.commands.unreadable import unreadable_faults
 from tasks.linear.settings import LinearEvalSettings
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
         provenance=provenance(
             started, str(device), train=described_features(train), test=described_features(test), **encoder
         ),
+        faults=unreadable_faults([train.read_images, test.read_images], settings.max_unreadable),
         table=table,
     )
     single = report if isinstance(report, HeadReport) else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import DeviceSettings, LabelSettings, PrecisionSettings, setting
+from simsiam_eval.commands.unreadable import ReadImages, max_unreadable_setting, unreadable_faults
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, percent
@@ -35,7 +36,7 @@ class PredictSettings(CheckpointSettings, LabelSettings, DeviceSettings, Precisi
     """Classify images with an encoder and a head trained by linear-eval (--save-head)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "data strict",
+        "data": "data max_unreadable strict",
         "encoder": "checkpoint head",
         "output": "out",
         "machine": "extract_batch workers",
@@ -54,6 +55,7 @@ class PredictSettings(CheckpointSettings, LabelSettings, DeviceSettings, Precisi
     )
     extract_batch: int | None = setting(None, at_least=1, help="Images per forward pass (default: as for `extract`).")
     workers: int | None = setting(None, at_least=0, help="Number of decoding processes (default: as for `extract`).")
+    max_unreadable: float = max_unreadable_setting()
     strict: bool = setting(False, help="Stop at the first unreadable image instead of skipping it.")
 
 
@@ -115,6 +117,9 @@ def predict(settings: PredictSettings) -> Result:
         files={"predictions": str(settings.out)} if settings.out else {},
         table=Table(
             f"Predictions for {settings.data}", columns, examples, _notes(metrics, len(examples), settings.out)
+        ),
+        faults=unreadable_faults(
+            [ReadImages(settings.data, metrics["unreadable"], len(source))], settings.max_unreadable
         ),
     )
 

@@ -156,7 +156,17 @@ class LinearEvalSettings(EvaluationSettings, ViewSettings):
 
     def training_values(self) -> dict[str, Any]:
         """The values that the heads depend on, besides the features and the checkpoint."""
-        other = {"out", "save_head", "workers", "strict", "train", "test", "checkpoint", *CHOICE_NAMES}
+        other = {
+            "out",
+            "save_head",
+            "workers",
+            "max_unreadable",
+            "strict",
+            "train",
+            "test",
+            "checkpoint",
+            *CHOICE_NAMES,
+        }
         other |= may_change(type(self))
         return {name: value for name, value in self.to_dict().items() if name not in other}
 

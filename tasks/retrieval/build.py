@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import SeedSettings, setting
+from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.settings import EncoderSettings
 from simsiam_eval.vocabulary import INDEX_ENDING
@@ -90,6 +91,7 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
         settings=settings.to_dict(),
         metrics=quality.to_dict() | {"rows": len(gallery.ids), "build_seconds": seconds},
         provenance=provenance(started, gallery=described_features(gallery)),
+        faults=unreadable_faults([gallery.read_images], settings.max_unreadable),
         files={"index": str(settings.out), "rows": str(rows_file(settings.out))},
         table=Table(
             f"Index {settings.out}, {settings.index}{kind}",

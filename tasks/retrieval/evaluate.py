@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import SeedSettings, option_name, setting
+from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EncoderSettings, leakage_setting
 from simsiam_eval.sources.spec import is_feature_file
@@ -157,6 +158,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
             gallery=described_features(gallery),
             queries=described_features(queries),
         ),
+        faults=unreadable_faults([gallery.read_images, queries.read_images], settings.max_unreadable),
         files=files,
         table=Table(
             f"Retrieval, {settings.metric}, {len(gallery.labels):,} gallery images, "

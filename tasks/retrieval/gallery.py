@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simsiam_eval.commands.unreadable import ReadImages
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -83,6 +84,7 @@ class Queries:
     Attributes:
         leave_one_out: the queries are the gallery's own rows; none may find itself.
         source, rows, intensity: of queries given as images.
+        read_images: how many of all queries could not be read.
         file: of queries given as a feature file, which names the source of its images.
     """
 
@@ -90,6 +92,7 @@ class Queries:
     features: NDArray[np.floating]
     labels: NDArray[np.int64]
     class_names: Sequence[str] | None
+    read_images: ReadImages
     leave_one_out: bool = False
     source: ImageSource | None = None
     rows: Sequence[int] = ()
@@ -141,7 +144,9 @@ def open_queries(spec: str, gallery: ImageTable, choice: EncoderChoice | None, d
         reject_mixture(gallery, file)
         features = file.features[:]
         leave_one_out = same_rows(gallery, file)
-        return Queries(file.ids.tolist(), features, file.labels, file.class_names, leave_one_out, file=file)
+        return Queries(
+            file.ids.tolist(), features, file.labels, file.class_names, file.read_images, leave_one_out, file=file
+        )
     if choice is None:
         raise DataError(
             f"{spec} is not a feature file (.h5); image queries require --checkpoint, the gallery's encoder."
@@ -164,6 +169,7 @@ def _extract(source: ImageSource, gallery: ImageTable, choice: EncoderChoice, de
         images.features[:],
         images.labels,
         source.class_names,
+        images.read_images,
         source=source,
         rows=images.rows.tolist(),
         intensity=work.preprocessing.intensity,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
+from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EncoderSettings
 from simsiam_eval.sources.spec import is_index_file
@@ -145,6 +146,7 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
             encoder=gallery.images.attributes["encoder"],
             assumptions=gallery.images.attributes.get("assumptions"),
         ),
+        faults=unreadable_faults([gallery.images.read_images, queries.read_images], settings.max_unreadable),
         files=files,
         table=Table(
             f"Search in {counted(len(gallery.images.ids), 'image')}{_accuracy_of(gallery, parameters, settings.k)}"

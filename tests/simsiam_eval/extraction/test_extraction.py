@@ -449,17 +449,6 @@ def test_scaled_decoding_gives_the_same_center_crop_with_views(tmp_path):
     assert torch.equal(*crops)
 
 
-def test_no_readable_image_is_an_error(call, checkpoint, tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    arguments = ("extract", "--checkpoint", checkpoint, "--data", tmp_path / "images", "--out", tmp_path / "a.h5")
-    for expected in ("None of the 1 image of", "none of its images could be read"):
-        result = call(*arguments)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert expected in result.stderr
-    assert (tmp_path / "a.h5").exists()
-
-
 def test_assumptions_are_noted_once(call, tmp_path):
     torch.save(build_trunk("resnet18", "cifar").state_dict(), tmp_path / "bare.pth")
     for name, times in (("a.h5", 1), ("b.h5", 0)):
