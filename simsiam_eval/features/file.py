@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.hdf5_storage import require_stored, virtual_sources
 from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, PRECISIONS, UNKNOWN_PRECISION
 
@@ -93,6 +94,9 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
         if problem := _malformed(attributes):
             raise ValueError(problem)
         attributes["parts"] = _parts(file, features, attributes)
+        for dataset in (name for name in (*columns, "labels", "ids", "valid") if name in file):
+            if not file[dataset].is_virtual:  # of parts, which are checked by themselves
+                require_stored(file[dataset], f"{name}: {dataset}")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{name} is damaged: {error}; extract it again.") from error
     return attributes
@@ -171,11 +175,9 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     """The files that a virtual one points at. HDF5 reads zeros where one is missing, so this is checked here."""
     if not features.is_virtual:
         return []
-    folder = Path(file.filename).resolve().parent
     _allow_open_files(file.filename, len(features.virtual_sources()))
-    sources, first = features.virtual_sources(), attributes["source"].get("rows", [0])[0]
-    parts = [folder / source.file_name.replace("%%", "%") for source in sources]
-    for source, part in zip(sources, parts, strict=True):
+    sources, first = list(virtual_sources(features)), attributes["source"].get("rows", [0])[0]
+    for source, part in sources:
         if not part.exists():
             raise DataError(
                 f"{file.filename} is virtual and its part {part} is missing: put it back, or delete the "
@@ -191,7 +193,7 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
                 f"{file.filename} is virtual and its part {part} is not the one it was merged from: delete the virtual "
                 "file and merge again."
             )
-    return parts
+    return [part for _, part in sources]
 
 
 def _allow_open_files(name: str, parts: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.hdf5_storage import UnstoredRows, require_stored, unstored_rows
 from simsiam_eval.images.decode import open_image, open_wide
 from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.stored import StoredImage, read_stored
@@ -74,7 +75,8 @@ def open_hdf5(
                 ids = PackedTexts(map(as_utf8, _texts(_dataset(group, options["id"], (), "id", file), images, file)))
             key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
             numbers, names = labels.numbered(where)
-            source = Hdf5Source(spec, file, images.name, layout, numbers, names, ids, key, why_not_rgb)
+            unstored = unstored_rows(images)
+            source = Hdf5Source(spec, file, images.name, layout, numbers, names, ids, key, why_not_rgb, unstored)
             source.notes += labels.notes()
             return source
     except OSError as error:
@@ -86,6 +88,7 @@ class Hdf5Source(PixelRows):
 
     Args:
         layout: as that of `PixelRows`, or "bytes".
+        unstored: the rows that are not stored, whose images are unreadable; None if all are.
     """
 
     def __init__(
@@ -99,8 +102,10 @@ class Hdf5Source(PixelRows):
         ids: PackedTexts | None,
         key: str,
         why_not_rgb: str | None = None,
+        unstored: UnstoredRows | None = None,
     ) -> None:
         super().__init__(spec, labels, class_names, layout, why_not_rgb)
+        self._unstored = unstored
         self._file, self._name, self._ids, self._key = file, name, ids, key
         self._datasets = PerProcess(self._open, 1)
 
@@ -123,6 +128,8 @@ class Hdf5Source(PixelRows):
         return file[name], file
 
     def _stored(self, row: int) -> NDArray[Any]:
+        if self._unstored is not None and (reason := self._unstored.reason(row)):
+            raise UnreadableImage(f"HDF5 would read zeros: {reason}")
         try:
             return np.asarray(self._datasets(self._name)[0][row])
         except (OSError, KeyError, ValueError) as error:
@@ -203,6 +210,7 @@ def _labels(
         return labels, str(file)
     stored = _dataset(group, chosen, _LABEL_NAMES, "label", file)
     where = f"{stored.name} of {file}"
+    require_stored(stored, where)
     if h5py.check_string_dtype(stored.dtype):
         labels.extend(_texts(stored, images, file))
         return labels, where
@@ -219,4 +227,5 @@ def _texts(stored: h5py.Dataset, images: h5py.Dataset, file: Path) -> list[str]:
 
     if not h5py.check_string_dtype(stored.dtype) or stored.shape != (len(images),):
         raise DataError(f"{stored.name} of {file} is {stored.dtype} {stored.shape}; expected {len(images)} strings.")
+    require_stored(stored, f"{stored.name} of {file}")
     return list(stored.asstr(errors="replace")[()])

@@ -55,7 +55,16 @@ def arguments(pipeline, checkpoint, record, images, tmp_path):
     return of
 
 
-COMMANDS = ["extract", "knn", "linear-eval", "retrieval eval", "retrieval build", "retrieval search", "predict", "pretrain"]
+COMMANDS = [
+    "extract",
+    "knn",
+    "linear-eval",
+    "retrieval eval",
+    "retrieval build",
+    "retrieval search",
+    "predict",
+    "pretrain",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

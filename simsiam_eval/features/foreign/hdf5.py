@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import FORMAT, open_hdf5
 from simsiam_eval.features.foreign.arrays import TEXT, ForeignArray, rows_per_block
+from simsiam_eval.files.hdf5_storage import require_stored
 
 
 def hdf5_arrays(path: Path) -> list[ForeignArray]:
@@ -47,6 +48,7 @@ def _array(path: Path, name: str, dataset: h5py.Dataset) -> ForeignArray:
 
     def blocks() -> Iterator[NDArray[Any]]:
         with open_hdf5(path) as file:
+            require_stored(file[name], f"{name} of {path}")
             rows = file[name].asstr("utf-8") if text else file[name]
             try:
                 for start in range(0, shape[0], step):

@@ -98,6 +98,56 @@ def test_groups_of_splits_under_any_known_name(tmp_path):
         open_source(str(path))
 
 
+def test_rows_that_are_not_stored_are_unreadable(tmp_path):
+    """HDF5 reads them as zeros: black images."""
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["d"] = COLOR
+    layout = h5py.VirtualLayout((10, 6, 7, 3), np.uint8)
+    layout[:5] = h5py.VirtualSource("part.h5", "d", COLOR.shape)
+    layout[5:] = h5py.VirtualSource("gone.h5", "d", COLOR.shape)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("virtual", layout)
+        file.create_dataset("chunked", (10, 6, 7, 3), np.uint8, chunks=(1, 6, 7, 3))[:5] = COLOR
+        file.create_dataset("never", (10, 6, 7, 3), np.uint8)
+    for name, reason in {"virtual": "gone.h5 is missing", "chunked": "it was never written"}.items():
+        source = pickle.loads(pickle.dumps(open_source(f"{path}#images={name}")))
+        assert np.array_equal(np.asarray(source.image(4)), COLOR[4])
+        with pytest.raises(UnreadableImage, match=f"HDF5 would read zeros: .*{reason}"):
+            source.image(5)
+        with pytest.raises(UnreadableImage, match=reason):
+            source.stored(9)
+    with pytest.raises(UnreadableImage, match="never written"):
+        open_source(f"{path}#images=never").image(0)
+
+
+def test_labels_and_ids_that_are_not_stored_are_rejected(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = COLOR
+        file.create_dataset("y", (5,), np.int64)
+        file.create_dataset("names", (5,), h5py.string_dtype(), chunks=(2,))[:2] = ["a", "b"]
+    with pytest.raises(DataError, match=r"/y of .* is incomplete: 5 rows of 5 would be read as zeros"):
+        open_source(str(tmp_path / "a.h5"))
+    with pytest.raises(DataError, match=r"/names of .* is incomplete: 3 rows of 5"):
+        open_source(f"{tmp_path}/a.h5#label=none,id=names")
+
+
+@pytest.mark.parametrize("name", ["x", "y", "names", "format"])
+def test_empty_datasets_and_attributes(tmp_path, name):
+    path = write(tmp_path / "a.h5", x=COLOR, y=np.arange(5), names=list("abcde"))
+    with h5py.File(path, "a") as file:
+        if name == "format":
+            file.attrs["format"] = h5py.Empty("S1")
+        else:
+            del file[name]
+            file[name] = h5py.Empty("u1")
+    if name == "format":
+        assert len(open_source(f"{path}#id=names")) == 5
+    else:
+        with pytest.raises(DataError, match=rf"/{name} of {path} "):
+            open_source(f"{path}#id=names")
+
+
 def test_fingerprint_follows_the_chosen_datasets(tmp_path):
     path = write(tmp_path / "a.h5", images=COLOR, labels=np.arange(5), other=np.zeros(5, int), gray=GRAY)
     fingerprints = [
