@@ -3,6 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import tempfile
+
+from simsiam_eval.errors import DataError
 
 _PACKAGES = (
     "simsiam-eval",
@@ -24,11 +27,23 @@ def usable_cores() -> int:
 
 def worker_count(workers: int | None, in_memory: bool = False) -> int:
     """Decoding processes of a DataLoader: as given, else one per usable core of this process's share of the machine, at
-    most 16, and none for images in memory."""
-    if workers is not None:
-        return workers
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, set by torchrun
-    return 0 if in_memory else max(1, min(16, usable_cores() // processes))
+    most 16, and none for images in memory.
+
+    Raises:
+        DataError: they have no folder for temporary files; they would wait for each other forever.
+    """
+    if workers is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, set by torchrun
+        workers = 0 if in_memory else max(1, min(16, usable_cores() // processes))
+    if workers:
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError as error:
+            raise DataError(
+                "Decoding processes need a folder for temporary files, and none is writable: set $TMPDIR to one, or use "
+                "--workers 0."
+            ) from error
+    return workers
 
 
 def versions() -> dict[str, str]:

@@ -51,7 +51,8 @@ class ImageSource(ABC):
 
     def __init__(self, spec: str, labels: NDArray[np.int64], class_names: Sequence[str] | None) -> None:
         self.spec = as_utf8(spec)
-        self.labels, names = merged_classes(np.asarray(labels, dtype=np.int64), class_names)
+        texts = None if class_names is None else list(map(as_utf8, class_names))
+        self.labels, names = merged_classes(np.asarray(labels, dtype=np.int64), texts)
         self.class_names = None if names is None else tuple(names)
         self.notes = []
 
@@ -320,5 +321,13 @@ def as_wide(image: OpenedImage) -> WideImage | None:
 
 
 def as_utf8(name: str) -> str:
-    """A name that is valid UTF-8; bytes that were not are shown as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name that is valid UTF-8, the same in every locale; bytes that are not UTF-8 are shown as escapes.
+
+    >>> [as_utf8(name.decode("ascii", "surrogateescape")) for name in (b"caf\\xc3\\xa9", b"caf\\xe9")]
+    ['café', 'caf\\\\udce9']
+    """
+    if name.isascii():
+        return name
+    # A name of the file system has surrogates for bytes that the locale's encoding lacks; they may be UTF-8.
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -22,7 +22,8 @@ _CHUNK = 65536
 class PackedTexts(Sequence[str]):
     """A sequence of texts that can only grow.
 
-    Texts that are not UTF-8 (file names may be anything) keep their surrogates.
+    Texts that are not UTF-8 (file names may be anything) keep their surrogates. Below a folder they are paths, spelled as
+    the operating system's functions take them, whatever the locale.
 
     >>> texts = PackedTexts(["cat/a.png", "dog/b.png"])
     >>> texts[1], texts[:1], len(texts), texts.under("/photos")[0]
@@ -30,7 +31,8 @@ class PackedTexts(Sequence[str]):
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._bytes, self._ends, self._folder = bytearray(), array("q", [0]), ""
+        self._bytes, self._ends = bytearray(), array("q", [0])
+        self._folder: str | None = None
         self.extend(texts)
 
     def extend(self, texts: Iterable[str]) -> None:
@@ -44,13 +46,13 @@ class PackedTexts(Sequence[str]):
     def under(self, folder: str | os.PathLike[str]) -> PackedTexts:
         """The same texts as paths below a folder; absolute paths stay as they are. Shares the memory."""
         view = copy.copy(self)
-        view._folder = os.fspath(folder)
+        view._folder = os.fsdecode(folder)
         return view
 
     @property
     def folder(self) -> str:
         """The folder that `under` was called with, or ""."""
-        return self._folder
+        return self._folder or ""
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -66,8 +68,10 @@ class PackedTexts(Sequence[str]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        text = self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
-        return os.path.join(self._folder, text) if self._folder else text
+        text = bytes(self._bytes[self._ends[index] : self._ends[index + 1]])
+        if self._folder is not None:
+            return os.path.join(self._folder, os.fsdecode(text))
+        return text.decode("utf-8", "surrogateescape")
 
     def is_utf8(self) -> bool:
         """Whether every text is valid UTF-8."""
@@ -81,7 +85,7 @@ class PackedTexts(Sequence[str]):
 
     def feed(self, update: Callable[[Any], object]) -> None:
         """Pass all texts to the `update` of a hash; other texts, or other boundaries between them, change it."""
-        update(os.fsencode(self._folder) + b"\0")
+        update(os.fsencode(self.folder) + b"\0")
         update(self._ends)
         update(self._bytes)
 

@@ -239,7 +239,9 @@ def test_flip_average_and_normalize(source, tmp_path):
 def test_limit_and_rows(record, call, checkpoint, images, tmp_path):
     arguments = ["extract", "--checkpoint", checkpoint, "--data", images, "--extract-batch", 4, "--out"]
     record(*arguments, tmp_path / "all.h5")
-    assert record(*arguments, tmp_path / "part.h5", "--rows", "4:10")["provenance"]["source"]["rows"] == [4, 10]
+    assert record(*arguments, tmp_path / "part.h5", "--rows", "4:10", "--max-unreadable", 0.2)["provenance"]["source"][
+        "rows"
+    ] == [4, 10]
     assert record(*arguments, tmp_path / "first.h5", "--limit", 3)["metrics"]["rows"] == 3
     with h5py.File(tmp_path / "all.h5") as whole, h5py.File(tmp_path / "part.h5") as part:
         assert np.array_equal(part["ids"][:], whole["ids"][4:10])
@@ -312,7 +314,8 @@ def test_unreadable_images_are_listed_with_the_reason(record, checkpoint, tmp_pa
         return image(self, row)
 
     monkeypatch.setattr(PathSource, "image", delete_and_read)
-    result = record("extract", "--checkpoint", checkpoint, "--data", folder, "--out", tmp_path / "a.h5", "--workers", 0)
+    result = record("extract", "--checkpoint", checkpoint, "--data", folder, "--out", tmp_path / "a.h5", "--workers", 0,
+                    "--max-unreadable", 0.9)  # fmt: skip
     assert result["metrics"]["unreadable"] == 8
     with h5py.File(tmp_path / "a.h5") as file:
         reasons = {name.decode().split(".")[0]: reason.decode() for _, name, reason in file["errors"]}

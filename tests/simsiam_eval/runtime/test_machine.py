@@ -1,5 +1,8 @@
+import tempfile
+
 import pytest
 
+from simsiam_eval.errors import DataError
 from simsiam_eval.runtime import machine
 from simsiam_eval.runtime.machine import worker_count
 
@@ -21,3 +24,12 @@ def test_one_worker_per_core_of_this_process_but_none_for_images_in_memory(
 def test_a_given_number_of_workers_is_kept():
     assert worker_count(40) == 40
     assert worker_count(0, in_memory=True) == 0
+
+
+def test_workers_need_a_folder_for_temporary_files(monkeypatch):
+    """Without one, they would wait forever to send a batch."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    with pytest.raises(DataError, match=r"folder for temporary files, and none is writable: set \$TMPDIR"):
+        worker_count(2)
+    assert worker_count(0) == 0

@@ -37,7 +37,7 @@ def test_a_folder_without_labels_and_with_an_unreadable_image(call, record, head
         Image.new("RGB", (9, 9), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"no image")
     arguments = ("predict", "--checkpoint", checkpoint, "--head", head[0], "--data", tmp_path)
-    metrics = record(*arguments, "--out", tmp_path / "c.csv")["metrics"]
+    metrics = record(*arguments, "--out", tmp_path / "c.csv", "--max-unreadable", 0.5)["metrics"]
     assert (metrics["images"], metrics["unreadable"]) == (2, 1)
     assert "top1" not in metrics
     assert next(csv.reader((tmp_path / "c.csv").open())) == ["id", "class", "probability"]
