@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.model import SimSiam
-from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.architectures import TrunkVariant, arch_text
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.notes import note_assumptions
@@ -56,7 +56,7 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
         if stem is None or report.stem is None:
             raise UsageError(f"--init {report.path} is a {report.arch}, but the run trains a {arch}; use its --arch.")
         raise UsageError(
-            f"--init {report.path} is {_described(report.arch, report.stem)}, but the run trains {_described(arch, stem)}; "
+            f"--init {report.path} is {arch_text(report.arch, report.stem)}, but the run trains {arch_text(arch, stem)}; "
             "use the --arch and --stem of the checkpoint."
         )
     if (channels := encoder.variant.channels) != 3:
@@ -69,10 +69,6 @@ def read_start(choice: EncoderChoice, arch: str, stem: str | None) -> Start:
     }
     source["assumptions"] = note_assumptions(report, IMAGENET_MEAN, IMAGENET_STD)
     return Start(source, dict(report.variant), encoder.trunk.state_dict())
-
-
-def _described(arch: str, stem: str | None) -> str:
-    return arch if stem is None else f"{arch} with the {stem} stem"
 
 
 def saved_start(metadata: Mapping[str, Any]) -> Start | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from simsiam_eval.commands.settings import LabelSettings, PrecisionSettings, ProcessSettings, SeedSettings, setting
 from simsiam_eval.commands.unreadable import max_unreadable_setting
-from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.architectures import ARCHITECTURES, arch_text
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.pixel_settings import intensity_setting
@@ -311,7 +311,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
 
     def encoder_name(self) -> str:
         """The architecture for a title."""
-        return self.arch if self.trunk_stem() is None else f"{self.arch} ({self.stem} stem)"
+        return arch_text(self.arch, self.trunk_stem())
 
     def save_interval(self) -> tuple[int, str]:
         """`checkpoint_every` as a number of `epochs` or `minutes`."""

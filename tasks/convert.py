@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
-from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS
+from simsiam_eval.encoders.architectures import arch_text
+from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS, Target
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.pixel_settings import NormalizationSettings
 from simsiam_eval.wording import counted
-from tasks.detection.settings import DetectSettings, preset_schedule
+from tasks.detection.presets import PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from simsiam_eval.encoders.encoder import ResNetEncoder
-    from simsiam_eval.encoders.export.comparison import Comparison, Samples
-    from simsiam_eval.encoders.export.export import Export
-    from simsiam_eval.encoders.report import CheckpointReport
-    from tasks.detection.detector_spec import DetectorSpec
+    from simsiam_eval.encoders.export.comparison import Comparison
 
-DETECTRON2 = "detectron2"
-_SUMMARIES = {name: target.summary for name, target in TARGETS.items()} | {
-    DETECTRON2: "a detector's backbone, FILE.pth, and a config, FILE.yaml"
+_TARGETS = TARGETS | {
+    "detectron2": Target(
+        "a detector's backbone, FILE.pth, and a config, FILE.yaml",
+        "tasks.detection.backends.detectron2.writer:Detectron2Writer",
+        (".pth",),
+        {"config": ".yaml"},
+        ("preset",),
+    )
 }
 _MAX_IMAGES = 32
 
@@ -57,13 +58,13 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
         positional=True, help="Checkpoint file or folder, timm:NAME, timm:NAME@FILE or hf:FOLDER."
     )
     to: str = setting(
-        choices=tuple(_SUMMARIES),
-        help="Target format. " + "; ".join(f"{name}: {summary}" for name, summary in _SUMMARIES.items()) + ".",
+        choices=tuple(_TARGETS),
+        help="Target format. " + "; ".join(f"{name}: {target.summary}" for name, target in _TARGETS.items()) + ".",
     )
     out: Path = setting(output=True, help="Output file, or for timm-folder and transformers a new folder.")
     preset: str = setting(
         "voc0712",
-        choices=tuple(DetectSettings.PRESETS),
+        choices=tuple(PRESETS),
         help="With --to detectron2, preset of `detect` that decides the heads (c4, fpn) and the config.",
     )
     preprocessing: str = setting(
@@ -80,27 +81,28 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
         "(default: two photographs and six handwritten digits of scikit-learn).",
     )
 
+    @property
+    def target(self) -> Target:
+        """The format."""
+        return _TARGETS[self.to]
+
     def outputs(self) -> list[tuple[str, Path]]:
-        beside = (".yaml",) if self.to == DETECTRON2 else TARGETS[self.to].beside
-        return [*super().outputs(), *(("--out", self.out.with_suffix(ending)) for ending in beside)]
+        return [*super().outputs(), *(("--out", path) for path in self.target.beside(self.out).values())]
 
     def check(self) -> None:
         super().check()
-        if self.to == DETECTRON2 and self.out.suffix != ".pth":
-            raise UsageError(
-                f"--out {self.out} must end in .pth, since detectron2 chooses the format by the extension."
-            )
-        if self.to != DETECTRON2:
-            endings = TARGETS[self.to].endings
-            if endings and not self.out.name.endswith(endings):
-                raise UsageError(f"--out {self.out} must end in {' or '.join(endings)} with --to {self.to}.")
-        if self.to != DETECTRON2 and TARGETS[self.to].folder and self.out.exists():
+        endings = self.target.endings
+        if endings and not self.out.name.endswith(endings):
+            raise UsageError(f"--out {self.out} must end in {' or '.join(endings)} with --to {self.to}.")
+        if self.target.folder and self.out.exists():
             raise UsageError(f"--out {self.out} already exists; choose a new folder.")
-        if self.to == DETECTRON2 or not TARGETS[self.to].graph:
-            graphs = ", ".join(name for name, target in TARGETS.items() if target.graph)
-            self.reject_given(("preprocessing",), f"requires --to {graphs}")
-        if self.to != "onnx":
-            self.reject_given(("opset",), "requires --to onnx")
+        for path in self.target.beside(self.out).values():
+            if path.exists() and not self.out.exists():
+                raise UsageError(f"--out {self.out} would overwrite {path}, which already exists; choose another name.")
+        for name in ("preset", "preprocessing", "opset"):
+            if name not in self.target.options:
+                targets = ", ".join(to for to, target in _TARGETS.items() if name in target.options)
+                self.reject_given((name,), f"requires --to {targets}")
 
 
 def convert(settings: ConvertSettings) -> Result:
@@ -111,10 +113,9 @@ def convert(settings: ConvertSettings) -> Result:
         DataError: the checkpoint has no complete encoder, or the other program does not compute the encoder's features.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.encoders.encoder import require_resnet
     from simsiam_eval.encoders.export.comparison import Samples
-    from simsiam_eval.encoders.export.export import export_encoder, writer_of
-    from simsiam_eval.encoders.export.writer import Subject
+    from simsiam_eval.encoders.export.export import export_encoder
+    from simsiam_eval.encoders.export.writer import Conversion
     from simsiam_eval.encoders.notes import note_assumptions
 
     started = time.perf_counter()
@@ -123,16 +124,14 @@ def convert(settings: ConvertSettings) -> Result:
     assumptions = note_assumptions(report, settings.mean, settings.std)
     preprocessing = settings.extraction().preprocessing(report)
     samples = Samples(images_to_compare(settings.images), preprocessing)
-    if settings.to == DETECTRON2:
-        resnet = require_resnet(encoder, settings.checkpoint, "convert --to detectron2")
-        export = export_to_detectron2(settings.out, settings.preset, resnet, report, samples)
-    else:
-        subject = Subject(encoder, report, preprocessing, settings.preprocessing, settings.opset)
-        export = export_encoder(settings.out, settings.to, writer_of(settings.to, subject), samples)
+    conversion = Conversion(
+        encoder, report, preprocessing, settings.out, settings.preprocessing, settings.opset, settings.preset
+    )
+    export = export_encoder(conversion, settings.target, samples)
     rows, metrics = _compared(export.comparison)
     weights = "in the graph" if export.weights is None else f"{export.weights} of {len(encoder.state_dict())}"
     rows = [
-        ["encoder", f"{report.arch}, {report.stem} stem, from {report.family}"],
+        ["encoder", f"{arch_text(report.arch, report.stem)}, from {report.family}"],
         ["weights written", weights],
         ["weights sha256", report.weights_sha256],
         *rows,
@@ -150,7 +149,7 @@ def convert(settings: ConvertSettings) -> Result:
         about["versions"] |= {package: version}
     return Result(
         task="convert",
-        protocol=settings.preset if settings.to == DETECTRON2 else None,
+        protocol=settings.preset if "preset" in settings.target.options else None,
         settings=settings.to_dict(),
         metrics={"weights": export.weights, "weights_sha256": report.weights_sha256, **metrics},
         provenance=about,
@@ -201,98 +200,3 @@ def _compared(comparison: Comparison | None) -> tuple[list[list[str]], dict[str,
     ]
     metrics = {"compared_with": comparison.consumer.split()[0], "compared_images": comparison.images}
     return rows, metrics | {name: getattr(comparison, name) for name in names}
-
-
-def export_to_detectron2(
-    path: Path, preset: str, encoder: ResNetEncoder, report: CheckpointReport, samples: Samples
-) -> Export:
-    """Write an encoder under the names of a detectron2 detector, with a config next to it, if both agree on images.
-
-    Args:
-        path: of the weights, ending in .pth; the config is written to the same name ending in .yaml.
-        preset: of `detect`, which decides the heads and the config.
-        encoder: what to write.
-        report: of its checkpoint.
-        samples: images to compare on, if detectron2 is installed.
-
-    Raises:
-        UsageError: detectron2 cannot have this trunk, or the config would overwrite a file that does not belong to `path`.
-        DataError: detectron2 computes different feature maps, or a file cannot be written.
-    """
-    import torch
-
-    from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
-    from simsiam_eval.encoders.export.export import Export
-    from simsiam_eval.encoders.report import weights_sha256
-    from simsiam_eval.files.atomic import atomic_files
-    from tasks.detection.backends.detectron2.config import config_values, yaml_text
-    from tasks.detection.backends.detectron2.weights import detectron2_keys, detectron2_weights
-
-    config = path.with_suffix(".yaml")
-    if config.exists() and not path.exists():
-        raise UsageError(f"--out {path} would overwrite {config}, which already exists; choose another name.")
-    spec = replace(_detector(preset), mean=samples.preprocessing.mean, std=samples.preprocessing.std)
-    weights = detectron2_weights(encoder, spec.heads)
-    strides = {"MODEL.RESNETS.STRIDE_IN_1X1": encoder.variant.stride_in_1x1}
-    comparison, note = _compare_with_detectron2(encoder, weights, spec, strides, samples)
-    values = config_values(encoder.arch, spec, preset_schedule(preset), "SyncBN") | strides
-    names = detectron2_keys(encoder.trunk.state_dict(), spec.heads)
-    with atomic_files(path, config) as folder:
-        content = {"model": weights, "__author__": "simsiam-eval", "matching_heuristics": False}
-        torch.save(content, folder / path.name)
-        text = yaml_text(values | {"MODEL.WEIGHTS": str(path.resolve())})
-        (folder / config.name).write_text(text, encoding="utf-8")
-        written = read_checkpoint(folder / path.name)["model"]
-        read_back = {key: written[name] for key, name in names.items()}
-        if weights_sha256(read_back, report.computation) != report.weights_sha256:
-            raise DataError(f"{path} was not written: what was read back are not the weights of {report.path}.")
-    notes = [
-        note,
-        f"Wrote {path} and {config}.",
-        f"The config follows the preset {preset}, with {len(spec.classes)} classes; set your DATASETS in it.",
-    ]
-    return Export({"checkpoint": path, "config": config}, len(names), notes, comparison)
-
-
-def _detector(preset: str) -> DetectorSpec:
-    """The detector of a preset of `detect`, as trained on a GPU."""
-    from tasks.detection.detector_spec import Sizes, detector_spec
-
-    values = DetectSettings.PRESETS[preset]
-    spec, _ = detector_spec(
-        heads=values["heads"],
-        masks=values["masks"],
-        classes=tuple(map(str, range(20 if values["metric"].startswith("voc") else 80))),
-        min_sizes=values["min_sizes"],
-        test_size=values["test_size"],
-        max_size=values["max_size"],
-        sizes=Sizes(),
-        on_cpu=False,
-    )
-    return spec
-
-
-def _compare_with_detectron2(
-    encoder: ResNetEncoder, weights: dict[str, Tensor], spec: DetectorSpec, strides: dict[str, bool], samples: Samples
-) -> tuple[Comparison | None, str]:
-    """The comparison with detectron2's backbone, None without detectron2; and a note about it.
-
-    Args:
-        strides: of the config.
-    """
-    from tasks.detection.backends.detectron2.backend import Detectron2Backend
-
-    backend = Detectron2Backend()
-    missing = backend.unavailable()
-    if missing is not None:
-        return None, f"Not compared with detectron2's backbone: {missing}"
-    from simsiam_eval.encoders.export.comparison import compare
-    from tasks.detection.backends.detectron2.comparison import check_difference, compared_stages
-    from tasks.detection.backends.detectron2.model import random_model
-
-    model = random_model(encoder.arch, spec, strides)
-    difference, features = compared_stages(encoder, weights, model, spec.heads, samples.normalized, samples.pixels)
-    check_difference(difference)
-    consumer = f"detectron2 {backend.versions()['detectron2']}"
-    comparison = compare(consumer, features, samples.features(encoder))
-    return comparison, f"The outputs of res2 to res5 match torchvision's (largest difference {difference:.2g})."

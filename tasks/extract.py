@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import ProcessSettings, setting
 from simsiam_eval.commands.unreadable import ReadImages, unreadable_faults
+from simsiam_eval.encoders.architectures import arch_text
 from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import ViewSettings
 from simsiam_eval.vocabulary import FEATURE_ENDINGS
@@ -106,7 +107,7 @@ def extract(settings: ExtractSettings) -> Result:
         table = Table(
             f"Features in {settings.out}",
             ("rows", "width", "unreadable", "computed", "encoder", "images/s"),
-            [[str(rows), str(encoder.width), str(unreadable), str(computed), f"{encoder.arch} ({encoder.stem} stem), "
+            [[str(rows), str(encoder.width), str(unreadable), str(computed), f"{arch_text(encoder.arch, encoder.stem)}, "
               f"{', '.join(encoder.layers)}", f"{computed / seconds:.0f}" if computed else "-"]],
         )  # fmt: skip
         return Result(

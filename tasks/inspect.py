@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
+from simsiam_eval.encoders.architectures import arch_text
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.pixel_settings import PixelSettings
@@ -147,7 +148,7 @@ def _networks(networks: Sequence[Network]) -> dict[str, Any]:
 
 def _networks_table(checkpoint: str, undecided: Any) -> Table:
     rows = [
-        [network.name, network.family.name, f"{network.arch}, {network.stem} stem", str(len(network.trunk.entries))]
+        [network.name, network.family.name, arch_text(network.arch, network.stem), str(len(network.trunk.entries))]
         for network in undecided.networks
     ]
     return Table(checkpoint, ("--branch", "family", "architecture", "weights"), rows, [str(undecided)])
@@ -160,7 +161,7 @@ def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
         "family": report.family,
         "weights from": report.container,
         "branch": report.branch and f"{report.branch}" + (f" (others: {', '.join(others)})" if others else ""),
-        "architecture": (f"{report.arch}, {report.stem} stem" if report.stem else report.arch) + differences,
+        "architecture": arch_text(report.arch, report.stem) + differences,
         "normalization": report.normalization and f"{_numbers(report.normalization)}, from {report.normalization_from}",
         "channel order": _channel_order(report),
         "epoch": report.epoch,

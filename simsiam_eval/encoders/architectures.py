@@ -37,6 +37,15 @@ def feature_width(arch: str, layer: str = "pool") -> int:
     return 64 * 2 ** (stage - 1) * expansion
 
 
+def arch_text(arch: str, stem: str | None) -> str:
+    """An architecture for messages; `stem`: None if it is not a ResNet of torchvision.
+
+    >>> arch_text("resnet18", "cifar"), arch_text("timm:vit_tiny_patch16_224", None)
+    ('resnet18 (cifar stem)', 'timm:vit_tiny_patch16_224')
+    """
+    return arch if stem is None else f"{arch} ({stem} stem)"
+
+
 @dataclass(frozen=True)
 class TrunkVariant:
     """How a trunk differs from torchvision's ResNet of its architecture and stem; the defaults are torchvision's.

@@ -12,7 +12,8 @@ from simsiam_eval.commands.record import Result, provenance
 from simsiam_eval.commands.settings import may_change
 from simsiam_eval.encoders.settings import CHOICE_NAMES
 from simsiam_eval.files.atomic import atomic_write
-from tasks.detection.settings import DetectSettings, preset_schedule
+from tasks.detection.presets import preset_schedule
+from tasks.detection.settings import DetectSettings
 
 if TYPE_CHECKING:
     from simsiam_eval.runtime.processes import Processes
@@ -60,7 +61,7 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
     }
     inits = inspect_initializations(choices, settings.random_arch, settings.stem, settings.extraction())
     on_cpu = processes.device.type == "cpu"
-    reasons = [unsupported_trunk(init.stem, init.variant, "--backend torchvision") for init in inits]
+    reasons = [unsupported_trunk(init.stem, init.variant) for init in inits]
     unsupported = next(filter(None, reasons), None)
     backend = choose_backend(settings.backend, unsupported, bf16_on_cpu=settings.precision == "bf16" and on_cpu)
     data = prepare_datasets(settings.train, settings.test, settings.classes or (), settings.masks, processes)

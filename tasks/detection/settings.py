@@ -1,4 +1,4 @@
-"""The settings of `detect` and their presets (docs/detection-protocols.md). Does not import torch."""
+"""The settings of `detect`. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,58 +14,16 @@ from simsiam_eval.extraction.pixel_settings import NormalizationSettings
 from simsiam_eval.vocabulary import STEMS
 from tasks.detection.detector_spec import BN_BATCHES, ROIS
 from tasks.detection.initialization import RANDOM
-from tasks.detection.schedule import Schedule
+from tasks.detection.presets import PRESETS, preset_schedule
 
 BACKENDS = ("detectron2", "torchvision")
-
-_SIZES = tuple(range(480, 801, 32))
-_VOC = {"heads": "c4", "masks": False, "metric": "voc07", "batch_size": 16, "min_sizes": _SIZES, "test_size": 800,
-        "max_size": 1333}  # fmt: skip
-_COCO = _VOC | {"masks": True, "metric": "coco", "min_sizes": (640, 672, 704, 736, 768, 800)}
-
-# Only VOC07's 9,000 iterations are published: its steps are at the same fractions as VOC07+12's.
-_SCHEDULES = {
-    "voc07": Schedule(16, 0.02, 9_000, (6_750, 8_250), 100),
-    "voc0712": Schedule(16, 0.02, 24_000, (18_000, 22_000), 100),
-    "coco-1x": Schedule(16, 0.02, 90_000, (60_000, 80_000), 1_000),
-    "coco-2x": Schedule(16, 0.02, 180_000, (120_000, 160_000), 1_000),
-    "quick": Schedule(4, 0.01, 1_000, (750, 920), 100),
-}
-
-
-def preset_schedule(preset: str) -> Schedule:
-    """The schedule of a preset at its own batch size; with FPN heads it is the same.
-
-    >>> preset_schedule("coco-1x-fpn") == preset_schedule("coco-1x")
-    True
-    """
-    return _SCHEDULES[preset.removesuffix("-fpn")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings(CheckpointSettings, NormalizationSettings, ProcessSettings, PrecisionSettings, SeedSettings):
     """Fine-tune a detector (Faster or Mask R-CNN) from an encoder, and report AP, AP50 and AP75."""
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "voc07": _VOC,
-        "voc0712": _VOC,
-        "coco-1x": _COCO,
-        "coco-2x": _COCO,
-        "voc07-fpn": _VOC | {"heads": "fpn"},
-        "voc0712-fpn": _VOC | {"heads": "fpn"},
-        "coco-1x-fpn": _COCO | {"heads": "fpn"},
-        "coco-2x-fpn": _COCO | {"heads": "fpn"},
-        # For small datasets: an afternoon on a small GPU, an evening on a CPU.
-        "quick": _VOC
-        | {
-            "heads": "fpn",
-            "metric": "coco",
-            "batch_size": 4,
-            "min_sizes": (320, 352, 384),
-            "test_size": 384,
-            "max_size": 640,
-        },
-    }
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "train test classes",
         "encoder": "checkpoint init stem arch",

@@ -55,6 +55,6 @@ def test_training_starts_from_it(record, short, init, tmp_path):
 def test_another_architecture_is_rejected(call, short, init, tmp_path):
     result = call("pretrain", *short, "--out", tmp_path / "run", "--init", init, "--arch", "resnet34")
     assert result.exit_code == 2
-    assert "is resnet18 with the cifar stem, but the run trains resnet34 with the cifar stem" in result.stderr
+    assert "is resnet18 (cifar stem), but the run trains resnet34 (cifar stem)" in result.stderr
     result = call("pretrain", *short, "--out", tmp_path / "run", "--stem-padding", 2)
     assert "--stem-padding requires --init" in result.stderr

@@ -29,7 +29,7 @@ def test_every_key_is_loaded_or_skipped_with_a_reason(record, checkpoint):
 def test_table_shows_what_the_file_contains(call, checkpoint):
     result = call("inspect", checkpoint)
     assert result.exit_code == 0
-    for text in ("resnet18, cifar stem", "weights sha256", "loaded (", "skipped (", "512"):
+    for text in ("resnet18 (cifar stem)", "weights sha256", "loaded (", "skipped (", "512"):
         assert text in result.stdout
 
 

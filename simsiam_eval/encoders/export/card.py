@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simsiam_eval.encoders.export.writer import Subject
+from simsiam_eval.encoders.export.writer import Conversion
 
 _CARD = """\
 ---
@@ -53,11 +53,13 @@ _TRAINING = (
 )  # fmt: skip
 
 
-def model_card(subject: Subject, library: str, title: str, code: Sequence[str], metadata: Mapping[str, str]) -> str:
+def model_card(
+    conversion: Conversion, library: str, title: str, code: Sequence[str], metadata: Mapping[str, str]
+) -> str:
     """The text of README.md.
 
     Args:
-        subject: what is written.
+        conversion: what is written.
         library: as the Hub names it.
         title: heading.
         code: lines that load the model.
@@ -65,17 +67,17 @@ def model_card(subject: Subject, library: str, title: str, code: Sequence[str], 
     """
     from jinja2 import Environment
 
-    report = subject.report
+    report = conversion.report
     template = Environment(trim_blocks=False, keep_trailing_newline=True).from_string(_CARD)
     return template.render(
         library=library,
         title=title,
         arch=report.arch,
-        width=subject.encoder.width,
+        width=conversion.encoder.width,
         family=report.family,
         epoch=report.epoch,
         code=code,
-        preprocessing=_preprocessing_sentence(subject),
+        preprocessing=_preprocessing_sentence(conversion),
         training=_training(report.metadata or {}),
         sha256=report.weights_sha256,
         compared=metadata if "compared_with" in metadata else None,
@@ -83,8 +85,8 @@ def model_card(subject: Subject, library: str, title: str, code: Sequence[str], 
     )
 
 
-def _preprocessing_sentence(subject: Subject) -> str:
-    chosen = subject.preprocessing
+def _preprocessing_sentence(conversion: Conversion) -> str:
+    chosen = conversion.preprocessing
     sizes = (
         f"Resize the whole image to {chosen.crop} x {chosen.crop} pixels"
         if chosen.squash

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from simsiam_eval.encoders.export.comparison import Comparison, Samples, compare
-from simsiam_eval.encoders.export.targets import TARGETS
-from simsiam_eval.encoders.export.writer import Subject, Writer
+from simsiam_eval.encoders.export.targets import Target
+from simsiam_eval.encoders.export.writer import Conversion, Writer
 from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_files, atomic_folder
@@ -35,77 +35,58 @@ class Export:
     comparison: Comparison | None
 
 
-def writer_of(target: str, subject: Subject) -> Writer:
-    """The writer of a target.
-
-    Raises:
-        UsageError: the format cannot express the encoder, or a package is missing.
-        DataError: it is unknown how the encoder's images are normalized, which files record.
-    """
-    subject.preprocessing.require_normalization()
-    module, _, name = TARGETS[target].writer.partition(":")
-    writer: Writer = getattr(importlib.import_module(module), name)(subject)
-    writer.check()
-    return writer
-
-
-def export_encoder(path: Path, target: str, writer: Writer, samples: Samples) -> Export:
+def export_encoder(conversion: Conversion, target: Target, samples: Samples) -> Export:
     """Write an encoder in the format of another program, and read it back.
 
     The file is written under a temporary name. It gets its own only if it has every weight, and if the program that it is
     for, where it is installed, computes the encoder's features from it.
 
     Args:
-        path: of the file or folder to write.
-        target: a name in TARGETS.
-        writer: from `writer_of`.
+        conversion: what to write.
+        target: the format.
         samples: images to compare on.
 
     Raises:
-        DataError: the file cannot be written, or does not agree with the encoder.
+        UsageError: the format cannot express the encoder, or a package without which it cannot be written is missing.
+        DataError: it is unknown how the encoder's images are normalized, which files record; or the file cannot be written,
+            or does not agree with the encoder.
     """
-    metadata = writer.subject.metadata()
-    with _new(path, target) as temporary:
-        writer.save(temporary, metadata)
-        count = verified_weights(writer, writer.weights(temporary), path)
-        comparison, expected = None, samples.features(writer.encoder)
-        if writer.missing() is None:
-            comparison = _agreement(writer, temporary, path, samples, expected)
-            # Again with the result in its metadata, and verified again: what gets the name is what was compared.
-            _empty(temporary if temporary.is_dir() else temporary.parent)
-            writer.save(temporary, metadata | comparison.to_metadata())
-            verified_weights(writer, writer.weights(temporary), path)
-            _agreement(writer, temporary, path, samples, expected)
-    role = "folder" if TARGETS[target].folder else "checkpoint"
-    files = {role: path} | {ending[1:]: path.with_suffix(ending) for ending in TARGETS[target].beside}
-    notes = list(writer.notes(path))
-    if comparison is not None and not expected.any():
+    conversion.preprocessing.require_normalization()
+    writer = _writer(conversion, target)
+    writer.check()
+    expected, missing = samples.features(writer.encoder), writer.missing()
+    comparison = None
+    with _new_files(conversion.out, target) as temporary:
+        # Twice, the second time with the comparison in its metadata: what gets the name is what was compared.
+        for _ in range(1 if missing else 2):
+            _empty(temporary if target.folder else temporary.parent)
+            writer.save(temporary, writer.metadata() | (comparison.to_metadata() if comparison else {}))
+            count = _count_weights(writer, temporary)
+            comparison = None if missing else _compared(writer, temporary, samples, expected)
+    files = {"folder" if target.folder else "checkpoint": conversion.out}
+    notes = writer.notes()
+    if missing:
+        notes.append(f"Not compared with {writer.LIBRARY}: {missing}.")
+    elif not expected.any():
         notes.append("All features of these images are zero, so the comparison says nothing; inspect the encoder.")
-    if comparison is None:
-        notes.append(f"Not compared with {writer.LIBRARY}: {writer.missing()}.")
-    return Export(files, count, notes, comparison)
+    return Export(files | target.beside(conversion.out), count, notes, comparison)
+
+
+def _writer(conversion: Conversion, target: Target) -> Writer:
+    module, _, name = target.writer.partition(":")
+    writer: Writer = getattr(importlib.import_module(module), name)(conversion)
+    return writer
 
 
 @contextlib.contextmanager
-def _new(path: Path, target: str) -> Iterator[Path]:
-    """A temporary file or folder that becomes `path`."""
-    if TARGETS[target].folder:
+def _new_files(path: Path, target: Target) -> Iterator[Path]:
+    """A temporary folder that becomes `path`; or a path in one, whose files get the names of `path` and those beside it."""
+    if target.folder:
         with atomic_folder(path) as folder:
             yield folder
     else:
-        with atomic_files(path, *(path.with_suffix(ending) for ending in TARGETS[target].beside)) as folder:
+        with atomic_files(path, *target.beside(path).values()) as folder:
             yield folder / path.name
-
-
-def verified_weights(writer: Writer, weights: Mapping[str, Tensor] | None, path: Path) -> int | None:
-    """The number of weights read back. Raises DataError unless they are the encoder's."""
-    if weights is None:
-        return None
-    if weights_sha256(weights, {}) != weights_sha256(writer.encoder.trunk.state_dict(), {}):
-        raise DataError(
-            f"{path} was not written: what was read back are not the weights of {writer.subject.report.path}."
-        )
-    return len(weights)
 
 
 def _empty(folder: Path) -> None:
@@ -114,13 +95,26 @@ def _empty(folder: Path) -> None:
         file.unlink()
 
 
-def _agreement(writer: Writer, temporary: Path, path: Path, samples: Samples, expected: Tensor) -> Comparison:
+def _count_weights(writer: Writer, temporary: Path) -> int | None:
+    """The number of weights read back. Raises DataError unless they are the encoder's."""
+    weights = writer.weights(temporary)
+    if weights is None:
+        return None
+    if weights_sha256(weights, {}) != weights_sha256(writer.encoder.trunk.state_dict(), {}):
+        conversion = writer.conversion
+        raise DataError(
+            f"{conversion.out} was not written: what was read back are not the weights of {conversion.report.path}."
+        )
+    return len(weights)
+
+
+def _compared(writer: Writer, temporary: Path, samples: Samples, expected: Tensor) -> Comparison:
     """The comparison. Raises DataError if the difference is above the writer's tolerance."""
     comparison = compare(writer.consumer(), writer.features(temporary, samples), expected)
     if not comparison.relative_difference <= writer.tolerance():
         raise DataError(
-            f"{path} was not written: {comparison.consumer} computes other features from it (largest difference "
-            f"{comparison.largest_difference:.2g}, relative {comparison.relative_difference:.2g}, tolerance "
+            f"{writer.conversion.out} was not written: {comparison.consumer} computes other features from it (largest "
+            f"difference {comparison.largest_difference:.2g}, relative {comparison.relative_difference:.2g}, tolerance "
             f"{writer.tolerance():g}; smallest cosine {comparison.min_cosine:.6f})."
         )
     return comparison

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +9,7 @@ from torch import Tensor, nn
 
 from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.encoders.export.comparison import Samples
-from simsiam_eval.encoders.export.writer import Writer
+from simsiam_eval.encoders.export.writer import Writer, quiet
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.wording import counted
@@ -105,17 +101,17 @@ class GraphWriter(Writer):
     """Base of the formats that contain the computation: any encoder."""
 
     def tolerance(self) -> float:
-        return TOLERANCE_INSIDE if self.subject.preprocessing_in == "inside" else TOLERANCE
+        return TOLERANCE_INSIDE if self.conversion.preprocessing_in == "inside" else TOLERANCE
 
     def check(self) -> None:
         channels = self.encoder.variant.channels
-        if self.subject.preprocessing_in != "outside" and channels != 3:
+        if self.conversion.preprocessing_in != "outside" and channels != 3:
             raise UsageError(
-                f"--preprocessing {self.subject.preprocessing_in} requires an encoder of RGB images; this one takes "
+                f"--preprocessing {self.conversion.preprocessing_in} requires an encoder of RGB images; this one takes "
                 f"{counted(channels, 'channel')}. Use --preprocessing outside."
             )
-        interpolation = self.subject.preprocessing.interpolation
-        if self.subject.preprocessing_in == "inside" and interpolation != "bilinear":
+        interpolation = self.conversion.preprocessing.interpolation
+        if self.conversion.preprocessing_in == "inside" and interpolation != "bilinear":
             raise UsageError(
                 f"--preprocessing inside resizes with bilinear interpolation, but images of this encoder are resized with "
                 f"{interpolation}. Use --preprocessing outside."
@@ -124,42 +120,44 @@ class GraphWriter(Writer):
     def module(self) -> EncoderGraph:
         """What is exported, in eval mode."""
         kinds = {"outside": None, "normalize": Normalize, "inside": ResizeAndNormalize}
-        kind = kinds[self.subject.preprocessing_in]
-        return EncoderGraph(self.encoder, kind and kind(self.subject.preprocessing)).eval()
+        kind = kinds[self.conversion.preprocessing_in]
+        return EncoderGraph(self.encoder, kind and kind(self.conversion.preprocessing)).eval()
 
     def example(self) -> Tensor:
         """An input; its batch is 2 because a dimension of size 1 is not exported as dynamic."""
-        crop, resize = self.subject.preprocessing.crop, self.subject.preprocessing.resize
-        if self.subject.preprocessing_in == "outside":
+        crop, resize = self.conversion.preprocessing.crop, self.conversion.preprocessing.resize
+        if self.conversion.preprocessing_in == "outside":
             return torch.zeros(2, self.encoder.variant.channels, crop, crop)
-        sides = (resize + 13, resize + 29) if self.subject.preprocessing_in == "inside" else (crop, crop)
+        sides = (resize + 13, resize + 29) if self.conversion.preprocessing_in == "inside" else (crop, crop)
         return torch.zeros(2, *sides, 3, dtype=torch.uint8)
 
     def dynamic(self) -> dict[int, str]:
         """Dimension of the input -> name, for those that may have any size."""
-        sides = {1: "height", 2: "width"} if self.subject.preprocessing_in == "inside" else {}
+        sides = {1: "height", 2: "width"} if self.conversion.preprocessing_in == "inside" else {}
         return {0: "batch"} | sides
 
     def inputs(self, samples: Samples) -> list[Tensor]:
         """Batches as the graph takes them: one of all images, or one per image with the preprocessing inside."""
-        if self.subject.preprocessing_in == "outside":
+        if self.conversion.preprocessing_in == "outside":
             return [samples.normalized]
-        if self.subject.preprocessing_in == "normalize":
+        if self.conversion.preprocessing_in == "normalize":
             return [samples.pixels.permute(0, 2, 3, 1).contiguous()]
         return [torch.tensor(image)[None] for image in samples.images]
 
-    def metadata(self, metadata: dict[str, str]) -> dict[str, str]:
-        """The metadata of the file, with what the graph's input is."""
-        return metadata | {"preprocessing_in": self.subject.preprocessing_in, "input": self.input_sentence()}
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {
+            "preprocessing_in": self.conversion.preprocessing_in,
+            "input": self.input_sentence(),
+        }
 
     def input_sentence(self) -> str:
         """What the graph takes and returns."""
-        crop, width = self.subject.preprocessing.crop, self.encoder.width
+        crop, width = self.conversion.preprocessing.crop, self.encoder.width
         takes = {
             "outside": f"float32 (batch, {self.encoder.variant.channels}, {crop}, {crop}), resized, cropped and normalized",
             "normalize": f"uint8 RGB (batch, {crop}, {crop}, 3), resized and cropped",
             "inside": "uint8 RGB (batch, height, width, 3) of any size",
-        }[self.subject.preprocessing_in]
+        }[self.conversion.preprocessing_in]
         return f"{INPUT}: {takes}; {OUTPUT}: float32 (batch, {width})"
 
 
@@ -172,15 +170,3 @@ def exported_program(writer: GraphWriter) -> torch.export.ExportedProgram:
         for name in ("stack_trace", "from_node"):
             node.meta.pop(name, None)
     return program
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings and log lines of an exporter, which a user can do nothing about."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

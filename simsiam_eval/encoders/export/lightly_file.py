@@ -14,7 +14,7 @@ from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.loading_code import run_code, stem_code
 from simsiam_eval.encoders.export.state_dicts import STEM_LINES
-from simsiam_eval.encoders.export.writer import ResNetWriter, missing_packages, version_of
+from simsiam_eval.encoders.export.writer import ResNetWriter
 
 # The children of torchvision's ResNet by their index in nn.Sequential; relu, maxpool and avgpool have no weights.
 _INDEX = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
@@ -33,23 +33,16 @@ def lightly_key(key: str) -> str:
 class Lightly(ResNetWriter):
     """`{"state_dict": ...}`, as PyTorch Lightning's checkpoints have it, without projection and prediction head."""
 
-    LIBRARY = "lightly"
+    LIBRARY = PACKAGE = "lightly"
     CARRIES = STEM_LINES
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         state = {lightly_key(key): value for key, value in self.encoder.trunk.state_dict().items()}
-        about = {"preprocessing": self.subject.preprocessing.to_dict(), "conversion": dict(metadata)}
-        torch.save({"state_dict": state, METADATA_KEY: about}, path)
+        torch.save({"state_dict": state, METADATA_KEY: self.checkpoint_metadata(metadata)}, path)
 
     def weights(self, path: Path) -> dict[str, Tensor]:
         state = read_checkpoint(path)["state_dict"]
         return {key: state[lightly_key(key)] for key in self.encoder.trunk.state_dict()}
-
-    def missing(self) -> str | None:
-        return missing_packages("lightly")
-
-    def consumer(self) -> str:
-        return version_of("lightly")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
         from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
@@ -76,8 +69,8 @@ class Lightly(ResNetWriter):
             "backbone = torch.nn.Sequential(*list(resnet.children())[:-1])",
         ]
 
-    def notes(self, path: Path) -> list[str]:
-        file = json.dumps(str(path))
+    def notes(self) -> list[str]:
+        file = json.dumps(str(self.conversion.out))
         return [
             "Without projection and prediction head. Load it with",
             *self._backbone_code(),

@@ -12,20 +12,23 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.export.comparison import Samples
-from simsiam_eval.encoders.export.graph import INPUT, OUTPUT, GraphWriter, quiet
-from simsiam_eval.encoders.export.writer import missing_packages, version_of
+from simsiam_eval.encoders.export.graph import INPUT, OUTPUT, GraphWriter
+from simsiam_eval.encoders.export.writer import missing_packages, quiet
 from simsiam_eval.errors import UsageError
 
 
 class Onnx(GraphWriter):
     """One file with the weights in it. Batch normalization is folded into the convolutions by the exporter."""
 
-    LIBRARY = "onnxruntime"
+    LIBRARY = PACKAGE = "onnxruntime"
 
     def check(self) -> None:
         super().check()
         if missing := missing_packages("onnx", "onnxscript"):
             raise UsageError(f'--to onnx: {missing}; pip install "simsiam-eval[onnx]".')
+
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {"opset": str(self.conversion.opset)}
 
     @cached_property
     def _model(self) -> Any:
@@ -36,7 +39,7 @@ class Onnx(GraphWriter):
                 (self.example(),),
                 dynamo=True,
                 verbose=False,
-                opset_version=self.subject.opset,
+                opset_version=self.conversion.opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_shapes=(self.dynamic(),),
@@ -44,8 +47,8 @@ class Onnx(GraphWriter):
         assert program is not None
         model = program.model_proto
         opset = next(entry.version for entry in model.opset_import if not entry.domain)
-        if opset != self.subject.opset:
-            raise UsageError(f"--opset {self.subject.opset} cannot be written, only {opset}; use --opset {opset}.")
+        if opset != self.conversion.opset:
+            raise UsageError(f"--opset {self.conversion.opset} cannot be written, only {opset}; use --opset {opset}.")
         _remove_traces(model)
         return model
 
@@ -54,14 +57,8 @@ class Onnx(GraphWriter):
 
         model = self._model
         del model.metadata_props[:]
-        onnx.helper.set_model_props(model, self.metadata(dict(metadata)) | {"opset": str(self.subject.opset)})
+        onnx.helper.set_model_props(model, dict(metadata))
         path.write_bytes(model.SerializeToString())
-
-    def missing(self) -> str | None:
-        return missing_packages("onnxruntime")
-
-    def consumer(self) -> str:
-        return version_of("onnxruntime")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
         import onnxruntime
@@ -70,13 +67,13 @@ class Onnx(GraphWriter):
         outputs = [session.run([OUTPUT], {INPUT: batch.numpy()})[0] for batch in self.inputs(samples)]
         return torch.cat([torch.from_numpy(output) for output in outputs])
 
-    def notes(self, path: Path) -> list[str]:
+    def notes(self) -> list[str]:
         return [
             "Load it with",
             "import onnxruntime",
-            f"session = onnxruntime.InferenceSession({json.dumps(str(path))})",
+            f"session = onnxruntime.InferenceSession({json.dumps(str(self.conversion.out))})",
             f'{OUTPUT} = session.run(["{OUTPUT}"], {{"{INPUT}": {INPUT}}})[0]',
-            f"Opset {self.subject.opset}. Input and output: {self.input_sentence()}.",
+            f"Opset {self.conversion.opset}. Input and output: {self.input_sentence()}.",
         ]
 
 

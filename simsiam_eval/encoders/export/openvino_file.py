@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.export.comparison import Samples
-from simsiam_eval.encoders.export.graph import INPUT, OUTPUT, GraphWriter, exported_program, quiet
-from simsiam_eval.encoders.export.writer import missing_packages, version_of
+from simsiam_eval.encoders.export.graph import INPUT, OUTPUT, GraphWriter, exported_program
+from simsiam_eval.encoders.export.writer import missing_packages, quiet
 from simsiam_eval.errors import UsageError
 
 
 class OpenVino(GraphWriter):
     """Read by `openvino.Core().read_model(FILE.xml)`."""
 
-    LIBRARY = "openvino"
+    LIBRARY = PACKAGE = "openvino"
 
     def check(self) -> None:
         super().check()
@@ -48,15 +48,9 @@ class OpenVino(GraphWriter):
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         import openvino
 
-        for name, value in self.metadata(dict(metadata)).items():
+        for name, value in metadata.items():
             self._model.set_rt_info(value, ["simsiam_eval", name])
         openvino.save_model(self._model, path, compress_to_fp16=False)
-
-    def missing(self) -> str | None:
-        return None
-
-    def consumer(self) -> str:
-        return version_of("openvino")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
         import openvino
@@ -66,10 +60,11 @@ class OpenVino(GraphWriter):
         outputs = [compiled(batch.numpy())[OUTPUT] for batch in self.inputs(samples)]
         return torch.cat([torch.from_numpy(output.copy()) for output in outputs])
 
-    def notes(self, path: Path) -> list[str]:
+    def notes(self) -> list[str]:
+        out = self.conversion.out
         return [
-            f"Wrote {path} and {path.with_suffix('.bin')}. Load them with",
+            f"Wrote {out} and {out.with_suffix('.bin')}. Load them with",
             "import openvino",
-            f'encoder = openvino.compile_model({json.dumps(str(path))}, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})',
+            f'encoder = openvino.compile_model({json.dumps(str(out))}, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})',
             f"Input and output: {self.input_sentence()}.",
         ]

@@ -13,16 +13,17 @@ from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoi
 from simsiam_eval.encoders.checkpoint_writer import write_checkpoint
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.loading_code import run_code, stem_code, timm_code
-from simsiam_eval.encoders.export.writer import ResNetWriter, missing_packages, version_of
+from simsiam_eval.encoders.export.writer import ResNetWriter
 
-# Attributes of a TrunkVariant that a few lines of code give a torchvision or timm ResNet.
-STEM_LINES = frozenset({"channels", "stem_stride", "stem_padding", "stem_pool"})
+# What a few lines of code give a torchvision or timm ResNet, as CARRIES.
+STEM_LINES = frozenset({"cifar", "channels", "stem_stride", "stem_padding", "stem_pool"})
 
 
 class StateDict(ResNetWriter):
     """A state dict under torchvision's keys, without `fc`."""
 
-    LIBRARY = "torchvision"
+    LIBRARY = PACKAGE = "torchvision"
+    CARRIES = frozenset({"cifar"})
 
     def state_dict(self) -> dict[str, Tensor]:
         """torchvision's key -> weight."""
@@ -42,12 +43,6 @@ class StateDict(ResNetWriter):
         content = read_checkpoint(path)
         return {key: content[key] for key in self.encoder.trunk.state_dict()}
 
-    def missing(self) -> str | None:
-        return None
-
-    def consumer(self) -> str:
-        return version_of("torchvision")
-
     def features(self, path: Path, samples: Samples) -> Tensor:
         from torchvision.models import get_model
 
@@ -58,7 +53,7 @@ class StateDict(ResNetWriter):
         with torch.inference_mode():
             return model.eval()(samples.normalized)
 
-    def notes(self, path: Path) -> list[str]:
+    def notes(self) -> list[str]:
         stem = (
             ""
             if self.encoder.stem == "imagenet"
@@ -86,7 +81,7 @@ class Reference(StateDict):
     LIBRARY = "facebookresearch/simsiam"
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        report = self.subject.report
+        report = self.conversion.report
         kept = {name: value for name, value in (report.metadata or {}).items() if name in ("stem", "preprocessing")}
         write_checkpoint(
             path,
@@ -101,7 +96,7 @@ class Reference(StateDict):
         content = read_checkpoint(path)["state_dict"]
         return {key: content[f"module.encoder.{key}"] for key in self.encoder.trunk.state_dict()}
 
-    def notes(self, path: Path) -> list[str]:
+    def notes(self) -> list[str]:
         notes = ["Without projector, predictor and optimizer: for evaluation, not for further training."]
         if self.encoder.stem == "cifar":
             notes.append("The reference's scripts build ResNets with the 7x7 stem and cannot load this encoder.")
@@ -111,22 +106,19 @@ class Reference(StateDict):
 class Timm(StateDict):
     """A file for timm, whose ResNets have torchvision's key names and which chooses the format by the extension."""
 
-    LIBRARY = "timm"
+    LIBRARY = PACKAGE = "timm"
     CARRIES = STEM_LINES
 
     def as_safetensors(self, path: Path) -> bool:
         return path.suffix == ".safetensors"
 
-    def missing(self) -> str | None:
-        return missing_packages("timm")
-
-    def consumer(self) -> str:
-        return version_of("timm")
-
     def features(self, path: Path, samples: Samples) -> Tensor:
-        model = run_code(timm_code(self.encoder.arch, self.encoder.stem, path, self.encoder.variant))["model"]
+        model = run_code(self._code(path))["model"]
         with torch.inference_mode():
             return model.eval()(samples.normalized)
 
-    def notes(self, path: Path) -> list[str]:
-        return ["Load it with", *timm_code(self.encoder.arch, self.encoder.stem, path, self.encoder.variant)]
+    def notes(self) -> list[str]:
+        return ["Load it with", *self._code(self.conversion.out)]
+
+    def _code(self, path: Path) -> list[str]:
+        return timm_code(self.encoder.arch, self.encoder.stem, path, self.encoder.variant)

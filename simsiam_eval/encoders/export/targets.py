@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 PREPROCESSING_IN = ("outside", "normalize", "inside")
 
@@ -15,17 +17,24 @@ class Target:
         summary: what is written, for `--help`.
         writer: `module:class` of its `Writer`.
         endings: permitted ends of the output's name; none: it is a folder.
-        beside: endings of files that are written next to the output.
-        folder: whether the output is a folder.
-        graph: whether it contains the computation, and may contain the preprocessing.
+        endings_beside: role in the record -> ending of a file that is written next to the output.
+        options: settings of `convert` that it has a use for.
     """
 
     summary: str
     writer: str
     endings: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    folder: bool = False
-    graph: bool = False
+    endings_beside: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> bool:
+        """Whether the output is a folder."""
+        return not self.endings
+
+    def beside(self, out: Path) -> dict[str, Path]:
+        """Role in the record -> file that is written next to `out`."""
+        return {role: out.with_suffix(ending) for role, ending in self.endings_beside.items()}
 
 
 # torch.load needs no ending; the others are read by programs that choose the format by it.
@@ -39,21 +48,22 @@ TARGETS: dict[str, Target] = {
         "for timm.create_model(..., checkpoint_path=FILE)", f"{_HERE}.state_dicts:Timm", (*_TORCH, ".safetensors")
     ),
     "timm-folder": Target(
-        'a folder for timm.create_model("local-dir:FOLDER") and the Hugging Face Hub',
-        f"{_HERE}.timm_folder:TimmFolder",
-        folder=True,
+        'a folder for timm.create_model("local-dir:FOLDER") and the Hugging Face Hub', f"{_HERE}.timm_folder:TimmFolder"
     ),
-    "transformers": Target(
-        "a folder for AutoModel.from_pretrained", f"{_HERE}.transformers_folder:TransformersFolder", folder=True
-    ),
+    "transformers": Target("a folder for AutoModel.from_pretrained", f"{_HERE}.transformers_folder:TransformersFolder"),
     "lightly": Target("the keys of lightly's SimSiam", f"{_HERE}.lightly_file:Lightly", _TORCH),
-    "onnx": Target("an ONNX graph (extra `onnx`)", f"{_HERE}.onnx_file:Onnx", endings=(".onnx",), graph=True),
-    "torch-export": Target("a program of torch.export", f"{_HERE}.pt2_file:Pt2", endings=(".pt2",), graph=True),
+    "onnx": Target(
+        "an ONNX graph (extra `onnx`)",
+        f"{_HERE}.onnx_file:Onnx",
+        (".onnx",),
+        options=("preprocessing", "opset"),
+    ),
+    "torch-export": Target("a program of torch.export", f"{_HERE}.pt2_file:Pt2", (".pt2",), options=("preprocessing",)),
     "openvino": Target(
         "OpenVINO IR, FILE.xml and FILE.bin (extra `openvino`)",
         f"{_HERE}.openvino_file:OpenVino",
-        endings=(".xml",),
-        beside=(".bin",),
-        graph=True,
+        (".xml",),
+        {"bin": ".bin"},
+        ("preprocessing",),
     ),
 }

@@ -14,32 +14,25 @@ from torch import Tensor
 
 from simsiam_eval.encoders.export.card import model_card
 from simsiam_eval.encoders.export.comparison import Samples
-from simsiam_eval.encoders.export.writer import ResNetWriter, Subject, missing_packages, version_of
+from simsiam_eval.encoders.export.writer import Conversion, ResNetWriter
 from simsiam_eval.images.preprocess import Preprocessing
 
 
 class TimmFolder(ResNetWriter):
     """config.json as timm's save_for_hf writes it, model.safetensors and README.md."""
 
-    LIBRARY = "timm.create_model"
+    LIBRARY, PACKAGE = "timm.create_model", "timm"
     CARRIES = frozenset({"channels"})
-    CIFAR = False
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         state = {key: value.contiguous() for key, value in self.encoder.trunk.state_dict().items()}
         safetensors.torch.save_file(state, path / "model.safetensors", dict(metadata) | {"format": "pt"})
-        (path / "config.json").write_text(json.dumps(hub_config(self.subject), indent=2) + "\n")
-        card = model_card(self.subject, "timm", f"{self.encoder.arch} for timm", self._code("FOLDER"), metadata)
+        (path / "config.json").write_text(json.dumps(hub_config(self.conversion), indent=2) + "\n")
+        card = model_card(self.conversion, "timm", f"{self.encoder.arch} for timm", self._code("FOLDER"), metadata)
         (path / "README.md").write_text(card, encoding="utf-8")
 
     def weights(self, path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path / "model.safetensors")
-
-    def missing(self) -> str | None:
-        return missing_packages("timm")
-
-    def consumer(self) -> str:
-        return version_of("timm")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
         import timm
@@ -57,13 +50,13 @@ class TimmFolder(ResNetWriter):
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         ]
 
-    def notes(self, path: Path) -> list[str]:
-        return ["Load it with", *self._code(str(path))]
+    def notes(self) -> list[str]:
+        return ["Load it with", *self._code(str(self.conversion.out))]
 
 
-def hub_config(subject: Subject) -> dict[str, Any]:
+def hub_config(conversion: Conversion) -> dict[str, Any]:
     """The content of config.json."""
-    chosen, encoder = subject.preprocessing, subject.encoder
+    chosen, encoder = conversion.preprocessing, conversion.encoder
     channels = encoder.variant.channels
     return {
         "architecture": encoder.arch,

@@ -15,7 +15,7 @@ from torch import Tensor
 from simsiam_eval.encoders.architectures import ARCHITECTURES, BOTTLENECK, feature_width
 from simsiam_eval.encoders.export.card import model_card
 from simsiam_eval.encoders.export.comparison import Samples
-from simsiam_eval.encoders.export.writer import ResNetWriter, Subject, missing_packages, version_of
+from simsiam_eval.encoders.export.writer import Conversion, ResNetWriter
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
 
@@ -48,9 +48,8 @@ def transformers_key(key: str) -> str:
 class TransformersFolder(ResNetWriter):
     """config.json, preprocessor_config.json, model.safetensors and README.md."""
 
-    LIBRARY = "transformers' ResNet"
+    LIBRARY, PACKAGE = "transformers' ResNet", "transformers"
     CARRIES = frozenset({"channels", "stride_in_1x1"})
-    CIFAR = False
 
     def check(self) -> None:
         super().check()
@@ -65,23 +64,17 @@ class TransformersFolder(ResNetWriter):
         state = {transformers_key(key): value.contiguous() for key, value in self.encoder.trunk.state_dict().items()}
         safetensors.torch.save_file(state, path / "model.safetensors", dict(metadata) | {"format": "pt"})
         for name, content in (
-            ("config.json", transformers_config(self.subject)),
-            ("preprocessor_config.json", image_processor_config(self.subject.preprocessing)),
+            ("config.json", transformers_config(self.conversion)),
+            ("preprocessor_config.json", image_processor_config(self.conversion.preprocessing)),
         ):
             (path / name).write_text(json.dumps(content, indent=2) + "\n")
         title = f"{self.encoder.arch} for transformers"
-        card = model_card(self.subject, "transformers", title, self._code("FOLDER"), metadata)
+        card = model_card(self.conversion, "transformers", title, self._code("FOLDER"), metadata)
         (path / "README.md").write_text(card, encoding="utf-8")
 
     def weights(self, path: Path) -> dict[str, Tensor]:
         content = safetensors.torch.load_file(path / "model.safetensors")
         return {key: content[transformers_key(key)] for key in self.encoder.trunk.state_dict()}
-
-    def missing(self) -> str | None:
-        return missing_packages("transformers")
-
-    def consumer(self) -> str:
-        return version_of("transformers")
 
     def features(self, path: Path, samples: Samples) -> Tensor:
         from transformers import AutoModel
@@ -102,13 +95,13 @@ class TransformersFolder(ResNetWriter):
             'features = model(**processor(image, return_tensors="pt")).pooler_output.flatten(1)',
         ]
 
-    def notes(self, path: Path) -> list[str]:
-        return ["Load it with", *self._code(str(path))]
+    def notes(self) -> list[str]:
+        return ["Load it with", *self._code(str(self.conversion.out))]
 
 
-def transformers_config(subject: Subject) -> dict[str, Any]:
+def transformers_config(conversion: Conversion) -> dict[str, Any]:
     """The content of config.json: a ResNetConfig."""
-    encoder = subject.encoder
+    encoder = conversion.encoder
     block, blocks, _, _ = ARCHITECTURES[encoder.arch]
     return {
         "architectures": ["ResNetModel"],

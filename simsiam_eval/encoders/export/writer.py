@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.report import CheckpointReport
@@ -33,67 +35,74 @@ _USE_A_GRAPH = "Use --to onnx, torch-export or openvino, which contain the compu
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is written.
+class Conversion:
+    """What is written, and how.
 
     Attributes:
         encoder: in eval mode, on the CPU.
         report: of the checkpoint that it was loaded from.
         preprocessing: of its images.
-        preprocessing_in: what a graph contains of it, one of PREPROCESSING_IN.
+        out: path that the file or folder gets.
+        preprocessing_in: what a graph contains of the preprocessing, one of PREPROCESSING_IN.
         opset: of ONNX.
+        preset: of `detect`, for the config of a detector.
     """
 
     encoder: Encoder
     report: CheckpointReport
     preprocessing: Preprocessing
+    out: Path
     preprocessing_in: str = "outside"
     opset: int = 18
-
-    def metadata(self) -> dict[str, str]:
-        """What is stored in a file about its encoder, as strings."""
-        about = {
-            "arch": self.encoder.arch,
-            **({} if self.encoder.stem is None else {"stem": self.encoder.stem}),
-            "pooling": self.encoder.pooling,
-            "feature_width": str(self.encoder.width),
-            "family": self.report.family,
-            "weights_sha256": self.report.weights_sha256,
-            "preprocessing": json.dumps(self.preprocessing.to_dict()),
-            "written_by": version_of("simsiam-eval"),
-        }
-        if self.report.variant:
-            about["variant"] = json.dumps(self.report.variant)
-        if self.report.epoch is not None:
-            about["epoch"] = str(self.report.epoch)
-        return about
+    preset: str = "voc0712"
 
 
 class Writer(ABC):
     """Writes one encoder in one format.
 
     Args:
-        subject: what to write.
+        conversion: what to write.
 
     Attributes:
         LIBRARY: the program that reads the file, as messages name it.
+        PACKAGE: of that program, without which there is no comparison.
         TOLERANCE: largest permitted difference of a feature, relative to the largest feature.
     """
 
     LIBRARY: ClassVar[str]
+    PACKAGE: ClassVar[str]
     TOLERANCE: ClassVar[float] = 1e-6
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.encoder = subject.encoder
+    def __init__(self, conversion: Conversion) -> None:
+        self.conversion = conversion
+        self.encoder = conversion.encoder
 
     def tolerance(self) -> float:
-        """TOLERANCE, if it does not depend on the subject."""
+        """TOLERANCE, if it does not depend on the conversion."""
         return self.TOLERANCE
+
+    def metadata(self) -> dict[str, str]:
+        """What is stored in the file about its encoder, as strings."""
+        report = self.conversion.report
+        about = {
+            "arch": self.encoder.arch,
+            **({} if self.encoder.stem is None else {"stem": self.encoder.stem}),
+            "pooling": self.encoder.pooling,
+            "feature_width": str(self.encoder.width),
+            "family": report.family,
+            "weights_sha256": report.weights_sha256,
+            "preprocessing": json.dumps(self.conversion.preprocessing.to_dict()),
+            "written_by": version_of("simsiam-eval"),
+        }
+        if report.variant:
+            about["variant"] = json.dumps(report.variant)
+        if report.epoch is not None:
+            about["epoch"] = str(report.epoch)
+        return about
 
     @abstractmethod
     def check(self) -> None:
-        """Reject, before any work, what the format cannot express, and packages that are missing.
+        """Reject, before any work, what the format cannot express, and packages without which it cannot be written.
 
         Raises:
             UsageError: a sentence with the reason.
@@ -112,55 +121,88 @@ class Writer(ABC):
         """torchvision's key -> weight, read from the file; None if the format stores no weights by name."""
         return None
 
-    @abstractmethod
     def missing(self) -> str | None:
-        """The packages that the comparison lacks; None if it can be made."""
+        """What the comparison lacks, as a clause; None if it can be made."""
+        return missing_packages(self.PACKAGE)
 
-    @abstractmethod
     def consumer(self) -> str:
         """The program that reads the file and its version, for the record."""
+        return version_of(self.PACKAGE)
 
     @abstractmethod
     def features(self, path: Path, samples: Samples) -> Tensor:
         """(B,D): what that program computes from the file."""
 
     @abstractmethod
-    def notes(self, path: Path) -> list[str]:
-        """Sentences or lines of code on how to use the file at `path`."""
+    def notes(self) -> list[str]:
+        """Sentences or lines of code on how to use the file."""
 
 
 class ResNetWriter(Writer):
     """Base of the formats whose program builds a ResNet of its own and loads the weights into it.
 
     Attributes:
-        CARRIES: attributes of a TrunkVariant that the program can express.
-        CIFAR: whether it can express the CIFAR stem.
+        CARRIES: what the program can express: attributes of a TrunkVariant, and "cifar", the stem.
         encoder: a ResNet of torchvision.
     """
 
     CARRIES: ClassVar[frozenset[str]] = frozenset()
-    CIFAR: ClassVar[bool] = True
     encoder: ResNetEncoder
 
-    def __init__(self, subject: Subject) -> None:
-        super().__init__(subject)
-        if not isinstance(subject.encoder, ResNetEncoder):
+    def __init__(self, conversion: Conversion) -> None:
+        super().__init__(conversion)
+        if not isinstance(conversion.encoder, ResNetEncoder):
             raise UsageError(
-                f"{self.LIBRARY} cannot rebuild {subject.encoder.arch} from its weights; expected a ResNet of torchvision. "
-                f"{_USE_A_GRAPH}"
+                f"{self.LIBRARY} cannot rebuild {conversion.encoder.arch} from its weights; expected a ResNet of "
+                f"torchvision. {_USE_A_GRAPH}"
             )
-        self.encoder = subject.encoder
+        self.encoder = conversion.encoder
+
+    def checkpoint_metadata(self, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """Under METADATA_KEY in a checkpoint: the metadata, and what `load_encoder` reads of it."""
+        return {
+            "preprocessing": self.conversion.preprocessing.to_dict(),
+            "variant": self.encoder.variant.to_dict(self.encoder.stem),
+            "conversion": dict(metadata),
+        }
 
     def check(self) -> None:
-        stem = self.encoder.stem
-        full, plain = (asdict(variant.completed(stem)) for variant in (self.encoder.variant, TrunkVariant()))
-        differences = [
-            _REASONS[name].format(full[name]) for name in full if full[name] != plain[name] and name not in self.CARRIES
-        ]
-        if stem == "cifar" and not self.CIFAR:
-            differences.insert(0, "the 3x3 stem of CIFAR's ResNets")
-        if differences:
-            raise UsageError(f"{self.LIBRARY} cannot rebuild this encoder ({', '.join(differences)}). {_USE_A_GRAPH}")
+        stem, variant = self.encoder.stem, self.encoder.variant
+        if differences := trunk_differences(stem, variant.to_dict(stem), self.CARRIES):
+            raise UsageError(f"{cannot_rebuild(self.LIBRARY, differences)}. {_USE_A_GRAPH}")
+
+
+def trunk_differences(stem: str, variant: Mapping[str, Any], carries: Collection[str]) -> list[str]:
+    """What a trunk has that a program cannot express, as phrases.
+
+    Args:
+        stem: imagenet or cifar.
+        variant: as from `TrunkVariant.to_dict`.
+        carries: as ResNetWriter.CARRIES.
+
+    >>> trunk_differences("cifar", {"stem_padding": 2, "channels": 1}, {"channels"})
+    ["the 3x3 stem of CIFAR's ResNets", 'padding 2 in the first convolution']
+    """
+    stems = [] if stem != "cifar" or "cifar" in carries else ["the 3x3 stem of CIFAR's ResNets"]
+    return stems + [_REASONS[name].format(value) for name, value in variant.items() if name not in carries]
+
+
+def cannot_rebuild(library: str, differences: list[str]) -> str:
+    """A clause for messages, with phrases from `trunk_differences`."""
+    return f"{library} cannot rebuild this encoder ({', '.join(differences)})"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and log lines of another program, which a user can do nothing about."""
+    before = logging.root.manager.disable  # by an outer block
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def version_of(package: str) -> str:

@@ -85,8 +85,4 @@ class Backend(Protocol):
         """Package -> version of what decides its numbers, beyond what every record names."""
 
     def build(self, encoder: ResNetEncoder, spec: DetectorSpec) -> Detector:
-        """A detector on the encoder's trunk.
-
-        Raises:
-            UsageError: the library has no detector with this trunk.
-        """
+        """A detector on the encoder's trunk, which `choose_backend` found to fit."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.detection.detector_spec import Sizes, detector_spec
-from tasks.detection.settings import DetectSettings, preset_schedule
+from tasks.detection.presets import PRESETS, preset_schedule
+from tasks.detection.settings import DetectSettings
 
 
 def settings(**more):
@@ -13,15 +14,15 @@ def settings(**more):
 
 
 def spec_and_note(preset, on_cpu, **sizes):
-    values = DetectSettings.PRESETS[preset]
+    values = PRESETS[preset]
     detector = {name: values[name] for name in ("heads", "masks", "min_sizes", "test_size", "max_size")}
     return detector_spec(**detector, classes=("a",), sizes=Sizes(**sizes), on_cpu=on_cpu)
 
 
-@pytest.mark.parametrize("preset", list(DetectSettings.PRESETS))
+@pytest.mark.parametrize("preset", list(PRESETS))
 def test_own_batch_size_keeps_the_schedule(preset):
     schedule = preset_schedule(preset)
-    assert DetectSettings.PRESETS[preset]["batch_size"] == schedule.batch
+    assert PRESETS[preset]["batch_size"] == schedule.batch
     assert schedule.rescaled(schedule.batch) == schedule
 
 

@@ -30,24 +30,30 @@ INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detect
 _REQUIRED = ("omegaconf", "fvcore", "iopath", "yacs", "cloudpickle", "tabulate", "termcolor", "cv2")
 
 
+def missing() -> str | None:
+    """What detectron2 lacks here, as a clause with how to install it; None if it can be imported."""
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.origin is None:  # without origin: a folder of that name, such as the root of a clone
+        return (
+            f"detectron2 is not installed; install it with {INSTALL}, or put its source on PYTHONPATH (nothing needs to "
+            "be compiled)"
+        )
+    absent = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
+    if absent:
+        return (
+            f"detectron2 requires packages that are not installed ({', '.join(absent)}); install them with pip install "
+            '"simsiam-eval[detectron2]"'
+        )
+    return None
+
+
 class Detectron2Backend:
     name = "detectron2"
     differences: tuple[str, ...] = ()
 
     def unavailable(self) -> str | None:
-        spec = importlib.util.find_spec("detectron2")
-        if spec is None or spec.origin is None:  # without origin: a folder of that name, such as the root of a clone
-            return (
-                f"detectron2 is not installed. Install it with {INSTALL}, put its source on PYTHONPATH (nothing needs to "
-                "be compiled), or use --backend torchvision."
-            )
-        missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
-        if missing:
-            return (
-                f"detectron2 requires packages that are not installed ({', '.join(missing)}). Install them with "
-                'pip install "simsiam-eval[detectron2]", or use --backend torchvision.'
-            )
-        return None
+        reason = missing()
+        return f"{reason}, or use --backend torchvision." if reason else None
 
     def versions(self) -> dict[str, str]:
         import detectron2

@@ -17,15 +17,19 @@ TOLERANCE = 1e-4
 
 
 def largest_difference(encoder: ResNetEncoder, weights: Mapping[str, Tensor], model: Any, heads: str) -> float:
-    """`compared_stages` on random images, without the features."""
+    """`compared_stages` on random images, with the encoder's weights under detectron2's names loaded into `model`.
+
+    Raises:
+        DataError: the weights do not fit the detector.
+    """
+    _load(weights, model)
     images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-    return compared_stages(encoder, weights, model, heads, images)[0]
+    return compared_stages(encoder, model, heads, images)[0]
 
 
 @torch.no_grad()
 def compared_stages(
     encoder: ResNetEncoder,
-    weights: Mapping[str, Tensor],
     model: Any,
     heads: str,
     images: Tensor,
@@ -35,8 +39,7 @@ def compared_stages(
 
     Args:
         encoder: has torchvision's trunk.
-        weights: the encoder's weights under detectron2's names; loaded into `model`.
-        model: a detectron2 detector.
+        model: a detectron2 detector with the encoder's weights.
         heads: c4 or fpn.
         images: (B,3,H,W) float32, normalized.
         pixels: the same images before that, (B,3,H,W) uint8, which `model` normalizes as its config says; default: it takes
@@ -45,11 +48,7 @@ def compared_stages(
     Returns:
         The largest absolute difference, relative to the largest value of a feature map if that is above 1; and the average
         (B,D) of detectron2's res5.
-
-    Raises:
-        DataError: the weights do not fit the detector.
     """
-    _load(weights, model)
     trunk = encoder.trunk.eval()
     device = next(trunk.parameters()).device
     model.eval().to(device)

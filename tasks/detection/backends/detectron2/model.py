@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
@@ -33,6 +35,19 @@ def random_model(arch: str, spec: DetectorSpec, more: Mapping[str, str | int | b
     values = {"MODEL.DEVICE": "cpu"} | dict(more or {})
     with torch.random.fork_rng(devices=[]):
         return build_model(config(arch, spec, Schedule(1, 0.1, 1, (), 0), "BN", values))
+
+
+def model_of_files(config_file: Path, weights: Path) -> nn.Module:
+    """The detector of a config, with weights as detectron2 reads them, on the CPU; torch's random state is unchanged."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config_file))
+    cfg.MODEL.DEVICE = "cpu"
+    # SyncBN requires CUDA.
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
+    with torch.random.fork_rng(devices=[]):
+        model: nn.Module = build_model(cfg)
+    DetectionCheckpointer(model).load(str(weights))
+    return model
 
 
 def run_config(

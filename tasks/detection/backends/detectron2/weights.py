@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from simsiam_eval.encoders.encoder import ResNetEncoder
+from simsiam_eval.encoders.export.writer import cannot_rebuild, trunk_differences
 from simsiam_eval.encoders.recognition.architecture import trunk_shapes
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 from simsiam_eval.wording import first_few
 
 # Pattern of torchvision's whole key -> detectron2's key; the first match counts. {stage} is {layer} plus one.
@@ -24,22 +25,19 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 
 
-def unsupported_trunk(stem: str, variant: Mapping[str, Any], instead: str) -> str | None:
+# What detectron2's ResNets have an option for, as ResNetWriter.CARRIES.
+CARRIES = frozenset({"stride_in_1x1"})
+
+
+def unsupported_trunk(stem: str, variant: Mapping[str, Any]) -> str | None:
     """Why detectron2's ResNets cannot be this trunk, as a sentence; None if they can.
 
     Args:
         stem: imagenet or cifar.
         variant: as from `TrunkVariant.to_dict`.
-        instead: option to use instead, for the sentence, such as "--backend torchvision".
     """
-    if stem != "imagenet":
-        return f"detectron2's ResNets have a 7x7 stem, but this encoder has CIFAR's 3x3 stem; use {instead}."
-    others = [f"{name.replace('_', ' ')} {value}" for name, value in variant.items() if name != "stride_in_1x1"]
-    if others:
-        return (
-            f"detectron2's ResNets have torchvision's stem, but this encoder has {' and '.join(others)}; use {instead}."
-        )
-    return None
+    differences = trunk_differences(stem, variant, CARRIES)
+    return f"{cannot_rebuild('detectron2', differences)}; use --backend torchvision." if differences else None
 
 
 def detectron2_keys(keys: Iterable[str], heads: str, rules: tuple[tuple[str, str], ...] = RULES) -> dict[str, str]:
@@ -83,13 +81,8 @@ def detectron2_weights(
     """All weights of the encoder, under their names in a detectron2 detector with these heads.
 
     Raises:
-        UsageError: detectron2's ResNets cannot be this trunk. DataError: a key has no name, or the encoder is not complete.
+        DataError: a key has no name, or the encoder is not complete.
     """
-    reason = unsupported_trunk(
-        encoder.stem, encoder.variant.to_dict(encoder.stem), "--to onnx, torch-export or openvino"
-    )
-    if reason:
-        raise UsageError(reason)
     state = encoder.trunk.state_dict()
     expected = trunk_shapes(encoder.arch, encoder.stem)
     wrong = [key for key in expected if key not in state or tuple(state[key].shape) != expected[key]]

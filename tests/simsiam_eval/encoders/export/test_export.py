@@ -7,7 +7,7 @@ import torch
 
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.export.comparison import Samples, compare
-from simsiam_eval.encoders.export.export import writer_of
+from simsiam_eval.encoders.export.export import export_encoder
 from simsiam_eval.encoders.export.state_dicts import Timm, Torchvision
 from simsiam_eval.encoders.export.targets import TARGETS
 from simsiam_eval.encoders.export.writer import Writer
@@ -80,10 +80,9 @@ def test_every_target_has_a_writer(target):
     assert issubclass(getattr(__import__(module, fromlist=[name]), name), Writer)
 
 
-def test_an_assumed_normalization_is_not_written(subject):
-    variant = TrunkVariant(channels=13)
+def test_an_assumed_normalization_is_not_written(conversion, images):
     assumed = preprocessing_for("imagenet", None, channels=13)
+    given = conversion(assumed, variant=TrunkVariant(channels=13))
     with pytest.raises(DataError, match="images of 13 channels were normalized; give --mean and --std"):
-        writer_of("timm-folder", subject(assumed, variant=variant))
-    given = preprocessing_for("imagenet", None, channels=13, mean=[0.5], std=[0.2])
-    writer_of("timm-folder", subject(given, variant=variant))
+        export_encoder(given, TARGETS["torch-export"], Samples(images, assumed))
+    assert not given.out.exists()

@@ -1,6 +1,7 @@
 """Folders for timm and transformers: loaded offline by the real libraries, with a classifier too."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from PIL import Image
 
 from simsiam_eval.encoders.architectures import TrunkVariant
+from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.encoders.export.card import model_card
-from simsiam_eval.encoders.export.timm_folder import crop_share, hub_config
+from simsiam_eval.encoders.export.timm_folder import TimmFolder, crop_share, hub_config
 from simsiam_eval.encoders.export.transformers_folder import image_processor_config, transformers_key
-from simsiam_eval.encoders.export.writer import Subject, missing_packages
+from simsiam_eval.encoders.export.writer import Conversion, missing_packages
 from simsiam_eval.encoders.report import CheckpointReport
 from simsiam_eval.errors import UsageError
 from simsiam_eval.images.preprocess import Preprocessing
@@ -23,10 +25,13 @@ needs_transformers = pytest.mark.skipif(missing_packages("transformers") is not 
 
 
 @needs_timm
-def test_timm_loads_the_folder(exported, tmp_path, images):
+@pytest.mark.parametrize(
+    ("arch", "variant"), [("resnet18", TrunkVariant()), ("resnext50_32x4d", TrunkVariant(channels=1))]
+)
+def test_timm_loads_the_folder(exported, tmp_path, images, arch, variant):
     import timm
 
-    export, encoder, samples = exported("timm-folder", "encoder")
+    export, encoder, samples = exported("timm-folder", "encoder", arch=arch, variant=variant)
     assert (export.files, export.comparison.largest_difference) == ({"folder": tmp_path / "encoder"}, 0)
     assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == [
         "README.md",
@@ -41,7 +46,8 @@ def test_timm_loads_the_folder(exported, tmp_path, images):
     # timm's own transform prepares the same pixels.
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(classifier))
     ours = ImageTransform(samples.preprocessing)(images[0])
-    assert (transform(Image.fromarray(images[0])) - ours).abs().max() < 1.01 / 255 / 0.224
+    shown = Image.fromarray(images[0]).convert("L" if variant.channels == 1 else "RGB")
+    assert (transform(shown) - ours).abs().max() < 1.01 / 255 / 0.224
     with safetensors.safe_open(tmp_path / "encoder" / "model.safetensors", "pt") as file:
         assert file.metadata()["compared_with"].startswith("timm ")
 
@@ -50,16 +56,17 @@ def test_timm_loads_the_folder(exported, tmp_path, images):
 @pytest.mark.parametrize(
     ("arch", "variant"), [("resnet50", TrunkVariant()), ("resnext50_32x4d", TrunkVariant(channels=1))]
 )
-def test_config_is_what_timm_writes(exported, tmp_path, arch, variant):
+def test_config_is_what_timm_writes(tmp_path, arch, variant):
     import timm
-    from timm.models import save_for_hf
+    from timm.models._hub import save_config_for_hf
 
-    exported("timm-folder", "ours", arch=arch, variant=variant)
-    model = timm.create_model(arch, num_classes=0, in_chans=variant.channels)
-    save_for_hf(model, tmp_path / "theirs", safe_serialization=True)
-    ours, theirs = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "theirs"))
-    weights = (safetensors.safe_open(tmp_path / name / "model.safetensors", "pt") for name in ("ours", "theirs"))
-    assert len({tuple(sorted(file.keys())) for file in weights}) == 1
+    with torch.device("meta"):
+        encoder = ResNetEncoder(build_trunk(arch, variant=variant), arch, "imagenet", variant=variant)
+        model = timm.create_model(arch, num_classes=0, in_chans=variant.channels)
+    assert model.state_dict().keys() == encoder.trunk.state_dict().keys()
+    save_config_for_hf(model, tmp_path / "config.json")
+    theirs = json.loads((tmp_path / "config.json").read_text())
+    ours = hub_config(Conversion(encoder, None, Preprocessing(), tmp_path))
     about_the_images = {"tag", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "pool_size"}
     about_timms_weights = {"test_input_size", "test_crop_pct", "license", "origin_url", "paper_ids"}
     mine, real = ours.pop("pretrained_cfg"), theirs.pop("pretrained_cfg")
@@ -75,7 +82,6 @@ def test_config_is_what_timm_writes(exported, tmp_path, arch, variant):
 @pytest.mark.parametrize(
     ("arch", "variant"),
     [
-        ("resnet18", TrunkVariant()),
         ("resnet50", TrunkVariant()),
         ("resnet50", TrunkVariant(stride_in_1x1=True)),
         ("resnet18", TrunkVariant(channels=1)),
@@ -121,14 +127,14 @@ def test_what_a_folder_cannot_say_is_rejected(exported, tmp_path, target, of_enc
     assert not (tmp_path / "encoder").exists()
 
 
-def test_card(exported):
-    _, encoder, _ = exported("timm-folder", "encoder")
+def test_card(new_encoder):
     report = CheckpointReport(
         "a.pth", "simsiam", "state_dict", "resnet18", "imagenet", 100, 512, None, None, {}, {}, "ab12",
         {"settings": {"epochs": 100, "lr": 0.05, "data": "/home/me/photos"}},
     )  # fmt: skip
-    subject = Subject(encoder, report, Preprocessing())
-    card = model_card(subject, "timm", "R18", ["import timm", "model = ..."], subject.metadata())
+    conversion = Conversion(new_encoder()[0], report, Preprocessing(), Path("encoder"))
+    metadata = TimmFolder(conversion).metadata()
+    card = model_card(conversion, "timm", "R18", ["import timm", "model = ..."], metadata)
     assert card.startswith("---\nlibrary_name: timm\n")
     assert "family\nsimsiam after 100 epochs." in card
     assert "```python\nimport timm\nmodel = ...\n```" in card
@@ -136,10 +142,10 @@ def test_card(exported):
     assert "/home/me" not in card
     assert "`ab12`" in card
     assert "Compared" not in card
-    compared = subject.metadata() | {
+    compared = metadata | {
         "compared_with": "timm 1", "compared_images": "8", "largest_difference": "0", "min_cosine": "1",
     }  # fmt: skip
-    assert "on 8 images by timm 1" in model_card(subject, "timm", "R18", [], compared)
+    assert "on 8 images by timm 1" in model_card(conversion, "timm", "R18", [], compared)
 
 
 @pytest.mark.parametrize("crop", range(8, 512, 7))
@@ -148,9 +154,9 @@ def test_timm_resizes_to_the_same_side(crop):
         assert int(np.floor(crop / crop_share(Preprocessing(resize, crop)))) == resize
 
 
-def test_folders_state_the_interpolation(subject):
+def test_folders_state_the_interpolation(conversion):
     preprocessing = Preprocessing(40, 36, interpolation="bicubic")
-    bicubic = subject(preprocessing)
+    bicubic = conversion(preprocessing)
     assert hub_config(bicubic)["pretrained_cfg"]["interpolation"] == "bicubic"
     assert image_processor_config(preprocessing)["resample"] == Image.Resampling.BICUBIC
     assert "(bicubic, antialiased)" in model_card(bicubic, "timm", "title", [], {"written_by": "this"})

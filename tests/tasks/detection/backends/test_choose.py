@@ -55,14 +55,14 @@ def test_what_detectron2_does_not_support(monkeypatch):
     monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: None)
     assert choose_backend("auto", None).name == "detectron2"
     for stem, variant, says in (
-        ("cifar", {}, "CIFAR's 3x3 stem; use --backend torchvision"),
-        ("imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "has stem padding 2; use --backend torchvision"),
+        ("cifar", {}, "the 3x3 stem of CIFAR's ResNets"),
+        ("imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "padding 2 in the first convolution"),
     ):
-        unsupported = unsupported_trunk(stem, variant, "--backend torchvision")
+        unsupported = unsupported_trunk(stem, variant)
         assert choose_backend("auto", unsupported).name == "torchvision"
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=f"cannot rebuild this encoder .{says}.; use --backend torchvision"):
             choose_backend("detectron2", unsupported)
-    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}, "--backend torchvision") is None
+    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}) is None
     for name in ("auto", "detectron2"):
         with pytest.raises(UsageError, match="supports --precision bf16 on CUDA only"):
             choose_backend(name, None, bf16_on_cpu=True)

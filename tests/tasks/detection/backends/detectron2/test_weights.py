@@ -8,7 +8,7 @@ import torch
 from simsiam_eval.encoders.architectures import TRUNK, TrunkVariant
 from simsiam_eval.encoders.encoder import ResNetEncoder, build_trunk
 from simsiam_eval.encoders.recognition.architecture import trunk_shapes
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 from tasks.detection.backends.detectron2.comparison import check_difference, largest_difference
 from tasks.detection.backends.detectron2.weights import RULES, detectron2_keys, detectron2_weights
 from tasks.detection.detector_spec import DetectorSpec
@@ -80,8 +80,6 @@ def test_empty_or_partial_encoder_is_rejected(encoder):
     del part.trunk.layer3
     with pytest.raises(DataError, match="not a complete resnet18"):
         detectron2_weights(part, "c4")
-    with pytest.raises(UsageError, match="CIFAR's 3x3 stem"):
-        detectron2_weights(encoder("resnet18", "cifar"), "c4")
 
 
 @pytest.mark.parametrize("largest", [2e-4, float("nan"), float("inf")])
@@ -127,13 +125,6 @@ def test_strides_in_the_1x1_convolution_are_detectron2s_option(encoder, heads):
     caffe = encoder("resnet50", variant=TrunkVariant(stride_in_1x1=True))
     model = random_model("resnet50", spec(heads), {"MODEL.RESNETS.STRIDE_IN_1X1": True})
     assert largest_difference(caffe, detectron2_weights(caffe, heads), model, heads) <= 1e-4
-
-
-def test_another_stem_is_rejected(encoder):
-    with pytest.raises(
-        UsageError, match="has stem padding 2 and stem relu False; use --to onnx, torch-export or openvino"
-    ):
-        detectron2_weights(encoder("resnet18", variant=TrunkVariant(stem_padding=2, stem_relu=False)), "c4")
 
 
 @pytest.mark.detectron2
