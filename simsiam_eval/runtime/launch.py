@@ -11,7 +11,7 @@ from pathlib import Path
 from simsiam_eval.errors import UsageError
 from simsiam_eval.runtime.exit_report import read_exit_reports, show_exit
 from simsiam_eval.runtime.immediate_exit import EXIT_REPORTS
-from simsiam_eval.runtime.machine import usable_cores
+from simsiam_eval.runtime.machine import local_processes, usable_cores
 from simsiam_eval.wording import counted
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -46,8 +46,8 @@ def under_torchrun(count: int | None, device: str) -> None:
         SystemExit: torchrun has run.
         UsageError: torchrun started another number, there are fewer GPUs, or the program is not the command line.
     """
-    if (group := torchrun_group()) is not None:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", group[1]))
+    if torchrun_group() is not None:
+        local = local_processes()
         if count not in (None, local):
             raise UsageError(
                 f"--num-gpus is {count}, but torchrun started {local} processes here: use only one of the two."

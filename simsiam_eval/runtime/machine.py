@@ -25,6 +25,17 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def local_processes() -> int:
+    """Number of processes of this run on this machine, as torchrun says; all of them under a launcher that does not say."""
+    world = os.environ.get("WORLD_SIZE") if "RANK" in os.environ else None
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or world or 1))
+
+
+def thread_count() -> int:
+    """Number of usable cores of this process's share of the machine, at most 16: of threads that wait for the disk."""
+    return max(1, min(16, usable_cores() // local_processes()))
+
+
 def worker_count(workers: int | None, in_memory: bool = False) -> int:
     """Decoding processes of a DataLoader: as given, else one per usable core of this process's share of the machine, at
     most 16, and none for images in memory.
@@ -33,8 +44,7 @@ def worker_count(workers: int | None, in_memory: bool = False) -> int:
         DataError: they have no folder for temporary files; they would wait for each other forever.
     """
     if workers is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, set by torchrun
-        workers = 0 if in_memory else max(1, min(16, usable_cores() // processes))
+        workers = 0 if in_memory else thread_count()
     if workers:
         try:
             tempfile.gettempdir()

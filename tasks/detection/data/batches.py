@@ -51,7 +51,7 @@ class TestImages(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | ImageProblem]:
-        return self.rows[index], read_pixels(self.images[self.rows[index]])
+        return self.rows[index], read_pixels(self.images.without_objects(self.rows[index]))
 
 
 def _target(image: LabeledImage, masks: bool) -> dict[str, Tensor]:

@@ -3,113 +3,171 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.text import read_text
+from simsiam_eval.sources.labels import canonical_name
+from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.wording import first_few
-from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage, Segmentation
-
-_MAX_COORDINATE = 1e12  # of areas too
+from tasks.detection.data.boxes import (
+    BoxContext,
+    check_places,
+    checked_areas,
+    count_repeated,
+    reject_fractions,
+    reject_two_corners,
+    upright,
+)
+from tasks.detection.data.columns import Entries
+from tasks.detection.data.dataset import OBJECT, DetectionDataset, LabeledImages
+from tasks.detection.data.image_files import existing_images, known_sizes
+from tasks.detection.data.issues import Issues
+from tasks.detection.data.outline_checks import check_outlines
+from tasks.detection.data.outlines import Outlines
 
 
 def open_coco(
-    path: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...]
+    path: Path, options: Mapping[str, str], spec: str, role: str, classes: tuple[str, ...], masks: bool
 ) -> DetectionDataset:
     """The images of one annotation file, in its order; classes in the order of their category ids.
 
     Raises:
-        DataError: the file is missing or malformed.
+        DataError: the file is missing or malformed, or its images are missing.
     """
     file, folder = _locate(path, options, spec, role)
-    content = _read(file)
-    class_names = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
-    if len(set(class_names.values())) < len(class_names):
-        raise DataError(f"{file} has two categories with the same name; category names must be unique.")
+    outlines, issues = Outlines(), Issues()
+    content = _read(file, outlines)
+    annotations = Entries(file, "annotations", "annotation", content)
+    class_names = _class_names(Entries(file, "categories", "category", content), file)
+    images, numbers = _images(Entries(file, "images", "image", content), folder, spec, outlines, issues)
     selected = classes or tuple(class_names.values())
-    label_of = {category: selected.index(name) for category, name in class_names.items() if name in selected}
-    annotations: dict[int, list[Annotation]] = {entry["id"]: [] for entry in content["images"]}
-    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
-    excluded: dict[str, int] = {}
-    if len(annotations) < len(content["images"]):
-        raise DataError(f"{file} has two images with the same id; image ids must be unique.")
-    for entry in content["annotations"]:
-        where = f"annotation {entry.get('id')} of {file}"
-        image, category = entry["image_id"], entry["category_id"]
-        if image not in annotations:
-            raise DataError(f"{where} refers to image {image}, which is not in the file.")
-        if category not in class_names:
-            known = first_few(map(str, class_names))
-            raise DataError(f"{where} refers to category {category}, which is not in the file; it has: {known}.")
-        if category not in label_of:
-            excluded[class_names[category]] = excluded.get(class_names[category], 0) + 1
-        else:
-            annotations[image].append(_annotation(entry, label_of[category], sizes[image], where))
-    images = tuple(
-        LabeledImage(
-            entry["id"],
-            folder / entry["file_name"],
-            entry["width"],
-            entry["height"],
-            tuple(annotations[entry["id"]]),
-        )
-        for entry in content["images"]
+    objects, named, excluded = _objects(annotations, numbers, class_names, selected, images.ids, issues)
+    context = BoxContext(
+        spec,
+        "x, y, width, height",
+        images.ids,
+        objects["image"],
+        lambda index: annotations.name(int(named[index])),
+        issues,
     )
-    category_ids = {name: category for category, name in class_names.items()}
-    return DetectionDataset(spec, "coco", selected, images, excluded, category_ids)
+    sizes = images.sizes[objects["image"]]
+    objects["box"] = _checked_boxes(objects["box"], sizes, context)
+    check_outlines(objects, outlines, sizes, masks, context)
 
+    def outline_area(index: int) -> float | None:
+        row = int(objects["outline"][index])
+        return outlines.area(row) if row >= 0 else None
 
-def _annotation(entry: dict[str, Any], label: int, size: tuple[int, int], where: str) -> Annotation:
-    box, crowd, area = entry["bbox"], entry.get("iscrowd"), entry.get("area")
-    if not (isinstance(box, list) and len(box) == 4 and _all_numbers(box)):
-        raise DataError(f"{where} has bbox {box!r}; expected four numbers: x, y, width, height.")
-    if crowd not in (None, 0, 1):
-        raise DataError(f"{where} has iscrowd {crowd!r}; expected 0 or 1.")
-    if area is not None and not _all_numbers([area]):
-        raise DataError(f"{where} has area {area!r}; expected a number.")
-    return Annotation(
-        box=(box[0], box[1], box[2], box[3]),
-        label=label,
-        crowd=bool(crowd),
-        area=float(max(box[2], 0) * max(box[3], 0) if area is None else area),
-        segmentation=_segmentation(entry.get("segmentation"), size, where),
+    objects["area"] = checked_areas(objects["area"], objects["box"], outline_area, context)
+    count_repeated(objects["label"], objects["box"], context)
+    if not masks:
+        objects["outline"], outlines = -1, Outlines()
+    objects = objects[np.argsort(objects["image"], kind="stable")]
+    return DetectionDataset(
+        spec,
+        "coco",
+        selected,
+        replace(images, objects=objects, outlines=outlines),
+        excluded,
+        {name: category for category, name in class_names.items()},
+        issues,
     )
 
 
-def _all_numbers(values: list[Any]) -> bool:
-    # Compared, not converted: a JSON integer can be too large for a float. NaN fails the comparison too.
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < _MAX_COORDINATE for v in values)
+def _checked_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.int32], context: BoxContext) -> NDArray[np.float64]:
+    """(N,4), with negative widths and heights turned round."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    reject_fractions(corners, context)
+    turned = upright(corners, context)
+    negative = (boxes[:, 2:] < 0).any(axis=1)
+    boxes = boxes.copy()  # only these are computed from corners, which rounds
+    boxes[negative] = np.concatenate([turned[:, :2], turned[:, 2:] - turned[:, :2]], axis=1)[negative]
+    reject_two_corners(boxes, sizes, context)
+    check_places(boxes, sizes, context)
+    return boxes
 
 
-def _segmentation(value: Any, size: tuple[int, int], where: str) -> Segmentation | None:
-    """A run-length encoding, or the polygons with at least three corners; None without any."""
-    if isinstance(value, dict):
-        if not (value.get("size") == list(size) and _is_run_length_mask(value)):
-            raise DataError(
-                f"{where} has an invalid segmentation; expected a run-length encoding of {size[0]} x {size[1]} pixels."
-            )
-        return cast("Segmentation", value)
-    if not isinstance(value or [], list):
-        raise DataError(f"{where} has an invalid segmentation; expected polygons or a run-length encoding.")
-    polygons = [item for item in value or () if isinstance(item, list) and len(item) >= 6 and len(item) % 2 == 0]
-    if not all(map(_all_numbers, polygons)):
-        raise DataError(f"{where} has a polygon with a coordinate that is not a number.")
-    return polygons or None
+def _class_names(categories: Entries, file: Path) -> dict[int, str]:
+    """Category id -> name, by increasing id."""
+    ids = categories.whole_numbers("id")
+    names = [canonical_name(name.strip()) for name in categories.texts("name")]
+    for values, what in ((ids, "id"), (names, "name")):
+        repeated = [value for value, count in Counter(values).items() if count > 1]
+        if repeated:
+            same = [f"{number} {name!r}" for number, name, value in zip(ids, names, values, strict=True)
+                    if value == repeated[0]]  # fmt: skip
+            raise DataError(f"{file} has categories with the same {what} ({first_few(same)}); expected different ones.")
+    return dict(sorted(zip(ids, names, strict=True)))
 
 
-def _is_run_length_mask(value: dict[str, Any]) -> bool:
-    """Whether the runs cover the mask exactly; pycocotools itself accepts a text that ends early."""
-    counts, (height, width) = value.get("counts"), value["size"]
-    if isinstance(counts, list):
-        return all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == height * width
-    from pycocotools import mask
+def _images(
+    entries: Entries, folder: Path, spec: str, outlines: Outlines, issues: Issues
+) -> tuple[LabeledImages, dict[int, int]]:
+    """The images without objects, and image id -> row."""
+    ids = entries.whole_numbers("id")
+    rows = {number: row for row, number in enumerate(ids)}
+    if len(rows) < len(ids):
+        repeated = [str(number) for number, count in Counter(ids).items() if count > 1]
+        raise DataError(f"{entries.file} has images with the same id ({first_few(repeated)}); expected different ones.")
+    paths = existing_images(PackedTexts(str(folder / name) for name in entries.texts("file_name")), spec)
+    sizes = np.array([entries.sides("width"), entries.sides("height")], np.int32).T.reshape(-1, 2)
+    names = PackedTexts(map(str, ids))
+    sizes = known_sizes(sizes, paths, names, issues)
+    return LabeledImages(names, True, paths, sizes, np.empty(0, OBJECT), outlines), rows
 
-    try:
-        return mask.decode(value).shape == (height, width)
-    except (ValueError, TypeError):
-        return False
+
+def _objects(
+    annotations: Entries,
+    numbers: Mapping[int, int],
+    class_names: Mapping[int, str],
+    selected: tuple[str, ...],
+    ids: Sequence[str],
+    issues: Issues,
+) -> tuple[NDArray[np.void], NDArray[np.int64], dict[str, int]]:
+    """The objects of the selected classes in the order of the file, the index of each, and excluded class -> boxes."""
+    image_ids, categories = annotations.whole_numbers("image_id"), annotations.whole_numbers("category_id")
+    for key, found, known in (("image_id", image_ids, numbers), ("category_id", categories, class_names)):
+        unknown = next((index for index, number in enumerate(found) if number not in known), None)
+        if unknown is not None:
+            listed = f"one of the file's ({first_few(map(str, known)) or 'none'})"
+            annotations.reject(unknown, key, listed)
+    label_of = {number: selected.index(name) if name in selected else -1 for number, name in class_names.items()}
+    objects = np.empty(len(annotations), OBJECT)
+    objects["image"] = [numbers[number] for number in image_ids]
+    objects["label"] = [label_of[number] for number in categories]
+    objects["box"] = annotations.boxes("bbox")
+    objects["area"] = annotations.numbers("area")
+    objects["outline"] = [entry.get("segmentation", -1) for entry in annotations.values]
+    objects["crowd"], without_mark = annotations.flags("iscrowd")
+    objects["difficult"], _ = annotations.flags("ignore")
+    named = np.flatnonzero(objects["label"] >= 0)
+    counts = Counter(class_names[number] for number in categories)
+    excluded = {name: count for name, count in counts.items() if name not in selected}
+    rows = objects["image"]
+    issues.add("iscrowd missing, taken as 0", ids, rows[named][without_mark[named]])
+    repeated = _repeated([entry.get("id") for entry in annotations.values])
+    issues.add("annotation id used more than once, not used", ids, rows[repeated])
+    return objects[named], named, excluded
+
+
+def _repeated(values: Sequence[Any]) -> list[int]:
+    """Indices of the values that are the same as an earlier one; without a value there is none."""
+    seen: set[Any] = set()
+    repeated = []
+    for index, value in enumerate(values):
+        if isinstance(value, int | str):
+            if value in seen:
+                repeated.append(index)
+            seen.add(value)
+    return repeated
 
 
 def _locate(path: Path, options: Mapping[str, str], spec: str, role: str) -> tuple[Path, Path]:
@@ -128,40 +186,23 @@ def _locate(path: Path, options: Mapping[str, str], spec: str, role: str) -> tup
     return path / "annotations" / f"instances_{split}.json", path / split
 
 
-_REQUIRED_KEYS = {
-    "images": ("id", "file_name", "width", "height"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox"),
-}
-_TYPES: dict[str, type] = {
-    "id": int,
-    "image_id": int,
-    "category_id": int,
-    "width": int,
-    "height": int,
-    "name": str,
-    "file_name": str,
-}
+def _read(file: Path, outlines: Outlines) -> Any:
+    """The file's content, with the row in `outlines` in place of each segmentation.
 
+    Segmentations are nearly all of a file; packed while it is read, they never exist as Python objects together.
+    """
 
-def _read(file: Path) -> dict[str, Any]:
-    """The file's content, with the required keys of every entry and their types checked."""
+    def pack(entry: dict[str, Any]) -> dict[str, Any]:
+        if "segmentation" in entry and "image_id" in entry:
+            try:
+                entry["segmentation"] = outlines.add(entry["segmentation"])
+            except ValueError as error:
+                raise DataError(f"annotation {entry.get('id')} of {file} has {error}.") from error
+        return entry
+
     try:
-        content = json.loads(read_text(file))
+        return json.loads(read_text(file), object_hook=pack)
     except OSError as error:
         raise DataError(f"The annotation file {file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not valid JSON ({error}); expected a COCO annotation file.") from error
-    malformed = f"{file} is not a COCO annotation file"
-    for part, keys in _REQUIRED_KEYS.items():
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(f"{malformed}: it has no list {part!r}.")
-        for index, entry in enumerate(entries):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise DataError(f"{malformed}: {part}[{index}] has no {missing[0]!r}.")
-            for key in set(keys) & set(_TYPES):
-                if not isinstance(entry[key], _TYPES[key]) or (key in ("width", "height") and entry[key] < 1):
-                    raise DataError(f"{malformed}: {part}[{index}] has an invalid {key} ({entry[key]!r}).")
-    return cast("dict[str, Any]", content)

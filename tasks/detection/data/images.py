@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import image_size, open_image
 from simsiam_eval.images.opened import UnreadableImage
-from simsiam_eval.runtime.machine import worker_count
 from simsiam_eval.runtime.processes import Processes
 from tasks.detection.data.dataset import DetectionDataset, LabeledImage
+from tasks.detection.data.image_files import in_threads
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,10 @@ def _unreadable(image: LabeledImage, error: UnreadableImage) -> ImageProblem:
 def _size_mismatch(image: LabeledImage, width: int, height: int) -> ImageProblem | None:
     if (width, height) == (image.width, image.height):
         return None
+    sideways = (width, height) == (image.height, image.width)
+    reason = ", as without its EXIF orientation, which is applied" if sideways else ""
     return ImageProblem(
-        f"the image {image.path} is {width}x{height}, but its annotations are for {image.width}x{image.height}"
+        f"the image {image.path} is {width}x{height}, but its annotations are for {image.width}x{image.height}{reason}"
     )
 
 
@@ -64,10 +65,9 @@ def check_images(data: DetectionDataset, processes: Processes) -> None:
     Raises:
         DataError: in every process, if an image cannot be opened or its size differs from its annotations.
     """
-    images, problems = data.images[processes.rank :: processes.world], []
-    with ThreadPoolExecutor(worker_count(None)) as pool:  # the threads wait for the disk
-        for start in range(0, len(images), 1024):  # in chunks, so that Ctrl-C does not wait for all of them
-            problems += [problem for problem in pool.map(header_problem, images[start : start + 1024]) if problem]
+    rows = range(processes.rank, len(data.images), processes.world)
+    checked = in_threads(lambda row: header_problem(data.images.without_objects(row)), rows)
+    problems = [problem for problem in checked if problem]
     more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
     first = processes.first_text(f"{problems[0].reason}{more}" if problems else "")
     if first:

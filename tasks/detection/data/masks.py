@@ -11,12 +11,8 @@ def binary_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarr
     """Bitmap (height, width) uint8 of polygons or a run-length encoding."""
     from pycocotools import mask
 
-    if isinstance(segmentation, list):
-        encoded = mask.merge(mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = mask.frPyObjects(segmentation, height, width)
-    else:
-        encoded = segmentation
+    polygons = isinstance(segmentation, list)
+    encoded = mask.merge(mask.frPyObjects(segmentation, height, width)) if polygons else segmentation
     return np.ascontiguousarray(mask.decode(encoded))
 
 

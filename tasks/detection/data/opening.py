@@ -13,26 +13,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.sources.labels import canonical_name
 from simsiam_eval.sources.spec import parse_spec
 from simsiam_eval.wording import first_few
 from tasks.detection.data.coco import open_coco
-from tasks.detection.data.dataset import DetectionDataset
+from tasks.detection.data.dataset import DetectionDataset, LabeledImages
+from tasks.detection.data.issues import Issues
 from tasks.detection.data.voc import open_voc
 
 OPENERS = {"voc": open_voc, "coco": open_coco}
 
 
 def open_train_and_test(
-    train: tuple[str, ...], test: str, classes: tuple[str, ...]
+    train: tuple[str, ...], test: str, classes: tuple[str, ...], masks: bool = True
 ) -> tuple[DetectionDataset, DetectionDataset]:
     """The training set, one or several sources joined, and the test set, with the same class list.
 
     `classes` restricts both to these classes, in this order; if empty, the classes are those of the training set.
 
     Raises:
-        UsageError: a spec is invalid. DataError: a file is missing or malformed, or class names differ.
+        UsageError: a spec is invalid. DataError: as `open_detection_dataset`, or class names differ.
     """
-    parts = [open_detection_dataset(spec, "train", classes) for spec in train]
+    classes = tuple(map(canonical_name, classes))
+    parts = [open_detection_dataset(spec, "train", classes, masks) for spec in train]
     for part in parts[1:]:
         if part.kind != parts[0].kind:
             raise UsageError(
@@ -42,18 +45,28 @@ def open_train_and_test(
     if not names:
         raise DataError(f"{' + '.join(train)} contains no boxes to train on; add annotations.")
     _check_known(classes, parts)
-    training_set = DetectionDataset(
-        " + ".join(train),
-        parts[0].kind,
-        names,
-        tuple(image for part in parts for image in part.relabeled(names).images),
-        {name: sum(part.excluded.get(name, 0) for part in parts) for part in parts for name in part.excluded},
-    )
-    test_set = open_detection_dataset(test, "test", classes)
+    training_set = _joined(parts, names)
+    test_set = open_detection_dataset(test, "test", classes, masks)
     if test_set.kind == "coco":
         _check_known(classes, [test_set])
     _check_same_classes(training_set, test_set)
     return training_set, test_set.relabeled(names)
+
+
+def _joined(parts: list[DetectionDataset], classes: tuple[str, ...]) -> DetectionDataset:
+    """All parts as one dataset with these classes."""
+    issues = Issues()
+    for part in parts:
+        issues.update_counts(part.issues)
+    return DetectionDataset(
+        " + ".join(part.spec for part in parts),
+        parts[0].kind,
+        classes,
+        LabeledImages.joined([part.relabeled(classes).images for part in parts]),
+        {name: sum(part.excluded.get(name, 0) for part in parts) for part in parts for name in part.excluded},
+        issues=issues,
+        notes=tuple(note for part in parts for note in part.notes),
+    )
 
 
 def _check_same_classes(train: DetectionDataset, test: DetectionDataset) -> None:
@@ -73,7 +86,7 @@ def _check_known(classes: tuple[str, ...], parts: list[DetectionDataset]) -> Non
     known: set[str] = set()
     for part in parts:
         known |= part.category_ids.keys() | part.excluded.keys()
-        known |= {part.classes[obj.label] for image in part.images for obj in image.annotations}
+        known |= {name for name, boxes in zip(part.classes, part.boxes_per_class(), strict=True) if boxes}
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(
@@ -91,22 +104,25 @@ def _all_classes(parts: list[DetectionDataset]) -> tuple[str, ...]:
     return tuple(sorted({name for part in parts for name in part.classes}))
 
 
-def open_detection_dataset(spec: str, role: str, classes: tuple[str, ...] = ()) -> DetectionDataset:
+def open_detection_dataset(spec: str, role: str, classes: tuple[str, ...] = (), masks: bool = True) -> DetectionDataset:
     """Open one source; `role`, train or test, decides the split where the spec names none.
 
-    `classes` excludes the boxes of all other classes.
+    Args:
+        spec: the source.
+        role: train or test.
+        classes: exclude the boxes of all other classes.
+        masks: keep the segmentations, which take most of the memory.
 
     Raises:
-        UsageError: an unknown kind or option. DataError: a file or an image is missing, or a file is malformed.
+        UsageError: an unknown kind or option. DataError: a file or an image is missing, or a file is malformed or contains
+            what cannot be meant.
     """
     parsed = parse_spec(spec, OPENERS, "detection dataset")
     if not parsed.path.exists():
         raise DataError(f"{parsed.path} does not exist (detection dataset {spec}).")
     parsed = replace(parsed, kind=parsed.kind or _recognize(parsed.path))
     options = parsed.options(("images",) if parsed.path.is_file() else ("split",))
-    dataset = OPENERS[parsed.kind](parsed.path, options, spec, role, classes)
-    _check_images_exist(dataset)
-    return dataset
+    return OPENERS[parsed.kind](parsed.path, options, spec, role, classes, masks)
 
 
 def _recognize(path: Path) -> str:
@@ -118,21 +134,3 @@ def _recognize(path: Path) -> str:
         f"{path} is not a detection dataset; expected a folder with Annotations/ and JPEGImages/ (voc:FOLDER), a folder "
         "with annotations/*.json (coco:FOLDER), or coco:FILE.json#images=FOLDER."
     )
-
-
-def _check_images_exist(dataset: DetectionDataset) -> None:
-    if not dataset.images:
-        raise DataError(f"{dataset.spec} lists no images.")
-    file_names: dict[Path, set[str]] = {}
-    missing = []
-    for image in dataset.images:
-        folder = image.path.parent
-        if folder not in file_names:
-            file_names[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        if image.path.name not in file_names[folder]:
-            missing.append(str(image.path))
-    if missing:
-        raise DataError(
-            f"{dataset.spec}: {len(missing)} of {len(dataset.images)} images are missing ({first_few(missing)}). "
-            "Add them, or remove them from the list."
-        )

@@ -36,7 +36,7 @@ def prepare_datasets(
     Raises:
         UsageError: a spec is invalid. DataError: a file or image is missing, malformed or does not fit the rest.
     """
-    opened_train, test_set = open_train_and_test(train, test, classes)
+    opened_train, test_set = open_train_and_test(train, test, classes, masks)
     training_set, train_report = check_training_set(opened_train, masks)
     test_report = check_test_set(test_set, masks)
     add_training_images(training_set, test_set, test_report)

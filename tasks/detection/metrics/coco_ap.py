@@ -67,9 +67,10 @@ def coco_average_precision(
 
 def _image_ids(data: DetectionDataset) -> list[int]:
     """Image ids for pycocotools, which sorts by them: among equal scores the image with the lower id comes first."""
-    if not all(isinstance(image.id, int) for image in data.images):
+    if not data.images.numbered:
         return list(range(len(data.images)))
-    return np.argsort(np.argsort([int(image.id) for image in data.images], kind="stable")).tolist()
+    order = sorted(range(len(data.images)), key=data.images.id)  # ids may exceed NumPy's integers
+    return np.argsort(order).tolist()
 
 
 def _ground_truth(data: DetectionDataset, image_ids: Sequence[int]) -> dict[str, Any]:
@@ -92,8 +93,8 @@ def _ground_truth(data: DetectionDataset, image_ids: Sequence[int]) -> dict[str,
         annotation["id"] = annotation_id
     return {
         "images": [
-            {"id": image_id, "width": image.width, "height": image.height}
-            for image_id, image in zip(image_ids, data.images, strict=True)
+            {"id": image_id, "width": width, "height": height}
+            for image_id, (width, height) in zip(image_ids, data.images.sizes.tolist(), strict=True)
         ],
         "categories": [{"id": label, "name": name} for label, name in enumerate(data.classes)],
         "annotations": annotations,
@@ -125,7 +126,7 @@ def result_file_entries(data: DetectionDataset, detections: Sequence[Detections]
     Image and category ids are those of the annotation file. VOC has neither: there they are the image's name and the index
     of the class in `data.classes`.
     """
-    entries = _results(detections, [image.id for image in data.images], "bbox")
+    entries = _results(detections, [data.images.id(row) for row in range(len(data.images))], "bbox")
     masks = [mask for detected in detections for mask in detected.masks or ()]
     for index, entry in enumerate(entries):
         name = data.classes[entry["category_id"]]

@@ -105,11 +105,10 @@ def _voc(data: DetectionDataset, detections: Sequence[Detections], rule: str) ->
 
 def _left_out_classes(data: DetectionDataset) -> list[str]:
     """Warnings that name the classes without an object that counts."""
-    annotations = [obj for image in data.images for obj in image.annotations]
-    present = {obj.label for obj in annotations}
-    counted = {obj.label for obj in annotations if not (obj.difficult or obj.crowd)}
-    absent = [name for label, name in enumerate(data.classes) if label not in present]
-    ignored = [name for label, name in enumerate(data.classes) if label in present - counted]
+    objects = data.images.objects
+    present, counted = data.boxes_per_class(), data.boxes_per_class(~(objects["difficult"] | objects["crowd"]))
+    absent = [name for label, name in enumerate(data.classes) if not present[label]]
+    ignored = [name for label, name in enumerate(data.classes) if present[label] and not counted[label]]
     warnings = [f"The test set has no objects of {first_few(absent)}; left out of the mean."] if absent else []
     if ignored:
         mark = "difficult" if data.kind == "voc" else "crowd regions"

@@ -28,10 +28,11 @@ def voc_average_precision(
         rule: voc07 (11 points) or voc (area).
 
     >>> import numpy as np
-    >>> from tasks.detection.data.dataset import Annotation, LabeledImage
+    >>> from tasks.detection.data.dataset import Annotation, LabeledImage, LabeledImages
     >>> image = LabeledImage("a", "a.jpg", 100, 100, (Annotation((0, 0, 10, 10), 0), Annotation((50, 50, 10, 10), 0)))
     >>> detected = Detections(np.float32([[0, 0, 10, 10]]), np.float32([0.9]), np.array([0]))
-    >>> ap, _ = voc_average_precision(DetectionDataset("example", "voc", ("cell",), (image,)), [detected], "voc")
+    >>> data = DetectionDataset("example", "voc", ("cell",), LabeledImages.packed([image]))
+    >>> ap, _ = voc_average_precision(data, [detected], "voc")
     >>> float(ap[0, 0])
     0.5
     """
@@ -50,13 +51,11 @@ def voc_average_precision(
 
 def _objects(data: DetectionDataset, label: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each image the boxes (K,4) of a class as VOC's inclusive corners, and which of them are difficult (K,)."""
-    boxes, difficult = [], []
-    for image in data.images:
-        objects = [obj for obj in image.annotations if obj.label == label]
-        corners = np.array([obj.corners for obj in objects], dtype=np.float64).reshape(-1, 4)
-        boxes.append(corners + np.array([1.0, 1.0, 0.0, 0.0]))
-        difficult.append(np.array([obj.difficult or obj.crowd for obj in objects], dtype=bool))
-    return boxes, difficult
+    objects = data.images.objects[data.images.objects["label"] == label]
+    corners = objects["box"] + np.array([1.0, 1.0, 0.0, 0.0])
+    corners[:, 2:] += objects["box"][:, :2]
+    ends = np.searchsorted(objects["image"], np.arange(1, len(data.images)))
+    return np.split(corners, ends), np.split(objects["difficult"] | objects["crowd"], ends)
 
 
 def _sorted_detections(detections: Sequence[Detections], label: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import pytest
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime import machine
-from simsiam_eval.runtime.machine import worker_count
+from simsiam_eval.runtime.machine import local_processes, worker_count
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,17 @@ def test_one_worker_per_core_of_this_process_but_none_for_images_in_memory(
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     assert worker_count(None, in_memory) == expected
+
+
+def test_processes_of_a_launcher_that_does_not_say_how_many_are_local(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert local_processes() == 1
+    monkeypatch.setenv("RANK", "3")
+    assert local_processes() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert local_processes() == 2
 
 
 def test_a_given_number_of_workers_is_kept():

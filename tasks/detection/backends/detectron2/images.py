@@ -11,10 +11,11 @@ from typing import Any
 
 from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
+from torch.utils.data import Dataset
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.processes import Processes
-from tasks.detection.data.dataset import LabeledImage
+from tasks.detection.data.dataset import DetectionDataset, LabeledImage
 from tasks.detection.data.images import ImageProblem, read_pixels
 
 _PROBLEM = "problem"  # key of the entry of an image that cannot be used
@@ -30,6 +31,19 @@ def dataset_dict(image: LabeledImage, index: int) -> dict[str, Any]:
         annotations.append(entry)
     size = {"width": image.width, "height": image.height}
     return {"file_name": str(image.path), "image_id": index, "annotations": annotations, **size}
+
+
+class TrainingImages(Dataset):
+    """`dataset_dict` of each image, made when it is asked for; a list of them would be a second copy."""
+
+    def __init__(self, data: DetectionDataset) -> None:
+        self.images = data.images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return dataset_dict(self.images[row], row)
 
 
 class Mapper(DatasetMapper):  # type: ignore[misc]

@@ -55,7 +55,7 @@ def run_config(
 ) -> Any:
     """The config of a run, with its device and folder; masks are bitmaps unless all of them are polygons."""
     device = run.processes.device
-    polygons = all(isinstance(obj.segmentation, list) for image in data.images for obj in image.annotations)
+    polygons = not data.images.has_masks()
     return config(
         arch,
         spec,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import weakref
 from collections.abc import Iterator, Mapping
@@ -31,10 +30,11 @@ from torch import Tensor, nn
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.files.atomic import atomic_write
 from simsiam_eval.files.run_folder import continue_if_unwritable
+from simsiam_eval.runtime.machine import local_processes
 from simsiam_eval.runtime.progress import Advance, say
 from tasks.detection.backends.base import RunContext
 from tasks.detection.backends.detectron2.config import HEADER
-from tasks.detection.backends.detectron2.images import CheckedLoader, Mapper, UnusableImageError, dataset_dict
+from tasks.detection.backends.detectron2.images import CheckedLoader, Mapper, TrainingImages, UnusableImageError
 from tasks.detection.backends.detectron2.model import run_config
 from tasks.detection.backends.step_timer import StepTimer
 from tasks.detection.backends.training_errors import all_finite, not_finite_error, out_of_memory_as_data_error
@@ -59,7 +59,7 @@ def fit(
     """
     processes = run.processes
     if processes.world > 1:
-        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        comm.create_local_process_group(local_processes())
     _log_to(run.folder)
     cfg = run_config(arch, spec, data, run, stride_in_1x1)
     if processes.main:
@@ -104,7 +104,7 @@ class _Trainer(DefaultTrainer):  # type: ignore[misc]
 
     def build_train_loader(self, cfg: Any) -> CheckedLoader:
         """A loader of the training set; PreciseBN uses a separate one."""
-        images = [dataset_dict(image, index) for index, image in enumerate(self.data.images)]
+        images = TrainingImages(self.data)
         return CheckedLoader(
             build_detection_train_loader(
                 images,

@@ -11,7 +11,7 @@ from tasks.detection.data.opening import open_detection_dataset, open_train_and_
 
 
 def issue_counts(report):
-    return {issue: len(ids) for issue, ids in report.issues.items()}
+    return {issue: found.count for issue, found in report.issues.items()}
 
 
 def test_repeated_images_and_training_images_are_reported(shapes_voc):
@@ -51,6 +51,7 @@ def test_training_set_follows_the_protocol(coco):
     training_set, report = check_training_set(dataset, masks=False)
     assert [obj.box for image in training_set.images for obj in image.annotations] == [(0, 150, 15, 10)]
     assert issue_counts(report) == {
+        "area missing, replaced by that of the mask or box": 4,
         "crowd region, dropped": 1,
         "box partly outside the image, clipped": 1,
         "box with zero area, dropped": 1,
@@ -90,12 +91,12 @@ def test_boxes_without_a_segmentation_are_dropped_with_masks(coco):
 
 def test_voc_boxes_with_zero_area_are_one_pixel_wide(shapes, tmp_path):
     shapes.write_voc(tmp_path, {"train": 1})
-    shapes.write_xml(tmp_path, "train000", 160, [("a", 5, 5, 5, 5), ("a", 9, 9, 3, 20)])
+    shapes.write_xml(tmp_path, "train000", 160, [("a", 5, 5, 5, 5), ("a", 170, 5, 180, 9)])
     training_set, report = check_training_set(open_detection_dataset(str(tmp_path), "train"), masks=False)
     assert [obj.box for image in training_set.images for obj in image.annotations] == [(4, 4, 1, 1)]
     assert issue_counts(report) == {
         "box with zero area (xmin = xmax or ymin = ymax), kept as one pixel wide": 1,
-        "box with zero area, dropped": 1,
+        "box outside the image, dropped": 1,
     }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.runtime.processes import Processes
+from tasks.detection.data.dataset import LabeledImages
 from tasks.detection.data.images import check_images, header_problem, read_pixels
 from tasks.detection.data.opening import open_detection_dataset
 
@@ -24,6 +25,6 @@ def test_all_images_are_checked(few_voc, tmp_path):
     data = open_detection_dataset(str(few_voc), "train")
     check_images(data, Processes(torch.device("cpu")))
     (tmp_path / "empty.jpg").touch()
-    images = tuple(replace(image, path=tmp_path / "empty.jpg") for image in data.images[:3])
+    images = LabeledImages.packed(replace(image, path=tmp_path / "empty.jpg") for image in data.images[:3])
     with pytest.raises(DataError, match=r"empty.jpg cannot be read .* \(and 2 more like it\)\. Fix this"):
         check_images(replace(data, images=images), Processes(torch.device("cpu")))

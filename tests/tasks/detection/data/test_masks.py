@@ -3,6 +3,7 @@
 import numpy as np
 
 from tasks.detection.data.masks import binary_mask, encode_masks
+from tasks.detection.data.outlines import Outlines
 
 
 def test_polygons_and_run_lengths_give_the_same_mask():
@@ -13,5 +14,7 @@ def test_polygons_and_run_lengths_give_the_same_mask():
     assert mask.sum() == 16
     ends = np.flatnonzero(np.diff(mask.T.ravel())) + 1
     counts = np.diff([0, *ends, mask.size]).tolist()
-    assert np.array_equal(binary_mask({"size": [10, 8], "counts": counts}, 10, 8), mask)
+    outlines = Outlines()
+    row = outlines.add({"size": [10, 8], "counts": counts})
+    assert np.array_equal(binary_mask(outlines.get(row, 10, 8), 10, 8), mask)
     assert np.array_equal(binary_mask(encode_masks(mask[None])[0], 10, 8), mask)

@@ -36,7 +36,7 @@ def test_invalid_size_is_read_from_the_image(shapes, tmp_path):
             "<annotation><object><name>a</name><bndbox><xmin>x</xmin></bndbox></object></annotation>",
             "not a number",
         ),
-        ("Annotations/trainval000.xml", None, "cannot be read"),
+        ("Annotations/trainval000.xml", None, "lists 1 image without an annotation file .*trainval000.xml"),
         ("JPEGImages/trainval001.jpg", None, "1 of 2 images are missing"),
         ("ImageSets/Main/trainval.txt", "trainval000\ntrainval000\n", "more than once"),
         ("ImageSets/Main/trainval.txt", "", "lists no images"),

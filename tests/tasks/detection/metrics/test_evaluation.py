@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage
+from tasks.detection.data.dataset import Annotation, DetectionDataset, LabeledImage, LabeledImages
 from tasks.detection.data.detections import Detections
 from tasks.detection.data.opening import open_detection_dataset, open_train_and_test
 from tasks.detection.metrics.coco_ap import result_file_entries
@@ -26,7 +26,7 @@ def image(*annotations, name=0):
 
 
 def dataset(*images, classes=("a",), kind="voc"):
-    return DetectionDataset("example", kind, classes, images)
+    return DetectionDataset("example", kind, classes, LabeledImages.packed(images))
 
 
 # Three objects count and one is difficult. By falling score: true positive, on the difficult object (ignored), false
