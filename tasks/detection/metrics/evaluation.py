@@ -111,6 +111,7 @@ def _left_out_classes(data: DetectionDataset) -> list[str]:
     ignored = [name for label, name in enumerate(data.classes) if present[label] and not counted[label]]
     warnings = [f"The test set has no objects of {first_few(absent)}; left out of the mean."] if absent else []
     if ignored:
-        mark = "difficult" if data.kind == "voc" else "crowd regions"
+        ignore = " or marked ignore" if objects["difficult"].any() else ""
+        mark = "difficult" if data.kind == "voc" else f"crowd regions{ignore}"
         warnings.append(f"All objects of {first_few(ignored)} in the test set are {mark}; left out of the mean.")
     return warnings

@@ -113,6 +113,25 @@ def few_coco(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp("few"), {"train2017": 8, "val2017": 4})
 
 
+@pytest.fixture
+def odd_coco(tmp_path):
+    """A few images with polygons, plain run lengths and compressed ones, of areas that hide objects from pycocotools."""
+    folder = write_coco(tmp_path / "odd", {"train2017": 4, "val2017": 3})
+    for split in ("train2017", "val2017"):
+        file = folder / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        for number, entry in enumerate(content["annotations"]):
+            x, y, width, height = entry["bbox"]
+            bitmap = np.zeros((160, 160), bool)
+            bitmap[y : y + height, x : x + width] = True
+            ends = np.flatnonzero(np.diff(bitmap.T.ravel())) + 1
+            entry["area"] = -1
+            if number % 2:
+                entry["segmentation"] = {"size": [160, 160], "counts": np.diff([0, *ends, 160 * 160]).tolist()}
+        file.write_text(json.dumps(content))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shapes():
     """The functions above, for tests that need datasets of their own."""

@@ -98,6 +98,13 @@ def test_masks_with_both_heads(tiny, few_coco):
         assert "mask AP50" in result.table.columns
 
 
+def test_masks_of_run_lengths_and_areas_below_zero(tiny, odd_coco):
+    tiny |= {"train": (str(odd_coco),), "test": str(odd_coco), "metric": "coco", "masks": True, "heads": "fpn"}
+    result = detect(DetectSettings(**tiny | {"iterations": 1}))
+    assert 0 <= result.metrics["mask_ap50"] <= 1
+    assert any(issue.startswith("area below 0") for issue in result.provenance["test"]["issues"])
+
+
 def test_trials_of_several_initializations_and_the_papers_rows(tiny, checkpoint):
     small = dict(tiny, preset="voc07", heads="fpn", checkpoint=checkpoint, trials=2, iterations=1, min_sizes=(32,),
                  test_size=32)  # fmt: skip

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 # detectron2's own calls cause these, and users can do nothing about them.
-warnings.filterwarnings("ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers)")
+warnings.filterwarnings(
+    "ignore", message=r".*(torch\.meshgrid|torch\.jit\.script|broadcast_buffers|NumPy array is not writable)"
+)
 
 INSTALL = "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
 # Modules of the packages in the extra.

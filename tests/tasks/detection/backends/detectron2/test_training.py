@@ -88,6 +88,11 @@ def test_masks_with_both_heads(tiny, few_coco, heads):
     assert 0 <= detect(DetectSettings(**tiny | {"iterations": 1})).metrics["mask_ap50"] <= 1
 
 
+def test_masks_of_run_lengths_and_areas_below_zero(tiny, odd_coco):
+    tiny |= {"train": (str(odd_coco),), "test": str(odd_coco), "metric": "coco", "masks": True}
+    assert 0 <= detect(DetectSettings(**tiny | {"iterations": 1})).metrics["mask_ap50"] <= 1
+
+
 def test_config_and_versions_are_recorded(tiny, few_coco):
     import detectron2
     from detectron2.config import get_cfg
