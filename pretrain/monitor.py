@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pretrain.callback import Callback, Position
@@ -15,12 +14,15 @@ from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions
+from simsiam_eval.features.compatibility import labeled, matched_classes, same_rows
+from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.images.preprocess import Preprocessing
-from simsiam_eval.neighbors.exact import search_blocks
-from simsiam_eval.neighbors.votes import weighted_vote
+from simsiam_eval.neighbors.classify import classify, report_few_neighbors
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.runtime.signals import StopRequest
 from simsiam_eval.sources.base import ImageSource
+
+_OPTIONS = ("--data", "--val")
 
 
 class KnnMonitor(Callback):
@@ -31,13 +33,13 @@ class KnnMonitor(Callback):
     Args:
         trunk: the encoder that is being trained.
         arch, stem: of the trunk; None for the stem of a network of timm.
-        train, queries: labeled images of the same classes.
+        train, queries: labeled images; classes are matched by name, as by `knn`.
         k, temperature: of the weighted vote.
         every, epochs: it runs after every `every`-th epoch, and after the last.
         precision, workers: of the extraction.
 
     Raises:
-        DataError: one of the two has no labels, or they do not have the same classes.
+        DataError: one of the two has no labels, or `train` has only one class or lacks one of `queries`.
     """
 
     def __init__(
@@ -59,16 +61,13 @@ class KnnMonitor(Callback):
         precision: str = "float32",
         workers: int | None = None,
     ) -> None:
-        for source in (train, queries):
-            if (source.labels < 0).all():
-                raise DataError(
-                    f"{source.spec} has no labels; the online kNN requires labels for both --data and --val."
-                )
-        if train.class_names != queries.class_names:
-            raise DataError(
-                f"{queries.spec} and {train.spec} have different classes; the online kNN requires the same classes. "
-                "Omit --val to train without it."
-            )
+        # What `knn` would reject after the first epochs is rejected now.
+        tables = [
+            labeled(ImageTable.of_source(source, f"{option} {source.spec}"))
+            for option, source in zip(_OPTIONS, (train, queries), strict=True)
+        ]
+        matched_classes(*tables)
+        report_few_neighbors([k], len(tables[0]))
         self._trunk, self._arch, self._stem = trunk, arch, stem
         self._sources, self._preprocessing = (train, queries), preprocessing
         self._position, self._stop, self._device = position, stop, device
@@ -98,22 +97,28 @@ class KnnMonitor(Callback):
             Stopped: a stop was requested meanwhile.
         """
         encoder = encoder_in_training(self._trunk, self._arch, self._stem)
-        (train, train_labels), (queries, labels) = (self._features(encoder, source) for source in self._sources)
-        correct = 0
-        for block, similarities, rows in search_blocks(train, queries, self._k, device=self._device):
-            self._raise_if_stopped()
-            predicted = weighted_vote(similarities, train_labels[rows], self._temperature, top=1)[:, 0]
-            correct += int((predicted == labels[block]).sum())
-        return correct / len(queries)
+        bank, queries = (
+            labeled(self._features(encoder, option, source), report=False)
+            for option, source in zip(_OPTIONS, self._sources, strict=True)
+        )
+        queries = matched_classes(bank, queries)
+        predicted = classify(
+            bank.features,
+            bank.labels,
+            None if same_rows(bank, queries) else queries.features,
+            [self._k],
+            [self._temperature],
+            device=self._device,
+            top=1,
+            after_block=self._raise_if_stopped,
+        )
+        return float((predicted.ranked[self._k, self._temperature][:, 0] == queries.labels).mean())
 
-    def _features(self, encoder: Encoder, source: ImageSource) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(N,D) features and (N,) labels of the labeled images that can be read."""
+    def _features(self, encoder: Encoder, option: str, source: ImageSource) -> Features:
+        """The features of the images that can be read."""
         extraction = Extraction(encoder, source, self._preprocessing, self._options, self._device)
         table = extract_to_memory(extraction, after_block=lambda block: self._raise_if_stopped())
-        labeled = np.flatnonzero(table.labels >= 0)
-        if not len(labeled):
-            raise DataError(f"{source.spec} has no readable labeled image")
-        return table.features[labeled], table.labels[labeled]
+        return replace(table, given=f"{option} {source.spec}")
 
     def _raise_if_stopped(self) -> None:
         if self._stop.status:

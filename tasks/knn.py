@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import SeedSettings, setting
 from simsiam_eval.commands.unreadable import unreadable_faults
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import UsageError
 from simsiam_eval.extraction.settings import EvaluationSettings
 from simsiam_eval.wording import percent
 
@@ -118,7 +118,7 @@ def knn(settings: KnnSettings) -> Result:
     """
     from simsiam_eval.extraction.sets import train_and_test_features
     from simsiam_eval.features.compatibility import described_features, same_rows
-    from simsiam_eval.neighbors.classify import classify
+    from simsiam_eval.neighbors.classify import classify, report_few_neighbors
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
@@ -126,10 +126,6 @@ def knn(settings: KnnSettings) -> Result:
     bank, queries = train_and_test_features(
         settings.train, settings.test, settings.given_encoder(), settings.extraction(), device, on_disk=True
     )
-    leave_one_out = same_rows(bank, queries)
-    if len(bank.labels) == leave_one_out:
-        raise DataError(f"{bank.path} has only one labeled image; left out of its own neighbors it has none.")
-    query_features = None if leave_one_out else queries.features
     ks, temperatures = settings.k, _temperatures(settings.vote, settings.temperature)
     sweep = None
     if settings.sweep:
@@ -143,6 +139,9 @@ def knn(settings: KnnSettings) -> Result:
             seed=settings.seed,
         )
         ks, temperatures = (sweep.best.k,), (sweep.best.temperature,)
+    same = same_rows(bank, queries)
+    report_few_neighbors(ks, len(bank.labels) - same)
+    query_features = None if same else queries.features
     index, quality = None, None
     if settings.index is not None:
         index, quality = _open_index(
@@ -158,7 +157,7 @@ def knn(settings: KnnSettings) -> Result:
         bank.features, bank.labels, query_features, ks, temperatures, settings.metric, device, index=index
     )
     classes = len(set(bank.labels.tolist()))
-    grid = _accuracies(predicted.ranked, queries.labels, classes, len(bank.labels) - leave_one_out)
+    grid = _accuracies(predicted.ranked, queries.labels, classes, len(bank.labels) - same)
     # Only an exact search by cosine has found the similarity of the nearest neighbor on its way.
     nearest = predicted.nearest if index is None and settings.metric == "cosine" else None
     correct = next(iter(predicted.ranked.values()))[:, 0] == queries.labels
@@ -180,7 +179,7 @@ def knn(settings: KnnSettings) -> Result:
         provenance=provenance(
             started,
             str(device),
-            leave_one_out=leave_one_out,
+            leave_one_out=same,
             train=described_features(bank),
             test=described_features(queries),
         ),
@@ -188,10 +187,10 @@ def knn(settings: KnnSettings) -> Result:
         table=Table(
             f"kNN{'' if quality is None or quality.exact else ' (approximate)'}, {settings.vote} vote, {settings.metric}, "
             f"{len(bank.labels):,} training features, {len(queries.labels):,} test images"
-            + (", leave-one-out" if leave_one_out else ""),
+            + (", leave-one-out" if same else ""),
             ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),
             [row.cells() for row in grid],
-            _notes(sweep, quality, leakage, leave_one_out),
+            _notes(sweep, quality, leakage, same),
         ),
     )
 
@@ -314,11 +313,8 @@ def _accuracies(
     """The accuracy of each k and T, of M queries whose `labels` (M,) are known, among `available` neighbors."""
     from simsiam_eval.metrics.accuracy import reported_top_k
     from simsiam_eval.metrics.intervals import accuracy_metrics
-    from simsiam_eval.runtime.progress import say
 
     grid = []
-    for k in sorted({k for k, _ in ranked if k > available}):
-        say(f"k = {k}: there are only {available} neighbors; all of them vote.")
     for (k, temperature), guesses in ranked.items():
         correct = guesses == labels[:, None]
         metrics: dict[str, float | list[float]] = {}

@@ -18,12 +18,11 @@ from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.extraction.cache import extract_to_cache
 from simsiam_eval.extraction.options import ExtractionOptions, choice_like, option_hint
 from simsiam_eval.extraction.plan import ExtractionPlan, plan_extraction
-from simsiam_eval.features.class_names import in_numbering_of
-from simsiam_eval.features.compatibility import labeled, reject_mixture, reject_unlabeled
+from simsiam_eval.features.compatibility import labeled, matched_classes, reject_mixture
 from simsiam_eval.features.file import read_attributes
 from simsiam_eval.features.provenance import is_imported
 from simsiam_eval.features.reader import open_features, read_features
-from simsiam_eval.features.table import Features
+from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.sources.spec import is_feature_file
 
 
@@ -32,11 +31,13 @@ class PlannedFeatures:
     """The features of images, before they are extracted into the cache.
 
     Attributes:
-        name: the image source as the user gave it.
+        spec: the image source.
+        name: the option and the image source, as the user gave them.
         plan: of the extraction.
         read: reads the feature file.
     """
 
+    spec: str
     name: str
     plan: ExtractionPlan
     read: Callable[[Path], Features]
@@ -50,12 +51,16 @@ class PlannedFeatures:
     def width(self) -> int:
         return self.plan.extraction.encoder.width
 
+    def labels(self) -> ImageTable:
+        """The images, before it is known which can be read."""
+        return ImageTable.of_source(self.plan.extraction.source, self.name)
+
     def extracted(self) -> Features:
         """The features, from the cache if they are in it. Raises DataError as `extract_to_cache`."""
-        features = self.read(extract_to_cache(self.plan, self.name))
+        features = self.read(extract_to_cache(self.plan, self.spec))
         # The file in the cache may be that of another checkpoint with the same weights.
         attributes = features.attributes | {"assumptions": self.attributes["assumptions"]}
-        return replace(features, attributes=attributes)
+        return replace(features, attributes=attributes, given=self.name)
 
 
 def train_and_test_features(
@@ -78,15 +83,15 @@ def train_and_test_features(
 
     Raises:
         UsageError: images without a checkpoint.
-        DataError: the sets differ in encoder, preprocessing or precision; a set has no labels; a class is missing from
-            the training set.
+        DataError: the sets differ in encoder, preprocessing or precision; a set has no labels; the training set has
+            only one class, or lacks one of the test set.
     """
 
     def read(path: Path, role: str) -> Features:
         return open_features(path, options.layers) if on_disk else read_features(path, columns_of(path, role))
 
     def opened(spec: str, role: str, options: ExtractionOptions) -> Features | PlannedFeatures:
-        return labeled_or_planned(plan_features(spec, role, choice, options, device, read), f"--{role} {spec}")
+        return plan_features(spec, role, choice, options, device, read)
 
     if is_feature_file(test) and not is_feature_file(train):
         options = options.with_scale_of(read_attributes(Path(test)))
@@ -94,22 +99,20 @@ def train_and_test_features(
     if test != train or not is_feature_file(test):
         opened_test = opened(test, "test", options.with_scale_of(opened_train.attributes))
     reject_mixture(opened_train, opened_test)
-    bank = completed(opened_train, f"--train {train}")
-    queries = bank if opened_test is opened_train else completed(opened_test, f"--test {test}")
-    return bank, in_numbering_of(bank, queries)
+    matched_classes(labels_of(opened_train), labels_of(opened_test))
+    bank = completed(opened_train)
+    queries = bank if opened_test is opened_train else completed(opened_test)
+    return bank, matched_classes(bank, queries)
 
 
-def labeled_or_planned(features: Features | PlannedFeatures, name: str) -> Features | PlannedFeatures:
-    """The rows of a feature file that have a label, or the plan for images. Raises DataError if no row has one."""
-    if isinstance(features, Features):
-        return labeled(features, name)
-    reject_unlabeled(features.plan.extraction.source.labels, name)
-    return features
+def labels_of(features: Features | PlannedFeatures) -> ImageTable:
+    """The labeled images of a set that may not be extracted yet. Raises DataError if no image has a label."""
+    return labeled(features if isinstance(features, Features) else features.labels(), report=False)
 
 
-def completed(features: Features | PlannedFeatures, name: str) -> Features:
+def completed(features: Features | PlannedFeatures) -> Features:
     """The labeled rows, extracted from images where they were planned. Raises DataError as `extract_to_cache`."""
-    return features if isinstance(features, Features) else labeled(features.extracted(), name)
+    return labeled(features if isinstance(features, Features) else features.extracted())
 
 
 def features_of(
@@ -152,17 +155,18 @@ def plan_features(
         UsageError, DataError: as `train_and_test_features`.
     """
     read = read or (lambda path, role: open_features(path, options.layers))
+    given = f"{option or '--' + role} {spec}"
     if is_feature_file(spec):
-        features = read(Path(spec), role)
+        features = replace(read(Path(spec), role), given=given)
         if choice is not None:
             _reject_other_encoder(features, choice, spec)
         return features
     if choice is None:
-        raise UsageError(f"{option or '--' + role} {spec} is not a feature file (.h5); images require --checkpoint.")
+        raise UsageError(f"{given} is not a feature file (.h5); images require --checkpoint.")
     if role != "train":
         options = replace(options, views=0)  # only training uses views
     plan = plan_extraction(choice, spec, role, options, device, like=like)
-    return PlannedFeatures(spec, plan, lambda path: read(path, role))
+    return PlannedFeatures(spec, given, plan, lambda path: read(path, role))
 
 
 def _reject_other_encoder(features: Features, choice: EncoderChoice, spec: str) -> None:

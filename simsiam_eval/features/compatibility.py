@@ -5,34 +5,53 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.features.class_names import class_name, in_numbering_of
 from simsiam_eval.features.file import differences
 from simsiam_eval.features.provenance import imported_mixture
-from simsiam_eval.features.table import ImageTable, Table
+from simsiam_eval.features.table import Features, ImageTable, Table
 from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.wording import counted
 
+_BLOCK = 1024  # rows compared at a time
 
-def labeled(table: Table, name: str) -> Table:
-    """The rows that have a label.
+
+def labeled(table: Table, report: bool = True) -> Table:
+    """The rows that have a label; the number of the others is reported.
 
     Raises:
-        DataError: no row has a label; the message begins with `name`.
+        DataError: no row has a label.
     """
-    reject_unlabeled(table.labels, name)
     kept = table.labels >= 0
-    if not kept.all():
-        say(f"{name}: {counted(int((~kept).sum()), 'image')} without a label skipped.")
+    if not kept.any():
+        raise DataError(f"{table.name} has no labels.")
+    if report and not kept.all():
+        say(f"{table.name}: {counted(int((~kept).sum()), 'image')} without a label skipped.")
     return table.subset(kept)
 
 
-def reject_unlabeled(labels: NDArray[np.int64], name: str) -> None:
-    """Raise DataError, which begins with `name`, if no row has a label."""
-    if not (labels >= 0).any():
-        raise DataError(f"{name} has no labels.")
+def matched_classes(train: ImageTable, test: Table) -> Table:
+    """`test` with the classes numbered as in `train`, both labeled, for every classifier.
+
+    Raises:
+        DataError: `train` lacks a class of `test`, or has only one class.
+    """
+    matched = in_numbering_of(train, test)
+    reject_one_class(train)
+    return matched
+
+
+def reject_one_class(train: ImageTable) -> None:
+    """Reject a labeled training set, or gallery, with which every classifier is right.
+
+    Raises:
+        DataError: all its images have the same class.
+    """
+    if (train.labels == train.labels[0]).all():
+        name = class_name(int(train.labels[0]), train.class_names)
+        raise DataError(f"{train.name} has only one class ({name}); there is nothing to classify.")
 
 
 class Extracted(Protocol):
@@ -75,20 +94,39 @@ def _intensity_hint(train: Extracted) -> str:
 
 
 def same_rows(train: ImageTable, test: ImageTable) -> bool:
-    """Whether both are the same images, so that each image must be left out of its own neighbors."""
+    """Whether both are the same images in the same order, so that each image must be left out of its own neighbors.
+
+    The images are the same if their ids are, and their file, their fingerprint (which depends on labels too) or their
+    features.
+    """
+    if train is test:
+        return True
     if not np.array_equal(train.ids, test.ids):
         return False
     if train.path and test.path and train.path.resolve() == test.path.resolve():
         return np.array_equal(train.rows, test.rows)
     fingerprints = [table.attributes["source"].get("fingerprint") for table in (train, test)]
-    return fingerprints[0] is not None and fingerprints[0] == fingerprints[1]
+    if fingerprints[0] is not None and fingerprints[0] == fingerprints[1]:
+        return True
+    return isinstance(train, Features) and isinstance(test, Features) and _same_features(train, test)
+
+
+def _same_features(train: Features, test: Features) -> bool:
+    """Whether all features are equal, up to the rounding of another batch."""
+    if train.features.shape != test.features.shape:
+        return False
+    for start in range(0, len(train), _BLOCK):
+        first, second = (table.features[start : start + _BLOCK] for table in (train, test))
+        if not np.allclose(first, second, rtol=1e-4, atol=1e-6 * float(np.abs(first).max())):
+            return False
+    return True
 
 
 def described_features(table: ImageTable) -> dict[str, Any]:
     """The description of a feature file in a record's `provenance`."""
     attributes = table.attributes
     return {
-        "file": table.name,
+        "file": table.file,
         "rows": len(table),
         "unreadable": table.unreadable,
         "source": {key: attributes["source"].get(key) for key in ("spec", "fingerprint")},

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from simsiam_eval.commands.unreadable import ReadImages
 from simsiam_eval.features.rows import FeatureMatrix, FeatureRows
+from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.labels import canonical_name
 
 Table = TypeVar("Table", bound="ImageTable")
 
@@ -28,7 +30,8 @@ class ImageTable:
         width: D, the number of features of a row.
         attributes: root attributes of the file: encoder, preprocessing, source, precision, ...
         unreadable: how many rows were left out because their image could not be read.
-        path: the file that was read; None for features extracted into memory.
+        path: the file that was read, which may be in the cache; None for features extracted into memory.
+        given: how the user named the set, such as "--train photos"; None: by its file or image source.
     """
 
     ids: NDArray[np.str_]
@@ -38,10 +41,16 @@ class ImageTable:
     attributes: dict[str, Any]
     unreadable: int = 0
     path: Path | None = None
+    given: str | None = None
 
     @property
     def name(self) -> str:
-        """What messages call it: the file, or the image source."""
+        """What messages call it: the option and what it was given, else the file, or the image source."""
+        return self.given or self.file
+
+    @property
+    def file(self) -> str:
+        """The file, or the image source of features in memory."""
         return str(self.path or self.attributes["source"].get("spec"))
 
     @property
@@ -52,9 +61,21 @@ class ImageTable:
 
     @property
     def class_names(self) -> list[str] | None:
-        """Name of each label; None if the classes have only numbers."""
+        """Name of each label, in the Unicode form NFC; None if the classes have only numbers."""
         names: list[str] | None = self.attributes["source"].get("class_names")
-        return names
+        return None if names is None else list(map(canonical_name, names))
+
+    @classmethod
+    def of_source(cls, source: ImageSource, given: str) -> ImageTable:
+        """The labels of an image source, without ids: to check them before there are features."""
+        return ImageTable(
+            ids=np.zeros(len(source), "U1"),
+            labels=source.labels,
+            rows=np.arange(len(source)),
+            width=0,
+            attributes={"source": {"class_names": source.class_names and list(source.class_names)}},
+            given=given,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +83,7 @@ class ImageTable:
     def __repr__(self) -> str:
         classes = len(np.unique(self.labels[self.labels >= 0])) if self.class_names is None else len(self.class_names)
         labels = f"{classes or 'no'} class{'' if classes == 1 else 'es'}"
-        name = self.path.name if self.path else self.name
+        name = self.path.name if self.path else self.file
         return f"{type(self).__name__}({len(self)} x {self.width} from {name}, {labels})"
 
     def subset(self, rows: slice | ArrayLike) -> Self:

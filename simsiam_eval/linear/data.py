@@ -56,7 +56,7 @@ def read_probe_data(
         every_layer: read all layers of the files instead.
 
     Raises:
-        UsageError, DataError: the features cannot be used, or there is only one class.
+        UsageError, DataError: as `train_and_test_features`.
     """
     columns: dict[str, dict[str, str]] = {}
 
@@ -70,8 +70,6 @@ def read_probe_data(
     train, test = train_and_test_features(train_spec, test_spec, choice, options, device, further_columns)
     columns.setdefault("test", columns["train"])
     classes, train_labels = np.unique(train.labels, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"{train_spec} has only one class; a classifier needs at least two.")
     names = distinct_names(train.class_names) if train.class_names is not None else None
     train_columns, test_columns = (
         {layer: columns[role][layer] for layer in columns["train"] if layer in columns["test"]}

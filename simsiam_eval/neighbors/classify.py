@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from simsiam_eval.features.arrays import as_labels, as_rows
 from simsiam_eval.neighbors.exact import search_blocks
 from simsiam_eval.neighbors.votes import votes
+from simsiam_eval.runtime.progress import say
+from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.neighbors.approximate import NeighborIndex
@@ -33,6 +35,12 @@ class RankedClasses:
     nearest: NDArray[np.float32]
 
 
+def report_few_neighbors(ks: Iterable[int], available: int) -> None:
+    """Say for which k fewer neighbors than k are available."""
+    for k in sorted({k for k in ks if k > available}):
+        say(f"k = {k}: there are only {counted(available, 'neighbor')}; all of them vote.")
+
+
 def classify(
     bank: Any,
     bank_labels: Any,
@@ -44,6 +52,7 @@ def classify(
     *,
     top: int = 5,
     index: NeighborIndex | None = None,
+    after_block: Callable[[], None] | None = None,
 ) -> RankedClasses:
     """Rank the classes of the queries by the weighted vote of their nearest neighbors (InstDisc, Wu et al. 2018).
 
@@ -57,6 +66,7 @@ def classify(
         device: where similarities are computed; default: the CPU.
         top: number of classes to rank.
         index: approximate index over the bank to search instead, with its own metric.
+        after_block: called after every block of queries.
 
     Returns:
         the ranked classes of every pair of temperature and k, in that order.
@@ -86,6 +96,8 @@ def classify(
         for temperature in temperatures:
             for k, guesses in votes(similarities, labels, ks, temperature, top).items():
                 blocks[k, temperature].append(guesses)
+        if after_block is not None:
+            after_block()
     nothing = np.empty((0, top), np.int64)
     return RankedClasses(
         {pair: np.concatenate([nothing, *ranked]) for pair, ranked in blocks.items()}, np.concatenate(nearest)

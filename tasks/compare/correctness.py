@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.class_names import class_name, distinct_names, in_numbering_of
-from simsiam_eval.features.compatibility import reject_mixture, same_rows
+from simsiam_eval.features.compatibility import reject_mixture, reject_one_class, same_rows
 from simsiam_eval.features.file import differences
 from simsiam_eval.features.layers import layers_in
 from simsiam_eval.features.rows import FeatureRows
@@ -33,7 +33,7 @@ def correct_by_knn(
         the correct predictions, and (F,L) the similarity of each image's nearest neighbor.
 
     Raises:
-        DataError: a bank is of another encoder, or holds the test images themselves.
+        DataError: a bank is of another encoder, has only one class, or holds the test images themselves.
     """
     correct, nearest = [], []
     for number, test in enumerate(tests):
@@ -46,6 +46,7 @@ def correct_by_knn(
                 raise DataError(f"{bank.path} contains the same images as {test.path}; omit --train for leave-one-out.")
             # The labels of all tests are in the numbering of the first.
             labels = in_numbering_of(bank, tests[0].subset(tests[0].labels >= 0)).labels
+        reject_one_class(bank)
         predicted = classify(bank.features, bank.labels, queries, [k], [temperature], device=device, top=1)
         correct.append(predicted.ranked[k, temperature][:, 0] == labels)
         nearest.append(predicted.nearest)

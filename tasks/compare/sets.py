@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def training_sets(files: Sequence[Path]) -> list[Features]:
     Raises:
         DataError: they hold different images, so that a difference would not be the encoder's.
     """
-    banks = [labeled(open_features(path), f"--train {path}") for path in files]
+    banks = [labeled(replace(open_features(path), given=f"--train {path}")) for path in files]
     for bank in banks[1:]:  # fingerprints of one source are equal even where its readable images or its rows are not
         if set(bank.ids.tolist()) != set(banks[0].ids.tolist()):
             raise DataError(f"--train {banks[0].path} and {bank.path} do not contain the same images (by id).")

@@ -201,18 +201,20 @@ def _open_sets(
     device: torch.device,
 ) -> tuple[Features, Features]:
     """Labeled images of gallery and queries, with labels in the gallery's numbering; without a query spec both are one."""
-    from simsiam_eval.extraction.sets import PlannedFeatures, completed, labeled_or_planned, plan_features
+    from simsiam_eval.extraction.sets import PlannedFeatures, completed, labels_of, plan_features
     from simsiam_eval.features.class_names import in_numbering_of
-    from simsiam_eval.features.compatibility import reject_mixture
+    from simsiam_eval.features.compatibility import reject_mixture, reject_one_class
     from simsiam_eval.features.table import Features
 
     def opened(spec: str, role: str, option: str, other: Any = None) -> Features | PlannedFeatures:
         like = other if isinstance(other, Features) else None  # images are prepared as those of the feature file were
-        planned = plan_features(spec, role, choice, options, device, option=option, like=like)
-        return labeled_or_planned(planned, f"{option} {spec}")
+        return plan_features(spec, role, choice, options, device, option=option, like=like)
 
     if query_spec is None:
-        gallery = completed(opened(gallery_spec, "train", "--gallery"), f"--gallery {gallery_spec}")
+        opened_gallery = opened(gallery_spec, "train", "--gallery")
+        reject_one_class(labels_of(opened_gallery))
+        gallery = completed(opened_gallery)
+        reject_one_class(gallery)
         return gallery, gallery
     if is_feature_file(query_spec):
         opened_queries = opened(query_spec, "test", "--queries")
@@ -222,8 +224,10 @@ def _open_sets(
         options = options.with_scale_of(opened_gallery.attributes)
         opened_queries = opened(query_spec, "test", "--queries", opened_gallery)
     reject_mixture(opened_gallery, opened_queries)
-    gallery = completed(opened_gallery, f"--gallery {gallery_spec}")
-    queries = completed(opened_queries, f"--queries {query_spec}")
+    reject_one_class(labels_of(opened_gallery))
+    labels_of(opened_queries)
+    gallery, queries = completed(opened_gallery), completed(opened_queries)
+    reject_one_class(gallery)
     return gallery, in_numbering_of(gallery, queries, missing_is_error=False)
 
 

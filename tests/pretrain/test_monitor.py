@@ -24,11 +24,11 @@ def test_an_online_knn_that_fails_does_not_stop_the_run(call, tiny, tmp_path, mo
 STOPPED_IN_KNN = """
 from pretrain.monitor import KnnMonitor
 features, calls = KnnMonitor._features, []
-def stopping(self, encoder, source):
+def stopping(self, encoder, option, source):
     calls.append(1)
     if len(calls) == 3:  # of two an epoch
         self._stop.status = 143
-    return features(self, encoder, source)
+    return features(self, encoder, option, source)
 KnnMonitor._features = stopping
 """
 

@@ -120,9 +120,11 @@ def test_a_sweep_of_single_images_is_rejected(tmp_path):
         knn(KnnSettings(train=path, test=path, sweep=True))
 
 
-def test_one_class_is_always_right(tmp_path):
-    bank = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(9, 4)), np.full(9, 3))
-    assert knn(KnnSettings(train=bank, test=bank)).metrics["top1"] == 1
+@pytest.mark.parametrize("images", [1, 9])
+def test_one_class_is_nothing_to_classify(images, tmp_path):
+    bank = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(images, 4)), np.full(images, 3))
+    with pytest.raises(DataError, match=r"a\.h5 has only one class \(3\); there is nothing to classify"):
+        knn(KnnSettings(train=bank, test=bank))
 
 
 def test_a_setting_that_changes_nothing_is_rejected(sets):
@@ -133,12 +135,6 @@ def test_a_setting_that_changes_nothing_is_rejected(sets):
     ):
         with pytest.raises(UsageError, match=says):
             KnnSettings(**sets, **given)
-
-
-def test_one_image_without_a_neighbor_is_rejected(tmp_path):
-    one = write(tmp_path / "a.h5", np.ones((1, 4)), [0])
-    with pytest.raises(DataError, match="only one labeled image"):
-        knn(KnnSettings(train=one, test=one))
 
 
 def test_classes_that_the_bank_lacks_are_rejected_by_name(tmp_path):

@@ -52,9 +52,10 @@ def test_a_class_that_the_gallery_lacks_is_left_out_and_said(tmp_path):
     found = retrieval_eval(RetrievalEvalSettings(gallery=gallery, queries=queries))
     assert (found.metrics["queries"], found.metrics["queries_without_relevant"]) == (6, 3)
     assert any("3 queries" in note for note in found.table.notes)
-    alone = write(tmp_path / "alone.h5", np.ones((1, 3)), [0])
-    with pytest.raises(DataError, match="nothing to find"):
-        retrieval_eval(RetrievalEvalSettings(gallery=alone))
+    for labels, says in (([0, 1], "nothing to find"), ([0], "nothing to classify"), ([2, 2], "nothing to classify")):
+        few = write(tmp_path / f"{labels}.h5", rng.normal(size=(len(labels), 3)), labels)
+        with pytest.raises(DataError, match=says):
+            retrieval_eval(RetrievalEvalSettings(gallery=few))
 
 
 def test_queries_with_a_copy_in_the_gallery_are_told(tmp_path):
@@ -346,8 +347,11 @@ def test_one_number_has_one_interval(record, pipeline, tmp_path):
     found = record("retrieval", "eval", "--gallery", pipeline / "train.h5", "-k", 1)["metrics"]
     assert found["precision_at_1"] == found["recall_at_1"]
     assert found["precision_at_1_interval"] == pytest.approx(found["recall_at_1_interval"])
-    one = write(tmp_path / "a.h5", np.random.default_rng(0).normal(size=(81, 3)), np.zeros(81, int))
-    found = record("retrieval", "eval", "--gallery", one)["metrics"]
+    rng, rows = np.random.default_rng(0), np.repeat([0, 1], [81, 9])
+    features = np.eye(2)[rows] + 0.01 * rng.normal(size=(90, 2))
+    one = write(tmp_path / "a.h5", features, rows)
+    queries = write(tmp_path / "b.h5", features[:81] + 0.001, rows[:81])
+    found = record("retrieval", "eval", "--gallery", one, "--queries", queries)["metrics"]
     for name in ("recall_at_1", "precision_at_5", "map", "r_precision", "mrr"):
         assert found[f"{name}_interval"] == pytest.approx([0.9547, 1], abs=1e-4)
 
