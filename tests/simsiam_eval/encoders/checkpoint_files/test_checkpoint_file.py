@@ -322,6 +322,10 @@ OTHER = {
     "a.7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "7z archive"),
     "a.xml": (b"<?xml version='1.0'?>", "an XML file"),
     "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "damaged HDF5"),
+    "a.jpg": (b"\xff\xd8\xff\xe0" + bytes(100), "an image"),
+    "a.txt": (b"conv1.weight, 64, 3\n" * 50, "text"),
+    "short.txt": (b"hi", "text"),
+    "unknown.pth": (bytes(range(1, 200)), "unknown format"),
 }
 
 
@@ -354,11 +358,21 @@ class TestOtherFiles:
                 archive.add(tmp_path / "a.pth", name)
         rejected(tmp_path / "b.tar", "PyTorch 0.1")
 
-    @pytest.mark.parametrize("length", [20, 200, 1000])
-    def test_truncated_zip(self, tmp_path, state, length):
-        torch.save(state, tmp_path / "a.pth")
+    @pytest.mark.parametrize("length", [20, 200, 1000, -1])
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_truncated(self, tmp_path, state, length, legacy):
+        torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
         (tmp_path / "a.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:length])
-        rejected(tmp_path / "a.pth", "truncated or damaged", "incomplete zip")
+        rejected(tmp_path / "a.pth", "truncated or damaged", *([] if legacy else ["incomplete zip"]))
+
+    def test_damaged_pickle(self, tmp_path):
+        (tmp_path / "a.pkl").write_bytes(b"\x80\x04nonsense")
+        rejected(tmp_path / "a.pkl", "not a checkpoint (a truncated or damaged pickle)")
+
+    def test_zip_without_a_checkpoint(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("notes.txt", b"")
+        rejected(tmp_path / "a.zip", "zip archive of notes.txt")
 
     def test_torch_package(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
