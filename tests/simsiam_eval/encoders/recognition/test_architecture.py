@@ -6,8 +6,7 @@ from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.recognition.architecture import recognize_trunk, trunk_shapes
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import STEMS
-
-R18 = dict(trunk_shapes("resnet18", "imagenet"))
+from tests.simsiam_eval.encoders.recognition.state_dicts import R18
 
 
 @pytest.mark.parametrize("stem", STEMS)

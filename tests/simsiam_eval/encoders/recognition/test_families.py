@@ -1,23 +1,12 @@
 """The rules of every checkpoint family."""
 
-import itertools
-
 import pytest
 import torch
 
-from simsiam_eval.encoders.recognition.architecture import trunk_shapes
 from simsiam_eval.encoders.recognition.families import FAMILIES
 from simsiam_eval.encoders.recognition.networks import read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
-
-R18 = dict(trunk_shapes("resnet18", "imagenet"))
-VALUES = itertools.count()
-
-
-def weights(shapes, prefix=""):
-    """Tensors that take no memory, each trunk with a value of its own."""
-    value = torch.tensor(float(next(VALUES)))
-    return {prefix + key: value.expand(shape) for key, shape in shapes.items()}
+from tests.simsiam_eval.encoders.recognition.state_dicts import R18, weights
 
 
 def as_sequential(shapes):
@@ -68,6 +57,10 @@ def with_shortcut(shapes):
     return {key.replace("downsample", "shortcut"): shape for key, shape in shapes.items()}
 
 
+def with_stem(shapes):
+    return {f"stem.{key}" if key.startswith(("conv1", "bn1")) else key: shape for key, shape in shapes.items()}
+
+
 def linear(*keys):
     return {f"{key}.weight": (256, 512) for key in keys}
 
@@ -112,22 +105,30 @@ CASES = [
     ("torchvision", "", dict, {"fc.weight": (1000, 512), "fc.bias": (1000,)}, None, None),
     ("other", "learner.", dict, {}, None, None),
 ]  # fmt: skip
-# Families of larger networks, and those that the file's other entries tell: tested below.
-ELSEWHERE = {
-    "caffe2",
-    "cmc",
-    "maskrcnn-benchmark",
-    "mmpretrain",
-    "reza-safdari",
-    "segmentation-models",
-    "timm",
-    "torchvision-detection",
-    "torchvision-segmentation",
-}
+# Parts of larger networks: (family, prefix of the trunk, how its keys are named, other keys, branch).
+LARGER = [
+    ("segmentation-models", "encoder.", dict, {"decoder.0.weight": (9, 9, 3, 3), "segmentation_head.0.bias": (1,)},
+     "encoder"),
+    ("torchvision-detection", "backbone.body.", dict, {"backbone.fpn.layer_blocks.0.0.weight": (9, 9, 3, 3)}, "backbone"),
+    ("torchvision-segmentation", "backbone.", dict, {"classifier.0.weight": (9, 9, 3, 3)}, "backbone"),
+    ("maskrcnn-benchmark", "module.backbone.body.", with_stem, {"module.rpn.head.conv.weight": (9, 9, 3, 3)}, "backbone"),
+]  # fmt: skip
+_OPENMMLAB = linear("neck.fc0", "head.predictor.fc0")
+# Told by other entries of the file: (family, container, prefix of the trunk, other keys, entries).
+BY_ENTRIES = [
+    ("mmpretrain", "state_dict", "backbone.", _OPENMMLAB, {"message_hub": {}}),
+    ("mmpretrain", "state_dict", "backbone.", _OPENMMLAB, {"meta": {"mmpretrain_version": "1.2.0"}}),
+    ("mmselfsup", "state_dict", "backbone.", _OPENMMLAB, {"meta": {"mmselfsup_version": "0.11.0"}}),
+    ("timm", "state_dict", "", {}, {"metric": 70.1}),
+    ("cmc", "model", "encoder.module.", {}, {"opt": {}, "contrast": {"memory": torch.ones(2)}}),
+    ("reza-safdari", "state_dict", "backbone.", linear("predictor.layer1.0", "projector.layer1.0", "encoder.1.layer1.0"),
+     {"top1_acc": 91.9}),
+]  # fmt: skip
 
 
 def test_every_family_has_a_case():
-    assert {family.name for family in FAMILIES} == {name for name, *_ in CASES} | ELSEWHERE
+    tested = {name for name, *_ in [*CASES, *LARGER, *BY_ENTRIES]} | {"caffe2"}
+    assert {family.name for family in FAMILIES} == tested
 
 
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
@@ -146,51 +147,32 @@ def test_family(name, prefix, named, others, projector, predictor, wrapper):
     assert (found_projector, found_predictor) == (projector, predictor)
 
 
-@pytest.mark.parametrize(
-    ("name", "prefix", "others", "branch"),
-    [
-        ("segmentation-models", "encoder.", {"decoder.0.weight": (9, 9, 3, 3), "segmentation_head.0.bias": (1,)}, "encoder"),
-        ("torchvision-detection", "backbone.body.", {"backbone.fpn.layer_blocks.0.0.weight": (9, 9, 3, 3)}, "backbone"),
-        ("torchvision-segmentation", "backbone.", {"classifier.0.weight": (9, 9, 3, 3)}, "backbone"),
-    ],
-)  # fmt: skip
-def test_family_of_a_larger_network(name, prefix, others, branch):
-    contents = read_contents({"model": weights(R18, prefix) | weights(others)}, "file")
+@pytest.mark.parametrize(("name", "prefix", "named", "others", "branch"), LARGER)
+def test_family_of_a_larger_network(name, prefix, named, others, branch):
+    contents = read_contents({"model": weights(named(R18), prefix) | weights(others)}, "file")
     assert contents.part_of is not None
     assert contents.choose(branch, "file").family.name == name
 
 
-def test_maskrcnn_benchmark():
-    stem = {key: value for key, value in R18.items() if key.startswith(("conv1", "bn1"))}
-    rest = {key: value for key, value in R18.items() if key not in stem}
-    model = weights(stem, "module.backbone.body.stem.") | weights(rest, "module.backbone.body.")
-    contents = read_contents({"model": model | weights({"module.rpn.head.conv.weight": (9, 9, 3, 3)})}, "file")
-    assert contents.part_of is not None
-    assert contents.choose("backbone", "file").family.name == "maskrcnn-benchmark"
-
-
-def test_families_that_other_entries_of_the_file_tell():
-    openmmlab = weights(R18, "backbone.") | weights(linear("neck.fc0", "head.predictor.fc0"))
-    for entries, name in (
-        ({"message_hub": {}}, "mmpretrain"),
-        ({"meta": {"mmpretrain_version": "1.2.0"}}, "mmpretrain"),
-        ({"meta": {"mmselfsup_version": "0.11.0"}}, "mmselfsup"),
-    ):
-        contents = read_contents({"state_dict": openmmlab, **entries}, "f")
-        network = contents.choose(None, "f")
-        assert network.family.name == name
+@pytest.mark.parametrize(("name", "container", "prefix", "others", "entries"), BY_ENTRIES)
+def test_family_that_other_entries_tell(name, container, prefix, others, entries):
+    contents = read_contents({container: weights(R18, prefix) | weights(others)} | entries, "f")
+    network = contents.choose(None, "f")
+    assert network.family.name == name
+    if others:
         assert other_parts(contents, network)[1:] == ([512, 256], [512, 256])
-    for average in ("encoder_k", "target_net", "momentum_encoder"):
-        both = openmmlab | weights(R18, f"{average}.module.0.") | {f"{average}.steps": torch.zeros(())}
-        for content in ({"state_dict": both, "message_hub": {}}, {"state_dict": both}):
-            for branch in ("backbone", average):
-                assert read_contents(content, "f").choose(branch, "f").family.name == "mmpretrain"
-    assert read_contents({"state_dict": weights(R18), "metric": 70.1}, "f").choose(None, "f").family.name == "timm"
-    cmc = {"model": weights(R18, "encoder.module."), "opt": {}, "contrast": {"memory": torch.ones(2)}}
-    assert read_contents(cmc, "f").choose(None, "f").family.name == "cmc"
-    heads = weights(linear("predictor.layer1.0", "projector.layer1.0", "encoder.1.layer1.0"))
-    reza = {"state_dict": weights(R18, "backbone.") | heads, "top1_acc": 91.9}
-    assert read_contents(reza, "f").choose(None, "f").family.name == "reza-safdari"
+
+
+@pytest.mark.parametrize("average", ["encoder_k", "target_net", "momentum_encoder"])
+@pytest.mark.parametrize("entries", [{}, {"message_hub": {}}])
+def test_averages_of_openmmlab(average, entries):
+    both = weights(R18, "backbone.") | weights(_OPENMMLAB) | weights(R18, f"{average}.module.0.")
+    content = {"state_dict": both | {f"{average}.steps": torch.zeros(())}} | entries
+    for branch in ("backbone", average):
+        assert read_contents(content, "f").choose(branch, "f").family.name == "mmpretrain"
+
+
+def test_family_that_the_config_tells():
     hub = read_contents(weights(R18), "f", {"architecture": "resnet18", "pretrained_cfg": {}})
     assert hub.choose(None, "f").family.name == "timm"
 

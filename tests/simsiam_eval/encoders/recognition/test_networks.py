@@ -1,7 +1,5 @@
 """The networks that are found in a checkpoint, and which of them is the encoder."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -11,14 +9,7 @@ from simsiam_eval.encoders.recognition.architecture import trunk_shapes
 from simsiam_eval.encoders.recognition.networks import NetworkNotChosen, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.errors import DataError, UsageError
-
-VALUES = itertools.count()
-
-
-def weights(shapes, prefix=""):
-    """Tensors that take no memory, each trunk with a value of its own."""
-    value = torch.tensor(float(next(VALUES)))
-    return {prefix + key: value.expand(shape) for key, shape in shapes.items()}
+from tests.simsiam_eval.encoders.recognition.state_dicts import weights
 
 
 def r18(prefix="", stem="imagenet"):
