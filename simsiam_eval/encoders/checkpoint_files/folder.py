@@ -23,7 +23,10 @@ _DEEPSPEED = "mp_rank_00_model_states.pt"
 _SIDECARS = ("config.json", "args.json")
 _YAML_SIDECARS = ("config.yaml", "config.yml")  # of detectron2 and maskrcnn-benchmark
 _YAML_KEYS = {"MODEL", "model"}
-_SIDECAR_KEYS = {"architecture", "architectures", "model_type", "pretrained_cfg", "backbone", "arch", "model", "method"}
+_SIDECAR_KEYS = {
+    *("architecture", "architectures", "model_type", "pretrained_cfg", "backbone", "arch", "model", "method"),
+    "encoder_name",  # segmentation-models
+}
 _LARGEST_JSON = 2**26
 
 

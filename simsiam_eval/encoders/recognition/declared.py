@@ -137,6 +137,11 @@ def _variant(
     shown, of_index = _in_settings(settings), list[str]()
     if "output_stride" not in chosen:
         shown |= _dilation(settings, network, file.path)
+    if network.family.dilation is not None and "output_stride" not in {*shown, *chosen}:
+        raise DataError(
+            f"{file.path} has an encoder that {network.family.dilation}, unlike torchvision's ResNets; expected an encoder "
+            "without dilation, or --output-stride 32 if it was built without."
+        )
     layer1 = network.trunk.layer1
     if layer1 is not None:
         # What is between bn1 and layer1 of an nn.Sequential: nothing, a ReLU, or a ReLU and a pooling or its nn.Identity.
@@ -215,8 +220,12 @@ def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int
             stride = value
         elif name == "replace_stride_with_dilation" and isinstance(value, list | tuple):
             stride = _DILATED.get(tuple(value), tuple(value))
-        elif name == "encoder_output_stride" and value in (8, 16):  # segmentation-models: the first block dilates too
-            stride = value, "with a dilated first block"
+        elif name == "encoder_output_stride" and value in (
+            8,
+            16,
+            32,
+        ):  # segmentation-models: the first block dilates too
+            stride = value if value == 32 else (value, "with a dilated first block")
         if stride is not None:
             found[name] = stride
         if stride not in (None, 8, 16, 32) or (stride in (8, 16) and ARCHITECTURES[network.arch][0] == BASIC):

@@ -220,6 +220,13 @@ FAMILIES = (
     ),
     Family("transformers", r"(\w+\.)*", (r"^@naming\.transformers$",), skipped=(_CLASSIFIER,), imagenet=_PLAIN),
     Family("transformers-timm", r"timm_model\."),
+    # Its DeepLab and, unless told otherwise, its PAN.
+    Family(
+        "segmentation-models",
+        r"encoder\.",
+        (r"^decoder\.(aspp|fpa)\.", r"^segmentation_head\."),
+        dilation="dilates also the first block of its last stages, as DeepLab and PAN of segmentation-models do",
+    ),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
     Family("torchvision-detection", r"backbone\.body\.", imagenet=_PLAIN),
     Family(

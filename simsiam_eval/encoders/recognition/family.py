@@ -29,6 +29,7 @@ class Family:
         normalizations: of the images on which the toolkit trains, by the data set or by the stem.
         epsilon: that its batch normalization adds to variances.
         channel_orders: "rgb" and "bgr", in which its encoders may take color channels, where BGR is one of them.
+        dilation: how its code dilates its encoders, in a way that torchvision's ResNets cannot; None: it does not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     normalizations: Mapping[str, Normalization] = field(default_factory=dict)
     epsilon: float = EPSILON
     channel_orders: tuple[str, ...] = ()
+    dilation: str | None = None
 
     def fits(self, prefix: str, lines: str) -> bool:
         """Whether a trunk belongs to this family.

@@ -61,3 +61,32 @@ def smp_folder(folder: Path) -> Written:
     _unet(folder).save_pretrained(str(folder / "unet"))
     (folder / "unet.pth").unlink()
     return Written("unet")
+
+
+def _dilated(architecture: str, folder_of_hub: bool = False) -> Callable[[Path], Written]:
+    def write(folder: Path) -> Written:
+        import segmentation_models_pytorch
+
+        model = randomize(
+            getattr(segmentation_models_pytorch, architecture)("resnet50", encoder_weights=None, classes=3)
+        )
+        if folder_of_hub:
+            model.save_pretrained(str(folder / "model"))
+            return Written("model")
+        torch.save(model.state_dict(), folder / "model.pth")
+        return Written("model.pth")
+
+    return write
+
+
+for _name in ("DeepLabV3", "DeepLabV3Plus", "PAN"):
+    for _hub in (False, True):
+        register(
+            f"smp_{_name.lower()}{'_folder' if _hub else ''}",
+            "segmentation_models_pytorch",
+            _dilated(_name, _hub),
+            expect="refuse",
+            reason="encoder_output_stride|dilates",
+            choice={"branch": "backbone"},
+            note="the first block of a dilated stage is dilated too",
+        )

@@ -106,6 +106,22 @@ def test_output_strides_that_are_rejected_unless_one_is_chosen(inspected, large,
     assert inspect_checkpoint(choice).variant == {"output_stride": 8}
 
 
+@pytest.mark.parametrize("decoder", ["aspp.0.convs.0.0", "aspp.convs.0.0", "fpa.branch1.1.conv"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_dilated_encoders_of_segmentation_models_are_rejected(tmp_path, small, decoder, prefix):
+    path = tmp_path / "model.pth"
+    heads = {f"decoder.{decoder}.weight": torch.zeros(2, 2, 3, 3), "segmentation_head.0.bias": torch.zeros(1)}
+    parts = {f"encoder.{key}": value for key, value in small.items() if not key.startswith("fc.")} | heads
+    torch.save({prefix + key: value for key, value in parts.items()}, path)
+    with pytest.raises(DataError, match="dilates also the first block"):
+        inspect_checkpoint(EncoderChoice(str(path), branch="encoder"))
+    assert inspect_checkpoint(EncoderChoice(str(path), branch="encoder", output_stride=32)).variant == {}
+    (tmp_path / "config.json").write_text(
+        '{"_model_class": "PAN", "encoder_name": "resnet18", "encoder_output_stride": 32}'
+    )
+    assert inspect_checkpoint(EncoderChoice(str(path), branch="encoder")).variant == {}
+
+
 def test_an_output_stride_needs_bottleneck_blocks(inspected, small):
     with pytest.raises(DataError, match="says output_stride 16, which torchvision's resnet18 cannot have"):
         inspected(small, hyper_parameters={"output_stride": 16})
