@@ -21,7 +21,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 _NOT_RASTER = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PALM", "PDF", "WMF"}
 # Formats whose content can look like any other file.
 _WITHOUT_MAGIC = {"IMT", "MCIDAS", "PCD", "SPIDER", "TGA", "XVTHUMB", "IM"}
-_PREFIX = 16  # bytes by which Pillow recognizes formats
+PREFIX = 16  # bytes by which Pillow recognizes formats
 _SHORTEST = 8  # bytes that its functions look at without checking
 
 
@@ -71,16 +71,20 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 
 def is_image_content(file: BinaryIO) -> bool:
     """Whether an open file is an image that Pillow recognizes by its first bytes. Raises OSError."""
-    prefix = file.read(_PREFIX)
-    formats = [name for name, accepts in _formats_by_content() if accepts(prefix)]
+    formats = formats_of(file.read(PREFIX))
     if not formats:
         return False
     file.seek(0)
     try:
-        with Image.open(file, formats=formats):
-            return True
+        Image.open(file, formats=formats)
     except Exception:  # a decoder raises anything on what only looks like its format
         return False
+    return True
+
+
+def formats_of(prefix: bytes) -> list[str]:
+    """The formats that the first `PREFIX` bytes of a file can be of."""
+    return [name for name, accepts in _formats_by_content() if accepts(prefix)]
 
 
 @cache

@@ -54,7 +54,8 @@ class ArchiveSource(ImageSource):
     """Images in archives, at the places of an index.
 
     Args:
-        index: the arrays shard, size and label, (N,) int64, and the packed texts name and class; a subclass needs more.
+        index: the arrays shard, size and label, (N,) int64, and the packed texts name, class and note; a subclass needs
+            more.
         key: changes whenever an archive or a setting does.
         names: the name of each archive, for the ids; None: ids without it.
     """
@@ -65,6 +66,7 @@ class ArchiveSource(ImageSource):
         self._names = PackedTexts.from_arrays(index["name_bytes"], index["name_ends"])
         self._files, self._key, self._file_names = files, key, names
         self._file, self._size = index["shard"], index["size"]
+        self.notes += PackedTexts.from_arrays(index["note_bytes"], index["note_ends"])
         self._opened = PerProcess(self._open, _OPEN_FILES)
 
     @abstractmethod

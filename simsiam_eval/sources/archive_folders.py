@@ -9,16 +9,32 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.packed_texts import PackedTexts
-from simsiam_eval.sources.splits import choose_folder, choose_split, folder_layout, split_of
+from simsiam_eval.sources.pairs import pair_notes
+from simsiam_eval.sources.spec import without_options
+from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout, split_of
+from simsiam_eval.sources.unread import is_ignored, is_ignored_folder
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or one of its folders is hidden.
+    """Whether a file or one of its folders is hidden, or one that a system writes.
 
-    >>> is_hidden(".thumbnails/a.png"), is_hidden("./a.png"), is_hidden("cat/a.png")
-    (True, False, False)
+    >>> is_hidden(".thumbnails/a.png"), is_hidden("./a.png"), is_hidden("__MACOSX/cat/a.png"), is_hidden("cat/a.png")
+    (True, False, True, False)
     """
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    *folders, file = name.split("/")
+    return is_ignored(file) or any(is_ignored_folder(part) and part not in (".", "..") for part in folders)
+
+
+def notes_on_pairs(names: PackedTexts, classes: list[str] | None, spec: str, split: str | None) -> list[str]:
+    """As `pair_notes`, of the names (below the class folders) of images in an archive; none with #split=none."""
+    if classes is None or len(classes) != 2 or split == NO_SPLIT:
+        return []
+    below: dict[str, list[str]] = {name: [] for name in classes}
+    for name in names:
+        folder, _, rest = name.partition("/")
+        below[folder].append(rest)
+    images = [sorted(below[name]) for name in classes]
+    return pair_notes(spec, classes, images, f"{without_options(spec)}#folder={{}}")
 
 
 def class_folders(

@@ -42,7 +42,7 @@ class ImageSource(ABC):
         spec: what the source was opened from.
         labels: (N,) int64, -1 for none.
         class_names: the name of each label, in the Unicode form NFC; None where labels are plain numbers.
-        notes: sentences on how labels were read, without a full stop.
+        notes: sentences on how images and labels were read, without a full stop.
         in_memory: whether the pixels are in memory, so that decoding processes are not worth their start.
     """
 

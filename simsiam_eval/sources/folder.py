@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.sources.pairs import pair_notes
 from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-ARRAYS = (".npy",)  # of a folder without any other image
+from simsiam_eval.sources.unread import ImageNames, is_ignored, is_ignored_folder, unread_notes
 
 
 def open_folder(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> PathSource:
     """Rows sorted by relative path; id = that path with forward slashes; label = index of the class among the sorted.
 
-    Hidden files and folders are ignored, and .npy files in a folder that has any other image.
+    Files are images by their ending or, where it is unknown, by their content; others are counted and said. Hidden files
+    and folders are ignored, and .npy files in a folder that has any other image.
 
     Args:
         options: split: which of several split folders; "none": every sub-folder is a class.
@@ -28,80 +29,133 @@ def open_folder(path: Path, spec: str, options: Mapping[str, str], default_split
 
     Raises:
         DataError: no images, a class without images, images next to class folders, a split that must be chosen or does
-            not exist, folders that can be splits or classes.
+            not exist, folders that can be splits or classes, or are images and their masks.
     """
-    endings = EXTENSIONS if _has_any(path, EXTENSIONS) or not _has_any(path, ARRAYS) else ARRAYS
-    return _open(path, spec, options.get("split"), default_split, endings)
+    folder = _Folder(spec, ARRAYS if _has_only_arrays(path) else (), options.get("split") == NO_SPLIT)
+    source = folder.open(path, options.get("split"), default_split)
+    source.notes += unread_notes(folder.names.unread)
+    return source
 
 
-def _open(path: Path, spec: str, split: str | None, default_split: str | None, endings: tuple[str, ...]) -> PathSource:
-    folders, images = _entries(path, endings)
-    if not folders:
-        choose_split((), split, default_split, spec)
-        if not images:
-            raise DataError(f"{path} has no images ({', '.join(EXTENSIONS)}; {ARRAYS[0]} with --channels).")
-        return PathSource(sorted(images), spec=spec, folder=path)
-    if images:
-        raise DataError(f"{path} has both images and sub-folders; expected class folders, or images alone.")
-    folders.sort()
-    chosen = choose_folder(
-        folders, lambda name: frozenset(_entries(path / name, endings)[0]), split, default_split, spec
-    )
-    if chosen is None:
-        return _class_folders(path, folders, spec, endings)
-    return _split_folder(path / chosen, spec, endings)
+def images_in(path: Path) -> tuple[list[str], list[str]]:
+    """The names of the images that lie in a folder itself, sorted, and notes on its other files."""
+    folder = _Folder(str(path))
+    return folder.entries(path)[1], unread_notes(folder.names.unread)
 
 
-def _split_folder(path: Path, spec: str, endings: tuple[str, ...]) -> PathSource:
-    folders, images = _entries(path, endings)
-    while not images and [name.lower() for name in folders] == [path.name.lower()]:
-        path = path / folders[0]  # train/train, as some archives unpack
-        folders, images = _entries(path, endings)
-    layout = folder_layout(sorted(folders), lambda name: frozenset(_entries(path / name, endings)[0]))
-    if layout.splits and not layout.unclear:
-        raise DataError(f"{path} has splits ({', '.join(layout.splits)}); use folder:{path}#{layout.splits[0]}.")
-    return _open(path, spec, NO_SPLIT, None, endings)
+class _Folder:
+    """Reads folders of one source.
+
+    Args:
+        arrays: endings of arrays, where they are the images.
+        as_classes: whether the user said that sub-folders are classes.
+    """
+
+    def __init__(self, spec: str, arrays: tuple[str, ...] = (), as_classes: bool = False) -> None:
+        self._spec, self._as_classes, self.names = spec, as_classes, ImageNames(arrays)
+
+    def open(self, path: Path, split: str | None, default_split: str | None) -> PathSource:
+        folders, images = self.entries(path)
+        if not folders:
+            choose_split((), split, default_split, self._spec)
+            if not images:
+                raise DataError(f"{path} has no images{self._unread()}.")
+            return PathSource(images, spec=self._spec, folder=path)
+        if images:
+            raise DataError(
+                f"{path} has both images (such as {images[0]}) and sub-folders; expected class folders, or images alone."
+            )
+        chosen = choose_folder(
+            folders, lambda name: frozenset(_folders_in(path / name)), split, default_split, self._spec
+        )
+        return self._classes(path, folders) if chosen is None else self._split(path / chosen)
+
+    def entries(self, path: Path) -> tuple[list[str], list[str]]:
+        """Sorted names of the sub-folders, and of the images."""
+        folders, files = [], []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not _is_folder(entry):
+                    files.append(entry.name)
+                elif not is_ignored_folder(entry.name):
+                    folders.append(entry.name)
+        # Sorted first: which files of an unknown ending are opened must not depend on the file system.
+        images = [name for name in sorted(files) if self.names.is_image(name, lambda: is_image_file(path / name))]  # noqa: B023
+        return sorted(folders), images
+
+    def _split(self, path: Path) -> PathSource:
+        folders = sorted(_folders_in(path))
+        while [name.lower() for name in folders] == [path.name.lower()] and not _Folder(self._spec).entries(path)[1]:
+            path = path / folders[0]  # train/train, as some archives unpack
+            folders = sorted(_folders_in(path))
+        layout = folder_layout(folders, lambda name: frozenset(_folders_in(path / name)))
+        if layout.splits and not layout.unclear:
+            raise DataError(f"{path} has splits ({', '.join(layout.splits)}); use folder:{path}#{layout.splits[0]}.")
+        return self.open(path, NO_SPLIT, None)
+
+    def _classes(self, path: Path, classes: list[str]) -> PathSource:
+        names = PackedTexts()
+        counts, below = [], []
+        for folder in classes:
+            images = sorted(self._images_below(path / folder, f"{folder}/"))
+            if not images:
+                raise DataError(
+                    f"The class folder {path / folder} has no images{self._unread()}; add some or remove the folder."
+                )
+            names.extend(images)
+            counts.append(len(images))
+            if len(classes) == 2:
+                below.append([name[len(folder) + 1 :] for name in images])
+        notes = [] if self._as_classes else pair_notes(self._spec, classes, below, f"{path}/{{}}")
+        labels = np.repeat(np.arange(len(classes)), counts)
+        source = PathSource(names, labels, classes, spec=self._spec, folder=path)
+        source.notes += notes
+        return source
+
+    def _images_below(self, path: Path, prefix: str) -> Iterator[str]:
+        """Names, after `prefix`, of all images; links to folders could be circular and are not followed."""
+        folders, images = self.entries(path)
+        yield from (prefix + name for name in images)
+        for folder in folders:
+            if not (path / folder).is_symlink():
+                yield from self._images_below(path / folder, f"{prefix}{folder}/")
+
+    def _unread(self) -> str:
+        return "".join(f" ({note})" for note in unread_notes(self.names.unread))
 
 
-def _class_folders(path: Path, classes: list[str], spec: str, endings: tuple[str, ...]) -> PathSource:
-    names = PackedTexts()
-    counts = []
-    for folder in classes:
-        images = sorted(_images_below(path / folder, f"{folder}/", endings))
-        if not images:
-            raise DataError(f"The class folder {path / folder} has no images; add some or remove the folder.")
-        names.extend(images)
-        counts.append(len(images))
-    return PathSource(names, np.repeat(np.arange(len(classes)), counts), classes, spec=spec, folder=path)
+def _has_only_arrays(path: Path) -> bool:
+    """Whether there is an array at any depth, and no file with the ending of an image."""
+    return _named_like(path) == {"array"}
 
 
-def is_image(name: str, endings: tuple[str, ...] = EXTENSIONS) -> bool:
-    """Whether a file name (without its path) is that of an image."""
-    return name.lower().endswith(endings) and not name.startswith(".")
+def _named_like(path: Path, linked: int = 2) -> set[str]:
+    """Whether there are files that are named like arrays; or "image" alone, at which the search stops.
 
-
-def _has_any(path: Path, endings: tuple[str, ...], linked: int = 2) -> bool:
-    """Whether there is an image at any depth; stops at the first. Of links, those to splits and classes are followed."""
-    folders = []
+    Of links, those to splits and classes are followed.
+    """
+    folders, found = [], set()
     with os.scandir(path) as entries:
         for entry in entries:
-            if is_image(entry.name, endings) and not _is_folder(entry):
-                return True
-            if not entry.name.startswith(".") and _is_folder(entry) and (linked or not entry.is_symlink()):
-                folders.append(entry.path)
-    return any(_has_any(Path(folder), endings, max(linked - 1, 0)) for folder in folders)
+            if _is_folder(entry):
+                if not is_ignored_folder(entry.name) and (linked or not entry.is_symlink()):
+                    folders.append(entry.path)
+            elif not is_ignored(entry.name):
+                if has_image_ending(entry.name):
+                    return {"image"}
+                if entry.name.lower().endswith(ARRAYS):
+                    found.add("array")
+    for folder in folders:
+        below = _named_like(Path(folder), max(linked - 1, 0))
+        if below == {"image"}:
+            return below
+        found |= below
+    return found
 
 
-def _entries(path: Path, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names of the sub-folders, and of the images."""
-    folders, images = [], []
+def _folders_in(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        for entry in entries:
-            if is_image(entry.name, endings) and not _is_folder(entry):
-                images.append(entry.name)
-            elif not entry.name.startswith(".") and _is_folder(entry):
-                folders.append(entry.name)
-    return folders, images
+        return [entry.name for entry in entries if _is_folder(entry) and not is_ignored_folder(entry.name)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -110,12 +164,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _images_below(path: Path, prefix: str, endings: tuple[str, ...]) -> Iterator[str]:
-    """Names, after `prefix`, of all images; links to folders could be circular and are not followed."""
-    folders, images = _entries(path, endings)
-    yield from (prefix + name for name in images)
-    for folder in folders:
-        if not (path / folder).is_symlink():
-            yield from _images_below(path / folder, f"{prefix}{folder}/", endings)

@@ -16,8 +16,7 @@ from simsiam_eval.images.intensity import AUTO, BY_TYPE, FLOAT, FULL_RANGES, PER
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.images.stored import chosen_channels
 from simsiam_eval.images.wide import counted_values, value_type
-from simsiam_eval.runtime.launch import torchrun_group
-from simsiam_eval.runtime.progress import say
+from simsiam_eval.runtime.notes import say_once
 from simsiam_eval.sources.base import ImageSource
 from simsiam_eval.wording import counted
 
@@ -31,7 +30,6 @@ _BYTES, _WORDS = (0.0, 255.0), (0.0, 65535.0)
 _FLOATS: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), _BYTES, _WORDS)
 _OVERSHOOT = 0.05  # of the range, by which an interpolation's values may leave it
 _LEAST_USED = 0.1  # of a range: an image that uses less of it looks flat
-_said: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def source_intensity(
     given = Intensity.parse(setting)
     if given is not None:
         if not samples and setting != BY_TYPE:
-            _note(f"{source.spec}: --intensity {setting} changes nothing: 8-bit images are always from 0 to 255.")
+            say_once(f"{source.spec}: --intensity {setting} changes nothing: 8-bit images are always from 0 to 255.")
         _report(source, given, samples)
         return given if samples else Intensity()
     ranges = {}
@@ -97,7 +95,7 @@ def _report(source: ImageSource, intensity: Intensity, samples: dict[str, list[_
         low, high = min(image.low for image in flat), max(image.high for image in flat)
         if low == high:
             continue
-        _note(
+        say_once(
             f"Warning: {len(flat):,} of {counted(len(images), f'{name} image')} in a sample of {source.spec} use less than "
             f"a tenth of the gray levels: values from {_shown(low)} to {_shown(high)}, but black is {_shown(span[0])} and "
             f"white {_shown(span[1])}; give --intensity {_suggested(name, low, high)}."
@@ -153,7 +151,7 @@ def _range(source: ImageSource, name: str, images: Sequence[_Sample], setting: s
         for span in _conventions(name):
             if _fits(low, high, span) and (_used(low, high, span) >= _LEAST_USED or span[1] <= 1):
                 if span != FULL_RANGES[name]:
-                    _note(
+                    say_once(
                         f"{source.spec}: {name} values from {_shown(low)} to {_shown(high)} are read as gray levels from "
                         f"{range_text(*span)}; --intensity changes this."
                     )
@@ -170,7 +168,7 @@ def _range(source: ImageSource, name: str, images: Sequence[_Sample], setting: s
     ]
     low_value, high_value = _rounded(percentiles)
     if setting != PERCENTILE:
-        _note(
+        say_once(
             f"{source.spec}: {name} values from {_shown(low)} to {_shown(high)} have no common scale; black is "
             f"{_shown(low_value)} and white {_shown(high_value)}, their {PERCENTILES[0]} and {PERCENTILES[1]} percentiles "
             f"in {counted(len(images), 'image')}. --intensity LOW:HIGH sets them."
@@ -213,10 +211,3 @@ def _suggested(name: str, low: float, high: float) -> str:
 
 def _shown(value: float) -> str:
     return f"{int(value):,}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _note(sentence: str) -> None:
-    """Say a sentence once in a process, and under torchrun only in the main one."""
-    if (torchrun_group() or (0, 1))[0] == 0 and sentence not in _said:
-        _said.add(sentence)
-        say(sentence)

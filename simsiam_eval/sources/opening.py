@@ -23,11 +23,13 @@ from functools import partial
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
+from simsiam_eval.runtime.notes import say_once
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.base import ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
-from simsiam_eval.sources.folder import ARRAYS, is_image, open_folder
+from simsiam_eval.sources.folder import open_folder
 from simsiam_eval.sources.hdf5 import open_hdf5
 from simsiam_eval.sources.manifest import FORMATS, open_manifest
 from simsiam_eval.sources.parquet import open_parquet
@@ -36,6 +38,7 @@ from simsiam_eval.sources.path_list import open_list
 from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
 from simsiam_eval.sources.tar import open_tar
+from simsiam_eval.sources.unread import is_ignored, is_ignored_folder
 from simsiam_eval.sources.zip import open_zip
 from simsiam_eval.vocabulary import NO_LABEL
 
@@ -108,7 +111,7 @@ def open_source(
     except OSError as error:
         raise DataError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
     for note in source.notes:
-        say(f"{spec}: {note}.")
+        say_once(f"{spec}: {note}.")
     return source
 
 
@@ -158,7 +161,7 @@ def _kind_of_file(path: Path) -> str:
     kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5", ".zip": "zip"}
     if ending in kinds:
         return kinds[ending]
-    if is_image(name) or is_image(name, ARRAYS):
+    if has_image_ending(name) or name.endswith(ARRAYS) or is_image_file(path):
         return "image"
     raise DataError(f"{path} is not a supported image source; expected {_expected()}.")
 
@@ -168,7 +171,10 @@ def _kind_of_folder(path: Path) -> str:
     endings = set()
     with os.scandir(path) as entries:
         for entry in entries:
-            if is_image(entry.name) or (entry.is_dir() and entry.name != "data" and not entry.name.startswith(".")):
+            if entry.is_dir():
+                if entry.name != "data" and not is_ignored_folder(entry.name):
+                    return "folder"
+            elif has_image_ending(entry.name) and not is_ignored(entry.name):
                 return "folder"
             endings.add(os.path.splitext(entry.name)[1].lower())
     if (path / "data").is_dir():

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.text import encoding_of
+from simsiam_eval.images.formats import ARRAYS, image_endings
 from simsiam_eval.sources.base import PathSource
-from simsiam_eval.sources.folder import EXTENSIONS
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.vocabulary import NO_LABEL
 
-# `cat/a.jpg 3`, as in Caffe's lists: a space separates a number only if an image name precedes it.
-_PATH_SPACE_NUMBER = re.compile(rf"(.*(?:{'|'.join(map(re.escape, EXTENSIONS))}))\s+(-1|\d+)", re.IGNORECASE)
 _CHUNK_ROWS = 65536
 _CHECKED_PATHS = 100
 
@@ -69,6 +68,13 @@ def reject_missing_images(paths: PackedTexts, file: Path) -> None:
         )
 
 
+@cache
+def _path_space_number() -> re.Pattern[str]:
+    """`cat/a.jpg 3`, as in Caffe's lists: a space separates a number only if an image name precedes it."""
+    endings = "|".join(map(re.escape, (*image_endings(), *ARRAYS)))
+    return re.compile(rf"(.*(?:{endings}))\s+(-1|\d+)", re.IGNORECASE)
+
+
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
     """(path, label or "") of each line that is not empty or a comment."""
     # surrogateescape: the output of `find` may contain names that are not UTF-8
@@ -78,7 +84,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
             if not line or line.startswith("#"):
                 continue
             path, tab, label = line.partition("\t")
-            if not tab and line[-1].isdigit() and (match := _PATH_SPACE_NUMBER.fullmatch(line)):
+            if not tab and line[-1].isdigit() and (match := _path_space_number().fullmatch(line)):
                 path, label = match.groups()
             if not path.strip():
                 raise DataError(f"{file}, line {number}: the path is empty.")

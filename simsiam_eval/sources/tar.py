@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from simsiam_eval.images.formats import image_endings
 from simsiam_eval.sources.archive import ArchiveSource, archives
 from simsiam_eval.sources.file_state import files_key
-from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays, remembered_arrays
 from simsiam_eval.sources.shards import is_pattern, names_of
 from simsiam_eval.sources.tar_index import reject_compressed, tar_index
@@ -49,7 +49,7 @@ def open_tar(
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
     settings = (options.get("label"), options.get("image"), options.get("folder"), *splits, no_label)
     # The index takes one read of every header: minutes for millions of images.
-    key = files_key(shards, "tar", 4, *map(repr, settings))
+    key = files_key(shards, "tar", 5, *map(repr, settings), image_endings())
     index = remembered_arrays(key, lambda: tar_index(shards, spec, *settings))
     has_several = is_pattern(str(path)) or path.is_dir()
     return TarSource(spec, shards, index, key, names_of(shards) if has_several else None)
@@ -61,7 +61,6 @@ class TarSource(ArchiveSource):
     def __init__(self, spec: str, shards: list[Path], index: Arrays, key: str, shard_names: list[str] | None) -> None:
         super().__init__(spec, shards, index, key, shard_names)
         self._offset = index["offset"]
-        self.notes += PackedTexts.from_arrays(index["note_bytes"], index["note_ends"])
 
     def _read(self, descriptor: int, row: int) -> bytes:
         return self._read_at(descriptor, row, int(self._offset[row]), int(self._size[row]))

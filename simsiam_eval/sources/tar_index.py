@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -15,13 +16,14 @@ import numpy as np
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.text import text_encoding
+from simsiam_eval.images.formats import PREFIX, formats_of, has_image_ending, is_image_content
 from simsiam_eval.runtime.progress import progress
-from simsiam_eval.sources.archive_folders import class_folders, is_hidden
-from simsiam_eval.sources.folder import EXTENSIONS, is_image
+from simsiam_eval.sources.archive_folders import class_folders, is_hidden, notes_on_pairs
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays
 from simsiam_eval.sources.splits import NO_SPLIT
+from simsiam_eval.sources.unread import ImageNames, unread_notes
 from simsiam_eval.vocabulary import NO_LABEL
 
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d",
@@ -48,6 +50,7 @@ class _Images:
     offsets: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
     labeled: bool = False  # whether there was a label member
+    files: ImageNames = field(default_factory=ImageNames)
     json_keys: set[str] = field(default_factory=set)  # of .json members without the wanted key
 
 
@@ -90,7 +93,8 @@ def tar_index(
             _add_shard(images, number, shard, label, image)
             advance(1)
     if not len(images.names):
-        raise DataError(f"{spec} has no images ({f'.{image}' if image else ', '.join(EXTENSIONS)}).")
+        found = "".join(f" ({note})" for note in unread_notes(images.files.unread))
+        raise DataError(f"{spec} has no images{f' ending in .{image}' if image else found}.")
     _reject_missing_labels(images, label, spec)
     rows, names, notes = np.arange(len(images.names)), images.names, list[str]()
     if images.labeled or label == "none":
@@ -101,6 +105,8 @@ def tar_index(
         notes = images.labels.notes()
     else:
         rows, names, labels, classes = class_folders(names, spec, folder, split, default_split)
+        notes += notes_on_pairs(names, classes, spec, split)
+    notes += unread_notes(images.files.unread)
     index: Arrays = {"label": labels}
     for column, values in (("shard", images.shards), ("offset", images.offsets), ("size", images.sizes)):
         index[column] = np.frombuffer(values, np.int64)[rows]
@@ -132,9 +138,10 @@ def _add_shard(images: _Images, number: int, shard: Path, label: str | None, ima
                 raise DataError(f"{shard} contains {member.name} twice; repack it without the older member.")
             names.add(member.name)
             has_extension = member.extension == image_extension
-            if has_extension if image_extension else is_image(os.path.basename(member.name)):
+            is_label = label != "none" and member.extension == label_extension
+            if has_extension or (not image_extension and not is_label and _is_image(images, member, content.fileno())):
                 members.append(member)
-            elif label != "none" and member.extension == label_extension:
+            elif is_label:
                 text = os.pread(content.fileno(), member.size, member.offset)
                 if label_extension == "json":
                     value = _json_value(images, text, label_key, shard, member.name)
@@ -150,6 +157,18 @@ def _add_shard(images: _Images, number: int, shard: Path, label: str | None, ima
     images.shards.extend([number] * len(members))
     images.offsets.extend(member.offset for member in members)
     images.sizes.extend(member.size for member in members)
+
+
+def _is_image(images: _Images, member: _Member, descriptor: int) -> bool:
+    """Whether a member is an image, by its name or, where the ending is unknown, by its content."""
+
+    def has_image_content() -> bool:
+        prefix = os.pread(descriptor, min(member.size, PREFIX), member.offset)
+        if not formats_of(prefix):
+            return False
+        return is_image_content(io.BytesIO(os.pread(descriptor, member.size, member.offset)))
+
+    return images.files.is_image(os.path.basename(member.name), has_image_content)
 
 
 def _members(shard: Path) -> Iterator[_Member]:
@@ -170,7 +189,7 @@ def _members(shard: Path) -> Iterator[_Member]:
                     stem, _, extension = last.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
                     yield _Member(name, key, extension.lower(), entry.offset_data, entry.size)
-                elif not entry.isdir() and is_image(last):
+                elif not entry.isdir() and has_image_ending(last):
                     raise DataError(
                         f"{name} in {shard} is a link or a sparse file; repack it with "
                         "`tar --dereference --hard-dereference`."

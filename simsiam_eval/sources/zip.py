@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.images.formats import PREFIX, formats_of, image_endings, is_image_content
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.sources.archive import ArchiveSource, archives
-from simsiam_eval.sources.archive_folders import class_folders, is_hidden
+from simsiam_eval.sources.archive_folders import class_folders, is_hidden, notes_on_pairs
 from simsiam_eval.sources.file_state import files_key
-from simsiam_eval.sources.folder import EXTENSIONS, is_image
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.remembered import Arrays, remembered_arrays
 from simsiam_eval.sources.shards import is_pattern, names_of
+from simsiam_eval.sources.unread import ImageNames, unread_notes
 
 _LOCAL_HEADER = 30  # bytes before an entry's name, extra field and content
 _ENCRYPTED = 0x1
@@ -43,7 +46,7 @@ def open_zip(path: Path, spec: str, options: Mapping[str, str], default_split: s
     files, split_in_names = archives(path, spec, ".zip", options, default_split)
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
     settings = [*map(options.get, ("label", "folder")), *splits]
-    key = files_key(files, "zip", 1, *settings)
+    key = files_key(files, "zip", 2, *settings, image_endings())
     index = remembered_arrays(key, lambda: _index(files, spec, *settings))
     has_several = is_pattern(str(path)) or path.is_dir()
     return ZipSource(spec, files, index, key, names_of(files) if has_several else None)
@@ -78,16 +81,20 @@ def _index(
     files: list[Path], spec: str, label: str | None, folder: str | None, split: str | None, default_split: str | None
 ) -> Arrays:
     entries: list[tuple[int, zipfile.ZipInfo]] = []
+    files_read = ImageNames()
     with progress(f"index of {spec}", len(files)) as advance:
         for number, file in enumerate(files):
-            entries += ((number, entry) for entry in _images(file))
+            entries += ((number, entry) for entry in _images(file, files_read))
             advance(1)
     if not entries:
-        raise DataError(f"{spec} has no images ({', '.join(EXTENSIONS)}).")
+        found = "".join(f" ({note})" for note in unread_notes(files_read.unread))
+        raise DataError(f"{spec} has no images{found}.")
     names = PackedTexts(_name(entry) for _, entry in entries)
+    notes = list[str]()
     rows, labels, classes = np.arange(len(names)), np.full(len(names), -1), None
     if label is None:
         rows, names, labels, classes = class_folders(names, spec, folder, split, default_split)
+        notes += notes_on_pairs(names, classes, spec, split)
     order = np.array(sorted(range(len(rows)), key=lambda row: (labels[row], names[row])), dtype=np.int64)
     chosen = [entries[row] for row in rows[order]]
     index: Arrays = {"label": labels[order], "shard": np.array([number for number, _ in chosen])}
@@ -101,19 +108,25 @@ def _index(
         index[column] = np.array([getattr(entry, attribute) for _, entry in chosen], dtype=np.int64)
     index["name_bytes"], index["name_ends"] = PackedTexts(names[row] for row in order.tolist()).arrays()
     index["class_bytes"], index["class_ends"] = PackedTexts(classes or ()).arrays()
+    index["note_bytes"], index["note_ends"] = PackedTexts(notes + unread_notes(files_read.unread)).arrays()
     return index
 
 
-def _images(file: Path) -> list[zipfile.ZipInfo]:
+def _images(file: Path, files_read: ImageNames) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
+            return _images_of(archive, file, files_read)
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise DataError(f"{file} is truncated or not a zip archive ({error}); copy or download it again.") from error
+
+
+def _images_of(archive: zipfile.ZipFile, file: Path, files_read: ImageNames) -> list[zipfile.ZipInfo]:
     images, names = [], set()
-    for entry in entries:
+    for entry in archive.infolist():
         name = _name(entry)
-        if entry.is_dir() or is_hidden(name) or not is_image(os.path.basename(name)):
+        if entry.is_dir() or is_hidden(name):
+            continue
+        if not files_read.is_image(os.path.basename(name), partial(_has_image_content, archive, entry)):
             continue
         if name in names:
             raise DataError(f"{file} contains {name} twice; repack it without the older entry.")
@@ -125,6 +138,15 @@ def _images(file: Path) -> list[zipfile.ZipInfo]:
         names.add(name)
         images.append(entry)
     return images
+
+
+def _has_image_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as content:
+            prefix = content.read(PREFIX)
+            return bool(formats_of(prefix)) and is_image_content(io.BytesIO(prefix + content.read()))
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, OSError):  # encrypted, or damaged
+        return False
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

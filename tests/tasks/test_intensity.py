@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import models
 
 import simsiam_eval as se
-from simsiam_eval.sources import intensity as module
+from simsiam_eval.runtime import notes
 
 SIDE = 32
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ PREPARED = ("--transform", "cifar", "--mean", "0.5", "--std", "0.25")
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch):
-    monkeypatch.setattr(module, "_said", set())
+    monkeypatch.setattr(notes, "_said", set())
 
 
 @pytest.fixture(scope="module")

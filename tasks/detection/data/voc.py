@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
+from simsiam_eval.sources.folder import images_in
 from simsiam_eval.sources.packed_texts import PackedTexts
 from tasks.detection.data.boxes import BoxContext, check_places, count_repeated, reject_fractions, upright
 from tasks.detection.data.dataset import OBJECT, DetectionDataset, LabeledImages
@@ -30,6 +31,7 @@ def open_voc(
         DataError: a list, an annotation file or an image is missing or malformed.
     """
     names, notes = image_names(folder, options.get("split", ""), role, spec)
+    notes += _unread(folder / "JPEGImages")
     parsed = [read_xml(folder / "Annotations" / f"{name}.xml", spec) for name in names]
     counts = Counter(obj.name for image in parsed for obj in image.objects)
     selected = classes or tuple(sorted(counts))
@@ -43,6 +45,11 @@ def open_voc(
     objects = _objects(parsed, selected, folder, spec, ids, sizes, issues)
     images = LabeledImages(ids, False, paths, sizes, objects, Outlines())
     return DetectionDataset(spec, "voc", selected, images, excluded, issues=issues, notes=notes)
+
+
+def _unread(folder: Path) -> tuple[str, ...]:
+    """How many files of a folder are not images."""
+    return tuple(f"{folder}: {note}." for note in images_in(folder)[1]) if folder.is_dir() else ()
 
 
 def _stem(path: str) -> str:

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from simsiam_eval.images import decode as images
 from simsiam_eval.images.decode import image_size, open_image
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.images.opened import UnreadableImage
 
 RED_GREEN = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
@@ -196,3 +197,41 @@ def test_files_without_a_size(tmp_path):
             image_size(tmp_path / "a")
     with pytest.raises(UnreadableImage, match=r"not a regular file|is a directory"):
         image_size(tmp_path)
+
+
+def test_lab_becomes_rgb():
+    from PIL import ImageCms
+
+    colors = Image.fromarray(RED_GREEN).resize((16, 16), Image.Resampling.NEAREST)
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    pixels = decoded(stored(ImageCms.profileToProfile(colors, srgb, lab, outputMode="LAB"), "TIFF"))
+    assert np.abs(pixels[0, 0].astype(int) - RED_GREEN[0, 0]).max() <= 16  # CIELAB of 8 bits is coarse
+    assert np.abs(pixels[0, -1].astype(int) - RED_GREEN[0, 1]).max() <= 16  # CIELAB of 8 bits is coarse
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_of_several_frames_is_read(kind):
+    frames = [Image.new("RGB", (16, 16), (value, value, value)) for value in (20, 200)]
+    pixels = decoded(stored(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert np.abs(pixels.astype(int) - 20).max() <= 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e308])
+def test_odd_values_and_damage_print_nothing(value, capfd):
+    values = np.linspace(0, 1, 256).reshape(16, 16)
+    values[3, 3] = value
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    image = open_image(buffer.getvalue()).scaled(Intensity.parse("0:1"))
+    if np.isfinite(value):
+        assert image.pixels()[3, 3, 0] == 255
+    else:
+        with pytest.raises(UnreadableImage, match="NaN or infinite"):
+            image.pixels()
+    palette = Image.fromarray(RED_GREEN).quantize(2)
+    decoded(stored(palette, transparency=bytes([0, 128])))
+    tiff = stored(Image.fromarray(values.astype(np.float32)), "TIFF")
+    for end in range(8, len(tiff), 97):
+        with pytest.raises(UnreadableImage):
+            open_image(tiff[:end]).scaled(Intensity.parse("0:1")).pixels()
+    assert capfd.readouterr() == ("", "")

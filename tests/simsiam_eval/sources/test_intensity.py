@@ -9,7 +9,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.images.opened import UnreadableImage
-from simsiam_eval.sources import intensity as module
+from simsiam_eval.runtime import notes
 from simsiam_eval.sources.intensity import report_range, source_intensity
 from simsiam_eval.sources.opening import open_source
 
@@ -19,7 +19,7 @@ RAMP = np.tile(np.linspace(0, 1, SIDE), (SIDE, 1))  # 0 to 1
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch):
-    monkeypatch.setattr(module, "_said", set())
+    monkeypatch.setattr(notes, "_said", set())
 
 
 @pytest.fixture

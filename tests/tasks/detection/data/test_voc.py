@@ -1,5 +1,7 @@
 """PASCAL VOC folders: boxes, sizes, and one sentence for each malformed file."""
 
+from pathlib import Path
+
 import pytest
 
 from simsiam_eval.errors import DataError
@@ -23,6 +25,18 @@ def test_invalid_size_is_read_from_the_image(shapes, tmp_path):
     file.write_text(file.read_text().replace("<width>100", "<width>-5").replace("<height>100", "<height>0"))
     image = open_detection_dataset(str(tmp_path), "train").images[0]
     assert (image.width, image.height) == (100, 100)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".PNG", ".webp", ".photo", ""])
+def test_images_have_any_ending_and_other_files_are_counted(shapes, tmp_path, ending):
+    shapes.write_voc(tmp_path, {"train": 2}, side=100)
+    folder = tmp_path / "JPEGImages"
+    (folder / "train000.jpg").rename(folder / f"train000{ending}")
+    (folder / "train000.txt").write_text("notes")
+    (folder / "Thumbs.db").write_text("notes")
+    dataset = open_detection_dataset(str(tmp_path), "train")
+    assert [Path(path).name for path in dataset.images.paths] == [f"train000{ending}", "train001.jpg"]
+    assert dataset.notes == (f"{folder}: 1 file was not read as an image: 1 .txt.",)
 
 
 @pytest.mark.parametrize(
