@@ -220,11 +220,8 @@ def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int
             stride = value
         elif name == "replace_stride_with_dilation" and isinstance(value, list | tuple):
             stride = _DILATED.get(tuple(value), tuple(value))
-        elif name == "encoder_output_stride" and value in (
-            8,
-            16,
-            32,
-        ):  # segmentation-models: the first block dilates too
+        elif name == "encoder_output_stride" and value in (8, 16, 32):
+            # segmentation-models: the first block of a stage dilates too
             stride = value if value == 32 else (value, "with a dilated first block")
         if stride is not None:
             found[name] = stride
