@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,8 @@ from simsiam_eval.linear.protocols import HeadRecipe
 from simsiam_eval.linear.scaling import Scaling
 from simsiam_eval.linear.schedule import epoch_lr, scaled_lr
 
-_BLOCK = 8192  # rows scored at once
+_BLOCK = 8192  # rows scored at once, or fewer where there are many classes:
+_SCORES = 1 << 26  # scores in memory at once, 256 MiB
 # Probabilities below exp(-87) are subnormal, and so are their products with features from a little above: exp and matrix
 # products are many times slower with subnormal numbers.
 _MIN_LOG_PROBABILITY = -70.0
@@ -30,8 +32,26 @@ class Head:
     @torch.no_grad()
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N,D) -> logits (N,C)."""
-        blocks = [self.scaling(block) @ self.weight.T + self.bias for block in features.split(_BLOCK)]
-        return torch.cat(blocks)
+        return torch.cat([scores for _, scores in self.score_blocks(features)])
+
+    @torch.no_grad()
+    def score_blocks(self, features: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Rows of the features (N,D) and their logits (B,C), for as many rows at a time as fit in memory for any C."""
+        size = _rows_at_once(len(self.bias))
+        for start in range(0, max(1, len(features)), size):
+            rows = slice(start, start + size)
+            yield rows, self.scaling(features[rows]) @ self.weight.T + self.bias
+
+    def guesses(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N,D) -> the class with the highest score (N,)."""
+        return torch.cat([scores.argmax(dim=1) for _, scores in self.score_blocks(features)])
+
+    def correct(self, features: torch.Tensor, labels: torch.Tensor, tops: Sequence[int]) -> torch.Tensor:
+        """Whether each label (N,) is among the first classes of its row of features (N,D): (N, len(tops)) bool."""
+        return torch.cat([
+            torch.stack([among_top(scores, labels[rows], top) for top in tops], dim=1)
+            for rows, scores in self.score_blocks(features)
+        ])  # fmt: skip
 
 
 class HeadStack:
@@ -112,18 +132,10 @@ class HeadStack:
 
     def _step(self, x: torch.Tensor, labels: torch.Tensor, rate: float) -> torch.Tensor:
         """Update all heads by the batch (B,D), (B,); returns the summed losses (K,)."""
-        heads = len(self.recipes)
-        scores = self._scores(x)
-        targets = labels.expand(heads, 1, -1)
-        log_probabilities = torch.log_softmax(scores, dim=1)
-        loss = log_probabilities.gather(1, targets).sum(dim=(1, 2)).neg_()
-        # The gradient of the summed loss with respect to the scores: probabilities minus one-hot targets.
-        errors = log_probabilities.clamp_(min=_MIN_LOG_PROBABILITY).exp_()
-        errors.scatter_add_(1, targets, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
-        for weight, gradient, velocity in (
-            (self.weight, (errors.view(-1, len(x)) @ x).view_as(self.weight), self._velocity[0]),
-            (self.bias, errors.sum(dim=2, keepdim=True), self._velocity[1]),
-        ):
+        size = _rows_at_once(self.bias.numel())
+        parts = [self._gradients(*part) for part in zip(x.split(size), labels.split(size), strict=True)]
+        loss, *gradients = (functools.reduce(torch.add, sums) for sums in zip(*parts, strict=True))
+        for weight, gradient, velocity in zip((self.weight, self.bias), gradients, self._velocity, strict=True):
             gradient /= len(x)
             update = (
                 larc(weight, gradient, self._decay, (1, 2)) if self.recipe.lars else gradient + self._decay * weight
@@ -131,6 +143,17 @@ class HeadStack:
             velocity.mul_(self.recipe.momentum).add_(update)
             weight.addcmul_(self._lr, velocity, value=-rate)
         return loss
+
+    def _gradients(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The summed losses (K,) of rows (B,D), (B,), and their gradients with respect to weight and bias."""
+        heads = len(self.recipes)
+        targets = labels.expand(heads, 1, -1)
+        log_probabilities = torch.log_softmax(self._scores(x), dim=1)
+        loss = log_probabilities.gather(1, targets).sum(dim=(1, 2)).neg_()
+        # The gradient of the summed loss with respect to the scores: probabilities minus one-hot targets.
+        errors = log_probabilities.clamp_(min=_MIN_LOG_PROBABILITY).exp_()
+        errors.scatter_add_(1, targets, torch.full((), -1.0, device=x.device).expand(heads, 1, len(x)))
+        return loss, (errors.view(-1, len(x)) @ x).view_as(self.weight), errors.sum(dim=2, keepdim=True)
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         """(B,D) -> (K,C,B)."""
@@ -143,7 +166,8 @@ class HeadStack:
         heads = len(self.recipes)
         correct = torch.zeros(heads, dtype=torch.float64, device=features.device)
         loss = torch.zeros(heads, device=features.device)
-        for x, targets in zip(features.split(_BLOCK), labels.split(_BLOCK), strict=True):
+        size = _rows_at_once(self.bias.numel())
+        for x, targets in zip(features.split(size), labels.split(size), strict=True):
             log_probabilities = torch.log_softmax(self._scores(self.scaling(x)), dim=1)
             correct += (log_probabilities.argmax(dim=1) == targets).sum(dim=1)
             loss -= log_probabilities.gather(1, targets.expand(heads, 1, -1)).sum(dim=(1, 2))
@@ -185,6 +209,11 @@ def stacks_of(
     for recipe in recipes:
         groups.setdefault(replace(recipe, lr=1.0, weight_decay=0.0), []).append(recipe)
     return [HeadStack(group, features[group[0].layer], labels, classes, rows) for group in groups.values()]
+
+
+def _rows_at_once(classes: int) -> int:
+    """Rows that are scored at once by heads of together so many classes."""
+    return max(1, min(_BLOCK, _SCORES // classes))
 
 
 def among_top(scores: torch.Tensor, labels: torch.Tensor, top: int) -> torch.Tensor:

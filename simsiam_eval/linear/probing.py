@@ -171,9 +171,11 @@ def check_range(train: LabeledFeatures, recipes: Sequence[Recipe]) -> None:
 
 def judge(head: Head, features: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Top-1 accuracy and mean cross-entropy of a head on features (N,D) and labels (N,)."""
-    scores = head.scores(features)
-    correct = (scores.argmax(dim=1) == labels).double().mean()
-    return float(correct), float(functional.cross_entropy(scores, labels))
+    correct, loss = 0, 0.0
+    for rows, scores in head.score_blocks(features):
+        correct += int((scores.argmax(dim=1) == labels[rows]).sum())
+        loss += float(functional.cross_entropy(scores, labels[rows], reduction="sum"))
+    return correct / len(labels), loss / len(labels)
 
 
 def _compare(
@@ -231,8 +233,12 @@ def _fit_of(
     head, recipe = group.head(index), group.recipes[index]
     train_loss, test_top1 = group.curves(index)
     # Losses are taken before each step; the scores are of the head after the last.
-    if not (math.isfinite(train_loss[-1]) and head.scores(scored.layers[head.layer]).isfinite().all()):
+    if not (math.isfinite(train_loss[-1]) and _all_finite(head, scored.layers[head.layer])):
         values = ", ".join(f"{name} {value}" for name, value in recipe.varied().items())
         name = f"chosen head ({values})" if candidates else "linear head"
         raise DataError(f"The {name} diverged. Try smaller learning rates (--lr).")
     return LinearFit(head, recipe, classes, candidates, train_loss, test_top1)
+
+
+def _all_finite(head: Head, features: torch.Tensor) -> bool:
+    return all(bool(scores.isfinite().all()) for _, scores in head.score_blocks(features))

@@ -83,6 +83,6 @@ def correct_by_heads(heads: Sequence[Path], tests: Sequence[Features]) -> Correc
                 f"({len(missing)} such classes)."
             )
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
-        guesses = torch.cat([saved.head.scores(torch.from_numpy(features[block])).argmax(dim=1) for block in blocks])
+        guesses = torch.cat([saved.head.guesses(torch.from_numpy(features[block])) for block in blocks])
         correct.append(np.array(saved.class_names)[guesses.numpy()] == expected)
     return np.array(correct)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from simsiam_eval.linear.data import ProbeData
-from simsiam_eval.linear.heads import among_top
 from simsiam_eval.linear.probing import LinearFit
 from simsiam_eval.metrics.accuracy import reported_top_k
 from simsiam_eval.metrics.intervals import accuracy_interval, bootstrap_intervals, class_mean_metrics
@@ -32,10 +31,9 @@ class Accuracies:
     @classmethod
     def of(cls, fit: LinearFit, data: ProbeData) -> Accuracies:
         """Those of a trained head."""
-        scores = fit.head.scores(data.test.layers[fit.head.layer])
         tops = reported_top_k(data.classes)
         names = [f"top{top}" for top in tops]
-        correct = np.stack([among_top(scores, data.test.labels, top).cpu().numpy() for top in tops], axis=1)
+        correct = fit.head.correct(data.test.layers[fit.head.layer], data.test.labels, tops).cpu().numpy()
         labels = data.test.labels.cpu().numpy()
         totals, of_class = np.bincount(labels), np.bincount(labels, correct[:, 0])
         bootstrap = bootstrap_intervals(correct.astype(np.int64), fit.recipe.seed)

@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from simsiam_eval.commands.record import Result
 from simsiam_eval.files.atomic import atomic_write, cannot_write, reject_unwritable
 from simsiam_eval.linear.head_file import SavedHead, write_head
+from simsiam_eval.metrics.confusion import MAX_CLASSES
 from simsiam_eval.plots.charts import draw_confusion, draw_curves
 from simsiam_eval.wording import percent
 from tasks.linear.report import HeadReport
 
+_DRAWN_CLASSES = 40  # where not all are drawn: as many as a picture can name
 _FILES = ("head.safetensors", "confusion.json", "confusion.png", "curves.png")  # besides the record
 
 
@@ -61,13 +65,25 @@ def write_files(
 
 
 def _write_pictures(out: Path, report: HeadReport, title: str) -> dict[str, str]:
-    """The confusion matrix as JSON and as a picture, and the curves of heads trained by epochs."""
+    """The confusion matrix as JSON and as a picture, and the curves of heads trained by epochs.
+
+    Above 1,000 classes only the worst classes and pairs, which are also those in the picture.
+    """
     files = {"confusion": str(out / "confusion.json"), "picture": str(out / "confusion.png")}
-    content = {"classes": list(report.class_names), "matrix": report.confusion.tolist()}
+    confusion, names = report.confusion, list(report.confusion.class_names)
+    content: dict[str, Any] = (
+        {"classes": names, "matrix": confusion.matrix().tolist()}
+        if len(names) <= MAX_CLASSES
+        else {"worst_classes": confusion.worst_classes(), "worst_pairs": confusion.worst_pairs()}
+    )
     with atomic_write(out / "confusion.json") as file:
         file.write(json.dumps(content, ensure_ascii=False).encode())
     top1 = percent(report.accuracies.top["top1"])
-    draw_confusion(out / "confusion.png", report.confusion, report.class_names, f"{title}, top-1 {top1} %")
+    heading, drawn = f"{title}, top-1 {top1} %", np.arange(len(names))
+    if len(names) > MAX_CLASSES:
+        drawn = confusion.classes_of_worst_pairs(_DRAWN_CLASSES)
+        heading += f", {len(drawn)} of {len(names):,} classes: those of the most frequent errors"
+    draw_confusion(out / "confusion.png", confusion.matrix(drawn), [names[label] for label in drawn], heading)
     if report.fit.train_loss:
         top1_curve = [100 * top1 for top1 in report.fit.test_top1]
         curves = {"training loss": report.fit.train_loss, "test top-1 %": top1_curve}
@@ -90,4 +106,6 @@ def _saved_head(result: Result, report: HeadReport, attributes: dict[str, Any]) 
     training = {"protocol": result.protocol, "settings": result.settings, "top1": report.accuracies.top["top1"]}
     encoder, preprocessing, precision = (attributes[key] for key in ("encoder", "preprocessing", "precision"))
     assumptions = attributes.get("assumptions")
-    return SavedHead(report.fit.head, report.class_names, encoder, preprocessing, precision, training, assumptions)
+    return SavedHead(
+        report.fit.head, report.confusion.class_names, encoder, preprocessing, precision, training, assumptions
+    )

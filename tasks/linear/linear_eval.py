@@ -179,7 +179,7 @@ def _crop_fit(trial: Trial, fit: LinearFit, data: ProbeData, feed: Feed) -> Line
 
 def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, seed: int) -> Leakage | None:
     """How much of the accuracy rests on near-duplicates of training images, in the layer of the head."""
-    from simsiam_eval.linear.heads import among_top
+
     from simsiam_eval.neighbors.leakage import measure_leakage, nearest_similarities
 
     layer = fit.head.layer
@@ -187,5 +187,5 @@ def _leakage(trial: Trial, fit: LinearFit, data: ProbeData, threshold: float, se
     if rows is not None:
         bank = bank[rows]
     measured, nearest = nearest_similarities(bank.cpu().numpy(), queries.cpu().numpy(), seed, data.device)
-    correct = among_top(fit.head.scores(queries), data.test.labels, 1).cpu().numpy()
+    correct = fit.head.correct(queries, data.test.labels, [1])[:, 0].cpu().numpy()
     return measure_leakage(nearest, correct[measured], threshold, len(correct))

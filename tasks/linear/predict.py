@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simsiam_eval.sources.base import ImageSource
 
 _EXAMPLES = 10  # predictions in the table
+_RECORD_CLASSES, _FREQUENT_CLASSES = 1000, 100  # the record counts all predicted classes up to the first number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,8 @@ class _Tally:
         """As it stands in a record; accuracy only where images are labeled."""
         from simsiam_eval.metrics.intervals import accuracy_metrics
 
-        counts: dict[str, Any] = {"by_class": dict(self._by_class.most_common())}
+        listed = None if len(self._by_class) <= _RECORD_CLASSES else _FREQUENT_CLASSES
+        counts: dict[str, Any] = {"by_class": dict(self._by_class.most_common(listed)), "classes": len(self._by_class)}
         if not self._labeled:
             return counts
         accuracy = accuracy_metrics("top1", self._correct, self._labeled)

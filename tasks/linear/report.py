@@ -13,13 +13,13 @@ from simsiam_eval.commands.record import Table
 from simsiam_eval.linear.data import ProbeData
 from simsiam_eval.linear.probing import LinearFit, judge
 from simsiam_eval.linear.selection import Probe
-from simsiam_eval.metrics.confusion import confusion_matrix, per_class_accuracy
+from simsiam_eval.metrics.confusion import MAX_CLASSES, Confusion
 from simsiam_eval.metrics.intervals import accuracy_metrics, bootstrap_intervals
 from simsiam_eval.wording import Measurement, percent
 from tasks.linear.accuracy import Accuracies
 from tasks.linear.trials import Setup, Subset, Trial
 
-_MAX_CONFUSION = 100  # classes up to which the record holds the confusion matrix; --out writes it for any number
+_MAX_CONFUSION = 100  # classes up to which the record holds the confusion matrix; --out writes it for more
 NOTHING_HELD_OUT = (
     "With only one training image per class, nothing can be held out to choose a recipe: the middle recipe was used "
     "(see `chosen` in the record)."
@@ -53,38 +53,39 @@ class HeadReport:
     Attributes:
         feed: what it was trained on: `crop`, `views` or `end-to-end`.
         train_top1: accuracy on its own `train_images` training images.
-        confusion: (C,C) int64, true class by predicted class.
         crop: None where `feed` is `crop`.
     """
 
     fit: LinearFit
     feed: str
-    class_names: Sequence[str]
     accuracies: Accuracies
     train_top1: float
     train_images: int
-    confusion: NDArray[np.int64]
+    confusion: Confusion
     crop: CropComparison | None
 
     def to_dict(self) -> dict[str, Any]:
         """The record's metrics."""
-        fit, classes = self.fit, len(self.class_names)
+        fit, confusion, names = self.fit, self.confusion, self.confusion.class_names
         metrics = self.accuracies.to_dict() | {
             "train_top1": self.train_top1,
             "train_images": self.train_images,
-            "images": int(self.confusion.sum()),
-            "classes": classes,
+            "images": confusion.images,
+            "classes": len(names),
             "trained_on": self.feed,
             "chosen": fit.recipe.varied(),
             "heads": [candidate.to_dict() for candidate in fit.candidates],
-            "per_class": dict(zip(self.class_names, per_class_accuracy(self.confusion).tolist(), strict=True)),
         }
+        if len(names) <= MAX_CLASSES:
+            metrics["per_class"] = dict(zip(names, confusion.accuracies.tolist(), strict=True))
+        else:
+            metrics |= {"worst_classes": confusion.worst_classes(), "worst_pairs": confusion.worst_pairs()}
         if fit.test_top1:
             metrics |= {"top1_best_epoch": max(fit.test_top1), "best_epoch": int(np.argmax(fit.test_top1))}
             metrics |= {"train_loss": fit.train_loss[-1]}
         metrics |= {} if self.crop is None else self.crop.to_dict()
-        if classes <= _MAX_CONFUSION:
-            metrics["confusion"] = self.confusion.tolist()
+        if len(names) <= _MAX_CONFUSION:
+            metrics["confusion"] = confusion.matrix().tolist()
         return metrics | {"test_top1_by_epoch": fit.test_top1, "train_loss_by_epoch": fit.train_loss}
 
     def table(self, title: str) -> Table:
@@ -128,11 +129,10 @@ def head_report(fit: LinearFit, probe: Probe, data: ProbeData, feed: str, crop: 
     return HeadReport(
         fit=fit,
         feed=feed,
-        class_names=data.class_names,
         accuracies=Accuracies.of(fit, data),
         train_top1=judge(fit.head, features, targets)[0],
         train_images=len(targets),
-        confusion=confusion_matrix(labels, predictions, data.classes),
+        confusion=Confusion(labels, predictions, data.class_names),
         crop=None if crop is None else _comparison(predictions, _predictions(crop, data), labels, fit.recipe.seed),
     )
 
@@ -248,7 +248,7 @@ def rows_report(trials: Sequence[Trial], fits: Sequence[LinearFit], data: ProbeD
 
 
 def _predictions(fit: LinearFit, data: ProbeData) -> NDArray[np.int64]:
-    return fit.head.scores(data.test.layers[fit.head.layer]).argmax(dim=1).cpu().numpy()
+    return fit.head.guesses(data.test.layers[fit.head.layer]).cpu().numpy()
 
 
 def _comparison(
