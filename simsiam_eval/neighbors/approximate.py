@@ -26,6 +26,8 @@ from simsiam_eval.runtime.progress import say
 from simsiam_eval.vocabulary import METRICS
 
 EXACT = "Flat"
+# Sizes with which FAISS does not raise an exception but crashes.
+_CRASHES = re.compile(r"[A-Za-z_]*(?<!\d)0+(?!\d)|HNSW1(?!\d)")
 _BLOCK = 1 << 16  # rows added, or queries searched, at a time
 _ROWS_PER_CENTROID = 39  # training rows that FAISS recommends; it uses at most 256
 _TRAINING_ROWS = 1 << 16  # for the product quantizers, of 256 centroids each
@@ -165,7 +167,7 @@ def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed:
         try:
             with _standard_error_closed():
                 index.train(_prepared(bank[rows], metric))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise DataError(
                 f"--index {factory} cannot be trained on {len(rows)} rows: {_reason(error)}; use a smaller index."
             ) from error
@@ -173,7 +175,7 @@ def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed:
         block = _prepared(bank[start : start + _BLOCK], metric)
         try:
             index.add(block)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise UsageError(f"Rows cannot be added to --index {factory!r}: {_reason(error)}.") from error
     return NeighborIndex(index, factory, metric)
 
@@ -181,10 +183,12 @@ def build_index(bank: FeatureMatrix, factory: str, metric: str = "cosine", seed:
 def _empty_index(width: int, factory: str, metric: str) -> Any:
     """The index of a FAISS factory string, without rows. Raises UsageError."""
     assert metric in METRICS
+    if crashing := _CRASHES.search(factory):
+        raise UsageError(f"--index {factory!r} cannot be used: {crashing[0]!r} is too small.")
     faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     try:
         return faiss.index_factory(width, factory, faiss_metric)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise UsageError(
             f"--index {factory!r} is not a FAISS factory string for {width}-dimensional features: {_reason(error)}."
         ) from error

@@ -15,6 +15,7 @@ from simsiam_eval.images.decode import open_image, open_wide
 from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.stored import StoredImage, read_stored
 from simsiam_eval.images.wide import WideImage
+from simsiam_eval.sources.array_names import IMAGE_NAMES, LABEL_NAMES, chosen_pair
 from simsiam_eval.sources.base import as_utf8
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.labels import Labels
@@ -27,8 +28,6 @@ from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, NO_LABEL
 if TYPE_CHECKING:
     import h5py
 
-_IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "data")
-_LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 _MAX_SHOWN = 20
 # Bytes, for the blocks of many threads. HDF5's default of 1 MiB is smaller than a chunk of several images, which would be
 # decompressed again for each of them.
@@ -64,8 +63,9 @@ def open_hdf5(
                 raise DataError(
                     f"{file} is a feature file, not images; pass it to linear-eval or knn as --train or --test."
                 )
+            options = _named_arrays(opened, options, default_split, spec)
             group = _group(opened, options, default_split, spec)
-            images = _dataset(group, options.get("images"), _IMAGE_NAMES, "images", file)
+            images = _dataset(group, options.get("images"), IMAGE_NAMES, "images", file)
             layout, why_not_rgb = _layout(images, file)
             if not len(images):
                 raise DataError(f"{images.name} of {file} has no rows.")
@@ -142,16 +142,33 @@ class Hdf5Source(PixelRows):
         return self._key
 
 
+def _named_arrays(
+    file: h5py.File, options: Mapping[str, str], default_split: str | None, spec: str
+) -> Mapping[str, str]:
+    """The options with the datasets of the chosen split where splits are in their names (x_train, y_train)."""
+    import h5py
+
+    names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+    if (
+        "images" in options
+        or _common_name(file, IMAGE_NAMES)
+        or not (pair := chosen_pair(names, options, default_split, spec))
+    ):
+        return options
+    others = {name: value for name, value in options.items() if name != "split"}
+    return {"images": pair.images, "label": pair.labels or "none", **others}
+
+
 def _group(file: h5py.File, options: Mapping[str, str], default_split: str | None, spec: str) -> h5py.Group:
     """The group of the chosen split; the file itself if it has no splits."""
     import h5py
 
     images = options.get("images", "").strip("/")
-    if "split" not in options and (images in _dataset_names(file) or _common_name(file, _IMAGE_NAMES)):
+    if "split" not in options and (images in _dataset_names(file) or _common_name(file, IMAGE_NAMES)):
         return file
     groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
     # Groups named after splits, else groups with images: another group may contain only notes.
-    splits = list(filter(split_word, groups)) or [name for name in groups if _common_name(file[name], _IMAGE_NAMES)]
+    splits = list(filter(split_word, groups)) or [name for name in groups if _common_name(file[name], IMAGE_NAMES)]
     split = choose_split(splits, options.get("split"), default_split, spec)
     return file if split is None else file[split]
 
@@ -204,11 +221,11 @@ def _labels(
     """The labels, and the name of their dataset for messages."""
     import h5py
 
-    labels, chosen = Labels(no_label), name or _common_name(group, _LABEL_NAMES)
+    labels, chosen = Labels(no_label), name or _common_name(group, LABEL_NAMES)
     if chosen is None or name == "none":
         labels.extend([""] * len(images))
         return labels, str(file)
-    stored = _dataset(group, chosen, _LABEL_NAMES, "label", file)
+    stored = _dataset(group, chosen, LABEL_NAMES, "label", file)
     where = f"{stored.name} of {file}"
     require_stored(stored, where)
     if h5py.check_string_dtype(stored.dtype):

@@ -1,8 +1,9 @@
-"""`manifest:` a table (CSV, TSV or Parquet) with a column of paths and an optional column of labels."""
+"""`manifest:` a table (CSV, TSV, Parquet or JSON lines) with a column of paths and an optional column of labels."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,8 @@ from simsiam_eval.sources.path_list import reject_missing_images
 from simsiam_eval.vocabulary import NO_LABEL
 from simsiam_eval.wording import first_few
 
-FORMATS = (".csv", ".tsv", ".parquet")
+FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
+FILE_NAME = "file_name"  # the column of the paths in the metadata.csv of Hugging Face's image folders
 _CHUNK_ROWS = 65536
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -28,8 +30,8 @@ def open_manifest(
     """Rows in the order of the table; relative paths start at the table's folder; id = the path as written.
 
     Args:
-        options: path: the column of the paths, default `path` in any case; label: the column of the labels, default
-            `label` in any case, if there is one.
+        options: path: the column of the paths, default `path` in any case, or `file_name`; label: the column of the
+            labels, default `label` in any case, if there is one.
         split: not used: a table is one split.
         no_label: as of `Labels`, which numbers the labels.
 
@@ -38,7 +40,7 @@ def open_manifest(
     """
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"{file} is not a manifest; expected a {', '.join(FORMATS)} file.")
-    read_rows = _parquet_rows if file.suffix.lower() == ".parquet" else _text_rows
+    read_rows = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(file.suffix.lower(), _text_rows)
     paths, labels = PackedTexts(), Labels(no_label)
     rows = read_rows(file, options.get("path"), options.get("label"))
     while chunk := list(islice(rows, _CHUNK_ROWS)):
@@ -66,6 +68,8 @@ class _Columns:
 def _columns(names: Sequence[str], path: str | None, label: str | None) -> _Columns | str:
     """The columns with these names; None: `path` and `label` in any case. If one is missing, its name."""
     found = []
+    if path is None and FILE_NAME in names and not any(name.lower() == "path" for name in names):
+        path = FILE_NAME
     for given, common in ((path, "path"), (label, "label")):
         alike = [name for name in names if name.lower() == common]
         chosen = given if given is not None else common if common in alike else alike[0] if len(alike) == 1 else None
@@ -137,6 +141,31 @@ def _text_rows(file: Path, path: str | None, label: str | None) -> Iterator[tupl
                 yield row[path_index], row[label_index] if label_index is not None else ""
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a table: {error}.") from error
+
+
+def _json_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
+    """(path, label or "") of each line, a JSON object; the first has all keys that are read."""
+    columns: _Columns | None = None
+    try:
+        with file.open(encoding=encoding_of(file)) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DataError(f"{file}, line {number}: expected a JSON object, got {type(row).__name__}.")
+                if columns is None:
+                    found = _columns(list(row), path, label)
+                    if isinstance(found, str):
+                        raise _missing_column(file, found, list(row), "label" if found == label else "path")
+                    columns = found
+                values = [row.get(columns.path), row.get(columns.label) if columns.label else None]
+                for value in values:
+                    if isinstance(value, dict | list):
+                        raise DataError(f"{file}, line {number}: expected a path and a label, got {value}.")
+                yield tuple("" if value is None else str(value) for value in values)  # type: ignore[misc]
+    except (OSError, ValueError) as error:  # also not JSON, and not UTF-8
+        raise DataError(f"{file} cannot be read as JSON lines: {error}.") from error
 
 
 def _parquet_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:

@@ -3,12 +3,16 @@
     folder:PATH                                  class sub-folders, or a flat folder without labels
     image:FILE                                   one image
     cifar10:PATH#test   cifar100:PATH            published archives (python, binary), their folders, image folders
-    manifest:FILE.csv#path=file,label=species    a table of paths and labels (.csv, .tsv, .parquet)
+    manifest:FILE.csv#path=file,label=species    a table of paths and labels (.csv, .tsv, .parquet, .jsonl)
     list:FILE.txt                                a text file of paths, optionally with labels
     tar:train-{0000..0012}.tar#label=species     WebDataset shards; tar files of class folders; a folder of .tar files
     zip:FILE.zip                                 zip archives of class folders
     hdf5:FILE.h5#images=x,label=y                pixels or encoded images in an HDF5 file
-    parquet:PATH#split=train                     image bytes in Parquet files, such as Hugging Face datasets
+    parquet:PATH#split=train                     image bytes in Parquet or Arrow files, such as Hugging Face datasets
+    imagefolder:PATH                             images with a metadata.csv or .jsonl, as on Hugging Face's Hub
+    arrays:FILE.npz#images=x,label=y             NumPy arrays in .npz or .npy files
+    idx:PATH#train                               MNIST, Fashion-MNIST, KMNIST, EMNIST
+    stl10:PATH#train   svhn:PATH#train           STL-10 (binary), SVHN (cropped digits)
     digits#train                                 scikit-learn's handwritten digits
 
 A plain path is recognized. `#test` is short for `#split=test`.
@@ -23,22 +27,25 @@ from functools import partial
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
 from simsiam_eval.runtime.notes import say_once
 from simsiam_eval.runtime.progress import say
+from simsiam_eval.sources.arrays import open_arrays
 from simsiam_eval.sources.base import ImageSource, PathSource
 from simsiam_eval.sources.cifar import open_cifar
 from simsiam_eval.sources.digits import open_digits
 from simsiam_eval.sources.folder import open_folder
 from simsiam_eval.sources.hdf5 import open_hdf5
-from simsiam_eval.sources.manifest import FORMATS, open_manifest
+from simsiam_eval.sources.idx import open_idx
+from simsiam_eval.sources.imagefolder import open_imagefolder
+from simsiam_eval.sources.manifest import open_manifest
 from simsiam_eval.sources.parquet import open_parquet
-from simsiam_eval.sources.parquet_columns import image_columns, read_footer
 from simsiam_eval.sources.path_list import open_list
+from simsiam_eval.sources.recognition import kind_of
 from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
+from simsiam_eval.sources.stl10 import open_stl10
+from simsiam_eval.sources.svhn import open_svhn
 from simsiam_eval.sources.tar import open_tar
-from simsiam_eval.sources.unread import is_ignored, is_ignored_folder
 from simsiam_eval.sources.zip import open_zip
 from simsiam_eval.vocabulary import NO_LABEL
 
@@ -72,6 +79,11 @@ KINDS: dict[str, Kind] = {
     "zip": Kind(("label", "folder", "split"), open_zip, takes_pattern=True),
     "hdf5": Kind(("images", "label", "id", "split"), open_hdf5, reads_labels=True),
     "parquet": Kind(("image", "label", "id", "split"), open_parquet, takes_pattern=True, reads_labels=True),
+    "imagefolder": Kind(("label", "split"), open_imagefolder, reads_labels=True),
+    "arrays": Kind(("images", "label", "split"), open_arrays, reads_labels=True),
+    "idx": Kind(("name", "split"), open_idx, reads_labels=True),
+    "stl10": Kind(("split", "fold"), open_stl10, reads_labels=True),
+    "svhn": Kind(("split",), open_svhn, reads_labels=True),
     "digits": Kind(("split",), lambda _, spec, options, split: open_digits(spec, options, split)),
 }
 
@@ -97,7 +109,7 @@ def open_source(
     if parsed.kind == "digits":
         raise UsageError(f"{spec}: digits takes no path; expected digits, digits#train or digits#test.")
     if not parsed.kind:
-        parsed = replace(parsed, kind=_recognize(parsed.path))
+        parsed = replace(parsed, kind=kind_of(parsed.path, KINDS))
     path, kind = parsed.path, KINDS[parsed.kind]
     options = parsed.options(kind.options)
     if not path.exists() and not (kind.takes_pattern and is_pattern(str(path))):
@@ -122,62 +134,3 @@ def _open_digits(spec: str, split: str | None) -> ImageSource:
         say("digits is scikit-learn's dataset; to read the path ./digits, write ./digits.")
     options = Spec(spec, "digits", Path(), tail).options(KINDS["digits"].options)
     return KINDS["digits"].open(Path(), spec, options, split)
-
-
-def _recognize(path: Path) -> str:
-    """The kind of a plain path."""
-    name = path.name.lower()
-    if not path.exists():
-        if is_pattern(str(path)) and name.endswith((".tar", ".zip", ".parquet")):
-            return name.rpartition(".")[2]
-        raise DataError(f"{path} does not exist; expected {_expected()}.")
-    markers = {
-        "cifar10": ("data_batch_1", "data_batch_1.bin", "cifar-10-batches-py", "cifar-10-batches-bin"),
-        "cifar100": ("train.bin", "fine_label_names.txt", "cifar-100-python", "cifar-100-binary"),
-    }
-    for kind, names in markers.items():
-        if any((path / name).exists() for name in names):
-            return kind
-    return _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
-
-
-def _expected() -> str:
-    return (
-        f"a folder, an image, a {'/'.join(FORMATS)} manifest, a .txt list, a .tar, .h5 or .parquet file, or one of "
-        f"{', '.join(f'{kind}:' for kind in KINDS if kind != 'digits')}, digits"
-    )
-
-
-def _kind_of_file(path: Path) -> str:
-    name, ending = path.name.lower(), path.suffix.lower()
-    if ending == ".parquet":
-        return "parquet" if image_columns(read_footer(path).schema) else "manifest"
-    if ending in FORMATS:
-        return "manifest"
-    if name.startswith(("cifar-10-", "cifar-100-")):
-        return "cifar10" if name.startswith("cifar-10-") else "cifar100"
-    if ending in (".tar", ".tgz", ".tbz2", ".txz") or ".tar." in name:
-        return "tar"
-    kinds = {".txt": "list", ".h5": "hdf5", ".hdf5": "hdf5", ".zip": "zip"}
-    if ending in kinds:
-        return kinds[ending]
-    if has_image_ending(name) or name.endswith(ARRAYS) or is_image_file(path):
-        return "image"
-    raise DataError(f"{path} is not a supported image source; expected {_expected()}.")
-
-
-def _kind_of_folder(path: Path) -> str:
-    """tar, zip or parquet if the folder, or its data/, holds such files and neither images nor class folders."""
-    endings = set()
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if entry.name != "data" and not is_ignored_folder(entry.name):
-                    return "folder"
-            elif has_image_ending(entry.name) and not is_ignored(entry.name):
-                return "folder"
-            endings.add(os.path.splitext(entry.name)[1].lower())
-    if (path / "data").is_dir():
-        endings |= {file.suffix.lower() for file in (path / "data").glob("*.parquet")}
-    kinds = {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".arrow": "parquet"}
-    return next((kind for ending, kind in kinds.items() if ending in endings), "folder")

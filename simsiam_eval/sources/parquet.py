@@ -1,7 +1,9 @@
-"""`parquet:` image bytes in a column of Parquet files, such as Hugging Face datasets."""
+"""`parquet:` image bytes in a column of Parquet or Arrow files, such as Hugging Face datasets."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +13,12 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import open_image
-from simsiam_eval.images.opened import OpenedImage, UnreadableImage
+from simsiam_eval.images.opened import OpenedImage, UnreadableImage, read_file
 from simsiam_eval.sources.base import ImageSource, as_utf8
+from simsiam_eval.sources.columnar_file import ARROW, PARQUET, ColumnarFile
 from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
-from simsiam_eval.sources.parquet_columns import choose_columns, labels_of, read_footer, texts_of
+from simsiam_eval.sources.parquet_columns import choose_columns, labels_of, texts_of
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
 from simsiam_eval.sources.splits import choose_split
@@ -23,7 +26,6 @@ from simsiam_eval.vocabulary import NO_LABEL
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow.parquet import ParquetFile
 
 # A row is read with its whole row group. Several threads read a block, so a process keeps at least two groups.
 _KEPT_ROWS = 1024
@@ -41,8 +43,8 @@ def open_parquet(
     """Rows in the order of the files and of the rows in them; id = the file name and the row number in that file.
 
     Args:
-        path: a .parquet file, a pattern (`train-{00000..00003}.parquet`, `*.parquet`), or a folder: its .parquet files at
-            any depth, for example `data/train-00000-of-00002.parquet`.
+        path: a .parquet or .arrow file, a pattern (`train-{00000..00003}.parquet`, `*.parquet`), or a folder: its files at
+            any depth, for example `data/train-00000-of-00002.parquet` or `train/data-00000-of-00002.arrow`.
         options: image: the column of the images, a struct with `bytes`, or bytes; label: the column of the labels,
             integers (with names if the file's `huggingface` metadata has a ClassLabel) or strings, or `none`; id: the
             column of the ids, for example `image.path`; split: one of the splits in the file names, or `none` for all.
@@ -55,12 +57,12 @@ def open_parquet(
             wrong type, or ambiguous.
     """
     files = _files(path, spec, options, default_split)
-    footers = [read_footer(file) for file in files]
-    columns = choose_columns(footers[0].schema, options, files[0])
-    for file, footer in zip(files, footers, strict=True):
-        if choose_columns(footer.schema, options, file) != columns:
+    group_rows, columns = [], choose_columns(ColumnarFile(files[0]).schema, options, files[0])
+    for file in files:
+        opened = ColumnarFile(file)
+        if choose_columns(opened.schema, options, file) != columns:
             raise DataError(f"{file} and {files[0]} differ in their image or label columns, or in the classes.")
-    group_rows = [footer.group_rows for footer in footers]
+        group_rows.append(opened.group_rows)
     row_count = sum(map(sum, group_rows))
     if not row_count:
         raise DataError(f"{spec} has no rows.")
@@ -127,16 +129,12 @@ class ParquetSource(ImageSource):
     def _group_of(self, row: int) -> int:
         return int(np.searchsorted(self._group_starts, row, side="right")) - 1
 
-    def _open(self, number: int) -> ParquetFile:
-        from pyarrow import parquet
-
-        return parquet.ParquetFile(self._files[number])
+    def _open(self, number: int) -> ColumnarFile:
+        return ColumnarFile(self._files[number])
 
     def _read_group(self, group: int) -> pyarrow.ChunkedArray:
         number, group_in_file = self._groups[group]
-        file = self._open_files(number)
-        # Of a struct only the bytes; pyarrow ignores a name that does not exist.
-        return file.read_row_group(group_in_file, columns=[self._column, f"{self._column}.bytes"]).column(0)
+        return self._open_files(number).group(group_in_file, self._column)
 
     def _content(self, row: int) -> bytes:
         from pyarrow import ArrowException
@@ -148,9 +146,13 @@ class ParquetSource(ImageSource):
             file = self._files[self._groups[group][0]]
             raise UnreadableImage(f"{file} cannot be read at this row: {error}") from error
         content = value.get("bytes") if isinstance(value, dict) else value
-        if content is None:
-            raise UnreadableImage("the row has no image bytes")
-        return bytes(content)
+        if content is not None:
+            return bytes(content)
+        if isinstance(value, dict) and value.get("path"):  # where images were not embedded, as save_to_disk leaves them
+            path = os.path.join(self._files[self._groups[group][0]].parent, value["path"])
+            if os.path.lexists(path):
+                return read_file(path)
+        raise UnreadableImage("the row has no image bytes")
 
     def _stored_sizes(self) -> NDArray[np.int64]:
         return np.array([file_state(file)[0] for file in self._files])
@@ -164,11 +166,28 @@ def _files(path: Path, spec: str, options: Mapping[str, str], default_split: str
         return files_of(path, spec)
     everything = sorted(path.rglob("*"))
     visible = [file for file in everything if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    files = [file for file in visible if file.suffix.lower() == ".parquet" and file.is_file()]
+    by_ending = {
+        ending: [file for file in visible if file.suffix.lower() == ending and file.is_file()]
+        for ending in (PARQUET, ARROW)
+    }
+    files = by_ending[PARQUET] or by_ending[ARROW]
     if not files:
-        if any(file.suffix == ".arrow" for file in visible):
-            raise DataError(f"{path} has Arrow files, as save_to_disk writes them; write Parquet with to_parquet.")
-        raise DataError(f"{path} has no .parquet files.")
-    splits = by_split(path, files)
+        raise DataError(f"{path} has no {PARQUET} or {ARROW} files.")
+    if by_ending[PARQUET] and by_ending[ARROW]:
+        raise DataError(f"{path} has both {PARQUET} and {ARROW} files; give the folder of one of them.")
+    splits = _saved_splits(path, files) or by_split(path, files)
     split = choose_split(splits, options.get("split"), default_split, spec)
     return files if split is None else splits[split]
+
+
+def _saved_splits(path: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """The splits of a DatasetDict that save_to_disk wrote, in folders of their names."""
+    try:
+        names = list(json.loads((path / "dataset_dict.json").read_bytes())["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    splits = {name: [file for file in files if file.parent == path / name] for name in map(str, names)}
+    for name, of_split in splits.items():
+        if not of_split:
+            raise DataError(f"{path} lacks the files of its split {name}; get the rest of the dataset.")
+    return splits

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file with images, labels and ids, and the values of the last two."""
+"""Columns of a Parquet or Arrow file with images, labels and ids, and the values of the last two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.sources.columnar_file import ColumnarFile
 from simsiam_eval.sources.labels import Labels
 
 if TYPE_CHECKING:
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "bytes", "image_bytes", "content", "jpg", "jpeg", "png")
 _LABEL_NAMES = ("label", "labels")
-
-
-@dataclass(frozen=True)
-class Footer:
-    """A file's schema, and the number of rows of each row group."""
-
-    schema: pyarrow.Schema
-    group_rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -35,25 +28,6 @@ class Columns:
     id: str | None
     types: tuple[str, ...]
     classes: tuple[str, ...] | None
-
-
-def read_footer(file: Path) -> Footer:
-    """Raises DataError: pyarrow is missing, or this is not a Parquet file."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise DataError('Parquet files require pyarrow: pip install "simsiam-eval[parquet]".') from error
-    try:
-        with parquet.ParquetFile(file) as table:
-            metadata = table.metadata
-            rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            return Footer(table.schema_arrow, rows)
-    except (OSError, ArrowException) as error:
-        raise _damaged(file) from error
-
-
-def _damaged(file: Path) -> DataError:
-    return DataError(f"{file} is not a Parquet file, or it is damaged.")
 
 
 def image_columns(schema: pyarrow.Schema) -> list[str]:
@@ -140,7 +114,7 @@ def labels_of(files: list[Path], columns: Columns, rows: int, no_label: Sequence
         labels.extend([""] * rows)
         return labels
     for file in files:
-        column = _column(file, columns.label)
+        column = ColumnarFile(file).column(columns.label)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         kind = column.type
@@ -161,20 +135,7 @@ def texts_of(file: Path, name: str) -> Iterator[str]:
     Raises:
         DataError: there is no such field.
     """
-    for value in _column(file, name).to_pylist():
+    for value in ColumnarFile(file).column(name).to_pylist():
         if "." in name and isinstance(value, dict):
             value = next(iter(value.values()))
         yield "" if value is None else str(value)
-
-
-def _column(file: Path, name: str) -> pyarrow.ChunkedArray:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            columns = table.read(columns=[name])
-    except (OSError, ArrowException) as error:
-        raise _damaged(file) from error
-    if not columns.num_columns:
-        raise DataError(f"{file} has no column {name!r}.")
-    return columns.column(0)

@@ -16,6 +16,7 @@ from simsiam_eval.images.opened import OpenedImage
 from simsiam_eval.images.stored import StoredImage, rgb_or_gray
 from simsiam_eval.images.wide import WideImage
 from simsiam_eval.sources.base import ImageSource, as_wide
+from simsiam_eval.sources.labels import Labels
 
 _EXPECTED = "expected (N,H,W,3), (N,H,W) or (N,3,H,W)"
 
@@ -65,6 +66,74 @@ class PixelRows(ImageSource):
 
     def _content(self, row: int) -> bytes:
         return self._stored(row).tobytes()
+
+
+class ArrayRows(PixelRows):
+    """Images in an array in memory or mapped into it, (N,H,W), (N,H,W,C) or (N,C,H,W) of numbers.
+
+    Args:
+        name: of the array; with the row number it is the id of an image.
+        where: names the array in messages.
+
+    Raises:
+        DataError: it does not contain images.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self,
+        spec: str,
+        pixels: NDArray[Any],
+        labels: NDArray[np.int64],
+        names: Sequence[str] | None,
+        name: str,
+        where: str,
+    ) -> None:
+        layout, why_not_rgb = pixel_layout(pixels.dtype, pixels.shape, where)
+        super().__init__(spec, labels, names, layout, why_not_rgb)
+        self._pixels, self._name = pixels, name
+
+    def id(self, row: int) -> str:
+        return f"{self._name}/{row:08d}"
+
+    def stored(self, row: int) -> StoredImage:
+        return StoredImage(self._pixels[row], {"HWC": "last", "CHW": "first"}.get(self._layout))
+
+    def _stored(self, row: int) -> NDArray[Any]:
+        return np.asarray(self._pixels[row])
+
+
+def array_labels(
+    values: NDArray[Any] | None, images: int, where: str, no_label: Sequence[str], first: int = 0
+) -> Labels:
+    """The labels of an array of images: (N,) or (N,1) numbers or texts.
+
+    Args:
+        values: None: no labels.
+        images: N.
+        where: names the array of the labels in messages.
+        first: the number of the first class.
+
+    Raises:
+        DataError: another type or shape.
+    """
+    labels = Labels(no_label)
+    if values is None:
+        labels.extend([""] * images)
+    elif values.size != images or values.shape[:1] != (images,):
+        raise DataError(
+            f"{where} has shape {values.shape}; expected one label for each of {images} images (ignore it with "
+            "#label=none)."
+        )
+    elif values.dtype.kind in "US":
+        texts = values.reshape(-1).tolist()
+        labels.extend(text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts)
+    elif values.dtype.kind in "iufb":
+        labels.extend_numbers(values.reshape(-1).astype(np.int64) - first if first else values.reshape(-1))
+    else:
+        raise DataError(f"{where} contains {values.dtype}; expected labels as whole numbers or texts.")
+    return labels
 
 
 def pixel_layout(dtype: np.dtype, shape: tuple[int, ...], where: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from simsiam_eval.sources.splits import split_word
 from simsiam_eval.wording import counted
 
 _MAX_FILES = 1_000_000
+_NO_SPLITS = ("data", "part", "shard")  # in the place of SPLIT: data-00000-of-00002.arrow
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})$")  # as Hugging Face names files: SPLIT-00000-of-00002
 
 
@@ -78,17 +79,16 @@ def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
         DataError: a file of SPLIT-00000-of-00002 is missing.
     """
     splits: dict[str, list[Path]] = {}
+    _reject_missing(files)
     for file in files:
         numbered = _NUMBERED.fullmatch(file.stem)
-        if numbered and not re.search(r"[-.]", numbered[1]):
+        if numbered and not re.search(r"[-.]", numbered[1]) and numbered[1] not in _NO_SPLITS:
             split: str | None = numbered[1]
         else:
             split = split_word(file.relative_to(folder).with_suffix("").as_posix())
         if split is None:
             return {}
         splits.setdefault(split, []).append(file)
-    for group in splits.values():
-        _reject_missing(group)
     return splits
 
 

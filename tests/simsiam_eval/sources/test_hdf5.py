@@ -148,6 +148,18 @@ def test_empty_datasets_and_attributes(tmp_path, name):
             open_source(f"{path}#id=names")
 
 
+def test_splits_in_the_names_of_datasets(tmp_path):
+    path = write(
+        tmp_path / "a.h5", x_train=COLOR, y_train=np.arange(5), x_test=COLOR[:2], y_test=np.array([4, 1]), mean=GRAY
+    )
+    assert open_source(f"{path}#test").labels.tolist() == [4, 1]
+    assert open_source(str(path), "train").id(4) == "x_train/00000004"
+    assert open_source(f"{path}#test,label=none").labels.tolist() == [-1, -1]
+    assert len(open_source(f"{path}#images=x_test,label=y_test")) == 2
+    with pytest.raises(DataError, match=r"several splits \(test, train\)"):
+        open_source(str(path))
+
+
 def test_fingerprint_follows_the_chosen_datasets(tmp_path):
     path = write(tmp_path / "a.h5", images=COLOR, labels=np.arange(5), other=np.zeros(5, int), gray=GRAY)
     fingerprints = [

@@ -114,6 +114,64 @@ def test_plain_path_is_recognized_by_its_columns(tmp_path):
         open_source(f"parquet:{tmp_path}/paths.parquet")
 
 
+def save_to_disk(folder, values, files=1, **columns):
+    """As Hugging Face's datasets write: Arrow streams of several batches."""
+    folder.mkdir(parents=True)
+    for number, part in enumerate(np.array_split(np.array(values), files)):
+        images = [{"bytes": png(int(value)), "path": None} for value in part]
+        features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+        schema = pyarrow.schema(
+            [("image", pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])), ("label", "int64")],
+            metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        )
+        table = pyarrow.table({"image": images, "label": [int(value) % 2 for value in part]}, schema=schema)
+        with pyarrow.ipc.new_stream(folder / f"data-{number:05d}-of-{files:05d}.arrow", schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    (folder / "state.json").write_text("{}")
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_folder_of_save_to_disk(tmp_path):
+    save_to_disk(tmp_path / "set", range(7), files=2)
+    for spec in (f"{tmp_path}/set", f"parquet:{tmp_path}/set"):
+        source = pickle.loads(pickle.dumps(open_source(spec)))
+        assert [red(source, row) for row in range(7)] == list(range(7))
+        assert source.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+        assert source.class_names == ("cat", "dog")
+        assert source.id(4) == "data-00001-of-00002.arrow/00000000"
+    (tmp_path / "set" / "data-00000-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match="lacks data-00000-of-00002"):
+        open_source(f"{tmp_path}/set")
+
+
+def test_splits_of_save_to_disk(tmp_path):
+    for name, values in {"train": [1, 2, 3], "train_small": [4], "test": [5, 6]}.items():
+        save_to_disk(tmp_path / name, values)
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "train_small", "test"]}))
+    for split, expected in {"train": [1, 2, 3], "train_small": [4], "test": [5, 6]}.items():
+        source = open_source(f"{tmp_path}#{split}")
+        assert [red(source, row) for row in range(len(source))] == expected
+    with pytest.raises(DataError, match=r"several splits \(test, train, train_small\)"):
+        open_source(str(tmp_path))
+    (tmp_path / "dataset_dict.json").unlink()  # the folders' names say it too
+    assert len(open_source(f"parquet:{tmp_path}#test")) == 2
+
+
+def test_arrow_file_format_and_images_beside_the_table(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(9))
+    table = pyarrow.table({"image": [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "gone.png"}]})
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = table.cast(pyarrow.schema([("image", image)]))
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    source = open_source(f"{tmp_path}/a.arrow#id=image.path")
+    assert (red(source, 0), source.id(1)) == (9, "gone.png")
+    with pytest.raises(UnreadableImage, match="no image bytes"):
+        source.image(1)
+    with pytest.raises(DataError, match="has no column 'text'"):
+        open_source(f"{tmp_path}/a.arrow#id=text")
+
+
 def test_rows_without_an_image(tmp_path):
     source = open_source(str(write(tmp_path / "a.parquet", [1, None, 2], labels=[0, 1, -1])))
     with pytest.raises(UnreadableImage, match="no image bytes"):
@@ -218,10 +276,13 @@ def test_rejected_files(tmp_path):
         with pytest.raises(DataError, match=message):
             open_source(spec)
 
-    assert_rejected("no .parquet files")
+    assert_rejected("no .parquet or .arrow files")
     (tmp_path / "data-00000-of-00001.arrow").touch()
-    assert_rejected("Arrow files.*to_parquet")
-    assert_rejected("Arrow files.*to_parquet", str(tmp_path))
+    assert_rejected("data-00000-of-00001.arrow is not an Arrow file")
+    assert_rejected("data-00000-of-00001.arrow is not an Arrow file", str(tmp_path))
+    write(path, [1])
+    assert_rejected("both .parquet and .arrow files")
+    (tmp_path / "data-00000-of-00001.arrow").unlink()
     path.write_bytes(b"PAR1 text")
     assert_rejected("a.parquet is not a Parquet file")
     assert_rejected("a.parquet is not a Parquet file", str(path))
