@@ -85,7 +85,7 @@ class NeighborIndex:
                     if name in applied and not float(value) >= 1:
                         raise UsageError(f"{invalid}{name} must be at least 1.")
                 self.index.search(np.zeros((1, self.index.d), np.float32), 1)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 raise UsageError(f"{invalid}{_reason(error)}.") from error
             applied |= given
         return ",".join(f"{name}={value}" for name, value in applied.items())
@@ -184,7 +184,7 @@ def _empty_index(width: int, factory: str, metric: str) -> Any:
     """The index of a FAISS factory string, without rows. Raises UsageError."""
     assert metric in METRICS
     if crashing := _CRASHES.search(factory):
-        raise UsageError(f"--index {factory!r} cannot be used: {crashing[0]!r} is too small.")
+        raise UsageError(f"--index {factory!r} cannot be used: {crashing[0]!r} is too small a size.")
     faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     try:
         return faiss.index_factory(width, factory, faiss_metric)
@@ -253,7 +253,7 @@ def _centroids(index: Any) -> int:
         return 1
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The message of a FAISS error without its C++ location."""
     return str(error).split("failed: ")[-1].split(": ")[-1].strip().rstrip(".")
 

@@ -106,6 +106,9 @@ def test_what_faiss_cannot_make_is_one_sentence(bank, tmp_path):
     for factory, parameters in (("IVF8,Flat", "nprobe=0"), ("IVF8,Flat", "nprobe=-1"), ("HNSW8", "efSearch=0")):
         with pytest.raises(UsageError, match="must be at least 1"):
             build_index(bank, factory).set_parameters(parameters, 1)
+    for parameters in ("nprobe=1=2", "nprobe=x", "nprobe", "=1"):
+        with pytest.raises(UsageError, match="cannot be used with IVF8,Flat"):
+            build_index(bank, "IVF8,Flat").set_parameters(parameters, 1)
     with pytest.raises(UsageError, match="k_base >= k"):  # what FAISS refuses only when it searches
         build_index(bank, "IVF8,PQ4x4,RFlat").set_parameters("k_factor_rf=0", 1)
     with pytest.raises(UsageError, match="cannot be used with HNSW16"):
@@ -115,6 +118,22 @@ def test_what_faiss_cannot_make_is_one_sentence(bank, tmp_path):
         load_index(tmp_path / "no.index", "Flat", "cosine")
     with pytest.raises(DataError, match="does not exist"):
         load_index(tmp_path / "nowhere", "Flat", "cosine")
+
+
+@pytest.mark.parametrize("factory", ["HNSW0", "HNSW1", "IVF0,Flat", "PQ8x0", "RR0,Flat", "IVF4_HNSW0,Flat"])
+def test_sizes_with_which_faiss_crashes_are_rejected(bank, factory):
+    with pytest.raises(UsageError, match="is too small a size"):
+        build_index(bank, factory)
+
+
+@pytest.mark.parametrize("factory", ["HNSW10", "IVF10,Flat", "HNSW16", "PCA10,Flat"])
+def test_sizes_that_contain_these_digits_are_accepted(bank, factory):
+    assert build_index(bank, factory).index.ntotal == len(bank)
+
+
+def test_too_little_memory_is_one_sentence(bank):
+    with pytest.raises(UsageError, match=r"Rows cannot be added to --index 'HNSW999999999': std::bad_alloc"):
+        build_index(bank, "HNSW999999999")
 
 
 def test_an_invalid_string_is_rejected_before_training_is_announced(capsys):
