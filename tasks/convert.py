@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.encoders.architectures import arch_text
 from simsiam_eval.encoders.export.targets import PREPROCESSING_IN, TARGETS, Target
 from simsiam_eval.encoders.settings import CheckpointSettings
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.pixel_settings import NormalizationSettings
 from simsiam_eval.wording import counted
 from tasks.detection.presets import PRESETS
@@ -91,14 +91,7 @@ class ConvertSettings(CheckpointSettings, NormalizationSettings):
 
     def check(self) -> None:
         super().check()
-        endings = self.target.endings
-        if endings and not self.out.name.endswith(endings):
-            raise UsageError(f"--out {self.out} must end in {' or '.join(endings)} with --to {self.to}.")
-        if self.target.folder and self.out.exists():
-            raise UsageError(f"--out {self.out} already exists; choose a new folder.")
-        for path in self.target.beside(self.out).values():
-            if path.exists() and not self.out.exists():
-                raise UsageError(f"--out {self.out} would overwrite {path}, which already exists; choose another name.")
+        self.target.check(self.to, self.out)
         for name in ("preset", "preprocessing", "opset"):
             if name not in self.target.options:
                 targets = ", ".join(to for to, target in _TARGETS.items() if name in target.options)
@@ -113,7 +106,7 @@ def convert(settings: ConvertSettings) -> Result:
         DataError: the checkpoint has no complete encoder, or the other program does not compute the encoder's features.
     """
     from simsiam_eval.encoders.checkpoint import load_encoder
-    from simsiam_eval.encoders.export.comparison import Samples
+    from simsiam_eval.encoders.export.comparison import METRICS, Samples
     from simsiam_eval.encoders.export.export import export_encoder
     from simsiam_eval.encoders.export.writer import Conversion
     from simsiam_eval.encoders.notes import note_assumptions
@@ -128,14 +121,7 @@ def convert(settings: ConvertSettings) -> Result:
         encoder, report, preprocessing, settings.out, settings.preprocessing, settings.opset, settings.preset
     )
     export = export_encoder(conversion, settings.target, samples)
-    rows, metrics = _compared(export.comparison)
-    weights = "in the graph" if export.weights is None else f"{export.weights} of {len(encoder.state_dict())}"
-    rows = [
-        ["encoder", f"{arch_text(report.arch, report.stem)}, from {report.family}"],
-        ["weights written", weights],
-        ["weights sha256", report.weights_sha256],
-        *rows,
-    ]
+    comparison = export.comparison
     about = provenance(
         started,
         checkpoint=settings.checkpoint,
@@ -144,14 +130,22 @@ def convert(settings: ConvertSettings) -> Result:
         stem=report.stem,
         assumptions=assumptions,
     )
-    if export.comparison is not None:
-        package, _, version = export.comparison.consumer.partition(" ")
-        about["versions"] |= {package: version}
+    if comparison is not None:
+        package, version = comparison.package
+        about["versions"][package] = version
+    weights = "in the graph" if export.weights is None else f"{export.weights} of {len(encoder.state_dict())}"
+    rows = [
+        ["encoder", f"{arch_text(report.arch, report.stem)}, from {report.family}"],
+        ["weights written", weights],
+        ["weights sha256", report.weights_sha256],
+        *_rows(comparison),
+    ]
+    compared = comparison.to_metrics() if comparison else dict.fromkeys(METRICS)
     return Result(
         task="convert",
         protocol=settings.preset if "preset" in settings.target.options else None,
         settings=settings.to_dict(),
-        metrics={"weights": export.weights, "weights_sha256": report.weights_sha256, **metrics},
+        metrics={"weights": export.weights, "weights_sha256": report.weights_sha256, **compared},
         provenance=about,
         files={role: str(path) for role, path in export.files.items()},
         table=Table(f"{settings.out} ({settings.to})", ("", ""), rows, export.notes),
@@ -187,16 +181,12 @@ def images_to_compare(spec: str | None) -> list[NDArray[np.uint8]]:
     return images
 
 
-def _compared(comparison: Comparison | None) -> tuple[list[list[str]], dict[str, Any]]:
-    """Rows of the table and metrics."""
-    names = ("largest_difference", "relative_difference", "min_cosine")
+def _rows(comparison: Comparison | None) -> list[list[str]]:
     if comparison is None:
-        return [["compared with", "-"]], dict.fromkeys(("compared_with", "compared_images", *names))
-    rows = [
+        return [["compared with", "-"]]
+    return [
         ["compared with", f"{comparison.consumer}, on {counted(comparison.images, 'image')}"],
         ["largest difference of a feature", f"{comparison.largest_difference:.2g}"],
         ["relative to the largest feature", f"{comparison.relative_difference:.2g}"],
         ["smallest cosine similarity", f"{comparison.min_cosine:.7f}"],
     ]
-    metrics = {"compared_with": comparison.consumer.split()[0], "compared_images": comparison.images}
-    return rows, metrics | {name: getattr(comparison, name) for name in names}

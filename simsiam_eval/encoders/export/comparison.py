@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.opened import DecodedImage
 from simsiam_eval.images.preprocess import Preprocessing
+
+METRICS = ("compared_with", "compared_images", "largest_difference", "relative_difference", "min_cosine")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,17 @@ class Comparison:
     largest_difference: float
     relative_difference: float
     min_cosine: float
+
+    @property
+    def package(self) -> tuple[str, str]:
+        """The consumer's name and version."""
+        name, _, version = self.consumer.partition(" ")
+        return name, version
+
+    def to_metrics(self) -> dict[str, Any]:
+        """For the record."""
+        differences = (self.largest_difference, self.relative_difference, self.min_cosine)
+        return dict(zip(METRICS, (self.package[0], self.images, *differences), strict=True))
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for the metadata of a file."""

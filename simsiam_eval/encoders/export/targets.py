@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from simsiam_eval.errors import UsageError
+
 PREPROCESSING_IN = ("outside", "normalize", "inside")
 
 
@@ -31,6 +33,16 @@ class Target:
     def folder(self) -> bool:
         """Whether the output is a folder."""
         return not self.endings
+
+    def check(self, name: str, out: Path) -> None:
+        """Reject an output that is not of this target, whose name in TARGETS is `name`. Raises UsageError."""
+        if self.folder and out.exists():
+            raise UsageError(f"--out {out} already exists; choose a new folder.")
+        if not self.folder and not out.name.endswith(self.endings):
+            raise UsageError(f"--out {out} must end in {' or '.join(self.endings)} with --to {name}.")
+        for path in self.beside(out).values():
+            if path.exists() and not out.exists():
+                raise UsageError(f"--out {out} would overwrite {path}, which already exists; choose another name.")
 
     def beside(self, out: Path) -> dict[str, Path]:
         """Role in the record -> file that is written next to `out`."""
