@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ class _Folder:
                     files.append(entry.name)
                 elif not is_ignored_folder(entry.name):
                     folders.append(entry.name)
-        # Sorted first: which files of an unknown ending are opened must not depend on the file system.
-        images = [name for name in sorted(files) if self.names.is_image(name, lambda: is_image_file(path / name))]  # noqa: B023
+        files.sort()  # which files of an unknown ending are opened must not depend on the file system
+        images = [name for name in files if self.names.is_image(name, partial(_is_image_in, path, name))]
         return sorted(folders), images
 
     def _split(self, path: Path) -> PathSource:
@@ -122,6 +123,10 @@ class _Folder:
 
     def _unread(self) -> str:
         return "".join(f" ({note})" for note in unread_notes(self.names.unread))
+
+
+def _is_image_in(path: Path, name: str) -> bool:
+    return is_image_file(path / name)
 
 
 def _has_only_arrays(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from simsiam_eval.images.formats import HEIF, ending_of, has_image_ending
+from simsiam_eval.images.formats import HEIF, ending_of, image_endings
 from simsiam_eval.wording import counted
 
 # Endings of files that are no images, so that they are not opened to find out.
@@ -50,7 +50,7 @@ class ImageNames:
     """
 
     def __init__(self, further: tuple[str, ...] = ()) -> None:
-        self._further = further
+        self._endings = {*image_endings(), *further}
         self.unread: Counter[str] = Counter()
         self._found: set[str] = set()  # unknown endings of which a file was an image
 
@@ -61,10 +61,10 @@ class ImageNames:
             name: of the file, without its path.
             has_image_content: looks at the content; called where the name does not tell.
         """
+        if name[name.rfind(".") :].lower() in self._endings and not name.startswith("."):
+            return True
         if is_ignored(name):
             return False
-        if has_image_ending(name) or name.lower().endswith(self._further or "\0"):
-            return True
         ending = ending_of(name)
         known = ending in _OTHER or ending in HEIF
         if not known and (ending in self._found or self.unread[ending] < _TRIED) and has_image_content():

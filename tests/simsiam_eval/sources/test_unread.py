@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, features
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images import formats
 from simsiam_eval.images.formats import image_endings
 from simsiam_eval.runtime import notes
-from simsiam_eval.sources import folder as folder_module
+from simsiam_eval.sources import folder as folder_module, unread
 from simsiam_eval.sources.opening import open_source
 
 SIDE = 16
@@ -129,7 +128,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").rename(tmp_path / "a.heic")
     with pytest.raises(DataError, match=r"has no images \(1 file was not read as an image: 1 .heic; .heic requires"):
         open_source(str(tmp_path))
-    monkeypatch.setattr(formats, "image_endings", lambda: (".heic",))
+    monkeypatch.setattr(unread, "image_endings", lambda: (".heic",))
     assert len(open_source(str(tmp_path))) == 1
 
 
