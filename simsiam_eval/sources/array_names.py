@@ -32,10 +32,9 @@ def array_pairs(names: Iterable[str]) -> dict[tuple[str, str], ArrayPair]:
     """
     found: dict[tuple[str, str], dict[str, tuple[int, str]]] = {}
     for name in names:
-        words = [word for word in re.split(r"[-_. /]+", name.lower()) if word]
         split = split_word(name) or ""
-        if split:
-            words.remove(split)
+        rest = re.sub(rf"(?<![a-z]){split}(?![a-z])", "", name.lower(), count=1) if split else name.lower()
+        words = [word for word in re.split(r"[-_. /]+", rest) if word]
         known = {"images": IMAGE_NAMES, "labels": LABEL_NAMES}
         roles = [(word, role) for word in words for role, common in known.items() if word in common]
         if not roles:
@@ -67,6 +66,8 @@ def chosen_pair(
     pairs = array_pairs(names)
     if not pairs:
         return None
+    if any(split for split, _ in pairs):  # beside them, the others are splits, too: train_images, extra_images
+        pairs = {(split, words) if split else (words, ""): pair for (split, words), pair in pairs.items()}
     split = choose_split({split for split, _ in pairs} - {""}, options.get("split"), default_split, spec) or ""
     of_split = {words: pair for (name, words), pair in pairs.items() if name == split}
     if "" in of_split or len(of_split) == 1:

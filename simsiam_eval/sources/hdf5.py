@@ -167,8 +167,8 @@ def _group(file: h5py.File, options: Mapping[str, str], default_split: str | Non
     if "split" not in options and (images in _dataset_names(file) or _common_name(file, IMAGE_NAMES)):
         return file
     groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-    # Groups named after splits, else groups with images: another group may contain only notes.
-    splits = list(filter(split_word, groups)) or [name for name in groups if _common_name(file[name], IMAGE_NAMES)]
+    # Another group may contain only notes.
+    splits = [name for name in groups if split_word(name) or _common_name(file[name], IMAGE_NAMES)]
     split = choose_split(splits, options.get("split"), default_split, spec)
     return file if split is None else file[split]
 

@@ -12,7 +12,7 @@ from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
 from simsiam_eval.sources import imagefolder, stl10, svhn
 from simsiam_eval.sources.array_names import array_pairs
 from simsiam_eval.sources.arrays import array_files
-from simsiam_eval.sources.columnar_file import ColumnarFile
+from simsiam_eval.sources.columnar_file import ARROW, PARQUET, ColumnarFile
 from simsiam_eval.sources.idx import idx_files, is_idx
 from simsiam_eval.sources.manifest import FORMATS
 from simsiam_eval.sources.parquet_columns import image_columns
@@ -92,6 +92,8 @@ def _of_folder(path: Path) -> str:
         return "imagefolder"
     if (path / "dataset_dict.json").is_file():
         return "parquet"
+    if few and folders and (kind := _of_splits(path, folders)):
+        return kind
     # Beside images or class folders, other files are not the source.
     if folders - {"data"} or any(has_image_ending(entry.name) for entry in visible if entry.is_file()):
         return "folder"
@@ -102,3 +104,17 @@ def _of_folder(path: Path) -> str:
     if ".npz" in endings or any(pair.labels for pair in array_pairs(file.stem for file in files).values()):
         return "arrays"
     return next((kind for ending, kind in _OF_FOLDERS.items() if ending in endings), "folder")
+
+
+def _of_splits(path: Path, folders: Iterable[str]) -> str | None:
+    """The kind of Parquet or Arrow files in folders that have neither images nor folders; None if they hold others."""
+    endings = set()
+    for folder in folders:
+        with os.scandir(path / folder) as entries:
+            for entry in itertools.islice(entries, _FEW):
+                if is_ignored(entry.name):
+                    continue
+                if entry.is_dir() or has_image_ending(entry.name):
+                    return None
+                endings.add(os.path.splitext(entry.name)[1].lower())
+    return "parquet" if endings & {PARQUET, ARROW} else None

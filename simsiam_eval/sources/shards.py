@@ -72,24 +72,34 @@ def names_of(files: list[Path]) -> list[str]:
 
 
 def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split in their names below `folder` (train-0001.tar, imagenet-val-00.tar, test/0.parquet); empty if
-    one of them names none.
+    """Files by the split in their names below `folder` (train-0001.tar, imagenet-val-00.tar, test/0.parquet).
+
+    Beside files that name a split, the others are splits by their folder, or by their name without its number. Where no
+    file names one, the folders are, as files of classes do not lie in folders. Empty if there are none either.
 
     Raises:
         DataError: a file of SPLIT-00000-of-00002 is missing.
     """
-    splits: dict[str, list[Path]] = {}
     _reject_missing(files)
-    for file in files:
-        numbered = _NUMBERED.fullmatch(file.stem)
-        if numbered and not re.search(r"[-.]", numbered[1]) and numbered[1] not in _NO_SPLITS:
-            split: str | None = numbered[1]
-        else:
-            split = split_word(file.relative_to(folder).with_suffix("").as_posix())
-        if split is None:
-            return {}
-        splits.setdefault(split, []).append(file)
+    paths = {file: file.relative_to(folder) for file in files}
+    named = {file: split for file, path in paths.items() if (split := _named_split(path))}
+    folders = {path.parts[0] for path in paths.values() if len(path.parts) > 1}
+    if not named and len(folders) < 2:
+        return {}
+    splits: dict[str, list[Path]] = {}
+    for file, path in paths.items():
+        unnumbered = re.sub(r"[-_.\d]+$", "", path.stem) or path.stem
+        other = path.parts[0] if len(path.parts) > 1 else unnumbered
+        splits.setdefault(named.get(file, other), []).append(file)
     return splits
+
+
+def _named_split(path: Path) -> str | None:
+    """The split that the path of a file names, or None."""
+    numbered = _NUMBERED.fullmatch(path.stem)
+    if numbered and not re.search(r"[-.]", numbered[1]) and numbered[1] not in _NO_SPLITS:
+        return numbered[1]
+    return split_word(path.with_suffix("").as_posix())
 
 
 def _reject_missing(files: list[Path]) -> None:

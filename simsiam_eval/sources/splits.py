@@ -15,9 +15,9 @@ from simsiam_eval.sources.spec import without_options
 from simsiam_eval.wording import counted
 
 SPELLINGS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trainset"),
+    "val": ("val", "valid", "validation", "dev", "valset", "devset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset"),
 }
 NO_SPLIT = "none"  # `#split=none`: ignore the names of splits and read everything
 _SPLIT_OF = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}

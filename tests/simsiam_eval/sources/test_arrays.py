@@ -48,6 +48,14 @@ def test_names_of_splits(tmp_path, names, stored):
     assert other.labels.tolist() == [3, 1, 0, 2]
 
 
+def test_arrays_beside_those_of_known_splits_are_splits(tmp_path):
+    np.savez(tmp_path / "a.npz", train2017_images=COLOR, train2017_labels=LABELS, extra_images=GRAY, mean=GRAY[0])
+    with pytest.raises(DataError, match=r"several splits \(extra, train\)"):
+        open_source(f"{tmp_path}/a.npz")
+    assert open_source(f"{tmp_path}/a.npz#train").labels.tolist() == LABELS.tolist()
+    assert len(open_source(f"{tmp_path}/a.npz#extra")) == 4
+
+
 def test_arrays_without_splits_and_by_name(tmp_path):
     np.savez(
         tmp_path / "a.npz", data=COLOR.transpose(0, 3, 1, 2), labels=np.array(["b", "a", "", "b", "NA"]), other=GRAY

@@ -87,10 +87,10 @@ def test_labels_ids_and_splits(tmp_path):
 
 
 def test_groups_of_splits_under_any_known_name(tmp_path):
-    path = write(tmp_path / "a.h5", Training__x=COLOR, Testing__x=COLOR[:2], notes__x=COLOR[:1])
+    path = write(tmp_path / "a.h5", Training__x=COLOR, Testing__x=COLOR[:2], notes__text=["a"], extra__x=COLOR[:1])
     assert len(open_source(f"{path}#train")) == len(open_source(str(path), "train")) == 5
     assert len(open_source(f"{path}#testing")) == 2
-    with pytest.raises(DataError, match=r"several splits \(Testing, Training\)"):
+    with pytest.raises(DataError, match=r"several splits \(Testing, Training, extra\)"):
         open_source(str(path))
     path = write(tmp_path / "b.h5", photo__x=COLOR, sketch__x=COLOR[:2], notes__text=["a"])
     assert len(open_source(f"{path}#sketch")) == 2

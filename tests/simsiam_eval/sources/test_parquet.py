@@ -114,6 +114,16 @@ def test_plain_path_is_recognized_by_its_columns(tmp_path):
         open_source(f"parquet:{tmp_path}/paths.parquet")
 
 
+def test_plain_path_of_split_folders(tmp_path):
+    for split, values in {"train": [1, 2], "extra": [3]}.items():
+        (tmp_path / "set" / split).mkdir(parents=True)
+        write(tmp_path / "set" / split / "0000.parquet", values)
+    assert len(open_source(f"{tmp_path}/set#train")) == 2
+    with pytest.raises(DataError, match=r"several splits \(extra, train\)"):
+        open_source(f"{tmp_path}/set")
+    assert len(open_source(f"{tmp_path}/set#split=none")) == 3
+
+
 def save_to_disk(folder, values, files=1, **columns):
     """As Hugging Face's datasets write: Arrow streams of several batches."""
     folder.mkdir(parents=True)

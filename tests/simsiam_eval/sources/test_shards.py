@@ -51,7 +51,12 @@ def test_names_are_short_and_distinct(tmp_path):
         (["train_small-00000-of-00001.parquet", "test-00000-of-00001.parquet"], {"train_small": 1, "test": 1}),
         (["data/train/0000.parquet", "data/test/0000.parquet"], {"train": 1, "test": 1}),
         (["Training-0.tar", "EVAL_0.tar"], {"training": 1, "eval": 1}),
-        (["train-0.tar", "more.tar"], {}),
+        (["train-0.tar", "more-0.tar", "more-1.tar"], {"train": 1, "more": 2}),
+        (["train/0.parquet", "extra/0.parquet", "extra/1.parquet"], {"train": 1, "extra": 2}),
+        (["query/0.parquet", "gallery/0.parquet"], {"query": 1, "gallery": 1}),
+        (["train/data-00000-of-00001.arrow", "test/data-00000-of-00001.arrow"], {"train": 1, "test": 1}),
+        (["data-00000-of-00001.arrow"], {}),
+        (["data/0.parquet", "data/1.parquet"], {}),
         (["trains-0.tar", "contest.tar"], {}),
     ],
 )

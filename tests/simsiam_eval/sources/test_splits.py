@@ -11,9 +11,9 @@ CLASSES = {"cat", "dog"}
 @pytest.mark.parametrize(
     ("split", "names"),
     [
-        ("train", ["train", "Train", "TRAINING"]),
+        ("train", ["train", "Train", "TRAINING", "trainset"]),
         ("val", ["val", "valid", "Validation", "dev"]),
-        ("test", ["test", "Testing", "eval", "evaluation"]),
+        ("test", ["test", "Testing", "eval", "evaluation", "TestSet"]),
         (None, ["", "trains", "seg_train", "invalid", "prod"]),
     ],
 )

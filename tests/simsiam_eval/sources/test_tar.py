@@ -80,7 +80,9 @@ def test_splits_of_a_folder_of_shards(shards):
         open_source(f"tar:{shards}")
     assert len(open_source(f"tar:{shards}#split=none")) == 9
     os.rename(shards / "val-0000.tar", shards / "rest.tar")
-    assert len(open_source(f"tar:{shards}", "test")) == 9
+    with pytest.raises(DataError, match=r"no split 'test'; expected one of rest, train"):
+        open_source(f"tar:{shards}", "test")
+    assert len(open_source(f"tar:{shards}#rest")) == 3
 
 
 def tree(tmp_path, prefix=""):
