@@ -14,6 +14,7 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.images.decode import image_size
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.machine import thread_count
+from simsiam_eval.sources.labels import canonical_name
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.wording import first_few
 from tasks.detection.data.issues import Issues
@@ -48,13 +49,17 @@ def existing_images(paths: PackedTexts, spec: str) -> PackedTexts:
             missing.append(path)
     if missing:
         folder, _, name = missing[0].rpartition("/")
-        other = next((found for found in names_in[folder] if found.casefold() == name.casefold()), None)
-        hint = f"; there is {other}, whose name differs in case" if other else ""
+        other = next((found for found in names_in[folder] if _plain(found) == _plain(name)), None)
+        hint = f"; there is {other}, whose name differs in case or Unicode form" if other else ""
         raise DataError(
             f"{spec}: {len(missing)} of {len(paths)} images are missing ({first_few(missing)}{hint}). "
             "Add them, or remove them from the list."
         )
     return paths
+
+
+def _plain(name: str) -> str:
+    return canonical_name(name).casefold()
 
 
 def _names(folder: Path) -> set[str]:

@@ -6,11 +6,14 @@ An unusable image is returned as a reason, because an exception in a worker proc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetMapper
+import numpy as np
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.structures import BoxMode
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from simsiam_eval.errors import DataError
@@ -47,17 +50,29 @@ class TrainingImages(Dataset):
 
 
 class Mapper(DatasetMapper):  # type: ignore[misc]
-    """detectron2's mapper, which for an image that cannot be used gives an entry with the reason."""
+    """detectron2's mapper on images as all backends read them; of one that cannot be used, an entry with the reason.
+
+    detectron2's own reader clips images of 16 bits to white, and puts transparent pixels on any color.
+    """
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        try:
-            mapped: dict[str, Any] = super().__call__(entry)
-            return mapped
-        except Exception:  # the decoder may raise anything; reading the image again returns the reason
-            pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
-            if not isinstance(pixels, ImageProblem):
-                raise
+        pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
+        if isinstance(pixels, ImageProblem):
             return {_PROBLEM: pixels, "width": entry["width"], "height": entry["height"]}
+        with _reading(pixels):
+            mapped: dict[str, Any] = super().__call__(entry)
+        return mapped
+
+
+@contextmanager
+def _reading(pixels: Tensor) -> Iterator[None]:
+    """Let detectron2 read this image (3,H,W) uint8; its mapper calls a function of a module and takes no other."""
+    read_image = detection_utils.read_image
+    detection_utils.read_image = lambda *_, **__: np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    try:
+        yield
+    finally:
+        detection_utils.read_image = read_image
 
 
 def problem_of(mapped: dict[str, Any]) -> ImageProblem | None:
