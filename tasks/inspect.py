@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -163,6 +163,7 @@ def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
         "branch": report.branch and f"{report.branch}" + (f" (others: {', '.join(others)})" if others else ""),
         "architecture": arch_text(report.arch, report.stem) + differences,
         "normalization": report.normalization and f"{_numbers(report.normalization)}, from {report.normalization_from}",
+        "images": _preprocessing(report),
         "channel order": _channel_order(report),
         "epoch": report.epoch,
         "feature width": report.feature_width,
@@ -179,6 +180,16 @@ def _table(report: CheckpointReport, feature_rows: list[list[str]]) -> Table:
     for reason, keys in keys_by_reason.items():
         rows.append([f"skipped ({len(keys)})", f"{reason}: {_beginning(keys, 3)}"])
     return Table(report.path, ("", ""), rows + feature_rows, [*report.assumptions, "Use --json to list every key."])
+
+
+def _preprocessing(report: CheckpointReport) -> str | None:
+    stated = (report.metadata or {}).get("preprocessing") or report.preprocessing
+    if not isinstance(stated, Mapping) or not {"resize", "crop"} <= stated.keys():
+        return None
+    crop, interpolation = stated["crop"], stated.get("interpolation", "bilinear")
+    if stated.get("squash"):
+        return f"resized to {crop} x {crop} pixels ({interpolation})"
+    return f"short side resized to {stated['resize']} pixels ({interpolation}), cropped to {crop} x {crop}"
 
 
 def _channel_order(report: CheckpointReport) -> str | None:

@@ -1,8 +1,7 @@
 """Checkpoints of every known family: recognize them and load their encoder."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from simsiam_eval.encoders.backbones.loading import load_backbone
 from simsiam_eval.encoders.backbones.timm_backbone import timm_encoder
 from simsiam_eval.encoders.backbones.timm_fallback import timm_choice
 from simsiam_eval.encoders.backbones.timm_weights import read_timm_run
-from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
-from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.float_weights import float_weights
@@ -23,8 +21,9 @@ from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.encoders.recognition.search import BARE
+from simsiam_eval.encoders.recorded import recorded_metadata, recorded_variant
 from simsiam_eval.encoders.report import CheckpointReport, computation_of, weights_sha256
-from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import TIMM
 
 
@@ -119,18 +118,18 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
     checkpoint = file.content
     arch = checkpoint.get("arch")
     if isinstance(arch, str) and arch.startswith(TIMM):
-        return _read_timm_run(choice, arch, checkpoint)
+        return _read_timm_run(choice, arch, file)
     contents = read_contents(checkpoint, name, file.config)
     network = contents.choose(choice.branch, name)
     skipped, projector, predictor = other_parts(contents, network)
-    epoch, metadata = checkpoint.get("epoch"), checkpoint.get(METADATA_KEY)
+    epoch, metadata = checkpoint.get("epoch"), recorded_metadata(file)
     try:
         if choice.arch not in (None, network.arch):
             message = (
                 f"{name} has the keys and shapes of {network.arch}, not of --arch {choice.arch}; leave --arch out."
             )
             raise UsageError(message) if choice.arch in ARCHITECTURES else OtherArchitecture(message, choice.arch)
-        found = declared(file, network, _recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
+        found = declared(file, network, recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:
         if len(contents.networks) > 1 or choice.branch is not None:
             failure.branch = ".".join([*network.trunk.container, network.trunk.prefix]).rstrip(".") or BARE
@@ -150,7 +149,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         loaded={entry.key: key for key, entry in network.trunk.entries.items()},
         skipped=skipped,
         weights_sha256=weights_sha256(weights, computation_of(network.arch, network.stem, variant)),
-        metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+        metadata=metadata,
         branch=network.name if len(contents.networks) > 1 or contents.part_of else None,
         branches=tuple(network.name for network in contents.networks),
         variant=variant,
@@ -159,17 +158,18 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         normalization_from=found.images.normalization_from,
         channel_order=found.images.channel_order,
         channel_order_from=found.images.channel_order_from,
+        preprocessing=found.images.preprocessing,
     )
     return report, weights
 
 
 def _read_timm_run(
-    choice: EncoderChoice, arch: str, content: Mapping[str, Any]
+    choice: EncoderChoice, arch: str, file: CheckpointFile
 ) -> tuple[CheckpointReport, dict[str, Tensor]]:
     """The report on a checkpoint of `pretrain --arch timm:NAME`, and the weights under timm's keys."""
     choice.reject_trunk_options()
-    run = read_timm_run(content, arch, choice.checkpoint, choice.branch)
-    found, epoch, metadata = run.found, content.get("epoch"), content.get(METADATA_KEY)
+    run = read_timm_run(file.content, arch, choice.checkpoint, choice.branch)
+    found, epoch = run.found, file.content.get("epoch")
     report = CheckpointReport(
         path=choice.checkpoint,
         family="simsiam",
@@ -183,7 +183,7 @@ def _read_timm_run(
         loaded=found.loaded,
         skipped=found.skipped,
         weights_sha256=weights_sha256(found.weights, computation_of(arch, None, {})),
-        metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+        metadata=recorded_metadata(file),
     )
     return report, found.weights
 
@@ -199,16 +199,3 @@ def _weights_of(network: Network, where: str, channel_order: str, epsilon: float
     if channel_order == "bgr":
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     return weights
-
-
-def _recorded_variant(metadata: object, where: str) -> TrunkVariant | None:
-    """The variant in the metadata of `write_checkpoint`; None in files of other programs."""
-    if not isinstance(metadata, Mapping):
-        return None
-    recorded = metadata.get("variant")
-    try:
-        return TrunkVariant.from_dict(recorded or {})
-    except TypeError as error:
-        raise DataError(
-            f"{where} records an unknown variant of its trunk ({recorded}); update simsiam-eval."
-        ) from error

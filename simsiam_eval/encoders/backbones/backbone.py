@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from simsiam_eval.encoders.architectures import TrunkVariant
-from simsiam_eval.encoders.encoder import Encoder, checked_layers
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile
+from simsiam_eval.encoders.encoder import Encoder, checked_layers, checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.file_settings import settings_of
+from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.naming import plain
 from simsiam_eval.encoders.recognition.search import BARE, tensor_entries
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import counted, first_few
+
+_TRIAL_SIDE = 224  # pixels, of images that a network without a fixed size is tried on
 
 
 @dataclass(frozen=True)
@@ -198,29 +203,69 @@ class LibraryEncoder(Encoder):
         trunk: the library's network.
         arch: `timm:NAME` or `hf:CLASS`.
         layer: one of `known`, or several.
+        pooling: one that fits the network, or "auto".
         channels: of the images.
+        side: (height, width) of images that the network takes; None: several.
         known: layers that the network has.
 
     Raises:
-        UsageError: another layer.
+        UsageError: the layer or the pooling does not fit the network.
     """
 
-    _widths: tuple[int, ...]
-
     def __init__(
-        self, trunk: nn.Module, arch: str, layer: str | Sequence[str], channels: int, known: Sequence[str] = ("pool",)
+        self,
+        trunk: nn.Module,
+        arch: str,
+        layer: str | Sequence[str],
+        pooling: str,
+        channels: int,
+        side: tuple[int, int] | None,
+        known: Sequence[str] = ("pool",),
     ) -> None:
         super().__init__()
-        self.trunk, self.arch, self.stem = trunk, arch, None
+        self.trunk, self.arch, self.stem, self.side = trunk, arch, None, side
         self.variant = TrunkVariant(channels=channels)
         self.layers = checked_layers(layer)
         for name in self.layers:
             if name not in known:
                 raise UsageError(f"--layer {name} cannot be used with {arch}; expected {' or '.join(known)}.")
+        shape = (2, channels, *(side or (_TRIAL_SIDE, _TRIAL_SIDE)))
+        own, fitting = self.poolings(shape)
+        self.pooling = checked_pooling(pooling, fitting, arch, own)
+        self.use_pooling(own)
+        with on_meta(trunk), torch.no_grad():
+            features = self.all_layers(torch.zeros(shape, device="meta"))
+        self._widths = tuple(output.shape[1] for output in features)
 
     @property
     def widths(self) -> tuple[int, ...]:
         return self._widths
+
+    def poolings(self, shape: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
+        """The network's own pooling, and all that fit it.
+
+        Args:
+            shape: of images, to try the network on.
+        """
+        raise NotImplementedError
+
+    def use_pooling(self, own: str) -> None:
+        """Prepare the network for `pooling`.
+
+        Args:
+            own: the network's own.
+        """
+
+
+def reject_bgr(file: CheckpointFile) -> None:
+    """Check that a checkpoint does not say that its images are in another order than RGB. Raises DataError."""
+    for source, order in stated_orders(settings_of(file, None)[0]).items():
+        if order != "rgb":
+            raise DataError(
+                f"{file.path} says in {source} that its encoder takes {order.upper()} images; expected RGB, since only "
+                "torchvision's ResNets are reversed on loading. Reverse the input channels of its first convolution "
+                "(weight.flip(1)) and save its weights without this setting."
+            )
 
 
 def load_strictly(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -233,12 +278,6 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     left = [key for key in missing if not key.endswith("num_batches_tracked")]
     if left or unexpected:
         raise ValueError(f"missing keys: {first_few(left) or 'none'}; unexpected: {first_few(unexpected) or 'none'}")
-
-
-def output_widths(run: Callable[[Tensor], Sequence[Tensor]], encoder: nn.Module, images: tuple[int, ...]) -> list[int]:
-    """D of each of the features (B,D) that `run` gives for images of this shape, on the meta device: nothing is computed."""
-    with on_meta(encoder), torch.no_grad():
-        return [output.shape[1] for output in run(torch.zeros(images, device="meta"))]
 
 
 @contextmanager

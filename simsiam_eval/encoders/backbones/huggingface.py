@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +14,19 @@ from simsiam_eval.encoders.backbones.backbone import (
     Backbone,
     LibraryEncoder,
     on_meta,
-    output_widths,
+    reject_bgr,
     token_features,
 )
-from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.encoder import checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.declared import stated_preprocessing
 from simsiam_eval.encoders.recognition.search import BARE
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import HUGGING_FACE, MAP_POOLINGS, TOKEN_POOLINGS
 from simsiam_eval.wording import first_few
 
 _CLASS_TOKENS = ("cls_token", "class_embedding")  # ends of the names of parameters
-_TRIAL_SIDE = 224  # pixels, of images that a model without a fixed size is tried on
 _POOLER = ("pooler.",)  # many checkpoints lack it, and only feature maps are pooled by it
 # First parts of the keys of what is not the image model.
 _HEADS = {
@@ -43,7 +40,6 @@ _HEADS = {
     "decoder": "the decoder",
     "mask_token": "the token of masked patches",
 }
-_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 class HuggingFaceEncoder(LibraryEncoder):
@@ -69,15 +65,15 @@ class HuggingFaceEncoder(LibraryEncoder):
         pooling: str = "auto",
         channels: int = 3,
     ) -> None:
-        super().__init__(trunk, arch, layer, channels)
-        side = _image_side(trunk.config) or (_TRIAL_SIDE, _TRIAL_SIDE)
-        with on_meta(trunk), torch.no_grad():
-            state = self._outputs(torch.zeros((2, channels, *side), device="meta")).last_hidden_state
-        has_class_token = any(name.endswith(_CLASS_TOKENS) for name, _ in trunk.named_parameters())
+        super().__init__(trunk, arch, layer, pooling, channels, _image_side(trunk.config))
+
+    def poolings(self, shape: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
+        with on_meta(self.trunk), torch.no_grad():
+            state = self._outputs(torch.zeros(shape, device="meta")).last_hidden_state
+        has_class_token = any(name.endswith(_CLASS_TOKENS) for name, _ in self.trunk.named_parameters())
+        self._prefix_tokens = _prefix_tokens(self.trunk) if has_class_token else 0
         fitting = MAP_POOLINGS if state.ndim == 4 else TOKEN_POOLINGS if has_class_token else ("mean",)
-        self.pooling = checked_pooling(pooling, fitting, arch, fitting[0])
-        self._prefix_tokens = _prefix_tokens(trunk) if has_class_token else 0
-        self._widths = tuple(output_widths(self.all_layers, trunk, (2, channels, *side)))
+        return fitting[0], fitting
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
         outputs = self._outputs(images)
@@ -108,26 +104,28 @@ def load_hugging_face(choice: EncoderChoice, layer: str | Sequence[str], pooling
         DataError: the folder has no config.json of a model that transformers has, or no complete weights of it.
         UsageError: transformers is missing, or the layer or pooling does not fit.
     """
-    folder = Path(choice.checkpoint.removeprefix(HUGGING_FACE)).expanduser()
-    config = _config(folder)
-    trunk, loaded, skipped = _load_model(config, folder)
-    arch = HUGGING_FACE + type(trunk).__name__
-    encoder = HuggingFaceEncoder(trunk, arch, layer, pooling, int(getattr(trunk.config, "num_channels", 3))).eval()
-    preprocessing = hf_preprocessing(folder)
-    assumptions = []
+    path = Path(choice.checkpoint.removeprefix(HUGGING_FACE)).expanduser()
+    config = _config(path.parent if path.is_file() else path)
+    file = open_checkpoint(path)
+    reject_bgr(file)
+    trunk, loaded, skipped = _load_model(config, file)
+    arch, channels = HUGGING_FACE + type(trunk).__name__, int(getattr(trunk.config, "num_channels", 3))
+    encoder = HuggingFaceEncoder(trunk, arch, layer, pooling, channels).eval()
+    stated = stated_preprocessing(file, channels)
+    assumptions = list(stated.assumptions)
     if pooling == "auto":
-        assumptions.append(f"Features are pooled as {encoder.pooling}, from the last hidden state.")
-    if preprocessing is None:
-        assumptions.append("The folder has no preprocessor_config.json, so that ImageNet's preprocessing is used.")
+        assumptions.insert(0, f"Features are pooled as {encoder.pooling}, from the last hidden state.")
+    if stated.preprocessing is None:
+        assumptions.append("The folder states no preprocessing of images, so that ImageNet's is used.")
     return Backbone(
         encoder,
-        str(folder),
+        str(path),
         "huggingface",
         BARE,
         loaded,
         skipped,
-        None if preprocessing is None else preprocessing.to_dict(),
-        None if preprocessing is None else "preprocessor_config.json",
+        stated.record,
+        stated.source,
         tuple(assumptions),
     )
 
@@ -151,29 +149,28 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _load_model(config: Any, folder: Path) -> tuple[Any, dict[str, str], dict[str, str]]:
-    """The image model with the weights in the folder, the keys that were loaded, and why others were not.
+def _load_model(config: Any, file: CheckpointFile) -> tuple[Any, dict[str, str], dict[str, str]]:
+    """The image model with the weights in the file, the keys that were loaded as in `Backbone`, and why others were not.
 
     transformers gives its models' weights other names than its files', so it sorts in what our reader read.
     """
     import transformers
 
-    content = open_checkpoint(folder).content
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    weights = float_weights(tensors, str(folder))
+    tensors = {str(key): value for key, value in file.content.items() if isinstance(value, Tensor)}
+    weights = float_weights(tensors, file.path)
     try:
         with torch.device("meta"):
             kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
         if getattr(kind, "main_input_name", None) != "pixel_values":
             raise DataError(
-                f"{folder} has a {kind.__name__}, which takes no images; give the folder of an image model."
+                f"{file.path} has a {kind.__name__}, which takes no images; give the folder of an image model."
             )
         with torch.random.fork_rng(devices=[]), _quiet():
             model, report = kind.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # of every kind
-        raise DataError(f"transformers cannot load the model of {folder} ({_first_line(error)}).") from error
+        raise DataError(f"transformers cannot load the model of {file.path} ({_first_line(error)}).") from error
     missing = [key for key in report["missing_keys"] if not key.startswith(_POOLER)]
     if len(missing) < len(report["missing_keys"]):
         model.pooler = None  # its weights are random
@@ -189,8 +186,25 @@ def _load_model(config: Any, folder: Path) -> tuple[Any, dict[str, str], dict[st
     if missing or unexpected:
         faults = [f"missing keys: {len(missing)} ({first_few(missing)})"] * bool(missing)
         faults += [f"{len(unexpected)} keys do not fit ({first_few(unexpected)})"] * bool(unexpected)
-        raise DataError(f"{folder} does not have the weights of a {kind.__name__}: {', '.join(faults)}.")
-    return model.float(), {key: key for key in weights if key not in skipped}, skipped
+        raise DataError(f"{file.path} does not have the weights of a {kind.__name__}: {', '.join(faults)}.")
+    used = {key: value for key, value in weights.items() if key not in skipped}
+    return model.float(), _keys_in_network(used, model, prefix), skipped
+
+
+def _keys_in_network(weights: Mapping[str, Tensor], network: nn.Module, prefix: str) -> dict[str, str]:
+    """Key in the file -> key in the network, which transformers does not tell: by its name, else by its value.
+
+    Args:
+        prefix: of keys in files, which the network alone lacks.
+    """
+    state = network.state_dict()
+    named = {key: key.removeprefix(prefix) for key in weights if key.removeprefix(prefix) in state}
+    left = {key: value for key, value in state.items() if key not in named.values()}
+    for key in weights.keys() - named.keys():
+        same = (other for other, value in left.items() if torch.equal(weights[key], value))
+        named[key] = next(same, "a weight that is made of several")
+        left.pop(named[key], None)
+    return {key: named[key] for key in weights}
 
 
 @contextmanager
@@ -233,40 +247,3 @@ def _prefix_tokens(trunk: nn.Module) -> int:
     names = [name for name, _ in trunk.named_parameters()]
     registers = int(getattr(trunk.config, "num_register_tokens", 0) or 0)
     return 1 + registers + any(name.endswith("distillation_token") for name in names)
-
-
-def hf_preprocessing(folder: Path) -> Preprocessing | None:
-    """The preprocessing of preprocessor_config.json; None if the folder has none.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        mean: tuple[float, ...] = (0.0,) * 3
-        std: tuple[float, ...] = (1.0,) * 3
-        if values.get("do_normalize", True):
-            mean, std = tuple(map(float, values["image_mean"])), tuple(map(float, values["image_std"]))
-        resize, crop, squash = _sides(values)
-        interpolation = _INTERPOLATIONS.get(values.get("resample", 2), "bilinear")
-        return Preprocessing(resize, crop, mean, std, squash=squash, interpolation=interpolation)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} cannot be used ({type(error).__name__}: {error}); copy it again.") from error
-
-
-def _sides(values: Mapping[str, Any]) -> tuple[int, int, bool]:
-    """(resize, crop, squash) in pixels."""
-    size = values["size"]
-    size = size if isinstance(size, Mapping) else {"height": size, "width": size}
-    short = size.get("shortest_edge")
-    if short is not None and values.get("crop_pct") is not None:  # ConvNeXt
-        return (int(short), int(short), True) if short >= 384 else (int(short / values["crop_pct"]), int(short), False)
-    if not values.get("do_center_crop"):
-        side = int(short or size["height"])
-        return side, side, short is None
-    crop = values["crop_size"]
-    crop = int(crop["height"] if isinstance(crop, Mapping) else crop)
-    return max(crop, int(short or size["height"])), crop, False

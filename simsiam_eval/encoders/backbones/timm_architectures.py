@@ -8,8 +8,9 @@ from functools import cache
 
 import torch
 
-from simsiam_eval.encoders.backbones.timm_backbone import build_timm, import_timm
+from simsiam_eval.encoders.backbones.timm_backbone import build_timm
 from simsiam_eval.encoders.recognition.search import Shape
+from simsiam_eval.encoders.timm_library import import_timm
 
 _MODULES = ("resnet", "resnest", "res2net", "sknet")  # of timm, with variants of ResNet under ResNet's keys
 _DEPTH = re.compile(r"\d+")

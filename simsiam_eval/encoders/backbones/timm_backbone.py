@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,47 +12,14 @@ from simsiam_eval.encoders.backbones.backbone import (
     LibraryEncoder,
     load_strictly,
     on_meta,
-    output_widths,
     token_features,
 )
-from simsiam_eval.encoders.encoder import checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.timm_library import import_timm, timm_config
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, TIMM, TOKEN_POOLINGS
 
-_TRIAL_SIDE = 224  # pixels, of images that a network without a fixed size is tried on
 _TOKEN_NAMES = {"token": "cls", "avg": "mean"}  # timm's name of a pooling of tokens -> ours
-
-
-def import_timm() -> Any:
-    """The package timm.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import timm
-    except ImportError as error:
-        raise UsageError('Networks of timm require timm: pip install "simsiam-eval[timm]".') from error
-    return timm
-
-
-def timm_config(arch: str) -> Any:
-    """timm's `pretrained_cfg` of `timm:NAME` or NAME.
-
-    Raises:
-        UsageError: timm is missing, or has no such network.
-    """
-    timm, name = import_timm(), arch.removeprefix(TIMM)
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names all."
-        raise UsageError(f"timm has no network {name!r}; {hint}")
-    model, _, tag = name.partition(".")
-    tags = timm.list_pretrained(model)
-    if tag and name not in tags:
-        raise UsageError(f"timm has no weights {name!r}; expected one of {', '.join(tags) or 'none'}.")
-    return timm.get_pretrained_cfg(name)
 
 
 def build_timm(arch: str, image_size: int | None = None, channels: int = 3, **arguments: Any) -> nn.Module:
@@ -109,16 +75,19 @@ class TimmEncoder(LibraryEncoder):
         pooling: str = "auto",
         channels: int = 3,
     ) -> None:
-        super().__init__(trunk, arch, layer, channels, LAYERS if is_timm_resnet(trunk) else ("pool",))
-        self.side = _image_side(trunk)
-        shape = (2, channels, *(self.side or (_TRIAL_SIDE, _TRIAL_SIDE)))
-        own, fitting = _poolings(trunk, _feature_dimensions(trunk, shape))
-        self.pooling = checked_pooling(pooling, fitting, arch, own)
+        known = LAYERS if is_timm_resnet(trunk) else ("pool",)
+        super().__init__(trunk, arch, layer, pooling, channels, _image_side(trunk), known)
+
+    def poolings(self, shape: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
+        trunk: Any = self.trunk
+        return _poolings(trunk, _feature_dimensions(trunk, shape))
+
+    def use_pooling(self, own: str) -> None:
+        trunk: Any = self.trunk
         self._pools_itself = self.pooling == own
         if self.pooling in MAP_POOLINGS and not self._pools_itself:
-            trunk.reset_classifier(0, self.pooling)  # type: ignore[operator]
+            trunk.reset_classifier(0, self.pooling)
             self._pools_itself = True
-        self._widths = tuple(output_widths(self.all_layers, trunk, shape))
 
     def all_layers(self, images: Tensor, pool_in: torch.dtype | None = None) -> tuple[Tensor, ...]:
         trunk: Any = self.trunk

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simsiam_eval.encoders.backbones.timm_architectures import timm_architectures_for
-from simsiam_eval.encoders.backbones.timm_backbone import import_timm
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.recognition.networks import OtherArchitecture
+from simsiam_eval.encoders.timm_library import import_timm
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import TIMM
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly
-from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of, timm_config
-from simsiam_eval.encoders.checkpoint_files.attributes import attributes_of
-from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
+from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly, reject_bgr
+from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of
+from simsiam_eval.encoders.backbones.timm_cache import cached_weights
+from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
-from simsiam_eval.encoders.recognition.architecture_names import plain_name
-from simsiam_eval.encoders.recognition.file_settings import settings_of
-from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.parts import layer_widths
 from simsiam_eval.encoders.recognition.search import Entry, tensor_entries
 from simsiam_eval.encoders.recognition.timm_arguments import timm_arguments
+from simsiam_eval.encoders.recognition.timm_images import timm_images
+from simsiam_eval.encoders.timm_library import plain_name, timm_config
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.vocabulary import TIMM
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-# Settings of timm's train.py that replace the network's own.
-_SCRIPT_SETTINGS = ("mean", "std", "interpolation", "crop_pct", "img_size")
 _POSITIONS = ("pos_embed", "rel_pos", "relative_position", "rope")  # resampled by timm where another size is expected
 
 
@@ -45,15 +38,16 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
     config = timm_config(name)
     path = Path(file).expanduser() if file else cached_weights(name, config, choice.download)
     opened = open_checkpoint(path)
-    content, folder = opened.content, opened.config
-    stated = folder.get("architecture")
+    content, stated = opened.content, opened.config.get("architecture")
     if isinstance(stated, str) and plain_name(stated) != plain_name(name):
         raise DataError(f"{path} has the network {stated}, not {name}; use timm:{plain_name(stated)}@{path}.")
-    _reject_bgr(opened)
+    reject_bgr(opened)
     network, found = _network_with_weights(name, content, timm_arguments(opened), str(path), choice.branch)
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
-    preprocessing, stated_by, assumptions = _preprocessing(opened, network, config)
+    only_size = network.pretrained_cfg["input_size"] if config.fixed_input_size else None
+    images = timm_images(opened, channels, named=config.to_dict(), input_size=only_size)
+    assumptions = images.assumptions
     if pooling == "auto":
         assumptions = (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions)
     return Backbone(
@@ -63,38 +57,12 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         found.container,
         found.loaded,
         found.skipped,
-        preprocessing.to_dict(),
-        stated_by,
+        images.record,
+        images.source,
         assumptions,
         found.branches,
         epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
-
-
-def _preprocessing(file: CheckpointFile, network: Any, config: Any) -> tuple[Preprocessing, str, tuple[str, ...]]:
-    """(the preprocessing of a network, what states it, assumptions).
-
-    Args:
-        config: from `timm_config`.
-    """
-    values, side = config.to_dict(), network.pretrained_cfg["input_size"][-1]
-    folder, script = file.config.get("pretrained_cfg") or {}, attributes_of(file.content.get("args"))
-    stated = {name: script[name] for name in _SCRIPT_SETTINGS if script.get(name)} if "model" in script else {}
-    if not config.fixed_input_size:
-        side = stated.get("img_size") or (folder.get("input_size") or (side,))[-1]
-    source = "the arguments of timm's train.py" if stated else "timm's configuration of the network"
-    preprocessing, assumptions = timm_preprocessing({**values, **folder, **stated}, int(side))
-    return preprocessing, "config.json" if folder and not stated else source, assumptions
-
-
-def _reject_bgr(file: CheckpointFile) -> None:
-    """Raise DataError if a checkpoint says that its images are not RGB."""
-    for source, order in stated_orders(settings_of(file, None)[0]).items():
-        if order != "rgb":
-            raise DataError(
-                f"{file.path} says in {source} that its encoder takes {order.upper()} images; expected RGB. Only "
-                "torchvision's ResNets can be reversed on loading."
-            )
 
 
 def _named(pooling: str) -> str:
@@ -204,94 +172,3 @@ def read_timm_run(content: Mapping[str, Any], arch: str, where: str, branch: str
         for part in ("projector", "predictor")
     )
     return TimmRun(found, TimmEncoder(network, arch).width, projector, predictor)
-
-
-def cached_weights(name: str, config: Any, download: bool) -> Path:
-    """The file with timm's weights of a network, in the local cache of Hugging Face or torch.
-
-    Args:
-        config: from `timm_config`.
-        download: whether to download it if it is not there.
-
-    Raises:
-        DataError: timm has no weights, or they are not in the cache and `download` is False, or cannot be downloaded.
-    """
-    if not (config.hf_hub_id or config.url):
-        raise DataError(f"timm has no trained weights for {name}; give timm:{name}@FILE with your own.")
-    for path in _cached_files(config):
-        if path.exists():
-            return path
-    if not download:
-        raise DataError(
-            f"The weights of {name} are not in the local cache; give timm:{name}@FILE, or --download to download them."
-        )
-    try:
-        return _download(config)
-    except Exception as error:  # of the network, in many kinds
-        raise DataError(f"The weights of {name} could not be downloaded ({error}); give timm:{name}@FILE.") from error
-
-
-def _cached_files(config: Any) -> list[Path]:
-    """Where the weights are if they are in a cache."""
-    files = []
-    if config.hf_hub_id:
-        from huggingface_hub import try_to_load_from_cache
-
-        for filename in _hub_files(config):
-            cached = try_to_load_from_cache(config.hf_hub_id, filename)
-            files += [Path(cached)] if isinstance(cached, str) else []
-    if config.url:
-        files.append(_torch_cache(config.url))
-    return files
-
-
-def _hub_files(config: Any) -> tuple[str, ...]:
-    return (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
-
-
-def _torch_cache(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-
-
-def _download(config: Any) -> Path:
-    if config.hf_hub_id:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        for filename in _hub_files(config):
-            try:
-                return Path(hf_hub_download(config.hf_hub_id, filename))
-            except EntryNotFoundError:
-                continue
-        raise DataError(f"{config.hf_hub_id} has no {' or '.join(_hub_files(config))}")
-    path = _torch_cache(config.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(config.url, os.fspath(path), progress=False)
-    return path
-
-
-def timm_preprocessing(values: Mapping[str, Any], side: int) -> tuple[Preprocessing, tuple[str, ...]]:
-    """timm's evaluation transform, and how ours differs from it.
-
-    Args:
-        values: timm's `pretrained_cfg`.
-        side: of the images that the network takes, in pixels.
-    """
-    fraction, mode = float(values.get("crop_pct") or 0.875), values.get("crop_mode") or "center"
-    interpolation, assumptions = str(values.get("interpolation") or "bicubic"), []
-    if interpolation not in ("bilinear", "bicubic"):
-        assumptions.append(f"Images are resized with bilinear, not {interpolation}, interpolation.")
-        interpolation = "bilinear"
-    if mode == "border" or (mode == "squash" and fraction != 1):
-        assumptions.append(f"Images are cropped at the center; timm's crop mode is {mode}.")
-    return (
-        Preprocessing(
-            resize=math.floor(side / fraction),
-            crop=side,
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            squash=mode == "squash" and fraction == 1,
-            interpolation=interpolation,
-        ),
-        tuple(assumptions),
-    )

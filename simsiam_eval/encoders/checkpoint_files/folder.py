@@ -14,18 +14,20 @@ from simsiam_eval.vocabulary import CHECKPOINT_ENDINGS
 from simsiam_eval.wording import first_few
 
 INDEX_SUFFIX = ".index.json"
-_HUB_NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
-_HUB_FILES = tuple(name + suffix for name in _HUB_NAMES for suffix in ("", INDEX_SUFFIX))
+HUB_NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
+_HUB_FILES = tuple(name + suffix for name in HUB_NAMES for suffix in ("", INDEX_SUFFIX))
 _BESIDE_THE_MODEL = re.compile(r"optimizer|scheduler|scaler|random_state|rng_state|training_args|_optim_states")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)")
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 # The files that say which architecture the weights beside them have, and the keys by which such a file is known.
-_SIDECARS = ("config.json", "args.json")
+IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of transformers
+_SIDECARS = ("config.json", "args.json", *IMAGE_PROCESSORS)
 _YAML_SIDECARS = ("config.yaml", "config.yml")  # of detectron2 and maskrcnn-benchmark
 _YAML_KEYS = {"MODEL", "model"}
 _SIDECAR_KEYS = {
     *("architecture", "architectures", "model_type", "pretrained_cfg", "backbone", "arch", "model", "method"),
     "encoder_name",  # segmentation-models
+    *("image_processor_type", "feature_extractor_type", "image_processor", "image_mean"),
 }
 _LARGEST_JSON = 2**26
 
@@ -123,7 +125,8 @@ def read_index(path: Path, name: str) -> Shards | None:
 def read_configs(place: Path) -> dict[str, Mapping[str, Any]]:
     """File name -> content of each file beside the weights that is about a model.
 
-    These are config.json, args.json, config.yaml, config.yml and, for NAME.pth, NAME.yaml.
+    These are config.json, args.json, those of transformers' image processors, config.yaml, config.yml and, for NAME.pth,
+    NAME.yaml.
 
     Args:
         place: the weights, a file or a folder.

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
+from simsiam_eval.encoders.timm_library import plain_name
 
 # Settings that name the architecture in training scripts. A name under any other may be of a teacher or a file.
 _SETTINGS = {
     "arch", "architecture", "backbone", "backbone_name", "base_encoder", "base_model", "encoder", "encoder_name",
     "feature_extractor", "model", "model_name", "model_type", "name", "network",
 }  # fmt: skip
-_LIBRARY = re.compile(r"(?:(?:hf[_-]hub:)?timm/|timm:|timm-|tu-)")  # before timm's names, in timm and other toolkits
 # Anti-aliased ResNets of timm have the keys and shapes of plain ones.
 _ANTI_ALIASED = re.compile(r"(?:\w*_)?resnet(?:aa|blur)(\d+)")
 
@@ -48,15 +48,6 @@ def unfitting_names(settings: Settings, network: Network) -> list[str]:
         f"Assumed {network.arch}, whose keys and shapes the weights have; the file says {name} in {source}."
         for name, source in unfitting.items()
     ]
-
-
-def plain_name(name: str) -> str:
-    """timm's name of an architecture without the library before it and the tag of its weights.
-
-    >>> plain_name("timm/resnetaa50.a1_in1k"), plain_name("tu-resnet18")
-    ('resnetaa50', 'resnet18')
-    """
-    return _LIBRARY.sub("", name, count=1).partition(".")[0]
 
 
 def _names(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -19,7 +19,10 @@ from simsiam_eval.encoders.recognition.module_geometry import shown_by_module
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.recognition.openmmlab import openmmlab_output_stride
 from simsiam_eval.encoders.recognition.search import content_at
-from simsiam_eval.encoders.recognition.timm_arguments import changes_of_features, timm_arguments
+from simsiam_eval.encoders.recognition.stated_preprocessing import StatedPreprocessing
+from simsiam_eval.encoders.recognition.timm_arguments import changes_of_features, timm_architecture, timm_arguments
+from simsiam_eval.encoders.recognition.timm_images import timm_images
+from simsiam_eval.encoders.recognition.transformers_images import transformers_images
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
 
@@ -78,11 +81,18 @@ def declared(
         assumptions += unfitting_names(settings, network)
     variant = replace(variant, channels=network.channels)
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
-    images = stated_images(settings, network, channel_order, recorded is not None, is_caffe)
+    stated = StatedPreprocessing() if recorded is not None else stated_preprocessing(file, network.channels)
+    images = stated_images(settings, network, stated, channel_order, recorded is not None, is_caffe)
     assumptions += of_variant
     if recorded is None:
         assumptions += normalization_assumptions(images.normalization, network.channels)
     return Declared(variant, images, (*assumptions, *images.assumptions), epsilon)
+
+
+def stated_preprocessing(file: CheckpointFile, channels: int) -> StatedPreprocessing:
+    """The preprocessing that a checkpoint of timm or transformers states for its images of so many channels."""
+    of_timm = timm_images(file, channels)
+    return transformers_images(file, channels) if of_timm.preprocessing is None else of_timm
 
 
 def normalization_assumptions(normalization: Mapping[str, Sequence[float]] | None, channels: int) -> tuple[str, ...]:
@@ -154,6 +164,8 @@ def _variant(
                 "index 3 of an nn.Sequential; the one layer between them may also be the max pooling."
             ]
     of_family = network.family.cifar if network.stem == "cifar" else network.family.imagenet
+    if timm_architecture(file) == network.arch:
+        of_family = TRUNK
     if of_family is None:
         variant = replace(TrunkVariant(), **shown)
         return variant, [*_assumptions(network, {*shown, *chosen}), *of_index], epsilon

@@ -9,6 +9,7 @@ from typing import Any
 from simsiam_eval.encoders.recognition.family import Family
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in, named_values
 from simsiam_eval.encoders.recognition.networks import Network
+from simsiam_eval.encoders.recognition.stated_preprocessing import StatedPreprocessing
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.vocabulary import IMAGENET_MEAN
 from simsiam_eval.wording import counted
@@ -31,6 +32,8 @@ class StatedImages:
         channel_order: "rgb" or "bgr", in which the encoder takes color channels.
         channel_order_from: what says it; None if nothing does.
         assumptions: sentences.
+        preprocessing: of RGB images, with this normalization, as from `Preprocessing.to_dict`; None if nothing says how
+            images are resized and cropped.
     """
 
     normalization: dict[str, list[float]] | None
@@ -38,14 +41,21 @@ class StatedImages:
     channel_order: str = "rgb"
     channel_order_from: str | None = None
     assumptions: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] | None = None
 
 
 def stated_images(
-    settings: Settings, network: Network, chosen: str | None = None, is_own: bool = False, is_caffe: bool = False
+    settings: Settings,
+    network: Network,
+    stated: StatedPreprocessing,
+    chosen: str | None = None,
+    is_own: bool = False,
+    is_caffe: bool = False,
 ) -> StatedImages:
     """Read what settings say about the images of a network.
 
     Args:
+        stated: the preprocessing that the file states; its mean is in the order of the encoder's channels.
         chosen: order of the channels that the user says.
         is_own: whether the checkpoint is one of ours, whose encoders take RGB.
         is_caffe: whether the network has Caffe's strides. Such encoders often take BGR.
@@ -58,7 +68,11 @@ def stated_images(
         raise UsageError(
             f"--channel-order cannot be used with an encoder of images of {counted(network.channels, 'channel')}."
         )
-    pair, source = _stated_normalization(settings, network.channels)
+    record = stated.record
+    if record is None:
+        pair, source = _stated_normalization(settings, network.channels)
+    else:
+        pair, source = {name: record[name] for name in ("mean", "std")}, stated.source
     order, order_from, assumption = "rgb", None, None
     if chosen is not None:
         order, order_from = chosen, "--channel-order"
@@ -68,7 +82,10 @@ def stated_images(
         pair = {name: values[::-1] for name, values in pair.items()}
     if pair is None:
         pair, source = _known_normalization(settings, network)
-    return StatedImages(pair, source, order, order_from, () if assumption is None else (assumption,))
+    elif record is not None:
+        record |= pair
+    assumptions = stated.assumptions if assumption is None else (*stated.assumptions, assumption)
+    return StatedImages(pair, source, order, order_from, assumptions, record)
 
 
 def _channel_order(
@@ -123,6 +140,8 @@ def _order_in(mapping: Mapping[str, Any], loaded: str) -> str | None:
         if text.upper() in ("RGB", "BGR"):
             return text.lower()
         raise DataError(f"The checkpoint says that its images are in the format {text}; expected RGB or BGR.")
+    if mapping.get("do_flip_channel_order") is True:  # transformers
+        return "bgr"
     if isinstance(mapping.get("TO_BGR255"), bool):  # maskrcnn-benchmark
         return "bgr" if mapping["TO_BGR255"] else "rgb"
     if mapping.get("__author__") == "torchvision":  # detectron2's conversion

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from simsiam_eval.encoders.checkpoint_files.attributes import attributes_of
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile
+from simsiam_eval.encoders.timm_library import plain_name
 from simsiam_eval.errors import DataError
 
 # Arguments that change only the first or the last layer, or do not change the network.
@@ -17,6 +19,21 @@ _HARMLESS = {"drop_rate", "drop_path_rate", "drop_block_rate", "img_size", "zero
 _POOLINGS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 _AVERAGES = ("avg", "fast", "fastavg")  # the same pooling
 _PLAIN = (bool, int, float, str, list, tuple, dict)
+# Arguments of timm's train.py by which it is known, in files that lack the entries of its CheckpointSaver.
+_SCRIPT_MARKS = {"crop_pct", "img_size", "gp", "model_kwargs"}
+
+
+def train_arguments(file: CheckpointFile) -> Mapping[str, Any]:
+    """The arguments of timm's train.py; {} in checkpoints of other scripts."""
+    script = attributes_of(file.content.get("args"))
+    is_timms = file.content.keys() & {"version", "metric"} or script.keys() & _SCRIPT_MARKS
+    return script if isinstance(script.get("model"), str) and is_timms else {}
+
+
+def timm_architecture(file: CheckpointFile) -> str | None:
+    """The architecture that a hub folder of timm or a checkpoint of its train.py names, without tag; None in others."""
+    name = file.configs.get("config.json", {}).get("architecture") or train_arguments(file).get("model")
+    return plain_name(name) if isinstance(name, str) else None
 
 
 def timm_arguments(file: CheckpointFile) -> dict[str, Any]:
@@ -25,12 +42,11 @@ def timm_arguments(file: CheckpointFile) -> dict[str, Any]:
     Raises:
         DataError: one is an object of a class, such as a layer.
     """
-    config, script = file.config, attributes_of(file.content.get("args"))
+    config, script = file.config, train_arguments(file)
     found = dict(attributes_of(config.get("model_args"))) if "architecture" in config else {}
-    if "model" in script:
-        if script.get("gp") in _POOLINGS:
-            found["global_pool"] = script["gp"]
-        found |= attributes_of(script.get("model_kwargs"))
+    if script.get("gp") in _POOLINGS:
+        found["global_pool"] = script["gp"]
+    found |= attributes_of(script.get("model_kwargs"))
     if found.get("global_pool") in ("", None):  # maps that are not pooled, which we pool as the network does
         found.pop("global_pool", None)
     found = {name: value for name, value in found.items() if name not in _NOT_OF_TRUNK}

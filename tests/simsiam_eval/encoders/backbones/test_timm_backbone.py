@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, timm_encoder
-from simsiam_eval.encoders.backbones.timm_weights import timm_preprocessing
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.timm_images import timm_preprocessing
 from simsiam_eval.encoders.report import weights_sha256
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.transform import as_opened_image
@@ -275,7 +275,7 @@ def test_cached_weights_are_found_without_a_download(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_preprocessing_is_that_of_timm(name):
     config = timm.get_pretrained_cfg(name).to_dict()
-    ours, _ = timm_preprocessing(config, config["input_size"][-1])
+    ours, _ = timm_preprocessing(config)
     theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (190, 250, 3), dtype=np.uint8))
     normalized = ours.normalize(ours.pixels(as_opened_image(image))[None])[0]
