@@ -8,15 +8,15 @@ from torch import Tensor
 
 from simsiam_eval.encoders.architectures import ARCHITECTURES, TrunkVariant, feature_width
 from simsiam_eval.encoders.backbones.backbone import Backbone
+from simsiam_eval.encoders.backbones.fallback import library_choice
 from simsiam_eval.encoders.backbones.loading import load_backbone
 from simsiam_eval.encoders.backbones.timm_backbone import timm_encoder
-from simsiam_eval.encoders.backbones.timm_fallback import timm_choice
 from simsiam_eval.encoders.backbones.timm_weights import read_timm_run
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile, open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.float_weights import float_weights
-from simsiam_eval.encoders.recognition.declared import averaged_normalization, declared
+from simsiam_eval.encoders.recognition.declared import averaged_normalization, declared, is_of_transformers
 from simsiam_eval.encoders.recognition.family import EPSILON
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
@@ -39,7 +39,7 @@ def inspect_checkpoint(checkpoint: EncoderChoice | str | os.PathLike[str]) -> Ch
     try:
         return _read_encoder(choice)[0]
     except OtherArchitecture as failure:
-        return load_encoder(timm_choice(choice, failure))[1]
+        return load_encoder(library_choice(choice, failure))[1]
 
 
 def load_encoder(
@@ -63,7 +63,7 @@ def load_encoder(
     try:
         report, mapped = _read_encoder(choice)
     except OtherArchitecture as failure:
-        return load_encoder(timm_choice(choice, failure), layer, pooling)
+        return load_encoder(library_choice(choice, failure), layer, pooling)
     if report.stem is None:
         return timm_encoder(report.arch, mapped, layers=layer, pooling=pooling), report
     # Copied, since what is mapped from the file changes when another program writes to it.
@@ -112,17 +112,24 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
 
 
 def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Tensor]]:
-    """The report, and the trunk's weights under torchvision's keys."""
-    name = choice.checkpoint
-    file = open_checkpoint(name)
-    checkpoint = file.content
-    arch = checkpoint.get("arch")
+    """The report, and the trunk's weights: of a ResNet under torchvision's keys, of another network under timm's."""
+    file = open_checkpoint(choice.checkpoint)
+    arch = file.content.get("arch")
     if isinstance(arch, str) and arch.startswith(TIMM):
         return _read_timm_run(choice, arch, file)
-    contents = read_contents(checkpoint, name, file.config)
+    try:
+        return _read_resnet(choice, file)
+    except OtherArchitecture as failure:
+        failure.is_of_transformers = is_of_transformers(file)
+        raise
+
+
+def _read_resnet(choice: EncoderChoice, file: CheckpointFile) -> tuple[CheckpointReport, dict[str, Tensor]]:
+    name = choice.checkpoint
+    contents = read_contents(file.content, name, file.config)
     network = contents.choose(choice.branch, name)
     skipped, projector, predictor = other_parts(contents, network)
-    epoch, metadata = checkpoint.get("epoch"), recorded_metadata(file)
+    epoch, metadata = file.content.get("epoch"), recorded_metadata(file)
     try:
         if choice.arch not in (None, network.arch):
             message = (

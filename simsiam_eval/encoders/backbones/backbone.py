@@ -62,11 +62,13 @@ class Found:
 
     Attributes:
         container: the entry of the file that holds them; "bare" for the file itself.
+        path: names of the mappings around them, from the outside.
         weights: key in the network -> value, float32.
         loaded, skipped, branches: as in `Backbone`.
     """
 
     container: str
+    path: tuple[str, ...]
     weights: dict[str, Tensor]
     loaded: dict[str, str]
     skipped: dict[str, str] = field(default_factory=dict)
@@ -77,14 +79,14 @@ class Found:
 class _Fitting:
     """A complete set of weights: the tensors of a container whose keys start with a prefix."""
 
-    container: str
+    path: tuple[str, ...]
     prefix: str
     tensors: dict[str, Tensor]
 
     @property
     def names(self) -> tuple[str, ...]:
         """By which `--branch` chooses it: its container, its prefix without wrappers, or both."""
-        outer, inner = self.container if self.container != BARE else "", plain(self.prefix).rstrip(".")
+        outer, inner = ".".join(self.path), plain(self.prefix).rstrip(".")
         return tuple(filter(None, (outer, inner, ".".join(filter(None, (outer, inner)))))) or (BARE,)
 
 
@@ -113,7 +115,7 @@ def find_weights(
     required = {key for key in expected if not key.endswith("num_batches_tracked")}
     complete: list[_Fitting] = []
     best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
-    for container, tensors in _containers(content).items():
+    for path, tensors in _containers(content).items():
         for prefix in _prefixes(tensors, required):
             shapes_fit = [
                 key for key in expected if tuple(getattr(tensors.get(prefix + key), "shape", ())) == expected[key]
@@ -121,7 +123,7 @@ def find_weights(
             if len(shapes_fit) > best[0]:
                 best = len(shapes_fit), prefix, tensors
             if required <= set(shapes_fit):
-                complete.append(_Fitting(container, prefix, tensors))
+                complete.append(_Fitting(path, prefix, tensors))
     if not complete:
         raise DataError(f"{where} {_differences(expected, required, *best[1:])}")
     named = _by_name(complete)
@@ -142,11 +144,11 @@ def _by_name(complete: Sequence[_Fitting]) -> dict[str, _Fitting]:
     return {fitting.names[0 if first.count(fitting.names[0]) == 1 else -1]: fitting for fitting in complete}
 
 
-def _containers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Name of each container that directly holds tensors of a model -> these by key."""
-    found: dict[str, dict[str, Tensor]] = {}
+def _containers(content: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    """Path of each container that directly holds tensors of a model -> these by key."""
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
     for entry in tensor_entries(content):
-        found.setdefault(".".join(entry.container) or BARE, {})[entry.key] = entry.tensor
+        found.setdefault(entry.container, {})[entry.key] = entry.tensor
     return found
 
 
@@ -177,7 +179,7 @@ def _found(name: str, fitting: _Fitting, expected: Mapping[str, Any], where: str
         )
     keys = {inner: key for key, inner in loaded.items()}
     values = {inner: tensors[key] for inner, key in keys.items()}
-    return Found(name, float_weights(values, where, keys), loaded, skipped)
+    return Found(name, fitting.path, float_weights(values, where, keys), loaded, skipped)
 
 
 def _differences(expected: Mapping[str, Any], required: set[str], prefix: str, tensors: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly, reject_bgr
+from simsiam_eval.encoders.backbones.pickled_layers import reject_other_layers
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of
 from simsiam_eval.encoders.backbones.timm_cache import cached_weights
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
@@ -20,6 +21,7 @@ from simsiam_eval.encoders.recognition.parts import layer_widths
 from simsiam_eval.encoders.recognition.search import Entry, tensor_entries
 from simsiam_eval.encoders.recognition.timm_arguments import timm_arguments
 from simsiam_eval.encoders.recognition.timm_images import timm_images
+from simsiam_eval.encoders.recognition.timm_modules import first_timm_module, timm_module
 from simsiam_eval.encoders.timm_library import plain_name, timm_config
 from simsiam_eval.errors import DataError
 from simsiam_eval.vocabulary import TIMM
@@ -42,11 +44,18 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
     if isinstance(stated, str) and plain_name(stated) != plain_name(name):
         raise DataError(f"{path} has the network {stated}, not {name}; use timm:{plain_name(stated)}@{path}.")
     reject_bgr(opened)
-    network, found = _network_with_weights(name, content, timm_arguments(opened), str(path), choice.branch)
+    arguments = timm_arguments(opened)
+    if (first := first_timm_module(content)) is not None and first.pooling:
+        arguments["global_pool"] = first.pooling
+    network, found = _network_with_weights(name, content, arguments, str(path), choice.branch)
+    module = timm_module(content, found.path, next(iter(found.loaded)))
+    if module is not None:
+        reject_other_layers(module, network, _classifiers(network), str(path), name)
     channels = _channels_in(network)
     encoder = TimmEncoder(network, TIMM + name, layer, pooling, channels).eval()
     only_size = network.pretrained_cfg["input_size"] if config.fixed_input_size else None
-    images = timm_images(opened, channels, named=config.to_dict(), input_size=only_size)
+    pickled = None if module is None else module.config
+    images = timm_images(opened, channels, pickled, config.to_dict(), only_size)
     assumptions = images.assumptions
     if pooling == "auto":
         assumptions = (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions)

@@ -37,16 +37,21 @@ def no_weights(content: Mapping[Any, Any]) -> str:
     return f"has no weights, only {first_few(map(str, content))}; give a file with a model's state dict."
 
 
-def no_trunk(entries: Sequence[Entry]) -> str:
-    """What a checkpoint without a ResNet contains instead."""
+def no_trunk(entries: Sequence[Entry], library_name: str | None) -> str:
+    """What a checkpoint without a ResNet contains instead.
+
+    Args:
+        library_name: `timm:NAME@FILE` or `hf:FOLDER`, where the file says that it is a network of a library.
+    """
     keys = [entry.plain for entry in entries]
-    if any(_TRANSFORMER_KEY.search(key) for key in keys):
-        return f"has a vision transformer, an unknown architecture. Supported: {', '.join(ARCHITECTURES)}."
-    starts = dict.fromkeys(key.split(".")[0] + "." if "." in key else key for key in keys)
+    starts = dict.fromkeys(key.split(".")[0] for key in keys)
+    kind = "a vision transformer and " * any(_TRANSFORMER_KEY.search(key) for key in keys)
+    found = f"has {kind}no ResNet: its keys start with {first_few(starts, 6)}."
+    if library_name is not None:
+        return f"{found} Give it as {library_name}."
     return (
-        f"has no ResNet: its keys start with {first_few(starts, 6)}. "
-        f"Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix; "
-        "if it is a network of timm, give it as timm:NAME@FILE."
+        f"{found} Give a file with a complete {first_few(ARCHITECTURES, 4)}, under torchvision's names and any prefix; "
+        "if it is a network of timm, give it as timm:NAME@FILE, and a folder of transformers as hf:FOLDER."
     )
 
 

@@ -22,6 +22,7 @@ from simsiam_eval.encoders.recognition.search import content_at
 from simsiam_eval.encoders.recognition.stated_preprocessing import StatedPreprocessing
 from simsiam_eval.encoders.recognition.timm_arguments import changes_of_features, timm_architecture, timm_arguments
 from simsiam_eval.encoders.recognition.timm_images import timm_images
+from simsiam_eval.encoders.recognition.timm_modules import timm_module
 from simsiam_eval.encoders.recognition.transformers_images import transformers_images
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted
@@ -75,13 +76,13 @@ def declared(
     settings, assumptions = settings_of(file, network)
     reject_named_networks(settings, network, file.path)
     _reject_arguments(file, network)
-    _reject_other_networks(settings, file.path)
+    _reject_other_networks(settings, file)
     variant, of_variant, epsilon = _variant(file, settings, network, recorded, chosen)
     if recorded is None:
         assumptions += unfitting_names(settings, network)
     variant = replace(variant, channels=network.channels)
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
-    stated = StatedPreprocessing() if recorded is not None else stated_preprocessing(file, network.channels)
+    stated = StatedPreprocessing() if recorded is not None else stated_preprocessing(file, network.channels, network)
     images = stated_images(settings, network, stated, channel_order, recorded is not None, is_caffe)
     assumptions += of_variant
     if recorded is None:
@@ -89,9 +90,20 @@ def declared(
     return Declared(variant, images, (*assumptions, *images.assumptions), epsilon)
 
 
-def stated_preprocessing(file: CheckpointFile, channels: int) -> StatedPreprocessing:
-    """The preprocessing that a checkpoint of timm or transformers states for its images of so many channels."""
-    of_timm = timm_images(file, channels)
+def is_of_transformers(file: CheckpointFile) -> bool:
+    """Whether a checkpoint says that it is transformers' ResNet, which has variants that torchvision's does not have."""
+    return file.config.get("model_type") == "resnet"
+
+
+def stated_preprocessing(file: CheckpointFile, channels: int, network: Network | None = None) -> StatedPreprocessing:
+    """The preprocessing that a checkpoint of timm or transformers states.
+
+    Args:
+        channels: of the images.
+        network: the ResNet in it; None for a network of transformers.
+    """
+    module = None if network is None else timm_module(file.content, network.trunk.container, network.trunk.first_key)
+    of_timm = timm_images(file, channels, None if module is None else module.config)
     return transformers_images(file, channels) if of_timm.preprocessing is None else of_timm
 
 
@@ -140,7 +152,13 @@ def _variant(
     for trunk in (network.trunk, *network.copies):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
-            module = shown_by_module(container, trunk, network.arch, network.stem, file.path, chosen)
+            try:
+                module = shown_by_module(container, trunk, network.arch, network.stem, file.path, chosen)
+            except DataError as failure:
+                of_timm = timm_module(file.content, trunk.container, trunk.first_key)
+                if of_timm is None:
+                    raise
+                raise OtherArchitecture(str(failure), of_timm.architecture) from failure
             if module is not None:
                 shown_epsilon = epsilon if module.epsilon is None else module.epsilon
                 return module.variant, list(module.assumptions), shown_epsilon
@@ -248,7 +266,9 @@ def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int
     return {"output_stride": next(iter(found.values()))} if found else {}
 
 
-def _reject_other_networks(settings: Settings, where: str) -> None:
+def _reject_other_networks(settings: Settings, file: CheckpointFile) -> None:
+    where = file.path
+    of_transformers = OtherArchitecture if is_of_transformers(file) else DataError
     for name, value in named_values(settings):
         if name in _ACTIVATION_SETTINGS and (activation := _activation(value)) is not None:
             raise DataError(
@@ -256,7 +276,7 @@ def _reject_other_networks(settings: Settings, where: str) -> None:
                 "to another part, save the encoder's state dict alone and give that file."
             )
         if name == "hidden_act" and value != "relu":
-            raise DataError(
+            raise of_transformers(
                 f"{where} says that its activation is {value}; expected a ResNet with ReLU. Load its folder with hf:FOLDER."
             )
         if name in ("RES5_DILATION", "res5_dilation") and value != 1:
@@ -265,7 +285,7 @@ def _reject_other_networks(settings: Settings, where: str) -> None:
                 "unlike torchvision's ResNets; expected RES5_DILATION 1."
             )
         if name == "downsample_in_first_stage" and value is True:
-            raise DataError(
+            raise of_transformers(
                 f"{where} says that its first stage reduces the resolution, unlike torchvision's ResNets. "
                 "Load its folder with hf:FOLDER."
             )

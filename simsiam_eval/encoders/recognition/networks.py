@@ -23,7 +23,10 @@ from simsiam_eval.encoders.recognition.search import (
     plain_path,
     tensor_entries,
 )
+from simsiam_eval.encoders.recognition.timm_modules import first_timm_module, timm_module
+from simsiam_eval.encoders.timm_library import plain_name
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
 
 # Words in the names of networks, by the role that --branch can name.
 _ROLES = {
@@ -53,18 +56,20 @@ class NetworkNotChosen(DataError):
 
 
 class OtherArchitecture(DataError):
-    """A ResNet that torchvision does not have, and that timm may have.
+    """A ResNet that torchvision does not have, and that timm or transformers may have.
 
     Attributes:
         arch: its name, where the file says it.
         trunks: the ResNets that were found.
         branch: the network that was chosen, of several.
+        is_of_transformers: whether the file says that it is transformers' ResNet.
     """
 
     def __init__(self, message: str, arch: str | None = None, trunks: Sequence[Trunk] = ()) -> None:
         super().__init__(message)
         self.arch, self.trunks = arch, trunks
         self.branch: str | None = None
+        self.is_of_transformers = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
         raise DataError(f"{where} {no_weights(content)}")
     trunks = find_trunks(entries, where)
     if not trunks:
-        raise DataError(f"{where} {no_trunk(entries)}")
+        raise DataError(f"{where} {no_trunk(entries, _library_name(content, config or {}, where))}")
     lines = [entry.plain for entry in entries]
     lines += [f"@{name}" for name in content if isinstance(name, str)]
     lines += [f"@config.{name}" for name in config or {}]
@@ -207,8 +212,22 @@ def read_contents(content: Mapping[Any, Any], where: str, config: Mapping[str, A
         pickled = isinstance(content_at(content, trunk.container), ModuleState)
         networks.append(Network((name,), trunk, arch, stem, channels, prefix, family, pickled=pickled))
     if not networks:
-        raise quantized_weights(entries, where) or OtherArchitecture(str(error), trunks=trunks)
+        module = timm_module(content, trunks[0].container, trunks[0].first_key)
+        raise quantized_weights(entries, where) or OtherArchitecture(
+            str(error), None if module is None else module.architecture, trunks
+        )
     return Contents(entries, _distinct(networks), _part_of(entries, networks))
+
+
+def _library_name(content: Mapping[Any, Any], config: Mapping[str, Any], where: str) -> str | None:
+    """How to give a network of timm or transformers; None if nothing says that it is one."""
+    architecture, model_type = config.get("architecture"), config.get("model_type")
+    module = first_timm_module(content)
+    if module is not None:
+        architecture = module.architecture
+    if isinstance(architecture, str):
+        return f"{TIMM}{plain_name(architecture)}@{where}"
+    return f"{HUGGING_FACE}{where}" if isinstance(model_type, str) else None
 
 
 def _distinct(networks: list[Network]) -> list[Network]:

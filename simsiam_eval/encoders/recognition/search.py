@@ -87,6 +87,11 @@ class Trunk:
         return {key: entry.shape for key, entry in self.entries.items()} | implied
 
     @property
+    def first_key(self) -> str:
+        """Key in the file of one of its weights."""
+        return next(iter(self.entries.values())).key
+
+    @property
     def where(self) -> str:
         """Name of the container; "bare" if the file is itself the state dict."""
         return "/".join(self.container) or BARE

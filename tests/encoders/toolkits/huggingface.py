@@ -47,7 +47,14 @@ register(
     variant={"stride_in_1x1": True},
     note="config.json says that the stride is in the first convolution",
 )
-register("transformers_gelu", "transformers", _folder(BASIC | {"hidden_act": "gelu"}), expect="refuse", reason="gelu")
+register(
+    "transformers_gelu",
+    "transformers",
+    _folder(BASIC | {"hidden_act": "gelu"}),
+    family="huggingface",
+    arch="hf:ResNetModel",
+    note="computed by transformers",
+)
 register(
     "transformers_channels1",
     "transformers",

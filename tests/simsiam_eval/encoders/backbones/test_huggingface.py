@@ -4,7 +4,8 @@ import socket
 import pytest
 import torch
 
-from simsiam_eval.encoders.checkpoint import load_encoder
+from simsiam_eval.encoders.backbones.huggingface import _keys_in_network
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.errors import DataError, UsageError
 
 transformers = pytest.importorskip("transformers")
@@ -13,6 +14,7 @@ SMALL = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16
 )
 CNN = dict(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic")
+R18 = dict(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
 PREPROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"height": 64, "width": 64}, "resample": 3}
 
 
@@ -80,6 +82,61 @@ def test_shards_are_read(tmp_path):
     saved(tmp_path, transformers.ViTModel, transformers.ViTConfig(**SMALL), max_shard_size="50KB")
     assert not (tmp_path / "model.safetensors").exists()
     assert load_encoder(f"hf:{tmp_path}")[0].width == 32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CNN | {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 2, 1, 1], "layer_type": "bottleneck"},
+        R18 | {"hidden_act": "gelu"},
+        R18 | {"downsample_in_first_stage": True},
+        R18 | {"embedding_size": 32},
+    ],
+)
+def test_resnets_that_torchvision_lacks_are_computed_by_transformers(tmp_path, config):
+    model = saved(tmp_path, transformers.ResNetForImageClassification, transformers.ResNetConfig(**config)).resnet
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images).pooler_output.flatten(1)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        encoder, report = load_encoder(path)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(images), expected, rtol=0, atol=1e-5)
+        assert (report.arch, report.stem) == ("hf:ResNetModel", None)
+        assert report.preprocessing["crop"] == 64
+    assert inspect_checkpoint(tmp_path).weights_sha256 == report.weights_sha256
+
+
+def test_without_transformers_its_resnets_are_rejected_with_what_to_do(tmp_path, monkeypatch):
+    saved(tmp_path, transformers.ResNetModel, transformers.ResNetConfig(**CNN))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        DataError, match=rf'transformers computes it as hf:{tmp_path}: pip install "simsiam-eval\[hf\]"'
+    ):
+        load_encoder(tmp_path)
+
+
+def test_other_networks_of_transformers_are_rejected_with_their_name(tmp_path):
+    saved(tmp_path, transformers.ViTModel, transformers.ViTConfig(**SMALL))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(DataError, match=rf"has a vision transformer and no ResNet: .* Give it as hf:{path}\."):
+            load_encoder(path)
+        assert load_encoder(f"hf:{path}")[0].width == 32
+
+
+def test_keys_of_the_file_and_of_the_network(tmp_path):
+    saved(tmp_path, transformers.ViTForImageClassification, transformers.ViTConfig(**SMALL))
+    encoder, report = load_encoder(f"hf:{tmp_path}")
+    assert report.loaded["vit.embeddings.cls_token"] == "embeddings.cls_token"
+    assert set(report.loaded.values()) == set(encoder.trunk.state_dict())
+    # Names that transformers changes: by their values.
+    renamed = {f"other.{key}": value for key, value in encoder.trunk.state_dict().items()}
+    named = _keys_in_network(renamed, encoder.trunk, "vit.")
+    assert all(torch.equal(renamed[key], encoder.trunk.state_dict()[name]) for key, name in named.items())
+    assert len(set(named.values())) == len(renamed)
+    assert _keys_in_network({"qkv": torch.zeros(3)}, encoder.trunk, "vit.") == {
+        "qkv": "a weight that is made of several"
+    }
 
 
 def test_other_folders_are_rejected(tmp_path):

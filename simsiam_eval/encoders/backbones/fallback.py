@@ -1,7 +1,8 @@
-"""ResNets that torchvision does not have, in checkpoints that do not name their library: timm computes them."""
+"""ResNets that torchvision does not have, in checkpoints given by their path: transformers or timm computes them."""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 from simsiam_eval.encoders.backbones.timm_architectures import timm_architectures_for
@@ -9,16 +10,22 @@ from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.recognition.networks import OtherArchitecture
 from simsiam_eval.encoders.timm_library import import_timm
 from simsiam_eval.errors import UsageError
-from simsiam_eval.vocabulary import TIMM
+from simsiam_eval.vocabulary import HUGGING_FACE, TIMM
 
 
-def timm_choice(choice: EncoderChoice, failure: OtherArchitecture) -> EncoderChoice:
-    """The same encoder, as one of timm's.
+def library_choice(choice: EncoderChoice, failure: OtherArchitecture) -> EncoderChoice:
+    """The same encoder, as one of the library that has its architecture.
 
     Raises:
-        OtherArchitecture: timm is missing or has no such network.
+        OtherArchitecture: the library is missing, or none has such a network.
         UsageError: timm has several networks with these keys and shapes, and nothing names one.
     """
+    if failure.is_of_transformers:
+        if importlib.util.find_spec("transformers") is None:
+            raise OtherArchitecture(
+                f'{failure} transformers computes it as {HUGGING_FACE}{choice.checkpoint}: pip install "simsiam-eval[hf]".'
+            ) from failure
+        return replace(choice, checkpoint=f"{HUGGING_FACE}{choice.checkpoint}")
     names = _names(choice, failure)
     if not names:
         raise failure
