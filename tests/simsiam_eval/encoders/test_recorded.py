@@ -8,8 +8,9 @@ import torch
 from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint import load_encoder
 from simsiam_eval.encoders.encoder import build_trunk
-from simsiam_eval.encoders.export.export import export_encoder, writer_of
-from simsiam_eval.encoders.export.writer import Subject
+from simsiam_eval.encoders.export import export
+from simsiam_eval.encoders.export.targets import TARGETS
+from simsiam_eval.encoders.export.writer import Conversion
 from simsiam_eval.encoders.recorded import recorded_variant
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -34,6 +35,15 @@ class NoSamples:
 def converted(tmp_path, monkeypatch):
     """converted("timm", "a.safetensors", preprocessing) -> path of what was written, and the encoder."""
 
+    make = export._writer
+
+    def not_compared(conversion, target):
+        writer = make(conversion, target)
+        monkeypatch.setattr(type(writer), "missing", lambda self: "not to be compared")
+        return writer
+
+    monkeypatch.setattr(export, "_writer", not_compared)
+
     def convert(target, name, preprocessing, stem="imagenet", **variant):
         torch.manual_seed(0)
         given = TrunkVariant(channels=preprocessing.channels, **variant)
@@ -41,9 +51,7 @@ def converted(tmp_path, monkeypatch):
         content = {"state_dict": {f"module.encoder.{key}": value for key, value in trunk.state_dict().items()}}
         torch.save(content | {"simsiam_eval": {"variant": given.to_dict(stem)}}, tmp_path / "original.pth")
         encoder, report = load_encoder(tmp_path / "original.pth")
-        writer = writer_of(target, Subject(encoder, report, preprocessing))
-        monkeypatch.setattr(type(writer), "missing", lambda self: "not to be compared")
-        export_encoder(tmp_path / name, target, writer, NoSamples())
+        export.export_encoder(Conversion(encoder, report, preprocessing, tmp_path / name), TARGETS[target], NoSamples())
         return tmp_path / name, report
 
     return convert
