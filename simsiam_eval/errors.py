@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -13,17 +13,23 @@ _OPTION = re.compile(
     r"`[^`]*`|(?<![^\s(\"'])(?:--(?P<negated>no-(?!label\b))?(?P<long>[a-z][a-z0-9-]*)|-(?P<short>[a-zA-Z]))(?![\w-])"
 )
 _names: Literal["options", "arguments"] = "arguments"
+_typed: Mapping[str, str] = {}
 
 
 @contextmanager
-def spelled_as(names: Literal["options", "arguments"]) -> Iterator[None]:
-    """How messages name settings: as options (`--batch-size`) while the command line runs, as arguments from Python."""
-    global _names
-    before, _names = _names, names
+def spelled_as(names: Literal["options", "arguments"], typed: Mapping[str, str] | None = None) -> Iterator[None]:
+    """How messages name settings: as options (`--batch-size`) while the command line runs, as arguments from Python.
+
+    Args:
+        typed: option, as messages call it -> the other name of it that the user typed, such as {"--out": "--to"}.
+    """
+    global _names, _typed
+    before = _names, _typed
+    _names, _typed = names, typed or {}
     try:
         yield
     finally:
-        _names = before
+        _names, _typed = before
 
 
 def names_options() -> bool:
@@ -36,8 +42,15 @@ def spelled(message: str) -> str:
 
     >>> spelled("--batch-size must be at least 1; `simsiam-eval knn -k 1` uses no -k, see --no-strict.")
     'batch_size must be at least 1; `simsiam-eval knn -k 1` uses no k, see strict=False.'
+    >>> with spelled_as("options", {"--out": "--to"}):
+    ...     spelled("choose another --out.")
+    'choose another --to.'
     """
-    return message if names_options() else _OPTION.sub(_argument_name, message)
+    return _OPTION.sub(_typed_name if names_options() else _argument_name, message)
+
+
+def _typed_name(match: re.Match[str]) -> str:
+    return _typed.get(match[0], match[0])
 
 
 def _argument_name(match: re.Match[str]) -> str:

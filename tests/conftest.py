@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from hypothesis import settings
 from PIL import Image
 
 from cli import main
+from simsiam_eval.commands.options import command
+from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import spelled_as
 from simsiam_eval.runtime.machine import usable_cores
 
@@ -66,7 +69,25 @@ def messages_name_arguments():
 @pytest.fixture(scope="session")
 def call():
     """call("knn", "--train", path, ...) -> Click's result: exit_code, stdout, stderr, output."""
-    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    def run(*arguments):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert not (unknown := _unknown_options(arguments, result.stderr)), f"not an option: {unknown}\n{result.stderr}"
+        return result
+
+    return run
+
+
+def _unknown_options(arguments, error):
+    """Options that an error names and the command does not have; those of other commands stand between backticks."""
+    names = [name for name in COMMANDS if tuple(name.split()) == arguments[: len(name.split())]]
+    sentences = re.sub("`[^`]*`", "", "".join(re.findall("^Error: .*$", error, re.MULTILINE)))
+    if not names:
+        return set()
+    parameters = command(names[0], COMMANDS[names[0]].settings_class(), COMMANDS[names[0]].run).params
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    typed = {str(argument).partition("=")[0] for argument in arguments}
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", sentences)) - known - typed - {"--help"}
 
 
 @pytest.fixture(scope="session")

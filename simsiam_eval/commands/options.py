@@ -59,7 +59,7 @@ def command(name: str, settings_class: type[S], run: Callable[[S], Result]) -> c
             from_file = read_config(config, name, settings_class) if config is not None else {}
             return settings_class.from_mapping(from_file | given)
 
-        report(lambda: run(settings()), as_json, debug)
+        report(lambda: run(settings()), as_json, debug, built.typed)
 
     params: list[click.Parameter] = []
     for title, fields in grouped_fields(settings_class):
@@ -139,15 +139,21 @@ class _Command(cloup.Command):
 
     Attributes:
         lacks: options that the command does not have -> why, as a sentence.
+        typed: option, as messages call it -> the other name of it that the user typed.
     """
 
     lacks: Mapping[str, str] = types.MappingProxyType({})
+    typed: Mapping[str, str] = types.MappingProxyType({})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        typed = {}
         for param in self.params:
             spellings = [name for name in param.opts if any(_option_given(name, arg) for arg in args)]
             if len(spellings) > 1:
                 raise click.UsageError(f"{' and '.join(spellings)} are the same option; give one of them.", ctx)
+            if spellings:
+                typed[param.opts[0]] = spellings[0]
+        self.typed = typed
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -21,9 +21,13 @@ from simsiam_eval.runtime.progress import say
 from simsiam_eval.runtime.signals import CaughtSignal, Received, raised_signals
 
 
-def report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
-    """Run, print the result, and turn what can go wrong into one sentence and an exit status."""
-    with spelled_as("options"), raised_signals() as received:
+def report(run: Callable[[], Result], as_json: bool, debug: bool, typed: Mapping[str, str] | None = None) -> None:
+    """Run, print the result, and turn what can go wrong into one sentence and an exit status.
+
+    Args:
+        typed: as in `spelled_as`.
+    """
+    with spelled_as("options", typed), raised_signals() as received:
         try:
             _report(lambda: _uninterrupted(run, received), as_json, debug)
         except (KeyboardInterrupt, CaughtSignal):

@@ -129,3 +129,19 @@ def test_help_shows_required_options_first_and_common_ones_last():
 
 def test_a_typo_is_answered_by_the_near_option():
     assert "--bake-time" in bake("rye", "--bake-tmie", "3").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("import", "a.npy", "--to", "a.txt"), "--to must end in .h5"),
+        (("import", "a.npy", "--out=a.txt"), "--out must end in .h5"),
+        (("knn", "--train", "a.h5", "--test", "b.h5", "--k", 0), "--k must be at least 1"),
+        (("knn", "--train", "a.h5", "--test", "b.h5", "-k", 0), "-k must be at least 1"),
+        (("linear-eval", "--train", "a.h5", "--test", "b.h5", "--c", 1), "--c cannot be used"),
+    ],
+)
+def test_an_error_names_the_option_as_it_was_typed(call, command, named):
+    result = call(*command)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {named}")
