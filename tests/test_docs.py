@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from simsiam_eval.encoders.encoder import build_trunk
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -35,6 +38,32 @@ def test_links_lead_somewhere(page):
         target = (page.parent / path) if path else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def _documented_metrics(command):
+    """The keys in the table of a command in docs/records.md."""
+    page = (DOCS / "records.md").read_text(encoding="utf-8")
+    table = page.partition(f"## `{command}`\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    return {key for row in rows for key in re.findall(r"`(\w+)`", row) if key != "metrics"}
+
+
+def test_the_records_page_has_every_key(record, checkpoint, tmp_path):
+    torch.save({f"{name}.{key}": weight for name in ("left", "right")
+                for key, weight in build_trunk("resnet18", "cifar").state_dict().items()}, tmp_path / "two.pth")  # fmt: skip
+    np.save(tmp_path / "a.npy", np.ones((2, 3), dtype=np.float32))
+    records = [
+        record("inspect", checkpoint, "--images", "digits"),
+        record("inspect", tmp_path / "two.pth"),
+        record("convert", checkpoint, "--to", "torchvision", "--out", tmp_path / "a.pth"),
+        record("import", tmp_path / "a.npy", "--to", tmp_path / "a.h5"),
+    ]
+    for task in ("inspect", "convert", "import"):
+        metrics = {key for made in records if made["task"] == task for key in made["metrics"]}
+        assert _documented_metrics(task) == metrics
+    page = (DOCS / "records.md").read_text(encoding="utf-8")
+    for key in {key for made in records for key in (*made, *made["provenance"])}:
+        assert f"`{key}`" in page or key in ("encoder", "preprocessing", "source", "precision"), key
 
 
 @pytest.fixture
