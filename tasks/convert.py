@@ -112,7 +112,6 @@ def convert(settings: ConvertSettings) -> Result:
     from simsiam_eval.encoders.notes import note_assumptions
 
     started = time.perf_counter()
-    settings.try_outputs()
     encoder, report = load_encoder(settings.encoder_choice(settings.checkpoint))
     assumptions = note_assumptions(report, settings.mean, settings.std)
     preprocessing = settings.extraction().preprocessing(report)

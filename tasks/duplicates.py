@@ -70,7 +70,6 @@ def duplicates(settings: DuplicatesSettings) -> Result:
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
-    settings.try_outputs()
     sets = [open_features(path) for path in (settings.file, settings.other) if path is not None]
     if len(sets) > 1:
         reject_mixture(*sets)

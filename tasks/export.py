@@ -24,12 +24,14 @@ class ExportSettings(Settings):
     GROUPS: ClassVar[dict[str, str]] = {"data": "file", "output": "to out"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5 --to parquet --out train.parquet",)
 
+    RESUMES = True
+
     file: Path = setting(positional=True, help="Feature file (.h5).")
     to: str = setting(
         choices=("parquet", "npy"),
         help="Format: parquet (one table; extra `parquet`) or npy (a folder of NumPy arrays).",
     )
-    out: Path = setting(help="File (parquet) or folder (npy) to write; must not exist.")
+    out: Path = setting(output=True, help="File (parquet) or folder (npy) to write; must not exist.")
 
 
 def export(settings: ExportSettings) -> Result:
@@ -40,16 +42,11 @@ def export(settings: ExportSettings) -> Result:
         UsageError: pyarrow is not installed.
     """
     from simsiam_eval.features.reader import FeatureReader
-    from simsiam_eval.files.atomic import cannot_write
 
     started = time.perf_counter()
     with FeatureReader(settings.file) as reader:
         if settings.out.exists():
             raise DataError(f"{settings.out} already exists: delete it or choose another --out.")
-        try:
-            settings.out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(settings.out, error) from error
         (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
         source = {

@@ -29,9 +29,11 @@ class ExtractSettings(ViewSettings, ProcessSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--checkpoint checkpoint.pth.tar --data folder:photos/train --out train.h5",)
 
+    RESUMES = True
+
     checkpoint: str = setting(help="Checkpoint file or folder, timm:NAME, timm:NAME@FILE or hf:FOLDER.")
     data: str = setting(help="Image source, such as folder:PATH, cifar10:PATH#test, manifest:FILE.csv or digits.")
-    out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
+    out: Path = setting(output=True, endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     limit: int | None = setting(None, at_least=1, help="Extract only the first N images.")
     rows: str | None = setting(None, help="Extract only rows START:STOP of the source; `merge` joins such parts.")
     engine: str = setting(

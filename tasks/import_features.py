@@ -36,6 +36,8 @@ class ImportSettings(LabelSettings):
         "features.npy --ids file_names.txt --labels labels.npy --encoder clip --to test.h5",
     )
 
+    RESUMES = True
+
     features: tuple[Path, ...] = setting(
         positional=True, help="Files or folders of features; of several, the rows are joined in the order given."
     )

@@ -33,10 +33,12 @@ class MergeSettings(Settings):
     GROUPS: ClassVar[dict[str, str]] = {"data": "parts", "output": "out virtual"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("part-0.h5 part-1.h5 --out train.h5",)
 
+    RESUMES = True
+
     parts: tuple[Path, ...] = setting(
         positional=True, help="Feature files of consecutive rows of one source, in any order."
     )
-    out: Path = setting(endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
+    out: Path = setting(output=True, endings=FEATURE_ENDINGS, help="Feature file to write (.h5).")
     virtual: bool = setting(
         False,
         help="Write a small HDF5 virtual file that refers to the parts by relative paths (keep them together).",
@@ -208,7 +210,6 @@ def _write_virtual(parts: Sequence[FeatureReader], attributes: dict[str, Any], o
     from simsiam_eval.files.atomic import atomic_write
 
     errors = []
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as target, h5py.File(target, "w") as file:
         add_header(file, attributes)
         for name in ("labels", "ids", "valid", *parts[0].columns):

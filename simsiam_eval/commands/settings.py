@@ -52,6 +52,8 @@ class Settings:
     GROUPS: ClassVar[dict[str, str]] = {}
     # Options of other commands that users may expect -> why this one has none, as a sentence.
     LACKS: ClassVar[dict[str, str]] = {}
+    # Whether the command completes or keeps an output that exists, instead of replacing it.
+    RESUMES: ClassVar[bool] = False
     # Arguments of example calls, which `--help` and the docs show.
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
 
@@ -65,9 +67,11 @@ class Settings:
         self.check()
 
     def try_outputs(self) -> None:
-        """Find out before the work whether the output files can be written. Raises DataError."""
+        """Find out before the work whether the output files can be written; those that are resumed may be complete, in a
+        folder that is not writable. Raises DataError."""
         for _, path in self.outputs():
-            reject_unwritable(path)
+            if not (self.RESUMES and path.exists()):
+                reject_unwritable(path)
 
     def outputs(self) -> list[tuple[str, Path]]:
         """The output files, as pairs of option and path. Subclasses add files that are written next to them."""

@@ -59,12 +59,13 @@ class Command:
         return settings_class
 
     def run(self, settings: Settings) -> Result:
-        """Run the command with its settings, with --num-gpus in that many processes."""
+        """Run the command with its settings, if its outputs can be written; with --num-gpus in that many processes."""
         from simsiam_eval.commands.settings import ProcessSettings
         from simsiam_eval.runtime.launch import under_torchrun
 
         if isinstance(settings, ProcessSettings):
             under_torchrun(settings.num_gpus, settings.device)
+        settings.try_outputs()
         run: Callable[..., Result] = load(self.function)
         return run(settings, **{COMMANDS[name].python_name: partial(COMMANDS[name]) for name in self.uses})
 

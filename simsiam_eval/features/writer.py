@@ -36,7 +36,7 @@ from simsiam_eval.features.part_file import (
     undo_finish,
     write_notes,
 )
-from simsiam_eval.files.atomic import sync_folder
+from simsiam_eval.files.atomic import make_folder, sync_folder
 from simsiam_eval.files.lock import unlock_and_close
 
 _SYNC_SECONDS, _SYNC_BLOCKS = 5.0, 1024
@@ -81,7 +81,7 @@ class FeatureWriter:
             create_layout(new, fd, rows, self._columns, self._dtype, attributes)
 
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             if process == 0:
                 self._fd = open_and_lock(path, create)
                 undo_finish(path, self._fd)

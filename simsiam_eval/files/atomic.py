@@ -20,12 +20,12 @@ _WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file, open for reading and writing, that replaces `path` when the block ends without an exception.
 
-    It is a temporary file in the folder of `path`, which is synced to the disk and then renamed to `path`. On any
-    exception, including Ctrl-C, it is removed and the old file stays. If `path` is a symbolic link, the file that it
-    points to is replaced.
+    It is a temporary file in the folder of `path`, created if missing, which is synced to the disk and then renamed to
+    `path`. On any exception, including Ctrl-C, it is removed and the old file stays. If `path` is a symbolic link, the file
+    that it points to is replaced.
 
     Raises:
-        DataError: the file cannot be written: full disk, missing folder, no permission.
+        DataError: the file cannot be written: full disk, no permission, or as `make_folder`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +35,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ['a.bin']
     """
     target = _target(path)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary(target)
+    make_folder(target.parent)
     try:
         # tempfile would ignore the umask and create files that only their owner can read.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -70,15 +71,42 @@ def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -
         file.write(text.getvalue().encode())
 
 
-def reject_unwritable(path: str | os.PathLike[str]) -> None:
-    """Check by a temporary file that `atomic_write` can write `path`, before any work is done.
+def make_folder(folder: Path) -> None:
+    """Create a folder for outputs, and its parents; the one rule for the outputs of all commands.
+
+    A folder of the root is not created: such a path is misspelled, or its disk is not mounted.
 
     Raises:
-        DataError: `path` is a folder, or its folder is missing or not writable.
+        DataError: it cannot be created.
+    """
+    try:
+        _existing_parent(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _existing_parent(folder: Path) -> Path:
+    """The innermost of the folder and its parents that exists. Raises FileNotFoundError if that is the root."""
+    missing = None
+    for parent in (folder.absolute(), *folder.absolute().parents):
+        if os.path.lexists(parent):
+            break
+        missing = parent
+    if missing is not None and parent == parent.parent:
+        raise FileNotFoundError(errno.ENOENT, f"{missing} does not exist")
+    return parent
+
+
+def reject_unwritable(path: str | os.PathLike[str]) -> None:
+    """Check by a temporary file that `atomic_write` can write `path`, before any work is done; no folder is created.
+
+    Raises:
+        DataError: `path` is a folder, or its folder is not writable or cannot be created.
     """
     target = _target(path)
     try:
-        temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+        temporary = _temporary(_existing_parent(target.parent) / target.name)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         temporary.unlink()
     except OSError as error:
@@ -102,7 +130,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['b.txt']
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary(target)
+    make_folder(target.parent)
     try:
         temporary.mkdir()
         yield temporary
@@ -138,7 +167,8 @@ def atomic_files(*paths: Path) -> Iterator[Path]:
     ['a.bin', 'a.xml']
     """
     targets = [_target(path) for path in paths]
-    temporary = targets[0].with_name(f".{targets[0].name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary(targets[0])
+    make_folder(targets[0].parent)
     try:
         temporary.mkdir()
         yield temporary
@@ -155,6 +185,11 @@ def atomic_files(*paths: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(targets[0].parent)
+
+
+def _temporary(target: Path) -> Path:
+    """A hidden name next to `target`."""
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -191,10 +226,10 @@ def _write_error(error: BaseException, temporary: Path) -> OSError | None:
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> DataError:
     """The DataError for a file or folder `path` that cannot be written."""
-    reason = (error.strerror or str(error)).lower()
+    reason = error.strerror or str(error)
     return DataError(
-        f"{os.fspath(path)} cannot be written ({reason}): choose a path in an existing, writable folder with free space; "
-        "existing files were not changed"
+        f"{os.fspath(path)} cannot be written ({reason[:1].lower()}{reason[1:]}): choose a path in a writable folder with "
+        "free space; existing files were not changed"
     )
 
 

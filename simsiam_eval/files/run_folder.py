@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.atomic import cannot_write
+from simsiam_eval.files.atomic import cannot_write, make_folder
 from simsiam_eval.files.lock import lock_and_keep, unlock_and_close
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # as atomic_write names them
@@ -30,8 +30,8 @@ class LockedFolder:
 
     def __init__(self, path: Path, activity: str = "training") -> None:
         self.path = path
+        make_folder(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise cannot_write(path, error) from error

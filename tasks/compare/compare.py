@@ -91,7 +91,6 @@ def compare(settings: CompareSettings) -> Result:
     from tasks.compare.sets import same_images, training_sets
 
     started = time.perf_counter()
-    settings.try_outputs()
     device = resolve_device(settings.device)
     tests = same_images(settings.file)
     banks = training_sets(settings.train)

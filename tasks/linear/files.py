@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simsiam_eval.commands.record import Result
-from simsiam_eval.files.atomic import atomic_write, cannot_write, reject_unwritable
+from simsiam_eval.files.atomic import atomic_write, make_folder, reject_unwritable
 from simsiam_eval.linear.head_file import SavedHead, write_head
 from simsiam_eval.metrics.confusion import MAX_CLASSES
 from simsiam_eval.plots.charts import draw_confusion, draw_curves
@@ -21,17 +21,14 @@ _DRAWN_CLASSES = 40  # where not all are drawn: as many as a picture can name
 _FILES = ("head.safetensors", "confusion.json", "confusion.png", "curves.png")  # besides the record
 
 
-def make_folder(out: Path | None) -> None:
+def try_folder(out: Path | None) -> None:
     """Create the folder, before the work begins.
 
     Raises:
         DataError: it cannot be created or written to.
     """
     if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(out, error) from error
+        make_folder(out)
         reject_unwritable(out / "record.json")
 
 

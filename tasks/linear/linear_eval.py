@@ -46,13 +46,12 @@ def linear_eval(settings: LinearEvalSettings) -> Result:
     from simsiam_eval.linear.data import feed_of, read_probe_data
     from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.sources.opening import open_source
-    from tasks.linear.files import make_folder, write_files
+    from tasks.linear.files import try_folder, write_files
     from tasks.linear.report import NOTHING_HELD_OUT, HeadReport, RowsReport, head_report, rows_report
     from tasks.linear.trials import Subset, trials_of
 
     started = time.perf_counter()
-    settings.try_outputs()
-    make_folder(settings.out)
+    try_folder(settings.out)
     device = resolve_device(settings.device)
     data, train, test = read_probe_data(
         settings.train, settings.test, settings.given_encoder(), settings.extraction(), device, settings.per_layer

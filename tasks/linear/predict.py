@@ -83,7 +83,6 @@ def predict(settings: PredictSettings) -> Result:
     from simsiam_eval.sources.opening import open_source
 
     started = time.perf_counter()
-    settings.try_outputs()
     saved, source = read_head(settings.head), open_source(settings.data, no_label=settings.no_label)
     options = ExtractionOptions(
         precision=settings.precision, batch=settings.extract_batch, workers=settings.workers, strict=settings.strict

@@ -64,7 +64,6 @@ def retrieval_build(settings: RetrievalBuildSettings) -> Result:
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
-    settings.try_outputs()
     device = resolve_device(settings.device)
     gallery = features_of(
         settings.gallery, "train", settings.given_encoder(), settings.extraction(), device, option="--gallery"

@@ -101,7 +101,6 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     from simsiam_eval.runtime.device import resolve_device
 
     started = time.perf_counter()
-    settings.try_outputs()
     device = resolve_device(settings.device)
     gallery, queries = _open_sets(
         settings.gallery, settings.queries, settings.given_encoder(), settings.extraction(), device

@@ -94,7 +94,6 @@ def retrieval_search(settings: RetrievalSearchSettings) -> Result:
     from tasks.retrieval.gallery import Gallery, extracted_gallery, open_index_gallery, open_queries
 
     started = time.perf_counter()
-    settings.try_outputs()
     device = resolve_device(settings.device)
     if is_index_file(settings.gallery):
         gallery = open_index_gallery(Path(settings.gallery))

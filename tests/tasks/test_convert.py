@@ -109,7 +109,7 @@ def test_errors(simsiam, tmp_path, call):
     torch.save(content, tmp_path / "part.pth")
     with pytest.raises(DataError, match="does not have a complete encoder"):
         convert(ConvertSettings(checkpoint=tmp_path / "part.pth", to="torchvision", out=tmp_path / "a.pth"))
-    result = call("convert", simsiam, "--to", "torchvision", "--out", tmp_path / "none" / "a.pth")
+    result = call("convert", simsiam, "--to", "torchvision", "--out", tmp_path / "part.pth" / "a.pth")
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
     assert not list(tmp_path.glob("a.*"))

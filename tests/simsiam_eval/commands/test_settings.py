@@ -207,10 +207,11 @@ def test_an_output_is_no_input_and_no_other_output(tmp_path):
 
 
 def test_outputs_are_tried(tmp_path):
-    Reader(out=tmp_path / "new", table=tmp_path / "other").try_outputs()
+    Reader(out=tmp_path / "new", table=tmp_path / "other" / "x").try_outputs()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DataError, match="none/x cannot be written"):
-        Reader(table=tmp_path / "none" / "x").try_outputs()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="file/x cannot be written"):
+        Reader(table=tmp_path / "file" / "x").try_outputs()
 
 
 def test_values_that_no_library_can_take(monkeypatch, tmp_path):

@@ -1,12 +1,20 @@
 import os
 import resource
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.atomic import atomic_write, reject_unwritable, write_csv
+from simsiam_eval.files.atomic import (
+    atomic_files,
+    atomic_folder,
+    atomic_write,
+    make_folder,
+    reject_unwritable,
+    write_csv,
+)
 
 
 def test_file_is_written_and_replaced(tmp_path):
@@ -56,9 +64,30 @@ def test_target_of_a_symbolic_link_is_replaced(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no such file or directory"), atomic_write(tmp_path / "none" / "file"):
+def test_missing_folders_are_created(tmp_path):
+    reject_unwritable(tmp_path / "a" / "b" / "file")
+    assert not list(tmp_path.iterdir())
+    with atomic_write(tmp_path / "a" / "b" / "file"):
         pass
+    with atomic_folder(tmp_path / "c" / "d") as folder:
+        (folder / "file").touch()
+    with atomic_files(tmp_path / "e" / "f" / "file") as folder:
+        (folder / "file").touch()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("file")) == [
+        "a/b/file",
+        "c/d/file",
+        "e/f/file",
+    ]
+
+
+@pytest.mark.parametrize("create", [reject_unwritable, make_folder, lambda path: atomic_write(path).__enter__()])
+def test_folders_of_the_root_and_those_in_a_file_are_not_created(tmp_path, create):
+    with pytest.raises(DataError, match=r"\(/misspelled does not exist\)"):
+        create(Path("/misspelled/folder/file"))
+    assert not Path("/misspelled").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="not a directory"):
+        create(tmp_path / "file" / "folder" / "file")
 
 
 def test_folder_is_not_replaced(tmp_path):
@@ -113,7 +142,7 @@ def test_csv_is_written_atomically(tmp_path):
         write_csv(path, ("id", "n"), rows())
     assert path.read_bytes() == original
     with pytest.raises(DataError, match="cannot be written"):
-        write_csv(tmp_path / "nowhere" / "t.csv", ("id",), [])
+        write_csv(path / "t.csv", ("id",), [])
 
 
 def test_name_that_is_too_long_is_an_error(tmp_path):

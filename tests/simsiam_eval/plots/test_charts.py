@@ -88,5 +88,6 @@ def test_a_thousand_classes_are_drawn_without_names(tmp_path):
 
 
 def test_a_chart_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
-        draw_confusion(tmp_path / "no" / "m.png", np.eye(2, dtype=np.int64), ["a", "b"], "")
+        draw_confusion(tmp_path / "file" / "m.png", np.eye(2, dtype=np.int64), ["a", "b"], "")

@@ -50,6 +50,7 @@ def test_rows_of_a_page_are_framed(tmp_path):
     assert re.search(r"div \{[^}]*flex-wrap: wrap; border: 1px solid", page)  # a wrapped row is still one group
 
 
-def test_missing_folder_is_a_data_error(tmp_path):
+def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
-        write_sheet(tmp_path / "nowhere" / "s.png", "title", ROWS)
+        write_sheet(tmp_path / "file" / "s.png", "title", ROWS)
