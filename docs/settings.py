@@ -47,7 +47,9 @@ top level. Paths are relative to the working folder.
 
 ## Output and exit status
 
-`--json` prints only the JSON record on standard output. `--debug` shows the traceback of an error.
+`--json` prints only the JSON [record](records.md) on standard output. `--debug` shows the traceback of
+an error. Missing folders of an output are created, except in `/`, where they are misspelled or not
+mounted.
 
 | exit status | meaning |
 | --- | --- |

@@ -145,6 +145,6 @@ def test_a_config_file_may_hold_several_commands_tables(call, pipeline, tmp_path
 
 def test_settings_of_an_extraction_are_rejected_on_feature_files(call, pipeline):
     arguments = ["knn", "--train", pipeline / "train.h5", "--test", pipeline / "test.h5"]
-    refused = call(*arguments, "--pool", "max")
-    assert (refused.exit_code, "--pool applies to images only" in refused.stderr) == (2, True)
+    rejected = call(*arguments, "--pool", "max")
+    assert (rejected.exit_code, "--pool applies to images only" in rejected.stderr) == (2, True)
     assert "pool" not in json.loads(call(*arguments, "--json").stdout)["settings"]

@@ -35,8 +35,8 @@ def test_a_commands_table_goes_before_the_top_level(config):
     ],
 )
 def test_a_config_that_contradicts_itself(config, text, says):
-    refused = bake("rye", "--config", config(text))
-    assert (refused.exit_code, says in refused.stderr) == (2, True), refused.output
+    rejected = bake("rye", "--config", config(text))
+    assert (rejected.exit_code, says in rejected.stderr) == (2, True), rejected.output
 
 
 @pytest.mark.parametrize("text", ["heat = 5\nbake-time = 7\n", "[bake]\nheat = 5\nbake_time = 7\n[knn]\nx = 1\n"])

@@ -38,8 +38,8 @@ def test_lists_of_given_words_take_commas_and_names_keep_theirs():
     ],
 )
 def test_the_wrong_value_of_a_list_is_named(option, given, says):
-    refused = bake("rye", option, given)
-    assert (refused.exit_code, says in refused.stderr) == (2, True), refused.output
+    rejected = bake("rye", option, given)
+    assert (rejected.exit_code, says in rejected.stderr) == (2, True), rejected.output
 
 
 def test_without_arguments_help_is_shown():

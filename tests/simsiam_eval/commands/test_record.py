@@ -23,10 +23,10 @@ def _result(**changed):
 
 
 def _strict(text):
-    def refuse(constant):
+    def reject(constant):
         raise ValueError(constant)
 
-    return json.loads(text, parse_constant=refuse)
+    return json.loads(text, parse_constant=reject)
 
 
 def test_record_has_metrics_and_provenance_and_no_table():

@@ -74,9 +74,9 @@ def test_a_given_value_goes_before_the_preset_even_where_it_is_false():
     ],
 )
 def test_a_wrong_value_is_rejected_by_the_name_of_its_option(wrong, says):
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as rejected:
         Oven(**({"out": "x"} | wrong))
-    assert says in str(refused.value)
+    assert says in str(rejected.value)
 
 
 @pytest.mark.parametrize("bound", [{"seed": 0}, {"seed": 2**32 - 1}, {"heat": 300}, {"rack_count": 1}])

@@ -109,7 +109,7 @@ def test_what_faiss_cannot_make_is_one_sentence(bank, tmp_path):
     for parameters in ("nprobe=1=2", "nprobe=x", "nprobe", "=1"):
         with pytest.raises(UsageError, match="cannot be used with IVF8,Flat"):
             build_index(bank, "IVF8,Flat").set_parameters(parameters, 1)
-    with pytest.raises(UsageError, match="k_base >= k"):  # what FAISS refuses only when it searches
+    with pytest.raises(UsageError, match="k_base >= k"):  # what FAISS rejects only when it searches
         build_index(bank, "IVF8,PQ4x4,RFlat").set_parameters("k_factor_rf=0", 1)
     with pytest.raises(UsageError, match="cannot be used with HNSW16"):
         build_index(bank, "HNSW16").set_parameters("nonsense=3", 1)

@@ -1,4 +1,4 @@
-"""torch.compile is refused, in one sentence and before any work, where the machine's compiler is not there."""
+"""torch.compile is rejected, in one sentence and before any work, where the machine's compiler is not there."""
 
 import sysconfig
 

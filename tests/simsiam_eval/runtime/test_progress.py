@@ -14,7 +14,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [None, Full()])
-def test_work_goes_on_where_nobody_can_read(monkeypatch, stream):
+def test_work_continues_where_nobody_can_read(monkeypatch, stream):
     monkeypatch.setattr("simsiam_eval.runtime.progress._PLAIN_SECONDS", 0.0)
     monkeypatch.setattr(sys, "stderr", stream)
     say("hello")

@@ -62,7 +62,7 @@ def test_two_encoders_image_by_image(record, folder, tmp_path):
     assert pair["gained"][0] == rows[1 + int(np.flatnonzero(right[:, 1] > right[:, 0])[0])][0]
 
 
-def test_near_duplicates_in_the_training_sets_are_told(record, call, folder, tmp_path):
+def test_near_duplicates_in_the_training_sets_are_reported(record, call, folder, tmp_path):
     paths = []
     for place, encoder in enumerate(("good1", "good2")):
         with h5py.File(folder / f"{encoder}-train.h5") as train, h5py.File(folder / f"{encoder}-test.h5") as test:
@@ -81,8 +81,8 @@ def heads(folder, tmp_path, *encoders):
     accuracies = []
     for name, path in made.items():
         sets = {split: str(folder / f"{name}-{split}.h5") for split in ("train", "test")}
-        told = linear_eval(LinearEvalSettings(preset="small", epochs=5, save_head=path, **sets))
-        accuracies.append(told.metrics["top1"])
+        result = linear_eval(LinearEvalSettings(preset="small", epochs=5, save_head=path, **sets))
+        accuracies.append(result.metrics["top1"])
     return [part for path in made.values() for part in ("--head", path)], accuracies
 
 
@@ -121,8 +121,8 @@ def test_classes_are_matched_by_name_where_files_number_them_differently(record,
     for encoder in ("one", "two"):
         sets = {split: str(tmp_path / f"{encoder}-{split}.h5") for split in labels}
         saved += ["--head", tmp_path / f"{encoder}.safetensors"]
-        told = linear_eval(LinearEvalSettings(preset="small", lr=100, epochs=40, save_head=saved[-1], **sets))
-        expected.append(told.metrics["top1"])
+        result = linear_eval(LinearEvalSettings(preset="small", lr=100, epochs=40, save_head=saved[-1], **sets))
+        expected.append(result.metrics["top1"])
         tests.append(sets["test"])
         banks += ["--train", sets["train"]]
     assert min(expected) > 0.6

@@ -31,9 +31,9 @@ def test_end_to_end_trains_on_new_views_and_leaves_the_encoder(record, call, che
     sets = ("--train", "digits#test", "--test", "digits#test", "--checkpoint", checkpoint, "--layer", "layer2")
     short = ("--preset", "small", "--epochs", 2, "--lr", 100)
     made = record("linear-eval", *sets, *short, "--end-to-end")
-    metrics, told = made["metrics"], made["provenance"]["end_to_end"]
+    metrics, encoder = made["metrics"], made["provenance"]["end_to_end"]
     assert metrics["trained_on"] == "end-to-end"
-    assert told["encoder_unchanged"] and told["weights_sha256_before"] == told["weights_sha256_after"]
+    assert encoder["encoder_unchanged"] and encoder["weights_sha256_before"] == encoder["weights_sha256_after"]
     assert metrics["crop_top1"] == pytest.approx(record("linear-eval", *sets, *short)["metrics"]["top1"])
     assert record("linear-eval", *sets, *short, "--end-to-end")["metrics"] == metrics
     # A sweep trains its trials and the refit in one pass; the winner is that of its lr alone (the other diverges).

@@ -9,11 +9,11 @@ from tasks.linear.settings import LinearEvalSettings
 def test_test_images_that_are_training_images_are_counted(tmp_path, sets, monkeypatch):
     with h5py.File(sets["train"], "r") as train, h5py.File(sets["test"], "a") as test:
         test["features"][:20] = train["features"][:20] * 3  # the same direction
-    told = linear_eval(LinearEvalSettings(preset="small", epochs=2, leakage=0.99999, **sets))
-    leaked = told.metrics["leakage"]
+    result = linear_eval(LinearEvalSettings(preset="small", epochs=2, leakage=0.99999, **sets))
+    leaked = result.metrics["leakage"]
     assert (leaked["images"], leaked["of"], leaked["drawn_from"]) == (20, 80, 80)
-    assert 20 * leaked["top1"] + 60 * leaked["top1_without"] == pytest.approx(80 * told.metrics["top1"])
-    assert "20 of 80 test images" in told.table.notes[-1]
+    assert 20 * leaked["top1"] + 60 * leaked["top1_without"] == pytest.approx(80 * result.metrics["top1"])
+    assert "20 of 80 test images" in result.table.notes[-1]
     same = linear_eval(
         LinearEvalSettings(preset="small", epochs=2, shots=(3, 5), train=sets["train"], test=sets["train"])
     )

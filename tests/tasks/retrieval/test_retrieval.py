@@ -58,7 +58,7 @@ def test_a_class_that_the_gallery_lacks_is_left_out_and_said(tmp_path):
             retrieval_eval(RetrievalEvalSettings(gallery=few))
 
 
-def test_queries_with_a_copy_in_the_gallery_are_told(tmp_path):
+def test_queries_with_a_copy_in_the_gallery_are_reported(tmp_path):
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(60, 8)), np.arange(60) % 3
     asked = np.concatenate([features[:7] * 2, rng.normal(size=(20, 8))])
