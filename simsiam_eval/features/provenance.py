@@ -7,7 +7,7 @@ from typing import Any
 
 from simsiam_eval.errors import DataError
 
-_SEVERAL = "import both with the same --encoder NAME if one encoder computed them"
+_SEVERAL = "import both with the same `--encoder NAME` if one encoder computed them"
 
 
 def imported_encoder(name: str | None, fingerprint: str) -> dict[str, Any]:
