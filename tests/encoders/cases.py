@@ -27,6 +27,10 @@ from torch import Tensor, nn
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+# "assume": loaded with a named assumption; "either": a clear sentence is as good as the encoder.
+EXPECTATIONS = ("load", "assume", "reject", "either")
+
+
 @dataclass(frozen=True)
 class Case:
     """What is expected of a file.
@@ -35,7 +39,7 @@ class Case:
         name: of the case's folder.
         file: path of the checkpoint, relative to the case's folder.
         written_by: toolkit and version.
-        expect: "load", "refuse", or "either" where a clear sentence is as good as the encoder.
+        expect: a name in EXPECTATIONS.
         family: as reported by `inspect`; None where it does not matter.
         arch, stem, variant: as in CheckpointReport; None where they do not matter.
         projector, predictor: widths, [] for none; None where they do not matter.
@@ -57,6 +61,9 @@ class Case:
     reason: str | None = None
     choice: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.expect in EXPECTATIONS, f"{self.name} expects {self.expect}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not None or empty."""
@@ -128,7 +135,7 @@ def build(builder: Builder, folder: Path) -> Case:
     written = builder.write(folder)
     package = builder.packages[0]
     found = Case(builder.name, written.file, f"{package} {_version(package)}", **builder.expected)
-    if written.encode is not None and found.expect != "refuse":
+    if written.encode is not None and found.expect != "reject":
         images = crops(written.size, written.channels)
         with torch.no_grad():
             features = pooled(written.encode(images))

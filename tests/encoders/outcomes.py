@@ -68,7 +68,7 @@ def outcome_of(case: Case, folder: Path, load: Callable[[EncoderChoice], tuple[A
         return Outcome(case, FAULT, (fault,))
     difference = cosine = None
     faults = []
-    if case.expect == "refuse":
+    if case.expect == "reject":
         faults.append(f"loaded as {report.family} {report.arch}, but is to be rejected")
     elif case.expect != "assume" and (folder / "expected.npz").exists():
         difference, cosine = _parity(encoder, folder / "expected.npz")
@@ -97,7 +97,7 @@ def differences(case: Case, report: Any) -> list[str]:
 
 
 def _rejection(case: Case, message: str) -> Outcome:
-    if case.expect not in ("refuse", "either"):
+    if case.expect not in ("reject", "either"):
         return Outcome(case, FAULT, (f"is rejected: {message}",), message=message)
     if case.reason and not re.search(case.reason, message):
         return Outcome(case, FAULT, (f"the message does not match {case.reason!r}: {message}",), message=message)

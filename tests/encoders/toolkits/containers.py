@@ -139,7 +139,7 @@ def _two(branch: str | None) -> Callable[[Path], Written]:
     return write
 
 
-register("two_trunks", "torch", _two(None), expect="refuse", reason="branch.*net_a.*net_b|net_a.*net_b.*branch")
+register("two_trunks", "torch", _two(None), expect="reject", reason="branch.*net_a.*net_b|net_a.*net_b.*branch")
 register("two_trunks_branch", "torch", _two("net_b"), **R18, choice={"branch": "net_b"})
 
 

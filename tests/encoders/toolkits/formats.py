@@ -226,16 +226,16 @@ def _text(name: str, content: bytes) -> Callable[[Path], Written]:
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 46830571\n"
 HTML = b"<!DOCTYPE html>\n<html><head><title>Google Drive - Quota exceeded</title></head><body></body></html>\n"
-register("lfs_pointer", "torch", _text("model.pth", LFS), expect="refuse", reason="(?i)lfs")
-register("lfs_pointer_safetensors", "torch", _text("model.safetensors", LFS), expect="refuse", reason="(?i)lfs")
-register("html_page", "torch", _text("model.pth", HTML), expect="refuse", reason="(?i)html|web page")
-register("empty_file", "torch", _text("model.pth", b""), expect="refuse", reason="empty")
+register("lfs_pointer", "torch", _text("model.pth", LFS), expect="reject", reason="(?i)lfs")
+register("lfs_pointer_safetensors", "torch", _text("model.safetensors", LFS), expect="reject", reason="(?i)lfs")
+register("html_page", "torch", _text("model.pth", HTML), expect="reject", reason="(?i)html|web page")
+register("empty_file", "torch", _text("model.pth", b""), expect="reject", reason="empty")
 register(
-    "json_file", "torch", _text("model.pth", b'{"message": "Not Found"}\n'), expect="refuse", reason="(?i)json|text"
+    "json_file", "torch", _text("model.pth", b'{"message": "Not Found"}\n'), expect="reject", reason="(?i)json|text"
 )
 
 
-@case("onnx", expect="refuse", reason="(?i)onnx")
+@case("onnx", expect="reject", reason="(?i)onnx")
 def onnx_model(folder: Path) -> Written:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -261,13 +261,13 @@ def _broken(break_: Callable[[bytes], bytes], legacy: bool = False) -> Callable[
 
 
 register(
-    "truncated", "torch", _broken(lambda data: data[:-9999]), expect="refuse", reason="truncated|damaged|incomplete"
+    "truncated", "torch", _broken(lambda data: data[:-9999]), expect="reject", reason="truncated|damaged|incomplete"
 )
 register(
     "truncated_legacy",
     "torch",
     _broken(lambda data: data[:-9999], legacy=True),
-    expect="refuse",
+    expect="reject",
     reason="truncated|damaged",
 )
 
@@ -301,4 +301,4 @@ for _name, _change, _reason in (
     ("not_finite", lambda state_dict: {key: value * float("nan") for key, value in state_dict.items()}, "NaN"),
     ("instance_norm", lambda state_dict: {key: value for key, value in state_dict.items() if "bn" not in key}, "bn"),
 ):
-    register(f"{_name}", "torch", _changed(_change), expect="refuse", reason=_reason)
+    register(f"{_name}", "torch", _changed(_change), expect="reject", reason=_reason)

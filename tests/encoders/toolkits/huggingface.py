@@ -101,7 +101,7 @@ def transformers_timm_wrapper_resnetaa50(folder: Path) -> Written:
     return Written("model", model.timm_model.forward_features)
 
 
-@case("transformers", expect="refuse", reason="(?i)transformer")
+@case("transformers", expect="reject", reason="(?i)transformer")
 def transformers_vit(folder: Path) -> Written:
     from transformers import ViTConfig, ViTModel
 
@@ -138,7 +138,7 @@ def safetensors_sharded_index(folder: Path) -> Written:
     return Written("shards/model.safetensors.index.json", maps(_shards(folder)))
 
 
-@case("huggingface_hub safetensors", expect="refuse", reason="(?i)shard", note="one of several shards")
+@case("huggingface_hub safetensors", expect="reject", reason="(?i)shard", note="one of several shards")
 def safetensors_one_shard(folder: Path) -> Written:
     _shards(folder)
     shard = next((folder / "shards").glob("model-00001-of-*"))
@@ -148,7 +148,7 @@ def safetensors_one_shard(folder: Path) -> Written:
 
 @case(
     "huggingface_hub safetensors",
-    expect="refuse",
+    expect="reject",
     reason="(?i)missing|does not exist|not there",
     note="a shard is gone",
 )

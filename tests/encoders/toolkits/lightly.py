@@ -247,7 +247,7 @@ for _name, _expected in (
 
 
 @case(
-    "lightly", expect="refuse", reason="resnet|layer|architecture", note="a ResNet with one block of 8 widths per stage"
+    "lightly", expect="reject", reason="resnet|layer|architecture", note="a ResNet with one block of 8 widths per stage"
 )
 def lightly_generator_resnet9(folder: Path) -> Written:
     torch.save(_generator("resnet-9").state_dict(), folder / "resnet.pth")

@@ -22,7 +22,7 @@ def _unet(folder: Path) -> nn.Module:
     return model
 
 
-@case("segmentation_models_pytorch", expect="refuse", reason="branch", note="part of a larger network")
+@case("segmentation_models_pytorch", expect="reject", reason="branch", note="part of a larger network")
 def smp_unet(folder: Path) -> Written:
     _unet(folder)
     return Written("unet.pth")
@@ -56,7 +56,7 @@ def smp_encoder(folder: Path) -> Written:
     return Written("encoder.pth", lambda images: model.encoder(images)[-1])
 
 
-@case("segmentation_models_pytorch", expect="refuse", reason="branch", note="save_pretrained: config.json says Unet")
+@case("segmentation_models_pytorch", expect="reject", reason="branch", note="save_pretrained: config.json says Unet")
 def smp_folder(folder: Path) -> Written:
     _unet(folder).save_pretrained(str(folder / "unet"))
     (folder / "unet.pth").unlink()
@@ -85,7 +85,7 @@ for _name in ("DeepLabV3", "DeepLabV3Plus", "PAN"):
             f"smp_{_name.lower()}{'_folder' if _hub else ''}",
             "segmentation_models_pytorch",
             _dilated(_name, _hub),
-            expect="refuse",
+            expect="reject",
             reason="encoder_output_stride|dilates",
             choice={"branch": "backbone"},
             note="the first block of a dilated stage is dilated too",

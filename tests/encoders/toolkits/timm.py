@@ -108,8 +108,8 @@ register(
     _training("resnetaa50"),
     choice={"checkpoint": "timm:resnetaa50@{file}", "branch": "state_dict"},
 )
-register("timm_convnext", "timm", _plain("convnext_atto"), expect="refuse", reason="(?i)convnext|unknown|ResNet")
-register("timm_vit", "timm", _plain("vit_tiny_patch16_224"), expect="refuse", reason="(?i)transformer")
+register("timm_convnext", "timm", _plain("convnext_atto"), expect="reject", reason="(?i)convnext|unknown|ResNet")
+register("timm_vit", "timm", _plain("vit_tiny_patch16_224"), expect="reject", reason="(?i)transformer")
 register(
     "timm_seresnet50",
     "timm",

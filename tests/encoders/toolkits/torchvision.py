@@ -27,8 +27,8 @@ for _arch in ("resnet18", "resnet34", "resnet50", "resnext50_32x4d"):
     register(
         f"torchvision_{_arch}", "torchvision", _classification(_arch), family="torchvision", arch=_arch, stem="imagenet"
     )
-register("torchvision_mobilenet_v3", "torchvision", _classification("mobilenet_v3_small"), expect="refuse")
-register("torchvision_squeezenet", "torchvision", _classification("squeezenet1_1"), expect="refuse")
+register("torchvision_mobilenet_v3", "torchvision", _classification("mobilenet_v3_small"), expect="reject")
+register("torchvision_squeezenet", "torchvision", _classification("squeezenet1_1"), expect="reject")
 
 
 @case("torchvision", family="torchvision", arch="resnet18", stem="imagenet", note="references/classification/train.py")
@@ -84,7 +84,7 @@ def _segmenter(name: str) -> Callable[[Path], Written]:
 
 
 for _name in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
-    register(f"torchvision_{_name}", "torchvision", _detector(_name), expect="refuse", reason="branch")
+    register(f"torchvision_{_name}", "torchvision", _detector(_name), expect="reject", reason="branch")
     register(
         f"torchvision_{_name}_branch",
         "torchvision",
@@ -95,7 +95,7 @@ for _name in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
         note="frozen batch normalization",
     )
 for _name in ("fcn_resnet50", "deeplabv3_resnet50"):
-    register(f"torchvision_{_name}", "torchvision", _segmenter(_name), expect="refuse", reason="branch")
+    register(f"torchvision_{_name}", "torchvision", _segmenter(_name), expect="reject", reason="branch")
     register(
         f"torchvision_{_name}_branch",
         "torchvision",
@@ -127,7 +127,7 @@ def _quantized(model: torch.nn.Module) -> torch.nn.Module:
         return quantization.convert(model)
 
 
-@case("torchvision", expect="refuse", reason="(?i)quanti")
+@case("torchvision", expect="reject", reason="(?i)quanti")
 def torchvision_quantized(folder: Path) -> Written:
     from torchvision.models import quantization
 
@@ -137,7 +137,7 @@ def torchvision_quantized(folder: Path) -> Written:
     return Written("quantized.pth")
 
 
-@case("torch", expect="refuse", reason="(?i)quanti|int8")
+@case("torch", expect="reject", reason="(?i)quanti|int8")
 def torch_int8_weights(folder: Path) -> Written:
     """Symmetric int8 weights with a scale each, as home-made quantizers save them."""
     state_dict: dict[str, Tensor] = {}
