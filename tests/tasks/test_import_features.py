@@ -224,7 +224,7 @@ def test_words_that_are_read_as_no_label_are_named(tmp_path):
     np.savez(tmp_path / "a.npz", features=np.ones((4, 3)), labels=["cat", "nan", "", "NA"])
     result = imported(tmp_path, path=tmp_path / "a.npz")
     assert result.metrics["labeled"] == 1
-    assert "Labels that were read as none: NA, nan." in str(result)
+    assert "3 of 4 rows have no label (nan: 1, empty: 1, NA: 1)." in str(result)
 
 
 def test_labels_of_a_table_are_matched_by_id(files, tmp_path):
@@ -241,6 +241,21 @@ def test_compare_says_that_images_are_matched_by_row_number(record, call, tmp_pa
         np.save(tmp_path / "labels.npy", labels)
         imported(tmp_path, name, features=features, labels=tmp_path / "labels.npy", encoder=name)
     assert "matched by row number" in call("compare", tmp_path / "a.h5", tmp_path / "b.h5", "-k", 3).stderr
+
+
+def test_a_table_of_labels_by_id_is_not_taken_by_row(tmp_path):
+    """The features have no ids, so nothing says in which order the table is."""
+    table = tmp_path / "labels.csv"
+    table.write_text("id,label\nd,3\nc,2\nb,1\na,0\n")
+    features = drawn(4, 1)[0]
+    with pytest.raises(DataError, match=r"has a column of ids \(id\), but the features have no ids; give theirs with"):
+        imported(tmp_path, features=features, labels=table)
+    for name, settings in (("ids", {"ids": table}), ("numbers", {"ids_key": "none"})):
+        imported(tmp_path, f"{name}.h5", labels=table, **settings)
+        assert read_features(tmp_path / f"{name}.h5").labels.tolist() == [3, 2, 1, 0]
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
+    imported(tmp_path, "matched.h5", labels=table, ids=tmp_path / "ids.txt")
+    assert read_features(tmp_path / "matched.h5").labels.tolist() == [0, 1, 2, 3]
 
 
 def test_same_command_again_has_nothing_to_do_and_another_is_rejected(tmp_path, capsys):

@@ -245,6 +245,11 @@ def _labels(
         assert column is not None
         others = [array for array in arrays if array.name != column.name] if len(arrays) > 1 else []
         label_ids = choose_column(others, ID_NAMES, None, "--labels-key", where)
+        if label_ids is not None and ids is None and options.ids_key != NONE:
+            raise DataError(
+                f"{where} has a column of ids ({label_ids.name}), but the features have no ids; give theirs with --ids, or "
+                f"--ids {where} if its rows are in the order of the features."
+            )
         if label_ids is not None and ids is not None:
             table = row_labels(column, names, where, options.no_label)
             found, missing = labels_by_id(ids, texts_of(label_ids), table, where)
