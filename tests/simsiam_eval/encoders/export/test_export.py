@@ -1,5 +1,7 @@
 """A file that does not agree is not written, and the comparison is stored in its metadata."""
 
+import logging
+
 import numpy as np
 import pytest
 import safetensors
@@ -10,7 +12,7 @@ from simsiam_eval.encoders.export.comparison import Samples, compare
 from simsiam_eval.encoders.export.export import export_encoder
 from simsiam_eval.encoders.export.state_dicts import Timm, Torchvision
 from simsiam_eval.encoders.export.targets import TARGETS
-from simsiam_eval.encoders.export.writer import Writer
+from simsiam_eval.encoders.export.writer import Writer, quiet
 from simsiam_eval.errors import DataError
 from simsiam_eval.images.preprocess import Preprocessing, preprocessing_for
 
@@ -39,6 +41,14 @@ def test_other_features_are_not_written(exported, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_file_with_the_comparison_in_its_metadata_is_compared_too(exported, tmp_path, monkeypatch):
+    right, factors = Torchvision.features, iter((1, 1.001))
+    monkeypatch.setattr(Torchvision, "features", lambda *given: right(*given) * next(factors))
+    with pytest.raises(DataError, match=r"a.pth was not written"):
+        exported("torchvision", "a.pth")
+    assert not (tmp_path / "a.pth").exists()
+
+
 def test_other_weights_are_not_written(exported, tmp_path, monkeypatch):
     read = Torchvision.weights
     monkeypatch.setattr(Torchvision, "weights", lambda *given: read(*given) | {"bn1.bias": torch.ones(64)})
@@ -54,6 +64,14 @@ def test_without_the_library_the_note_says_so(exported, monkeypatch):
     export, _, _ = exported("timm", "a.pth")
     assert export.comparison is None
     assert export.notes[-1] == "Not compared with timm: timm is not installed."
+
+
+def test_quiet_blocks_nest():
+    with quiet():
+        with quiet():
+            pass
+        assert not logging.getLogger("openvino").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("openvino").isEnabledFor(logging.WARNING)
 
 
 def test_nan_does_not_agree():
