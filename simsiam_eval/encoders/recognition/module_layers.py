@@ -15,9 +15,11 @@ from simsiam_eval.errors import DataError
 _NORMALIZATIONS = {"BatchNorm2d", "SyncBatchNorm", "FrozenBatchNorm2d", "BatchNormAct2d"}
 # Classes of modules in stages that compute what torchvision's ResNets compute, or nothing in eval mode.
 _PLAIN = _NORMALIZATIONS | {
-    *("Conv2d", "ReLU", "Sequential", "Identity", "Dropout", "DropPath", "ModuleList", "FloatFunctional"),
+    *("Conv2d", "ReLU", "Sequential", "Identity", "Dropout", "DropPath", "ModuleList", "FloatFunctional", "Module"),
     *("BasicBlock", "Bottleneck", "QuantizableBasicBlock", "QuantizableBottleneck"),
 }
+# A class of this name of an unknown library, such as a convolution with weight standardization, computes something else.
+_TORCH_ONLY = {"Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "AdaptiveAvgPool2d", "Module"}
 _RELUS, _POOLS = ("relu", "act1"), ("avgpool", "global_pool")
 _ACTIVATION = re.compile(r"relu\d*|act\d+")  # names in blocks
 _STEM_POOL = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 1, "ceil_mode": False, "return_indices": False}
@@ -153,7 +155,7 @@ class TrunkLayers:
             part = self.module.modules.get(path)
             if part is None:
                 continue
-            if part.class_name.partition(".")[0] not in _LIBRARIES or part.class_name.startswith("torch.fx."):
+            if not _is_of_library(part) or part.class_name.startswith("torch.fx."):
                 unknown.append(part.class_name)
         if not unknown:
             return []
@@ -205,7 +207,13 @@ def _is_average(part: ForeignObject) -> bool:
 
 
 def _kind(part: ForeignObject) -> str:
-    return part.class_name.rpartition(".")[2]
+    """The name of a module's class; with its library where it is not torch's class of this name."""
+    name = part.class_name.rpartition(".")[2]
+    return name if name not in _TORCH_ONLY or _is_of_library(part) else part.class_name
+
+
+def _is_of_library(part: ForeignObject) -> bool:
+    return part.class_name.partition(".")[0] in _LIBRARIES
 
 
 def _side(value: Any) -> Any:

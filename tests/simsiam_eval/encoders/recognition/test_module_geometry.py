@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import ResNet, resnet18, resnet50
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.quantization import resnet50 as quantizable_resnet50
 from torchvision.models.resnet import BasicBlock
 
@@ -190,6 +191,23 @@ def test_own_classes(pickled, network, script_class, weights):
     wrapper.encoder = network
     assert assumed(pickled(wrapper)) == [sentence]
     assert assumed(pickled(nn.DataParallel(network))) == []
+
+
+@pytest.mark.parametrize(("path", "base"), [("layer1.0.conv1", nn.Conv2d), ("conv1", nn.Conv2d), ("relu", nn.ReLU),
+                                          ("layer2.0.relu", nn.ReLU), ("bn1", nn.BatchNorm2d),
+                                          ("maxpool", nn.MaxPool2d)])  # fmt: skip
+def test_own_layers_with_names_of_torch(pickled, network, script_class, path, base):
+    """Such as a convolution with weight standardization."""
+    own = script_class(base.__name__, base)
+    network.get_submodule(path).__class__ = own
+    with pytest.raises(DataError, match=rf"has a script\.{base.__name__} in {path}, "):
+        inspect_checkpoint(pickled(network))
+
+
+def test_traced_graph_modules(pickled, network):
+    path = pickled(create_feature_extractor(network, {"flatten": "features"}))
+    assert any("forward pass" in sentence for sentence in assumed(path))
+    same_features(path, network)
 
 
 def test_own_class_in_torchscript(tmp_path, network):
