@@ -14,7 +14,7 @@ from simsiam_eval.encoders.checkpoint_files.module_state import ModuleState
 from simsiam_eval.encoders.checkpoint_files.unpickler import ForeignClass, ForeignObject
 from simsiam_eval.encoders.recognition.architecture_names import reject_named_networks, unfitting_names
 from simsiam_eval.encoders.recognition.file_settings import Settings, named_values, settings_of
-from simsiam_eval.encoders.recognition.images import StatedImages, stated_images
+from simsiam_eval.encoders.recognition.images import StatedImages, normalization_buffers, stated_images
 from simsiam_eval.encoders.recognition.module_geometry import shown_by_module
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.recognition.openmmlab import openmmlab_output_stride
@@ -35,6 +35,7 @@ _ACTIVATIONS = {
     "celu", "elu", "frelu", "gelu", "gelunew", "hardmish", "hardswish", "leakyrelu", "mish", "prelu", "quickgelu", "relu6",
     "rrelu", "selu", "silu", "softplus", "swish",
 }  # fmt: skip
+_UNCLEAR_DILATION = ("dilation", "dilated")  # such as DETR's
 _DILATED = {(False, False, False): 32, (False, False, True): 16, (False, True, True): 8}  # torchvision's argument
 
 
@@ -83,7 +84,8 @@ def declared(
     variant = replace(variant, channels=network.channels)
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
     stated = StatedPreprocessing() if recorded is not None else stated_preprocessing(file, network.channels, network)
-    images = stated_images(settings, network, stated, channel_order, recorded is not None, is_caffe)
+    shown = [*settings, *normalization_buffers(file.content, network)]
+    images = stated_images(shown, network, stated, channel_order, recorded is not None, is_caffe)
     assumptions += of_variant
     if recorded is None:
         assumptions += normalization_assumptions(images.normalization, network.channels)
@@ -253,6 +255,16 @@ def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int
         elif name == "encoder_output_stride" and value in (8, 16, 32):
             # segmentation-models: the first block of a stage dilates too
             stride = value if value == 32 else (value, "with a dilated first block")
+        elif name.lower() in _UNCLEAR_DILATION and value is True:
+            raise DataError(
+                f"{where} says {name} True, but not which stages are dilated; choose --output-stride 16 (the last stage) or "
+                "8 (the last two), or 32 if the setting belongs to another network."
+            )
+        elif name.lower() == "last_stride" and value == 1:  # of re-identification: stride 1 without dilation
+            raise DataError(
+                f"{where} says {name} 1, a last stage without a stride, which torchvision's ResNets do not have; expected 2, "
+                "or --output-stride 32 if the setting belongs to another network."
+            )
         if stride is not None:
             found[name] = stride
         if stride not in (None, 8, 16, 32) or (stride in (8, 16) and ARCHITECTURES[network.arch][0] == BASIC):

@@ -9,6 +9,7 @@ from typing import Any
 from simsiam_eval.encoders.recognition.family import Family
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in, named_values
 from simsiam_eval.encoders.recognition.networks import Network
+from simsiam_eval.encoders.recognition.search import tensor_entries
 from simsiam_eval.encoders.recognition.stated_preprocessing import StatedPreprocessing
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.vocabulary import IMAGENET_MEAN
@@ -86,6 +87,22 @@ def stated_images(
         record |= pair
     assumptions = stated.assumptions if assumption is None else (*stated.assumptions, assumption)
     return StatedImages(pair, source, order, order_from, assumptions, record)
+
+
+def normalization_buffers(content: Mapping[str, Any], network: Network) -> Settings:
+    """Mean and standard deviation that a network which normalizes its images itself has beside its weights."""
+    found: list[tuple[str, Any]] = []
+    container = network.trunk.container
+    tensors = {entry.key: entry.tensor for entry in tensor_entries(content) if entry.container == container}
+    for key, mean in tensors.items():
+        path, dot, name = key.rpartition(".")
+        std = tensors.get(f"{path}{dot}{name.removesuffix('mean')}std")
+        if name.endswith("mean") and std is not None and mean.numel() == std.numel() == network.channels:
+            pair = (name, f"{name.removesuffix('mean')}std")
+            names = pair if pair in _PAIRS else ("mean", "std")
+            values = ([round(value, 6) for value in part.flatten().tolist()] for part in (mean, std))
+            found.append((f"its {key}", dict(zip(names, values, strict=True))))
+    return found
 
 
 def _channel_order(

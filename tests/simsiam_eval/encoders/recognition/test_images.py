@@ -173,3 +173,22 @@ def test_gray_encoders_have_no_order_of_colors(saved):
     path = saved(build_trunk("resnet18").state_dict() | {"conv1.weight": gray})
     with pytest.raises(UsageError, match="--channel-order cannot be used with an encoder of images of 1 channel"):
         load_encoder(EncoderChoice(path, channel_order="bgr"))
+
+
+@pytest.mark.parametrize(
+    ("names", "mean", "std", "order"),
+    [
+        (("normalize.mean", "normalize.std"), [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], "rgb"),
+        (("mean", "std"), [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], "rgb"),
+        (("pixel_mean", "pixel_std"), [103.53, 116.28, 123.675], [1.0, 57.0, 58.0], "bgr"),
+    ],
+)
+def test_a_network_that_normalizes_itself(trunk, saved, names, mean, std, order):
+    state = {f"backbone.{key}": value for key, value in trunk.state_dict().items()}
+    buffers = {name: torch.tensor(values).view(1, 3, 1, 1) for name, values in zip(names, (mean, std), strict=True)}
+    report = inspect_checkpoint(saved({"model": state | buffers}))
+    scale, step = (255, -1) if order == "bgr" else (1, 1)
+    assert report.normalization["mean"] == pytest.approx([value / scale for value in mean[::step]])
+    assert report.normalization["std"] == pytest.approx([value / scale for value in std[::step]])
+    assert (report.normalization_from, report.channel_order) == (f"its {names[0]}", order)
+    assert not any("--mean" in sentence for sentence in report.assumptions)

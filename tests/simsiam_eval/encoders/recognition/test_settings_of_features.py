@@ -90,6 +90,11 @@ def test_an_output_stride_in_the_settings(inspected, large, settings):
     assert inspected(large, hyper_parameters=settings).variant == {"output_stride": 16}
 
 
+@pytest.mark.parametrize("settings", [{"dilation": False, "last_stride": 2}, {"head": {"dilation": 6}}])
+def test_settings_that_say_nothing_about_dilation(inspected, large, settings):
+    assert inspected(large, hyper_parameters=settings).variant == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -97,6 +102,9 @@ def test_an_output_stride_in_the_settings(inspected, large, settings):
         ({"encoder_output_stride": 16}, "says encoder_output_stride 16"),
         ({"replace_stride_with_dilation": [True, False, False]}, "says replace_stride_with_dilation"),
         ({"output_stride": 8, "replace_stride_with_dilation": [False, False, True]}, "several output strides"),
+        ({"dilation": True}, "says dilation True, but not which stages"),
+        ({"backbone": {"dilated": True}}, "says dilated True, but not which stages"),
+        ({"MODEL": {"LAST_STRIDE": 1}}, "says LAST_STRIDE 1, a last stage without a stride"),
     ],
 )
 def test_output_strides_that_are_rejected_unless_one_is_chosen(inspected, large, tmp_path, settings, message):
