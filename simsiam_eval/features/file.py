@@ -77,6 +77,8 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
     if attributes.get("format") != FORMAT:
         raise DataError(f"{name} is an HDF5 file but not a feature file (its attribute format is not {FORMAT}).")
     try:
+        if empty := [key for key, value in attributes.items() if isinstance(value, h5py.Empty)]:
+            raise ValueError(f"the attribute {empty[0]} is empty")
         version = attributes["format_version"]
         if version > FORMAT_VERSION:
             raise DataError(f"{name} has format version {version}; this program reads up to {FORMAT_VERSION}.")
@@ -95,6 +97,8 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
             raise ValueError(problem)
         attributes["parts"] = _parts(file, features, attributes)
         for dataset in (name for name in (*columns, "labels", "ids", "valid") if name in file):
+            if file[dataset].shape is None:
+                raise ValueError(f"the dataset {dataset} is empty")
             if not file[dataset].is_virtual:  # of parts, which are checked by themselves
                 require_stored(file[dataset], f"{name}: {dataset}")
     except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -52,7 +52,7 @@ def read_features(path: Path, columns: Sequence[str] = ()) -> Features:
         try:
             ids, labels, valid = read_images(file)
             arrays = {name: file[name][:] for name in ("features", *columns)}
-        except (KeyError, OSError, UnicodeDecodeError) as error:
+        except (KeyError, OSError, TypeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
     kept = _valid_rows(path, attributes, ids, labels, valid, [values.shape for values in arrays.values()])
     arrays["features"] = arrays["features"].astype(np.float32, copy=False)
@@ -89,7 +89,7 @@ def open_features(path: Path, layers: Sequence[str] = ()) -> Features:
         attributes = attributes_of(file)
         try:
             ids, labels, valid = read_images(file)
-        except (KeyError, OSError, UnicodeDecodeError) as error:
+        except (KeyError, OSError, TypeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged: {error}; extract it again.") from error
     column = "features"
     if layers:

@@ -62,6 +62,33 @@ def test_damaged_attribute_is_reported(call, tmp_path, name, value):
         assert "is damaged" in result.output
 
 
+@pytest.mark.parametrize("name", ["complete", "source", "features", "labels", "ids", "valid", "errors"])
+def test_empty_attributes_and_datasets_are_damage(tmp_path, name):
+    path = tmp_path / "f.h5"
+    write_features(path, ROWS, LABELS, IDS, encoder={}, source={})
+    with h5py.File(path, "r+") as file:
+        entries = file.attrs if name in file.attrs else file
+        del entries[name]
+        entries[name] = h5py.Empty("f4")
+    with pytest.raises(DataError, match="is damaged"):
+        read_features(path)
+
+
+def test_rows_that_were_never_written_are_damage(tmp_path):
+    """HDF5 reads them as zeros."""
+    path = tmp_path / "f.h5"
+    write_features(path, ROWS, LABELS, IDS, encoder={}, source={})
+    for name, layout in (("features", {"chunks": (2, 3)}), ("labels", {})):
+        with h5py.File(path, "r+") as file:
+            dtype, shape = file[name].dtype, file[name].shape
+            del file[name]
+            file.create_dataset(name, shape, dtype, **layout)
+        with pytest.raises(DataError, match=rf"f.h5: {name} is incomplete: 4 rows of 4 would be read as zeros"):
+            read_features(path)
+        with h5py.File(path, "r+") as file:
+            file[name][:] = 1
+
+
 def test_label_without_a_class_name_is_reported(call, tmp_path):
     path = tmp_path / "f.h5"
     rows = np.eye(3, dtype=np.float32)
