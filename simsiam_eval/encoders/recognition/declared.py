@@ -262,7 +262,7 @@ def _dilation(settings: Settings, network: Network, where: str) -> dict[str, int
             )
         elif name.lower() == "last_stride" and value == 1:  # of re-identification: stride 1 without dilation
             raise DataError(
-                f"{where} says {name} 1, a last stage without a stride, which torchvision's ResNets do not have; expected 2, "
+                f"{where} says {name} 1, a last stage without a stride, unlike torchvision's ResNets; expected 2, "
                 "or --output-stride 32 if the setting belongs to another network."
             )
         if stride is not None:
