@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import read_checkpoint
-from simsiam_eval.encoders.checkpoint_writer import write_checkpoint
+from simsiam_eval.encoders.checkpoint_writer import METADATA_KEY, write_checkpoint
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.export.loading_code import run_code, stem_code, timm_code
 from simsiam_eval.encoders.export.writer import ResNetWriter
@@ -36,7 +36,7 @@ class StateDict(ResNetWriter):
             torch.save(self.state_dict(), path)
 
     def as_safetensors(self, path: Path) -> bool:
-        """Whether to write a safetensors file; otherwise torch.save's format, which has no place for metadata."""
+        """Whether to write a safetensors file; otherwise torch.save's format."""
         return False
 
     def weights(self, path: Path) -> dict[str, Tensor]:
@@ -108,6 +108,16 @@ class Timm(StateDict):
 
     LIBRARY = PACKAGE = "timm"
     CARRIES = STEM_LINES
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        if self.as_safetensors(path):
+            super().save(path, metadata)
+        else:  # timm reads the state dict from the first entry
+            torch.save({"state_dict": self.state_dict(), METADATA_KEY: self.checkpoint_metadata(metadata)}, path)
+
+    def weights(self, path: Path) -> dict[str, Tensor]:
+        content = read_checkpoint(path)
+        return dict(content.get("state_dict", content))
 
     def as_safetensors(self, path: Path) -> bool:
         return path.suffix == ".safetensors"

@@ -94,8 +94,8 @@ class Writer(ABC):
             "preprocessing": json.dumps(self.conversion.preprocessing.to_dict()),
             "written_by": version_of("simsiam-eval"),
         }
-        if report.variant:
-            about["variant"] = json.dumps(report.variant)
+        if variant := self.encoder.variant.to_dict(self.encoder.stem):
+            about["variant"] = json.dumps(variant)
         if report.epoch is not None:
             about["epoch"] = str(report.epoch)
         return about

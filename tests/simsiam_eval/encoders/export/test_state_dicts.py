@@ -54,10 +54,9 @@ def test_stem_is_carried_by_lines_of_code(exported, target, tmp_path):
     assert any("Conv2d(1, 64, kernel_size=3, stride=1, padding=2" in note for note in export.notes)
     if missing_packages(target) is None:
         assert export.comparison.largest_difference == 0
-    if target == "lightly":  # a bare state dict has no place for it
-        _, report = load_encoder(tmp_path / "a.pth")
-        assert report.variant == variant.to_dict("cifar")
-        assert not any("stem" in text for text in report.assumptions)
+    _, report = load_encoder(tmp_path / "a.pth")
+    assert report.variant == variant.to_dict("cifar")
+    assert not any("stem" in text for text in report.assumptions)
 
 
 @pytest.mark.parametrize(
