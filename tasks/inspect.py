@@ -17,7 +17,7 @@ from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     from simsiam_eval.encoders.choice import EncoderChoice
-    from simsiam_eval.encoders.recognition.networks import Network
+    from simsiam_eval.encoders.recognition.branches import Candidate
     from simsiam_eval.encoders.report import CheckpointReport
     from simsiam_eval.extraction.options import ExtractionOptions
 
@@ -57,7 +57,7 @@ def inspect(settings: InspectSettings) -> Result:
         DataError: no encoder can be loaded from the file, or no image can be read.
     """
     from simsiam_eval.encoders.checkpoint import inspect_checkpoint
-    from simsiam_eval.encoders.recognition.networks import NetworkNotChosen
+    from simsiam_eval.encoders.recognition.branches import NetworkNotChosen
 
     started = time.perf_counter()
     choice = settings.encoder_choice(settings.checkpoint)
@@ -128,28 +128,20 @@ def _feature_rows(features: dict[str, Any] | None) -> list[list[str]]:
     ]
 
 
-def _networks(networks: Sequence[Network]) -> dict[str, Any]:
+def _networks(networks: Sequence[Candidate]) -> dict[str, Any]:
     """Metrics of a file whose encoder was not chosen."""
     return {
         "branch": None,
         "branches": [network.name for network in networks],
-        "networks": [
-            {
-                "branch": network.name,
-                "family": network.family.name,
-                "arch": network.arch,
-                "stem": network.stem,
-                "weights": len(network.trunk.entries),
-            }
-            for network in networks
-        ],
+        "networks": [network.record for network in networks],
     }
 
 
 def _networks_table(checkpoint: str, undecided: Any) -> Table:
+    records = [network.record for network in undecided.networks]
     rows = [
-        [network.name, network.family.name, arch_text(network.arch, network.stem), str(len(network.trunk.entries))]
-        for network in undecided.networks
+        [record["branch"], record["family"], arch_text(record["arch"], record["stem"]), str(record["weights"])]
+        for record in records
     ]
     return Table(checkpoint, ("--branch", "family", "architecture", "weights"), rows, [str(undecided)])
 

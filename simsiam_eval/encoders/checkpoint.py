@@ -139,7 +139,7 @@ def _read_resnet(choice: EncoderChoice, file: CheckpointFile) -> tuple[Checkpoin
         found = declared(file, network, recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:
         if len(contents.networks) > 1 or choice.branch is not None:
-            failure.branch = ".".join([*network.trunk.container, network.trunk.prefix]).rstrip(".") or BARE
+            failure.branch = network.full_name or BARE
         raise
     weights = _weights_of(network, name, found.images.channel_order, found.epsilon)
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
@@ -201,8 +201,22 @@ def _weights_of(network: Network, where: str, channel_order: str, epsilon: float
     keys = {key: entry.key for key, entry in entries.items()}
     weights = float_weights({key: entry.tensor for key, entry in entries.items()}, where, keys) | network.trunk.implied
     if epsilon != EPSILON:
-        for key in [key for key in weights if key.endswith("running_var")]:
-            weights[key] = weights[key] + (epsilon - EPSILON)
+        _use_epsilon(weights, epsilon)
     if channel_order == "bgr":
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     return weights
+
+
+def _use_epsilon(weights: dict[str, Tensor], epsilon: float) -> None:
+    """Change the batch normalizations of a trunk so that they compute with torchvision's epsilon what they do with another.
+
+    The variances contain the difference. Where one would become negative, which no file may have, it becomes 0, and the
+    scale contains the rest.
+    """
+    for key in [key for key in weights if key.endswith("running_var")]:
+        shifted = weights[key] + (epsilon - EPSILON)
+        if (shifted < 0).any():
+            scale = key.removesuffix("running_var") + "weight"
+            rest = (EPSILON / (weights[key].double() + epsilon)).sqrt()
+            weights[scale] = torch.where(shifted < 0, weights[scale] * rest, weights[scale]).float()
+        weights[key] = shifted.clamp(min=0)

@@ -151,7 +151,7 @@ def _variant(
     epsilon = network.family.epsilon
     if recorded is not None:
         return recorded, [], epsilon
-    for trunk in (network.trunk, *network.copies):
+    for trunk in (network.trunk, *(copy.trunk for copy in network.copies)):
         container = content_at(file.content, trunk.container)
         if isinstance(container, ModuleState):
             try:

@@ -17,7 +17,7 @@ def other_parts(contents: Contents, chosen: Network) -> tuple[dict[str, str], li
         those of the predictor's.
     """
     loaded = {id(entry) for entry in chosen.trunk.entries.values()}
-    copies = {id(entry) for copy in chosen.copies for entry in copy.entries.values()}
+    copies = {id(entry) for copy in chosen.copies for entry in copy.trunk.entries.values()}
     networks = {
         id(entry): network
         for network in contents.networks

@@ -145,6 +145,15 @@ def network_name(container: Sequence[str], prefix: str) -> str:
     return ".".join(named) or (container[-1] if container else "model")
 
 
+def full_name(container: Sequence[str], prefix: str) -> str:
+    """Container and prefix joined by dots; "" for neither.
+
+    >>> full_name(("state_dict",), "backbone."), full_name(("model",), "")
+    ('state_dict.backbone', 'model')
+    """
+    return ".".join([*container, prefix]).rstrip(".")
+
+
 def find_trunks(entries: Sequence[Entry], where: str) -> list[Trunk]:
     """Every trunk among the tensors of a checkpoint, complete or not.
 

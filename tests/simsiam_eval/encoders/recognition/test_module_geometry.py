@@ -136,6 +136,21 @@ def test_epsilon_is_that_of_the_module(write, network):
     same_features(write(network), network)
 
 
+def test_a_smaller_epsilon_beside_variances_below_it(pickled, network, tmp_path):
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-6
+    network.layer2[0].bn1.running_var[:3] = 1e-7
+    encoder, _ = load_encoder(pickled(network))
+    same_features(pickled(network), network)
+    torch.save(encoder.trunk.state_dict(), tmp_path / "written.pt")
+    again, report = load_encoder(tmp_path / "written.pt")
+    assert report.arch == "resnet18"
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(images), encoder(images))
+
+
 def test_different_epsilons(pickled, network):
     network.layer1[0].bn1.eps = 1e-3
     with pytest.raises(DataError, match=r"epsilons \(1e-05 in bn1, 0\.001 in layer1\.0\.bn1\)"):

@@ -6,7 +6,8 @@ from torch import nn
 
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint
 from simsiam_eval.encoders.recognition.architecture import trunk_shapes
-from simsiam_eval.encoders.recognition.networks import NetworkNotChosen, read_contents
+from simsiam_eval.encoders.recognition.branches import NetworkNotChosen
+from simsiam_eval.encoders.recognition.networks import read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
 from simsiam_eval.errors import DataError, UsageError
 from tests.simsiam_eval.encoders.recognition.state_dicts import weights
@@ -53,6 +54,7 @@ def test_names_of_containers():
         (("encoder_q", "encoder_k"), "encoder_q", {"momentum": "encoder_k", "online": "encoder_q"}),
         (("state_dict", "state_dict_ema"), "state_dict", {"ema": "state_dict_ema", "momentum": "state_dict_ema"}),
         (("online_encoder", "target_encoder"), "online_encoder", {"momentum": "target_encoder"}),
+        (("net", "targetNet"), "net", {"momentum": "targetNet", "online": "net"}),
     ],
 )
 def test_the_network_that_its_authors_evaluate_is_the_default(names, default, branches):
@@ -70,6 +72,26 @@ def test_two_networks_of_the_same_rank_need_a_choice():
     assert chosen(content, "right").arch == "resnet34"
     with pytest.raises(UsageError, match="no network --branch middle; expected one of left"):
         chosen(content, "middle")
+
+
+@pytest.mark.parametrize(
+    "names", [("semantic_encoder", "texture_encoder"), ("remapper", "net2"), ("source_encoder", "target_encoder")]
+)
+def test_parts_of_words_and_domains_are_no_roles(names):
+    content = {f"{name}.{key}": tensor for name in names for key, tensor in r18().items()}
+    with pytest.raises(NetworkNotChosen, match="2 encoders"):
+        chosen(content)
+    assert [chosen(content, name).name for name in names] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("arch", "stem"), [("resnet34", "imagenet"), ("resnet18", "cifar")], ids=["architecture", "stem"]
+)
+def test_networks_of_different_kinds_need_a_choice(arch, stem):
+    content = {"student": r18(), "teacher": weights(trunk_shapes(arch, stem))}
+    with pytest.raises(NetworkNotChosen, match=r"2 encoders .* choose one with --branch: "):
+        chosen(content)
+    assert chosen(content, "student").kind == ("resnet18", "imagenet", 3)
 
 
 def test_copies_of_the_same_weights_are_one_network():
