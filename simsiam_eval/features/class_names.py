@@ -10,6 +10,7 @@ import numpy as np
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.table import ImageTable, Table
+from simsiam_eval.sources.labels import canonical_name
 
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
@@ -24,11 +25,12 @@ def class_name(label: int, names: Sequence[str] | None) -> str:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Class names; a name of several classes gets the class number (ImageNet has two classes called crane).
+    """Class names in the Unicode form NFC; a name of several classes gets the class number (ImageNet has two cranes).
 
     >>> distinct_names(["crane", "owl", "crane"])
     ['crane (0)', 'owl', 'crane (2)']
     """
+    names = list(map(canonical_name, names))
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
