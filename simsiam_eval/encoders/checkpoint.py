@@ -16,11 +16,12 @@ from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFil
 from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder, build_trunk
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.architecture_names import stated_names
 from simsiam_eval.encoders.recognition.declared import averaged_normalization, declared, is_of_transformers
 from simsiam_eval.encoders.recognition.family import EPSILON
+from simsiam_eval.encoders.recognition.file_settings import settings_of
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture, read_contents
 from simsiam_eval.encoders.recognition.parts import other_parts
-from simsiam_eval.encoders.recognition.search import BARE
 from simsiam_eval.encoders.recorded import recorded_metadata, recorded_variant
 from simsiam_eval.encoders.report import CheckpointReport, computation_of, weights_sha256
 from simsiam_eval.errors import UsageError
@@ -101,7 +102,7 @@ def _report_of(backbone: Backbone, choice: EncoderChoice) -> CheckpointReport:
         skipped=backbone.skipped,
         weights_sha256=weights_sha256(encoder.trunk.state_dict(), computation_of(encoder.arch, None, variant)),
         metadata=None,
-        branch=backbone.container if len(backbone.branches) > 1 else None,
+        branch=backbone.branch if len(backbone.branches) > 1 else None,
         branches=backbone.branches,
         variant=variant,
         assumptions=(*backbone.assumptions, *averaged),
@@ -121,6 +122,7 @@ def _read_encoder(choice: EncoderChoice) -> tuple[CheckpointReport, dict[str, Te
         return _read_resnet(choice, file)
     except OtherArchitecture as failure:
         failure.is_of_transformers = is_of_transformers(file)
+        failure.stated = stated_names(settings_of(file, None)[0])
         raise
 
 
@@ -139,7 +141,7 @@ def _read_resnet(choice: EncoderChoice, file: CheckpointFile) -> tuple[Checkpoin
         found = declared(file, network, recorded_variant(metadata, name), choice.given_options(), choice.channel_order)
     except OtherArchitecture as failure:
         if len(contents.networks) > 1 or choice.branch is not None:
-            failure.branch = network.full_name or BARE
+            failure.branch = network.full_name
         raise
     weights = _weights_of(network, name, found.images.channel_order, found.epsilon)
     variant = choice.variant(found.variant, network.arch).to_dict(network.stem)
@@ -191,6 +193,8 @@ def _read_timm_run(
         skipped=found.skipped,
         weights_sha256=weights_sha256(found.weights, computation_of(arch, None, {})),
         metadata=recorded_metadata(file),
+        branch=found.branch if len(found.branches) > 1 else None,
+        branches=found.branches,
     )
     return report, found.weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -15,10 +15,11 @@ from simsiam_eval.encoders.architectures import TrunkVariant
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import CheckpointFile
 from simsiam_eval.encoders.encoder import Encoder, checked_layers, checked_pooling
 from simsiam_eval.encoders.float_weights import float_weights
+from simsiam_eval.encoders.recognition.branches import Candidate, choose, distinct
 from simsiam_eval.encoders.recognition.file_settings import settings_of
 from simsiam_eval.encoders.recognition.images import stated_orders
 from simsiam_eval.encoders.recognition.naming import plain
-from simsiam_eval.encoders.recognition.search import BARE, tensor_entries
+from simsiam_eval.encoders.recognition.search import BARE, full_name, network_name, plain_path, tensor_entries
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.wording import counted, first_few
 
@@ -39,7 +40,8 @@ class Backbone:
         preprocessing: of images, as from `Preprocessing.to_dict`; None if it is not known.
         preprocessing_from: what says so.
         assumptions: sentences on what no file says.
-        branches: names of the networks in the file that fit; the encoder is that of `container`.
+        branch: name of the network that was chosen.
+        branches: names of the networks in the file that fit.
         epoch: number of completed epochs as recorded in the file; None if it says none.
     """
 
@@ -52,6 +54,7 @@ class Backbone:
     preprocessing: dict[str, Any] | None = None
     preprocessing_from: str | None = None
     assumptions: tuple[str, ...] = ()
+    branch: str | None = None
     branches: tuple[str, ...] = ()
     epoch: int | None = None
 
@@ -64,7 +67,7 @@ class Found:
         container: the entry of the file that holds them; "bare" for the file itself.
         path: names of the mappings around them, from the outside.
         weights: key in the network -> value, float32.
-        loaded, skipped, branches: as in `Backbone`.
+        loaded, skipped, branch, branches: as in `Backbone`.
     """
 
     container: str
@@ -72,22 +75,48 @@ class Found:
     weights: dict[str, Tensor]
     loaded: dict[str, str]
     skipped: dict[str, str] = field(default_factory=dict)
+    branch: str | None = None
     branches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Fitting:
+class _Fitting(Candidate):
     """A complete set of weights: the tensors of a container whose keys start with a prefix."""
 
-    path: tuple[str, ...]
-    prefix: str
+    container: tuple[str, ...]
+    start: str
     tensors: dict[str, Tensor]
+    required: frozenset[str]
+    arch: str
+
+    @classmethod
+    def of(
+        cls, container: tuple[str, ...], start: str, tensors: dict[str, Tensor], required: frozenset[str], arch: str
+    ) -> _Fitting:
+        """With the name that a ResNet of torchvision would have there."""
+        prefix = plain(start)
+        name, path = network_name(container, prefix), plain_path(container, prefix)
+        return cls((name,), path, container, start, tensors, required, arch)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """By which `--branch` chooses it: its container, its prefix without wrappers, or both."""
-        outer, inner = ".".join(self.path), plain(self.prefix).rstrip(".")
-        return tuple(filter(None, (outer, inner, ".".join(filter(None, (outer, inner)))))) or (BARE,)
+    def path(self) -> tuple[str, ...]:
+        return self.container
+
+    @property
+    def full_name(self) -> str:
+        return full_name(self.container, plain(self.start))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {key: self.tensors[self.start + key] for key in self.required}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"branch": self.name, "family": "timm", "arch": self.arch, "stem": None, "weights": len(self.required)}
+
+
+class NoWeights(DataError):
+    """A file has no complete weights of a network."""
 
 
 def find_weights(
@@ -95,27 +124,53 @@ def find_weights(
     network: nn.Module,
     where: str,
     *,
+    arch: str,
     heads: Mapping[str, str] = MappingProxyType({}),
     branch: str | None = None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
 ) -> Found:
     """The complete weights of a network in the content of a file, under any prefix and in any container.
 
     Args:
         network: whose state dict is expected.
         where: the start of an error message, such as the file's path.
+        arch: name of the network.
         heads: first part of the keys that are skipped -> the reason.
-        branch: container or prefix of the weights, where several fit.
+        branch: which of several, as in `choose`.
+        rename: gives the tensors of a container the network's names, where they have others; None if it cannot.
 
     Raises:
         DataError: no complete weights, keys that belong to nothing, weights that cannot be used, or several sets of
-            weights and no `branch`.
+            weights of which none is the one that its authors evaluate.
         UsageError: no complete weights are called `branch`.
     """
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    required = {key for key in expected if not key.endswith("num_batches_tracked")}
+    containers = _containers(content)
+    try:
+        complete = _complete(containers, expected, where, arch)
+    except NoWeights:
+        renamed = {path: rename(tensors) for path, tensors in containers.items()} if rename else {}
+        fitting = {path: tensors for path, tensors in renamed.items() if tensors is not None}
+        try:
+            complete = _complete(fitting, expected, where, arch)
+        except NoWeights:
+            complete = []
+        if not complete:
+            raise
+    networks = distinct(complete)
+    chosen = choose(networks, branch, where)
+    found = _found(chosen, networks, expected, where, heads)
+    return replace(found, branch=chosen.name, branches=tuple(network.name for network in networks))
+
+
+def _complete(
+    containers: Mapping[tuple[str, ...], dict[str, Tensor]], expected: Mapping[str, Any], where: str, arch: str
+) -> list[_Fitting]:
+    """All complete sets of weights, one or more. Raises NoWeights."""
+    required = frozenset(key for key in expected if not key.endswith("num_batches_tracked"))
     complete: list[_Fitting] = []
     best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
-    for path, tensors in _containers(content).items():
+    for path, tensors in containers.items():
         for prefix in _prefixes(tensors, required):
             shapes_fit = [
                 key for key in expected if tuple(getattr(tensors.get(prefix + key), "shape", ())) == expected[key]
@@ -123,25 +178,10 @@ def find_weights(
             if len(shapes_fit) > best[0]:
                 best = len(shapes_fit), prefix, tensors
             if required <= set(shapes_fit):
-                complete.append(_Fitting(path, prefix, tensors))
+                complete.append(_Fitting.of(path, prefix, tensors, required, arch))
     if not complete:
-        raise DataError(f"{where} {_differences(expected, required, *best[1:])}")
-    named = _by_name(complete)
-    chosen = [name for name, fitting in named.items() if branch in (None, name, *fitting.names)]
-    if not chosen:
-        raise UsageError(f"{where} has no network --branch {branch}; expected one of {', '.join(named)}.")
-    if len(chosen) > 1:
-        raise DataError(
-            f"{where} contains {counted(len(chosen), 'network')} that fit; choose one with --branch: {', '.join(chosen)}."
-        )
-    found = _found(chosen[0], named[chosen[0]], expected, where, heads)
-    return replace(found, branches=tuple(named))
-
-
-def _by_name(complete: Sequence[_Fitting]) -> dict[str, _Fitting]:
-    """Each by the first of its names; by the last, the longest, where others have the first too."""
-    first = [fitting.names[0] for fitting in complete]
-    return {fitting.names[0 if first.count(fitting.names[0]) == 1 else -1]: fitting for fitting in complete}
+        raise NoWeights(f"{where} {_differences(expected, required, *best[1:])}")
+    return complete
 
 
 def _containers(content: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Tensor]]:
@@ -152,15 +192,25 @@ def _containers(content: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, T
     return found
 
 
-def _prefixes(tensors: Mapping[str, Tensor], required: set[str]) -> list[str]:
+def _prefixes(tensors: Mapping[str, Tensor], required: Set[str]) -> list[str]:
     """The prefixes under which a required key occurs; the least frequent endings decide."""
     probe = max(required, key=lambda key: (key.count("."), len(key)), default="")
     found = [key.removesuffix(probe) for key in tensors if key == probe or key.endswith("." + probe)]
     return list(dict.fromkeys(found)) or [""]
 
 
-def _found(name: str, fitting: _Fitting, expected: Mapping[str, Any], where: str, heads: Mapping[str, str]) -> Found:
-    prefix, tensors = fitting.prefix, fitting.tensors
+def _found(
+    chosen: _Fitting, networks: Sequence[_Fitting], expected: Mapping[str, Any], where: str, heads: Mapping[str, str]
+) -> Found:
+    prefix, tensors = chosen.start, chosen.tensors
+    others = {
+        (*place.container, place.start): "a copy of the encoder"
+        if network is chosen
+        else f"another network: --branch {network.name}"
+        for network in networks
+        for place in (network, *network.copies)
+        if network is not chosen or place is not chosen
+    }
     loaded, skipped, unexpected = {}, {}, []
     for key in tensors:
         inside = key.startswith(prefix)
@@ -169,7 +219,12 @@ def _found(name: str, fitting: _Fitting, expected: Mapping[str, Any], where: str
         if inside and inner in expected:
             loaded[key] = inner
         elif reason is not None or not inside:
-            skipped[key] = reason or "not part of the encoder"
+            starts = (
+                why
+                for (*path, start), why in others.items()
+                if (*path,) == chosen.container and start and key.startswith(start)
+            )
+            skipped[key] = next(starts, reason or "not part of the encoder")
         else:
             unexpected.append(key)
     if unexpected:
@@ -177,12 +232,16 @@ def _found(name: str, fitting: _Fitting, expected: Mapping[str, Any], where: str
             f"{where} has {counted(len(unexpected), 'key')} that the network does not have ({first_few(unexpected)}); "
             "give a checkpoint of exactly this architecture."
         )
+    for (*path, _), why in others.items():
+        if (*path,) != chosen.container:
+            skipped.setdefault("/".join(path) or BARE, why)
     keys = {inner: key for key, inner in loaded.items()}
     values = {inner: tensors[key] for inner, key in keys.items()}
-    return Found(name, fitting.path, float_weights(values, where, keys), loaded, skipped)
+    container = "/".join(chosen.container) or BARE
+    return Found(container, chosen.container, float_weights(values, where, keys), loaded, skipped)
 
 
-def _differences(expected: Mapping[str, Any], required: set[str], prefix: str, tensors: Mapping[str, Tensor]) -> str:
+def _differences(expected: Mapping[str, Any], required: Set[str], prefix: str, tensors: Mapping[str, Tensor]) -> str:
     """Why the nearest weights do not fit."""
     missing = [key for key in expected if key in required and prefix + key not in tensors]
     mismatched = [

@@ -48,4 +48,8 @@ def _names(choice: EncoderChoice, failure: OtherArchitecture) -> list[str]:
     named = choice.arch or failure.arch
     if named is not None:
         return [named] if timm.is_model(named) else []
-    return next((names for trunk in failure.trunks if (names := timm_architectures_for(trunk.shapes))), [])
+    # timm expects its own names of weights, which are torchvision's.
+    trunks = [trunk for trunk in failure.trunks if trunk.naming == "torchvision"]
+    names = next((names for trunk in trunks if (names := timm_architectures_for(trunk.shapes))), [])
+    stated = [name for name in names if name in failure.stated]
+    return stated if len(set(stated)) == 1 else names

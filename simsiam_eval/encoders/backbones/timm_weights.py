@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_tim
 from simsiam_eval.encoders.backbones.timm_cache import cached_weights
 from simsiam_eval.encoders.checkpoint_files.checkpoint_file import open_checkpoint
 from simsiam_eval.encoders.choice import EncoderChoice
+from simsiam_eval.encoders.recognition.branches import Candidate, choose
 from simsiam_eval.encoders.recognition.parts import layer_widths
-from simsiam_eval.encoders.recognition.search import Entry, tensor_entries
+from simsiam_eval.encoders.recognition.search import Entry, network_name, tensor_entries
 from simsiam_eval.encoders.recognition.timm_arguments import timm_arguments
 from simsiam_eval.encoders.recognition.timm_images import timm_images
 from simsiam_eval.encoders.recognition.timm_modules import first_timm_module, timm_module
 from simsiam_eval.encoders.timm_library import plain_name, timm_config
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.vocabulary import TIMM
 
 _POSITIONS = ("pos_embed", "rel_pos", "relative_position", "rope")  # resampled by timm where another size is expected
@@ -69,6 +70,7 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         images.record,
         images.source,
         assumptions,
+        found.branch,
         found.branches,
         epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
@@ -89,23 +91,26 @@ def _network_with_weights(
     with torch.random.fork_rng(devices=[]):
         network = build_timm(name, image_size_of(name, tensors, arguments), channels, **arguments)
     heads = dict.fromkeys(_classifiers(network), "the classifier")
-    try:
-        found = find_weights(content, network, where, heads=heads, branch=branch)
-    except DataError:
-        renamed = _by_timms_names(network, tensors) if branch is None or _of_branch(content, branch) else None
-        if renamed is None:
-            raise
-        found = find_weights(renamed, network, where, heads=heads)  # the names of containers are gone
+    found = find_weights(
+        content, network, where, arch=TIMM + name, heads=heads, branch=branch, rename=partial(_by_timms_names, network)
+    )
     load_strictly(network, found.weights)
     return network, found
 
 
 def _tensors_of(content: Mapping[str, Any], branch: str | None) -> dict[str, torch.Tensor]:
-    """The tensors of the container with the most of them, at any depth; of those that `branch` names, if it names some."""
-    entries = _of_branch(content, branch) or tensor_entries(content)
-    sizes = Counter(tuple(entry.container) for entry in entries)
-    largest = max(sizes, key=lambda container: sizes[container], default=())
-    return {entry.key: entry.tensor for entry in entries if tuple(entry.container) == largest}
+    """The tensors of a large container, at any depth; of the one that `choose` takes, if it takes one of them."""
+    containers: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+    for entry in _of_branch(content, branch) or tensor_entries(content):
+        containers.setdefault(entry.container, {})[entry.key] = entry.tensor
+    most = max(map(len, containers.values()), default=0)
+    large = [path for path, tensors in containers.items() if 2 * len(tensors) > most]
+    try:
+        chosen = choose([Candidate((network_name(path, ""),), path[-1] if path else "") for path in large], branch, "")
+        path = large[[network_name(path, "") for path in large].index(chosen.name)]
+    except (UsageError, DataError, ValueError):  # of another kind, or under prefixes
+        path = max(large, key=lambda path: len(containers[path]), default=())
+    return containers.get(path, {})
 
 
 def _of_branch(content: Mapping[str, Any], branch: str | None) -> list[Entry]:
@@ -174,7 +179,7 @@ def read_timm_run(content: Mapping[str, Any], arch: str, where: str, branch: str
     with torch.device("meta"):
         network = build_timm(arch, size)
     heads = {"fc": "the projector", "predictor": "the predictor", "module.predictor": "the predictor"}
-    found = find_weights(content, network, where, heads=heads, branch=branch)
+    found = find_weights(content, network, where, arch=arch, heads=heads, branch=branch)
     shapes = {entry.key: entry.shape for entry in tensor_entries(content)}
     projector, predictor = (
         layer_widths({key: shapes[key] for key, reason in found.skipped.items() if reason == f"the {part}"})

@@ -49,6 +49,11 @@ def recognize_trunk(trunk: Mapping[str, Shape], where: str, prefix: str = "") ->
             f"{where} has an unknown architecture ({block} blocks {blocks}, groups {groups}, width {width}), "
             f"nearest to {compared}. Supported: {', '.join(ARCHITECTURES)}."
         )
+    if "bn1.weight" in trunk and not any(key.endswith("running_mean") for key in trunk):
+        raise DataError(
+            f"{where} has a ResNet without running means and variances, so its normalization is another than batch "
+            f"normalization, such as group normalization; torchvision's ResNets do not have that. Compared with {compared}."
+        )
     raise DataError(
         f"{where} does not have a complete encoder. Compared with {compared}. Expected a complete checkpoint of "
         f"one of {', '.join(ARCHITECTURES)}."

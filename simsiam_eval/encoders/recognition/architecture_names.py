@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES
+from torchvision import models
+
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.timm_library import plain_name
@@ -17,6 +19,12 @@ _SETTINGS = {
 }  # fmt: skip
 # Anti-aliased ResNets of timm have the keys and shapes of plain ones.
 _ANTI_ALIASED = re.compile(r"(?:\w*_)?resnet(?:aa|blur)(\d+)")
+# Names of ResNets and their relatives in timm and other libraries. Other words before or after, such as those of a training
+# method or data set, do not fit.
+_RESNET = re.compile(
+    r"(?:wide_|legacy_|cspr?|ig_|tv_)?(?:se|eca|sk|gc|ecase|seg)?_?res(?:net|next|nest|2net)(?:aa|blur|rs|v2)?_?\d+[a-z]{0,2}"
+    r"(?:_\d+x\d+[a-z]{0,2})?"
+)
 
 
 def reject_named_networks(settings: Settings, network: Network, where: str) -> None:
@@ -43,11 +51,26 @@ def unfitting_names(settings: Settings, network: Network) -> list[str]:
     named = [(source, name) for key, source, name in _names(settings) if key in _SETTINGS]
     if any(name == network.arch for _, name in named):
         return []
-    unfitting = {name: source for source, name in named if name in ARCHITECTURES or _ANTI_ALIASED.fullmatch(name)}
+    unfitting = {name: source for source, name in named if _is_architecture(name)}
     return [
         f"Assumed {network.arch}, whose keys and shapes the weights have; the file says {name} in {source}."
         for name, source in unfitting.items()
     ]
+
+
+def stated_names(settings: Settings) -> list[str]:
+    """What the settings that name an architecture say."""
+    return [name for key, _, name in _names(settings) if key in _SETTINGS]
+
+
+def _is_architecture(name: str) -> bool:
+    """Whether a name is that of an architecture, and not of a method, a data set or an experiment."""
+    return name in _classifiers() or any(pattern.fullmatch(name) for pattern in (_RESNET, _ANTI_ALIASED))
+
+
+@cache
+def _classifiers() -> frozenset[str]:
+    return frozenset(models.list_models(module=models))
 
 
 def _names(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -62,8 +62,8 @@ class Candidate:
 
     @property
     def full_name(self) -> str:
-        """Those names and what precedes its keys, joined by dots; "" for bare keys of a file that is the state dict."""
-        raise NotImplementedError
+        """Those names and what precedes its keys, joined by dots; "bare" for a file that is itself the state dict."""
+        return self.name
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

@@ -116,7 +116,11 @@ def _caffe2(rest: str, anchor: re.Match[str]) -> str | None:
 
 
 NAMINGS = (
-    Naming("torchvision", re.compile(r"(?P<prefix>(?:.*\.)?)layer1\.0\.conv1\.weight"), _torchvision),
+    Naming(  # with timm's convolutions that are a module of several layers
+        "torchvision",
+        re.compile(r"(?P<prefix>(?:.*\.)?)layer1\.0\.conv1\.(?:paths\.0\.)?(?:conv\.)?weight"),
+        _torchvision,
+    ),
     Naming("sequential", re.compile(r"(?P<prefix>(?:.*\.)?)(?P<layer1>[2-4])\.0\.conv1\.weight"), _sequential),
     Naming("detectron2", re.compile(r"(?P<prefix>(?:.*\.)?)res2\.0\.conv1\.weight"), _detectron2, "roi_heads.res5."),
     Naming(

@@ -43,6 +43,7 @@ class OtherArchitecture(DataError):
         arch: its name, where the file says it.
         trunks: the ResNets that were found.
         branch: the network that was chosen, of several.
+        stated: names that the file's settings say.
         is_of_transformers: whether the file says that it is transformers' ResNet.
     """
 
@@ -50,6 +51,7 @@ class OtherArchitecture(DataError):
         super().__init__(message)
         self.arch, self.trunks = arch, trunks
         self.branch: str | None = None
+        self.stated: Sequence[str] = ()
         self.is_of_transformers = False
 
 

@@ -146,12 +146,12 @@ def network_name(container: Sequence[str], prefix: str) -> str:
 
 
 def full_name(container: Sequence[str], prefix: str) -> str:
-    """Container and prefix joined by dots; "" for neither.
+    """Container and prefix joined by dots; "bare" for neither.
 
     >>> full_name(("state_dict",), "backbone."), full_name(("model",), "")
     ('state_dict.backbone', 'model')
     """
-    return ".".join([*container, prefix]).rstrip(".")
+    return ".".join([*container, prefix]).rstrip(".") or BARE
 
 
 def find_trunks(entries: Sequence[Entry], where: str) -> list[Trunk]:

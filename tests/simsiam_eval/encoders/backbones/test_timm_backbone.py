@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from simsiam_eval.encoders.backbones import fallback
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, timm_encoder
 from simsiam_eval.encoders.checkpoint import inspect_checkpoint, load_encoder
 from simsiam_eval.encoders.choice import EncoderChoice
@@ -179,9 +180,11 @@ def test_weights_under_their_authors_names_in_a_branch(tmp_path, monkeypatch):
 
     monkeypatch.setattr("timm.models.vision_transformer.checkpoint_filter_fn", rename)
     path = f"timm:test_vit@{tmp_path / 'both.pth'}"
-    encoder, _ = load_encoder(EncoderChoice(path, branch="teacher"))
-    assert torch.equal(encoder.trunk.norm.weight, weights["norm.weight"] + 1)
-    with pytest.raises(DataError, match="missing keys"):
+    for branch, shift in ((None, 1), ("teacher", 1), ("student", 0)):
+        encoder, report = load_encoder(EncoderChoice(path, branch=branch))
+        assert torch.equal(encoder.trunk.norm.weight, weights["norm.weight"] + shift)
+        assert report.branches == ("student", "teacher")
+    with pytest.raises(UsageError, match="no network --branch nobody; expected one of student; teacher"):
         load_encoder(EncoderChoice(path, branch="nobody"))
 
 
@@ -199,31 +202,43 @@ def test_weights_that_are_not_complete_are_rejected(tmp_path):
             load_encoder(f"timm:test_resnet@{path}")
 
 
-def test_of_two_complete_networks_the_branch_chooses(tmp_path):
+def test_of_two_complete_networks_the_branch_or_the_role_chooses(tmp_path):
     network, path = saved(tmp_path, "test_resnet")
     other = {key: value + 1 for key, value in network.state_dict().items()}
     torch.save({"state_dict": network.state_dict(), "state_dict_ema": other}, path)
     name = f"timm:test_resnet@{path}"
-    with pytest.raises(DataError, match="2 networks that fit; choose one with --branch: state_dict, state_dict_ema"):
-        load_encoder(name)
-    encoder, _ = load_encoder(EncoderChoice(name, branch="state_dict_ema"))
-    assert torch.equal(encoder.trunk.conv1[0].weight, other["conv1.0.weight"])
-    with pytest.raises(UsageError, match="no network --branch teacher; expected one of state_dict, state_dict_ema"):
+    encoder, report = load_encoder(name)
+    assert torch.equal(encoder.trunk.conv1[0].weight, network.state_dict()["conv1.0.weight"])
+    assert (report.branch, report.branches) == ("state_dict", ("state_dict", "state_dict_ema"))
+    assert report.skipped["state_dict_ema"] == "another network: --branch state_dict_ema"
+    for branch in ("state_dict_ema", "ema", "momentum"):
+        encoder, _ = load_encoder(EncoderChoice(name, branch=branch))
+        assert torch.equal(encoder.trunk.conv1[0].weight, other["conv1.0.weight"])
+    with pytest.raises(UsageError, match="no network --branch teacher; expected one of state_dict; state_dict_ema"):
         load_encoder(EncoderChoice(name, branch="teacher"))
 
 
-def test_two_networks_in_one_state_dict(tmp_path):
-    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+def test_two_networks_without_roles_need_a_choice(tmp_path):
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    torch.save({"left": state, "right": {key: value + 1 for key, value in state.items()}}, tmp_path / "both.pth")
+    name = f"timm:test_vit@{tmp_path / 'both.pth'}"
+    with pytest.raises(DataError, match=r"2 encoders and .* choose one with --branch: left; right"):
+        load_encoder(name)
+    assert load_encoder(EncoderChoice(name, branch="right"))[1].branch == "right"
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_two_networks_in_one_state_dict(tmp_path, arch):
+    state = timm.create_model(arch, num_classes=0).state_dict()
+    key = next(iter(state))
     both = {f"module.{name}.{key}": value + shift for shift, name in enumerate(("teacher", "student"))
             for key, value in state.items()}  # fmt: skip
     torch.save({"state_dict": both, "epoch": 3}, tmp_path / "both.pth")
-    name = f"timm:test_resnet@{tmp_path / 'both.pth'}"
-    with pytest.raises(DataError, match=r"choose one with --branch: state_dict\.teacher, state_dict\.student"):
-        load_encoder(name)
-    for branch in ("student", "state_dict.student"):
+    name = f"timm:{arch}@{tmp_path / 'both.pth'}"
+    for branch, expected in ((None, "teacher"), ("student", "student"), ("state_dict.student", "student")):
         encoder, report = load_encoder(EncoderChoice(name, branch=branch))
-        assert torch.equal(encoder.trunk.conv1[0].weight, state["conv1.0.weight"] + 1)
-        assert (report.branch, report.branches) == ("state_dict.student", ("state_dict.teacher", "state_dict.student"))
+        assert torch.equal(encoder.trunk.state_dict()[key], state[key] + (expected == "student"))
+        assert (report.branch, report.branches) == (expected, ("teacher", "student"))
         assert report.epoch == 3
 
 
@@ -290,3 +305,21 @@ def test_state_dict_of_a_trunk():
     assert encoder.all_layers(images(channels=4))[1].shape == (2, 512)
     with pytest.raises(DataError, match="The weights are not those of timm:resnet14t"):
         timm_encoder("timm:resnet14t", weights, in_chans=4)
+
+
+@pytest.mark.parametrize("form", ["args", "config.json"])
+def test_the_name_that_a_file_states_decides_between_networks_of_the_same_keys(tmp_path, monkeypatch, form):
+    network, path = saved(tmp_path, "resnet10t")
+    monkeypatch.setattr(fallback, "timm_architectures_for", lambda _: ["resnet14t", "resnet10t"])
+    with pytest.raises(UsageError, match="choose one with --arch: resnet14t, resnet10t"):
+        inspect_checkpoint(path)
+    if form == "args":
+        torch.save({"state_dict": network.state_dict(), "args": argparse.Namespace(model="resnet10t")}, path)
+    else:
+        (tmp_path / "config.json").write_text('{"architecture": "resnet10t"}')
+    assert inspect_checkpoint(path).arch == "timm:resnet10t"
+
+
+def test_selective_kernels_are_recognized(tmp_path):
+    _, path = saved(tmp_path, "skresnet18")
+    assert inspect_checkpoint(path).arch == "timm:skresnet18"

@@ -64,3 +64,9 @@ def test_unknown_resnet():
         DataError, match=r"unknown architecture \(bottleneck blocks \(2, 2, 2, 2\).*Supported: resnet18"
     ):
         recognize_trunk(r26, "file")
+
+
+def test_another_normalization_than_batch_normalization():
+    shapes = {key: shape for key, shape in R18.items() if "running" not in key and "num_batches" not in key}
+    with pytest.raises(DataError, match=r"another than batch normalization, such as group normalization"):
+        recognize_trunk(shapes, "my.pth")

@@ -166,7 +166,9 @@ def test_a_name_of_a_teacher_is_not_that_of_the_encoder(inspected, large):
     assert inspected(large, hyper_parameters={"arch": "resnet50", "teacher": "resnetaa50"}).arch == "resnet50"
 
 
-@pytest.mark.parametrize("name", ["resnetaa50", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["resnetaa50", "resnet50", "resnetaa50d", "skresnet34", "seresnext50_32x4d", "vit_b_16"]
+)
 def test_a_name_that_the_weights_do_not_fit_is_an_assumption(inspected, small, name):
     report = inspected(small, hyper_parameters={"arch": name})
     assert report.arch == "resnet18"
@@ -174,6 +176,11 @@ def test_a_name_that_the_weights_do_not_fit_is_an_assumption(inspected, small, n
     assert any(sentence in assumption for assumption in report.assumptions)
     fitting = inspected(small, hyper_parameters={"arch": name, "student": {"arch": "resnet18"}})
     assert not any("the file says" in assumption and name in assumption for assumption in fitting.assumptions)
+
+
+@pytest.mark.parametrize("name", ["simsiam", "cifar10", "simsiam_resnet50_8xb32", "my_resnet50_run3", "byol"])
+def test_a_name_of_an_experiment_is_no_architecture(inspected, small, name):
+    assert not any(name in assumption for assumption in inspected(small, hyper_parameters={"name": name}).assumptions)
 
 
 @pytest.mark.parametrize(
