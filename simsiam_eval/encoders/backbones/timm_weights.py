@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from simsiam_eval.encoders.backbones.backbone import Backbone, Found, find_weights, load_strictly, reject_bgr
+from simsiam_eval.encoders.backbones.backbone import Backbone, load_strictly, reject_bgr
+from simsiam_eval.encoders.backbones.found_weights import Found, find_weights
 from simsiam_eval.encoders.backbones.pickled_layers import reject_other_layers
 from simsiam_eval.encoders.backbones.timm_backbone import TimmEncoder, build_timm, image_size_of
 from simsiam_eval.encoders.backbones.timm_cache import cached_weights
