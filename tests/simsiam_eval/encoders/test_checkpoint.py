@@ -178,9 +178,11 @@ class TestWrite:
             write_checkpoint(tmp_path / "a", **arguments | {"metadata": {"path": pathlib.Path("x")}})
         assert os.listdir(tmp_path) == []
 
-    def test_missing_folder(self, tmp_path, arguments):
-        with pytest.raises(DataError, match="cannot be written"):
-            write_checkpoint(tmp_path / "none" / "a", **arguments)
+    def test_a_missing_folder_is_made_and_a_file_in_its_place_rejected(self, tmp_path, arguments):
+        write_checkpoint(tmp_path / "new" / "a", **arguments)
+        assert (tmp_path / "new" / "a").is_file()
+        with pytest.raises(DataError):
+            write_checkpoint(tmp_path / "new" / "a" / "b", **arguments)
 
 
 WRONG = {
