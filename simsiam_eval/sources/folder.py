@@ -15,7 +15,7 @@ from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.pairs import pair_notes
 from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout
-from simsiam_eval.sources.unread import ImageNames, is_ignored, is_ignored_folder, unread_notes
+from simsiam_eval.sources.unread import ImageNames, is_folder, is_ignored, is_ignored_folder, unread_notes
 
 
 def open_folder(path: Path, spec: str, options: Mapping[str, str], default_split: str | None = None) -> PathSource:
@@ -76,7 +76,7 @@ class _Folder:
         folders, files = [], []
         with os.scandir(path) as entries:
             for entry in entries:
-                if not _is_folder(entry):
+                if not is_folder(entry):
                     files.append(entry.name)
                 elif not is_ignored_folder(entry.name):
                     folders.append(entry.name)
@@ -142,7 +142,7 @@ def _named_like(path: Path, linked: int = 2) -> set[str]:
     folders, found = [], set()
     with os.scandir(path) as entries:
         for entry in entries:
-            if _is_folder(entry):
+            if is_folder(entry):
                 if not is_ignored_folder(entry.name) and (linked or not entry.is_symlink()):
                     folders.append(entry.path)
             elif not is_ignored(entry.name):
@@ -160,12 +160,4 @@ def _named_like(path: Path, linked: int = 2) -> set[str]:
 
 def _folders_in(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return [entry.name for entry in entries if _is_folder(entry) and not is_ignored_folder(entry.name)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a circular or forbidden link, which is then an unreadable image if it is named like one."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+        return [entry.name for entry in entries if is_folder(entry) and not is_ignored_folder(entry.name)]

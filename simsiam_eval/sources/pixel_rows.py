@@ -153,4 +153,7 @@ def pixel_layout(dtype: np.dtype, shape: tuple[int, ...], where: str) -> tuple[s
         return "HW", None
     if shape[3] in (1, 3) or shape[1] in (1, 3):
         return "HWC" if shape[3] in (1, 3) else "CHW", None
-    return "stored", f"{where} has shape {shape}; {_EXPECTED}, or (N,) of bytes, or --channels."
+    return (
+        "stored",
+        f"{where} has shape {shape}; {_EXPECTED}, or (N,) of bytes, or, for `extract --channels`, (N,H,W,C).",
+    )

@@ -17,7 +17,7 @@ from simsiam_eval.sources.idx import idx_files, is_idx
 from simsiam_eval.sources.manifest import FORMATS
 from simsiam_eval.sources.parquet_columns import image_columns
 from simsiam_eval.sources.shards import is_pattern
-from simsiam_eval.sources.unread import is_ignored, is_ignored_folder
+from simsiam_eval.sources.unread import is_folder, is_ignored, is_ignored_folder
 from simsiam_eval.wording import first_few
 
 # Files and folders of published data sets.
@@ -78,7 +78,7 @@ def _of_file(path: Path) -> str | None:
 def _of_folder(path: Path) -> str:
     with os.scandir(path) as entries:
         visible = [entry for entry in itertools.islice(entries, _LOOKED_AT) if not is_ignored(entry.name)]
-    folders = {entry.name for entry in visible if entry.is_dir() and not is_ignored_folder(entry.name)}
+    folders = {entry.name for entry in visible if is_folder(entry) and not is_ignored_folder(entry.name)}
     few = len(visible) < _FEW
     published = [kind for kind, names in _MARKERS.items() if any((path / name).exists() for name in names)]
     if few and idx_files(path):
@@ -95,7 +95,7 @@ def _of_folder(path: Path) -> str:
     if few and folders and (kind := _of_splits(path, folders)):
         return kind
     # Beside images or class folders, other files are not the source.
-    if folders - {"data"} or any(has_image_ending(entry.name) for entry in visible if entry.is_file()):
+    if folders - {"data"} or any(has_image_ending(entry.name) for entry in visible if not is_folder(entry)):
         return "folder"
     endings = {os.path.splitext(entry.name)[1].lower() for entry in visible}
     if "data" in folders:
@@ -114,7 +114,7 @@ def _of_splits(path: Path, folders: Iterable[str]) -> str | None:
             for entry in itertools.islice(entries, _FEW):
                 if is_ignored(entry.name):
                     continue
-                if entry.is_dir() or has_image_ending(entry.name):
+                if is_folder(entry) or has_image_ending(entry.name):
                     return None
                 endings.add(os.path.splitext(entry.name)[1].lower())
     return "parquet" if endings & {PARQUET, ARROW} else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -104,3 +105,11 @@ def unread_notes(unread: Mapping[str, int]) -> list[str]:
     )
     verb = "was not read as an image" if total == 1 else "were not read as images"
     return [f"{counted(total, 'file')} {verb}: {', '.join(shown)}{heif}"]
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a circular or forbidden link, which is then an unreadable image if it is named like one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

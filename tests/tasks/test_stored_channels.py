@@ -175,7 +175,7 @@ def test_rgb_images_of_other_types_name_the_option(call, tmp_path):
 def test_later_images_of_other_channels_are_skipped(record, four, arrays, tmp_path):
     for name, pixels in (("a", BANDS[0]), ("b", BANDS[1, :, :, :3]), ("c", np.full((SIDE, SIDE, 4), np.nan))):
         np.save(tmp_path / f"{name}.npy", pixels)
-    options = ["--channels", 4, *PREPARED, "--out", tmp_path / "f.h5"]
+    options = ["--channels", 4, *PREPARED, "--max-unreadable", 0.9, "--out", tmp_path / "f.h5"]
     made = record("extract", "--checkpoint", four[0], "--data", tmp_path, *options)
     assert made["metrics"]["unreadable"] == 2
     with h5py.File(tmp_path / "f.h5") as file:

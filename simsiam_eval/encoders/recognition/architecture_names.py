@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from torchvision import models
-
 from simsiam_eval.encoders.recognition.file_settings import Settings, mappings_in
 from simsiam_eval.encoders.recognition.networks import Network, OtherArchitecture
 from simsiam_eval.encoders.timm_library import plain_name
@@ -65,11 +63,13 @@ def stated_names(settings: Settings) -> list[str]:
 
 def _is_architecture(name: str) -> bool:
     """Whether a name is that of an architecture, and not of a method, a data set or an experiment."""
-    return name in _classifiers() or any(pattern.fullmatch(name) for pattern in (_RESNET, _ANTI_ALIASED))
+    return any(pattern.fullmatch(name) for pattern in (_RESNET, _ANTI_ALIASED)) or name in _classifiers()
 
 
 @cache
 def _classifiers() -> frozenset[str]:
+    from torchvision import models  # imports torch's compiler: only for names that are not those of ResNets
+
     return frozenset(models.list_models(module=models))
 
 

@@ -245,7 +245,7 @@ def test_rejected_files(tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 5, 5, 4), np.uint8), r"shape \(2, 5, 5, 4\).* or --channels"),
+        (np.zeros((2, 5, 5, 4), np.uint8), r"shape \(2, 5, 5, 4\).*extract --channels"),
     ],
 )
 def test_pixels_that_are_not_rgb_require_channels(tmp_path, images, message):
