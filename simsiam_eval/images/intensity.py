@@ -25,7 +25,7 @@ FULL_RANGES: dict[str, Range] = {name: (0.0, float(2**bits - 1)) for name, bits 
 class Intensity:
     """The values of black and white, by the type of the stored values.
 
-    8-bit values are always from 0 to 255; 16-bit unsigned integers from 0 to 65535 where nothing else is said.
+    8-bit values are always from 0 to 255; 16-bit unsigned integers are from 0 to 65535 by default.
 
     Attributes:
         ranges: (type, (black, white)), sorted; the type "all" stands for every type.
@@ -68,7 +68,7 @@ class Intensity:
         return self.given(value_type) or (_SIXTEEN_BITS if value_type == "uint16" else None)
 
     def given(self, value_type: str) -> Range | None:
-        """As `range_of`, without what holds where nothing is said."""
+        """As `range_of`, without the default of 16-bit values."""
         ranges = dict(self.ranges)
         return ranges.get(value_type) or ranges.get(_ALL)
 

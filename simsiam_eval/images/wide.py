@@ -123,7 +123,7 @@ def known_range(intensity: Intensity, values: NDArray[Any]) -> Range:
     if span is None:
         raise UnreadableImage(
             f"the values are {values.dtype.name}, and which of them are black and white is unknown; give "
-            "--intensity LOW:HIGH"
+            "--intensity LOW:HIGH (`detect` takes 8-bit and 16-bit images only)"
         )
     return span
 

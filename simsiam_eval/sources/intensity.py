@@ -55,7 +55,7 @@ def source_intensity(
 ) -> Intensity:
     """Black and white of the types of values that a sample of the images has; nothing where all have 8 bits.
 
-    What the choice is based on is said where it is not obvious, and so is a range of which the images use little.
+    Prints what a choice that is not obvious is based on, and warns if the images use less than a tenth of the range.
 
     Args:
         setting: auto, dtype, percentile or LOW:HIGH.

@@ -41,7 +41,7 @@ def kind_of(path: Path, kinds: Iterable[str]) -> str:
     """The kind of a plain path, among `kinds`.
 
     Raises:
-        DataError: it does not exist, is of no kind, or of several.
+        DataError: it does not exist, or does not match exactly one kind.
     """
     expected = (
         f"a folder, an image, a {'/'.join(FORMATS)} manifest, a .txt list, a .tar, .zip, .h5, .npz or .parquet file, or one "

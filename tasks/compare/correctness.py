@@ -33,7 +33,7 @@ def correct_by_knn(
         the correct predictions, and (F,L) the similarity of each image's nearest neighbor.
 
     Raises:
-        DataError: a bank is of another encoder, has only one class, or holds the test images themselves.
+        DataError: a bank comes from another encoder, has only one class, or contains the test images.
     """
     correct, nearest = [], []
     for number, test in enumerate(tests):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from simsiam_eval.encoders.encoder import build_trunk
-from simsiam_eval.encoders.notes import _said
+from simsiam_eval.runtime.notes import _said
 
 STEM, NORMALIZATION = "Assumed a 3x3 stem", "Assumed images normalized by ImageNet's mean"
 

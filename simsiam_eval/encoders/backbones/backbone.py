@@ -27,7 +27,6 @@ class Backbone:
 
     Attributes:
         encoder: in eval mode and float32 on the CPU.
-        path: of the file or folder with the weights.
         family: the library, "timm" or "huggingface".
         container: the entry of the file with the weights; "bare" if the file is itself the state dict.
         loaded: key in the file -> key in the network.
@@ -41,7 +40,6 @@ class Backbone:
     """
 
     encoder: Encoder
-    path: str
     family: str
     container: str
     loaded: dict[str, str]

@@ -119,14 +119,13 @@ def load_hugging_face(choice: EncoderChoice, layer: str | Sequence[str], pooling
         assumptions.append("The folder states no preprocessing of images, so that ImageNet's is used.")
     return Backbone(
         encoder,
-        str(path),
-        "huggingface",
-        BARE,
-        loaded,
-        skipped,
-        stated.record,
-        stated.source,
-        tuple(assumptions),
+        family="huggingface",
+        container=BARE,
+        loaded=loaded,
+        skipped=skipped,
+        preprocessing=stated.record,
+        preprocessing_from=stated.source,
+        assumptions=tuple(assumptions),
     )
 
 

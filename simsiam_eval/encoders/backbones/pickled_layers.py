@@ -37,7 +37,7 @@ def reject_other_layers(module: TimmModule, network: nn.Module, heads: Collectio
         name: timm's, of the network.
 
     Raises:
-        DataError: a layer is of another class or has other settings, so that the features would differ.
+        DataError: a layer has another class or other settings, so that the features would differ.
     """
     if module.pooling == "":  # maps, which we pool as the network does
         heads = (*heads, "global_pool", "head.global_pool")

@@ -63,17 +63,16 @@ def load_timm(choice: EncoderChoice, layer: str | Sequence[str], pooling: str) -
         assumptions = (f"Features are pooled as {_named(encoder.pooling)}.", *assumptions)
     return Backbone(
         encoder,
-        str(path),
-        "timm",
-        found.container,
-        found.loaded,
-        found.skipped,
-        images.record,
-        images.source,
-        assumptions,
-        found.branch,
-        found.branches,
-        epoch if isinstance(epoch := content.get("epoch"), int) else None,
+        family="timm",
+        container=found.container,
+        loaded=found.loaded,
+        skipped=found.skipped,
+        preprocessing=images.record,
+        preprocessing_from=images.source,
+        assumptions=assumptions,
+        branch=found.branch,
+        branches=found.branches,
+        epoch=epoch if isinstance(epoch := content.get("epoch"), int) else None,
     )
 
 

@@ -80,7 +80,7 @@ def declared(
     _reject_other_networks(settings, file)
     variant, of_variant, epsilon = _variant(file, settings, network, recorded, chosen)
     if recorded is None:
-        assumptions += unfitting_names(settings, network)
+        assumptions += [*unfitting_names(settings, network), *_untrained_stages(settings, network)]
     variant = replace(variant, channels=network.channels)
     is_caffe = variant.stride_in_1x1 or "stride_in_1x1" in chosen
     stated = StatedPreprocessing() if recorded is not None else stated_preprocessing(file, network.channels, network)
@@ -220,6 +220,19 @@ def _assumptions(network: Network, known: Collection[str]) -> list[str]:
     return [
         f"Assumed torchvision's {network.arch}: {kinds} ResNets have the same keys, and the file does not say which it is "
         f"({options})."
+    ]
+
+
+def _untrained_stages(settings: Settings, network: Network) -> list[str]:
+    """About stages that a network has and does not use, as those of segmentation-models with a smaller `encoder_depth`."""
+    last = network.family.last_trained
+    for name, value in named_values(settings):
+        if name == "encoder_depth" and value in range(2, 6):
+            last = f"layer{value - 1}"
+    if last == "layer4":
+        return []
+    return [
+        f"Assumed that all stages were trained, but {network.family.name} used them up to {last} only (--layer {last})."
     ]
 
 

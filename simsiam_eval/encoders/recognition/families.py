@@ -227,6 +227,13 @@ FAMILIES = (
         (r"^decoder\.(aspp|fpa)\.", r"^segmentation_head\."),
         dilation="dilates also the first block of its last stages, as DeepLab and PAN of segmentation-models do",
     ),
+    Family(  # its PSPNet
+        "segmentation-models",
+        r"encoder\.",
+        (r"^decoder\.psp\.", r"^segmentation_head\."),
+        imagenet=_PLAIN,
+        last_trained="layer2",
+    ),
     Family("segmentation-models", r"encoder\.", (r"^decoder\.", r"^segmentation_head\."), imagenet=_PLAIN),
     Family("torchvision-detection", r"backbone\.body\.", imagenet=_PLAIN),
     Family(

@@ -30,6 +30,7 @@ class Family:
         epsilon: that its batch normalization adds to variances.
         channel_orders: "rgb" and "bgr", in which its encoders may take color channels, where BGR is one of them.
         dilation: how its code dilates its encoders, in a way that torchvision's ResNets cannot; None: it does not.
+        last_trained: the last stage that its code uses; later ones are in the file, untrained.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Family:
     epsilon: float = EPSILON
     channel_orders: tuple[str, ...] = ()
     dilation: str | None = None
+    last_trained: str = "layer4"
 
     def fits(self, prefix: str, lines: str) -> bool:
         """Whether a trunk belongs to this family.

@@ -24,7 +24,7 @@ def png(value):
 
 
 def pack(path, names, method=zipfile.ZIP_DEFLATED):
-    """Write images in order; the first is of red 0, the second of red 1, ..."""
+    """Write images in order; the red channel is 0 in the first, 1 in the second, ..."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", method) as archive:
         for value, name in enumerate(names):

@@ -130,6 +130,22 @@ def test_dilated_encoders_of_segmentation_models_are_rejected(tmp_path, small, d
     assert inspect_checkpoint(EncoderChoice(str(path), branch="encoder")).variant == {}
 
 
+@pytest.mark.parametrize(
+    ("decoder", "config", "last"),
+    [("psp.blocks.0.pool.1.0", {}, "layer2"), ("psp.blocks.0.pool.1.0", {"encoder_depth": 5}, None),
+     ("blocks.0.conv1.0", {"encoder_depth": 4}, "layer3"), ("blocks.0.conv1.0", {}, None)],
+)  # fmt: skip
+def test_stages_that_segmentation_models_does_not_train(inspected, tmp_path, small, decoder, config, last):
+    """PSPNet and `encoder_depth`: the stages after the last one used are in the file."""
+    heads = {f"decoder.{decoder}.weight": torch.zeros(2, 2, 3, 3), "segmentation_head.0.bias": torch.zeros(1)}
+    state = {f"encoder.{key}": value for key, value in small.items() if not key.startswith("fc.")} | heads
+    torch.save({"state_dict": state, "hyper_parameters": config}, tmp_path / "model.pth")
+    said = inspect_checkpoint(EncoderChoice(str(tmp_path / "model.pth"), branch="encoder")).assumptions
+    assert [text.endswith(f"up to {last} only (--layer {last}).") for text in said if "trained, but" in text] == (
+        [True] if last else []
+    )
+
+
 def test_an_output_stride_needs_bottleneck_blocks(inspected, small):
     with pytest.raises(DataError, match="says output_stride 16, which torchvision's resnet18 cannot have"):
         inspected(small, hyper_parameters={"output_stride": 16})
