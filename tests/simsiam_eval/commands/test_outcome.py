@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,12 @@ def test_a_result_with_faults_is_printed_and_the_status_is_1():
 
 def ended(code):
     """Status and standard error of a process."""
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    def as_in_the_foreground():  # a shell starts background jobs, such as this test run, with Ctrl-C ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=as_in_the_foreground)
     assert run.stdout == ""
     return run.returncode, run.stderr
 
