@@ -27,10 +27,11 @@ def report(run: Callable[[], Result], as_json: bool, debug: bool, typed: Mapping
     Args:
         typed: as in `spelled_as`.
     """
-    with spelled_as("options", typed), raised_signals() as received:
+    with spelled_as("options", typed):
         try:
-            _report(lambda: _uninterrupted(run, received), as_json, debug)
-        except (KeyboardInterrupt, CaughtSignal):
+            with raised_signals() as received:
+                _report(lambda: _uninterrupted(run, received), as_json, debug)
+        except (KeyboardInterrupt, CaughtSignal):  # outside of the block: no exception of the same signal can follow
             end_at_signals()
             if debug:
                 traceback.print_exc()

@@ -137,6 +137,27 @@ main()""")
     assert error.startswith("Error: Interrupted. Finished files are complete")
 
 
+def test_a_signal_during_an_import_is_said_once_though_its_exception_waits():
+    returncode, error = ended("""
+import os, signal, sys, time, tests.simsiam_eval.commands.oven as t
+from importlib.abc import MetaPathFinder
+from simsiam_eval.commands import outcome
+class SignalAtImport(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "colorsys":
+            os.kill(os.getpid(), signal.SIGINT)
+def say_slowly(message, say=outcome.say):
+    time.sleep(0.2)
+    say(message)
+def run(settings):
+    import colorsys
+sys.meta_path.insert(0, SignalAtImport())
+outcome.say = say_slowly
+t.command('bake', t.Oven, run)(['rye'])""")
+    assert (returncode, error.count("\n")) == (130, 1), error
+    assert error.startswith("Error: Interrupted. Finished files are complete")
+
+
 def test_debug_shows_where_a_signal_came():
     returncode, error = ended("""
 import os, signal, tests.simsiam_eval.commands.oven as t
