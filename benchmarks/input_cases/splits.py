@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -31,6 +32,11 @@ LAYOUTS: dict[str, tuple[list[str], str | None, str | None]] = {
     "01_train, 02_test": (["01_train", "02_test"], "01_train", "02_test"),
     "Train Data, Test Data": (["Train Data", "Test Data"], "Train Data", "Test Data"),
     "TrainSet, TestSet": (["TrainSet", "TestSet"], "TrainSet", "TestSet"),
+    "trainA, testA": (["trainA", "testA"], "trainA", "testA"),
+    "TrainImages, TestImages": (["TrainImages", "TestImages"], "TrainImages", "TestImages"),
+    "traindata, testdata": (["traindata", "testdata"], "traindata", "testdata"),
+    "trn, tst": (["trn", "tst"], "trn", "tst"),
+    "fold1, fold2": (["fold1", "fold2"], None, None),
     "photo, sketch": (["photo", "sketch"], None, None),
 }
 CLASSES = ("cat", "dog")
@@ -133,6 +139,48 @@ def product(*parts: tuple[str, ...]) -> list[str]:
     return names
 
 
+def table_of(column: str, ending: str) -> Callable[[Path], str | None]:
+    """A table, or image bytes, of which a column names the splits."""
+
+    def check(folder: Path) -> str | None:
+        columns = {"path": [f"{row}.png" for row in range(5)], column: ["train"] * 3 + ["test"] * 2}
+        for name in columns["path"]:
+            (folder / name).write_bytes(png())
+        path = folder / f"table.{ending.rpartition(' ')[2]}"
+        if ending == "csv":
+            path.write_text("\n".join(map(",".join, [tuple(columns), *zip(*columns.values(), strict=True)])))
+        elif ending == "jsonl":
+            path.write_text("\n".join(map(json.dumps, pyarrow.table(columns).to_pylist())))
+        else:
+            image = {"image": [png()] * 5} if ending.startswith("images") else {}
+            parquet.write_table(pyarrow.table({**columns, **image}), path)
+        expected = {"": None, "#train": 3, "#test": 2, "#val": None, "#split=none": 5}
+        return difference({tail: rows_of(f"{path}{tail}") for tail in expected}, expected)
+
+    return check
+
+
+def shards(folder: Path) -> str | None:
+    for number, split in enumerate(("Train Set", "Test Set")):
+        (folder / split).mkdir()
+        with tarfile.open(folder / split / "0.tar", "w") as archive:
+            for row in range(SIZE + number):
+                info = tarfile.TarInfo(f"{row}.png")
+                info.size = len(png())
+                archive.addfile(info, io.BytesIO(png()))
+    expected = {"": None, "#train": SIZE, "#test": SIZE + 1}
+    return difference({tail: rows_of(f"{folder}{tail}") for tail in expected}, expected)
+
+
+def configurations(folder: Path) -> str | None:
+    for name in ("full", "small"):
+        (folder / name).mkdir()
+        table = pyarrow.table({"image": [png()] * SIZE})
+        parquet.write_table(table, folder / name / "train-00000-of-00001.parquet")
+    expected = {"": None, "#train": None, "/small#train": SIZE}
+    return difference({tail: rows_of(f"{folder}{tail}") for tail in expected}, expected)
+
+
 CASES = [
     *(
         Case(f"{layout}, in {name}", "must be chosen; #train and #test select", chosen(form, layout))
@@ -149,4 +197,29 @@ CASES = [
     Case("train/train", "its inner folder", layout_of(product(("train",), ("train",), CLASSES, ("1.png",)), {"#train": 2})),
     Case("classes that are named like a split", "classes",
          layout_of(product(("test", "prod"), ("1.png",)), {"": 2})),
+    Case("a train among vehicles", "classes", layout_of(product(("train", "plane", "car"), ("1.png",)), {"": 3})),
+    Case("trains among vehicles, by day", "classes",
+         layout_of(product(("train", "plane", "car"), ("day",), ("1.png",)), {"": 3})),
+    Case("train and unlabeled without classes", "must be chosen",
+         layout_of(product(("train", "unlabeled"), ("1.png",)), {"": None, "#train": 1, "#split=none": 2})),
+    Case("trainval and test without classes", "must be chosen",
+         layout_of(product(("trainval", "test"), ("1.png",)), {"": None, "#trainval": 1, "#test": 1, "#train": None})),
+    Case("train and holdout of one class", "must be chosen",
+         layout_of(product(("train", "holdout"), ("cat",), ("1.png",)), {"": None, "#train": 1})),
+    Case("numbered folds without classes", "must be chosen",
+         layout_of(product(("fold1", "fold2"), ("1.png",)), {"": None, "#fold1": 1, "#split=none": 2})),
+    Case("one folder, Training Set", "its classes",
+         layout_of(product(("Training Set",), CLASSES, ("1.png",)), {"": 2, "#train": 2})),
+    Case("splits in a folder in a folder", "must be chosen",
+         layout_of(product(("a",), ("b",), ("train", "test"), CLASSES, ("1.png",)), {"": None, "#train": 2})),
+    Case("splits in one of two folders", "an error",
+         layout_of([*product(("data",), ("train", "test"), CLASSES, ("1.png",)), "docs/1.png"],
+                   {"": None, "/data#train": 2, "#split=none": 5})),
+    *(
+        Case(f"column {column}, {ending}", "must be chosen; #train and #test select", table_of(column, ending))
+        for column in ("split", "Subset", "partition")
+        for ending in ("csv", "jsonl", "parquet", "images in parquet")
+    ),
+    Case("tar files in folders of splits", "must be chosen; #train and #test select", shards),
+    Case("two configurations of a data set on the Hub", "an error that lists them", configurations),
 ]  # fmt: skip

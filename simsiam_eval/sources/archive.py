@@ -30,7 +30,7 @@ def archives(
     """The archives that a path names, and whether they were chosen by the split in their names.
 
     Args:
-        path: an archive, a pattern, or a folder of archives.
+        path: an archive, a pattern, a folder of archives, or one of folders of archives.
         ending: that of the archives in a folder, such as ".tar".
 
     Raises:
@@ -38,8 +38,11 @@ def archives(
     """
     if not path.is_dir():
         return files_of(path, spec), False
+    here = [file for file in path.iterdir() if file.suffix.lower() == ending]
     files = sorted(
-        file for file in path.iterdir() if file.suffix.lower() == ending and file.is_file() and file.name[0] != "."
+        file
+        for file in here or path.glob("*/*")
+        if file.suffix.lower() == ending and file.is_file() and file.name[0] != "." and file.parent.name[0] != "."
     )
     if not files:
         raise DataError(f"{path} has no {ending} files.")

@@ -11,7 +11,14 @@ from simsiam_eval.errors import DataError
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.pairs import pair_notes
 from simsiam_eval.sources.spec import without_options
-from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout, split_of
+from simsiam_eval.sources.splits import (
+    NO_SPLIT,
+    choose_folder,
+    choose_split,
+    folder_layout,
+    reject_splits_inside,
+    split_of,
+)
 from simsiam_eval.sources.unread import is_ignored, is_ignored_folder
 
 
@@ -25,8 +32,14 @@ def is_hidden(name: str) -> bool:
     return is_ignored(file) or any(is_ignored_folder(part) and part not in (".", "..") for part in folders)
 
 
-def notes_on_pairs(names: PackedTexts, classes: list[str] | None, spec: str, split: str | None) -> list[str]:
-    """As `pair_notes`, of the names (below the class folders) of images in an archive; none with #split=none."""
+def notes_on_pairs(
+    names: PackedTexts, classes: list[str] | None, spec: str, split: str | None, first: str
+) -> list[str]:
+    """As `pair_notes`, of the names (below the class folders) of images in an archive; none with #split=none.
+
+    Args:
+        first: the name of the first image in the archive, which ends in `names[0]`.
+    """
     if classes is None or len(classes) != 2 or split == NO_SPLIT:
         return []
     below: dict[str, list[str]] = {name: [] for name in classes}
@@ -34,7 +47,7 @@ def notes_on_pairs(names: PackedTexts, classes: list[str] | None, spec: str, spl
         folder, _, rest = name.partition("/")
         below[folder].append(rest)
     images = [sorted(below[name]) for name in classes]
-    return pair_notes(spec, classes, images, f"{without_options(spec)}#folder={{}}")
+    return pair_notes(spec, classes, images, f"{without_options(spec)}#folder={first.removesuffix(names[0])}{{}}")
 
 
 def class_folders(
@@ -82,6 +95,8 @@ def _split_folder(names: PackedTexts, top: str, spec: str, split: str | None, de
         return top
     chosen = choose_folder(sorted(sub_folders), sub_folders.__getitem__, split, default_split, spec)
     if chosen is None:
+        for name, inside in sub_folders.items() if split != NO_SPLIT else ():
+            reject_splits_inside(name, inside, spec)
         return top
     top = f"{top}{chosen}/"
     sub_folders = _sub_folders(names, top)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.sources.splits import choose_split, split_word
+from simsiam_eval.sources.splits import choose_split, parted
 from simsiam_eval.wording import first_few
 
 # By preference, in any case.
@@ -32,9 +32,9 @@ def array_pairs(names: Iterable[str]) -> dict[tuple[str, str], ArrayPair]:
     """
     found: dict[tuple[str, str], dict[str, tuple[int, str]]] = {}
     for name in names:
-        split = split_word(name) or ""
-        rest = re.sub(rf"(?<![a-z]){split}(?![a-z])", "", name.lower(), count=1) if split else name.lower()
-        words = [word for word in re.split(r"[-_. /]+", rest) if word]
+        split, rest = parted(name)
+        split = split or ""
+        words = [word for word in re.split(r"[-_. /]+", rest.lower()) if word]
         known = {"images": IMAGE_NAMES, "labels": LABEL_NAMES}
         roles = [(word, role) for word in words for role, common in known.items() if word in common]
         if not roles:

@@ -14,7 +14,14 @@ from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.pairs import pair_notes
-from simsiam_eval.sources.splits import NO_SPLIT, choose_folder, choose_split, folder_layout
+from simsiam_eval.sources.splits import (
+    NO_SPLIT,
+    choose_folder,
+    choose_split,
+    folder_layout,
+    reject_splits_inside,
+    split_of,
+)
 from simsiam_eval.sources.unread import ImageNames, is_folder, is_ignored, is_ignored_folder, unread_notes
 
 
@@ -66,6 +73,9 @@ class _Folder:
             raise DataError(
                 f"{path} has both images (such as {images[0]}) and sub-folders; expected class folders, or images alone."
             )
+        inner = path if split == NO_SPLIT else _inner_folder(path, folders)
+        if inner != path:
+            return self.open(inner, split, default_split)
         chosen = choose_folder(
             folders, lambda name: frozenset(_folders_in(path / name)), split, default_split, self._spec
         )
@@ -116,6 +126,8 @@ class _Folder:
     def _images_below(self, path: Path, prefix: str) -> Iterator[str]:
         """Names, after `prefix`, of all images; links to folders could be circular and are not followed."""
         folders, images = self.entries(path)
+        if prefix.count("/") == 1 and not self._as_classes:
+            reject_splits_inside(path.name, folders, self._spec)
         yield from (prefix + name for name in images)
         for folder in folders:
             if not (path / folder).is_symlink():
@@ -156,6 +168,19 @@ def _named_like(path: Path, linked: int = 2) -> set[str]:
             return below
         found |= below
     return found
+
+
+def _inner_folder(path: Path, folders: list[str]) -> Path:
+    """The folder that has splits, where it is inside folders that are alone (data/photos/train); else `path`."""
+    inner = path
+    while len(folders) == 1 and split_of(folders[0]) is None:
+        inner = inner / folders[0]
+        folders = sorted(_folders_in(inner))
+        inside = {name: frozenset(_folders_in(inner / name)) for name in folders}
+        layout = folder_layout(folders, inside.__getitem__)
+        if layout.splits or layout.nested:
+            return inner
+    return path
 
 
 def _folders_in(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.columnar_file import ColumnarFile
-from simsiam_eval.sources.manifest import FILE_NAME, open_manifest
+from simsiam_eval.sources.manifest import FILE_NAME, has_splits, open_manifest
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.splits import choose_folder, choose_split
 from simsiam_eval.vocabulary import NO_LABEL
@@ -51,7 +51,7 @@ def open_imagefolder(
         assert table is not None
         source = open_manifest(table, spec, columns, no_label=no_label)
     else:
-        source = _of_split(open_manifest(table, spec, columns, no_label=no_label), options.get("split"), default_split)
+        source = _of_table(table, spec, columns, options.get("split"), default_split, no_label)
     if options.get("label") == "none":
         source.labels, source.class_names = np.full(len(source), -1), None
     return source
@@ -76,6 +76,21 @@ def metadata_of(folder: Path) -> Path | None:
     if len(tables) > 1:
         raise DataError(f"{folder} has {' and '.join(table.name for table in tables)}; remove all but one.")
     return tables[0] if tables else None
+
+
+def _of_table(
+    table: Path,
+    spec: str,
+    columns: dict[str, str],
+    split: str | None,
+    default_split: str | None,
+    no_label: Sequence[str],
+) -> PathSource:
+    """The images of one split, which a column of the table or the paths in it name."""
+    if has_splits(table):
+        chosen = columns if split is None else {**columns, "split": split}
+        return open_manifest(table, spec, chosen, default_split, no_label)
+    return _of_split(open_manifest(table, spec, columns, no_label=no_label), split, default_split)
 
 
 def _of_split(source: PathSource, split: str | None, default_split: str | None) -> PathSource:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.path_list import reject_missing_images
+from simsiam_eval.sources.split_column import are_splits, split_column, split_in_column
+from simsiam_eval.sources.splits import choose_split
 from simsiam_eval.vocabulary import NO_LABEL
 from simsiam_eval.wording import first_few
 
@@ -25,30 +28,37 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 
 
 def open_manifest(
-    file: Path, spec: str, options: Mapping[str, str], split: str | None = None, no_label: Sequence[str] = NO_LABEL
+    file: Path,
+    spec: str,
+    options: Mapping[str, str],
+    default_split: str | None = None,
+    no_label: Sequence[str] = NO_LABEL,
 ) -> PathSource:
     """Rows in the order of the table; relative paths start at the table's folder; id = the path as written.
 
     Args:
         options: path: the column of the paths, default `path` in any case, or `file_name`; label: the column of the
-            labels, default `label` in any case, if there is one.
-        split: not used: a table is one split.
+            labels, default `label` in any case, if there is one; split: which rows, where a column names their split.
+        default_split: train or test, used where there is such a column and the options name no split.
         no_label: as of `Labels`, which numbers the labels.
 
     Raises:
-        DataError: not a table, a column is missing, a row is malformed, a path is empty, none of the first images exists.
+        DataError: not a table, a column is missing, a row is malformed, a path is empty, none of the first images exists,
+            or a split that must be chosen or does not exist.
     """
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"{file} is not a manifest; expected a {', '.join(FORMATS)} file.")
-    read_rows = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(file.suffix.lower(), _text_rows)
-    paths, labels = PackedTexts(), Labels(no_label)
-    rows = read_rows(file, options.get("path"), options.get("label"))
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        if "" in (path for path, _ in chunk):
-            number = len(paths) + [path for path, _ in chunk].index("") + 1
+    rows = _Rows(file, options.get("path"), options.get("label"))
+    split = _chosen_split(rows, spec, options.get("split"), default_split)
+    paths, labels, read = PackedTexts(), Labels(no_label), 0
+    for chunk in rows.chunks():
+        if "" in (path for path, _, _ in chunk):
+            number = read + [path for path, _, _ in chunk].index("") + 1
             raise DataError(f"{file}, row {number}: the path is empty.")
-        paths.extend(path for path, _ in chunk)
-        labels.extend(label for _, label in chunk)
+        read += len(chunk)
+        chosen = [row for row in chunk if split is None or row[2].strip() == split]
+        paths.extend(path for path, _, _ in chosen)
+        labels.extend(label for _, label, _ in chosen)
     if not len(paths):
         raise DataError(f"{file} has no rows.")
     reject_missing_images(paths, file)
@@ -57,12 +67,61 @@ def open_manifest(
     return source
 
 
+def has_splits(file: Path) -> bool:
+    """Whether a column of a table names splits."""
+    return bool(_splits(_Rows(file, None, None)))
+
+
+def _splits(rows: _Rows) -> set[str]:
+    """The distinct values of the column of a table that names splits; none without one."""
+    column = rows.columns.split
+    values = set() if column is None else {value.strip() for chunk in rows.chunks() for _, _, value in chunk}
+    return values if column is not None and are_splits(column, values) else set()
+
+
+def _chosen_split(rows: _Rows, spec: str, requested: str | None, default: str | None) -> str | None:
+    column, splits = rows.columns.split, _splits(rows)
+    if column is None or not splits:
+        return choose_split((), requested, default, spec)
+    return split_in_column(column, splits, requested, default, spec)
+
+
+class _Rows:
+    """The rows of a table.
+
+    Attributes:
+        columns: those that are read.
+    """
+
+    def __init__(self, file: Path, path: str | None, label: str | None) -> None:
+        self._read = partial(
+            {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(file.suffix.lower(), _text_rows), file
+        )
+        self._given = path, label
+        self.columns = _Columns("", None)
+        next(self._read(path, label, self._found), None)
+
+    def chunks(self) -> Iterator[list[Row]]:
+        """Blocks of (path, label or "", split or "")."""
+        rows = self._read(*self._given, self._found)
+        while chunk := list(islice(rows, _CHUNK_ROWS)):
+            yield chunk
+
+    def _found(self, columns: _Columns) -> None:
+        self.columns = columns
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The columns of a table that are read, by the names that the table gives them; no label without such a column."""
 
     path: str
     label: str | None
+    split: str | None = None  # may be something else, as its values show
+
+
+Row = tuple[str, str, str]
+Found = Callable[[_Columns], None]
 
 
 def _columns(names: Sequence[str], path: str | None, label: str | None) -> _Columns | str:
@@ -76,7 +135,7 @@ def _columns(names: Sequence[str], path: str | None, label: str | None) -> _Colu
         if chosen not in names and (given is not None or common == "path"):
             return given or common
         found.append(chosen)
-    return _Columns(str(found[0]), found[1])
+    return _Columns(str(found[0]), found[1], split_column(names, found))
 
 
 def _missing_column(
@@ -120,8 +179,8 @@ def _header(file: Path, line: str, path: str | None, label: str | None) -> tuple
     return separator, headers[separator], found
 
 
-def _text_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
-    """(path, label or "") of each row."""
+def _text_rows(file: Path, path: str | None, label: str | None, found: Found) -> Iterator[Row]:
+    """(path, label or "", split or "") of each row."""
     try:
         with file.open(newline="", encoding=encoding_of(file)) as lines:
             header = lines.readline()
@@ -130,21 +189,21 @@ def _text_rows(file: Path, path: str | None, label: str | None) -> Iterator[tupl
             if not header.strip():
                 raise DataError(f"{file} is empty, or begins with an empty line.")
             separator, names, columns = _header(file, header, path, label)
-            path_index = names.index(columns.path)
-            label_index = None if columns.label is None else names.index(columns.label)
+            found(columns)
+            read = [None if name is None else names.index(name) for name in astuple(columns)]
             table = csv.reader(lines, delimiter=separator, strict=True)
             for number, row in enumerate(filter(None, table), start=1):
                 if len(row) != len(names):
                     raise DataError(
                         f"{file}, row {number}: expected {len(names)} cells as in the header, got {len(row)}."
                     )
-                yield row[path_index], row[label_index] if label_index is not None else ""
+                yield tuple("" if index is None else row[index] for index in read)  # type: ignore[misc]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a table: {error}.") from error
 
 
-def _json_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
-    """(path, label or "") of each line, a JSON object; the first has all keys that are read."""
+def _json_rows(file: Path, path: str | None, label: str | None, found: Found) -> Iterator[Row]:
+    """(path, label or "", split or "") of each line, a JSON object; the first has all keys that are read."""
     columns: _Columns | None = None
     try:
         with file.open(encoding=encoding_of(file)) as lines:
@@ -155,12 +214,13 @@ def _json_rows(file: Path, path: str | None, label: str | None) -> Iterator[tupl
                 if not isinstance(row, dict):
                     raise DataError(f"{file}, line {number}: expected a JSON object, got {type(row).__name__}.")
                 if columns is None:
-                    found = _columns(list(row), path, label)
-                    if isinstance(found, str):
-                        raise _missing_column(file, found, list(row), "label" if found == label else "path")
-                    columns = found
-                values = [row.get(columns.path), row.get(columns.label) if columns.label else None]
-                for value in values:
+                    first = _columns(list(row), path, label)
+                    if isinstance(first, str):
+                        raise _missing_column(file, first, list(row), "label" if first == label else "path")
+                    columns = first
+                    found(columns)
+                values = [None if name is None else row.get(name) for name in astuple(columns)]
+                for value in values[:2]:
                     if isinstance(value, dict | list):
                         raise DataError(f"{file}, line {number}: expected a path and a label, got {value}.")
                 yield tuple("" if value is None else str(value) for value in values)  # type: ignore[misc]
@@ -168,10 +228,10 @@ def _json_rows(file: Path, path: str | None, label: str | None) -> Iterator[tupl
         raise DataError(f"{file} cannot be read as JSON lines: {error}.") from error
 
 
-def _parquet_rows(file: Path, path: str | None, label: str | None) -> Iterator[tuple[str, str]]:
-    """(path, label or "") of each row."""
+def _parquet_rows(file: Path, path: str | None, label: str | None, found: Found) -> Iterator[Row]:
+    """(path, label or "", split or "") of each row."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet, types
     except ImportError as error:
         raise DataError('Parquet manifests require pyarrow: pip install "simsiam-eval[parquet]".') from error
     try:
@@ -180,11 +240,19 @@ def _parquet_rows(file: Path, path: str | None, label: str | None) -> Iterator[t
             columns = _columns(names, path, label)
             if isinstance(columns, str):
                 raise _missing_column(file, columns, names, "label" if columns == label else "path")
-            read = [name for name in (columns.path, columns.label) if name is not None]
-            for batch in table.iter_batches(_CHUNK_ROWS, columns=read):
+            found(columns)
+            kind = columns.label and table.schema_arrow.field(columns.label).type
+            if kind is not None and types.is_nested(kind):
+                raise DataError(
+                    f"The column {columns.label!r} of {file} contains {kind}; expected whole numbers or strings as labels."
+                )
+            for batch in table.iter_batches(_CHUNK_ROWS, columns=[name for name in astuple(columns) if name]):
                 cells = [
-                    ["" if value is None else str(value) for value in batch.column(name).to_pylist()] for name in read
+                    [""] * len(batch)
+                    if name is None
+                    else ["" if value is None else str(value) for value in batch.column(name).to_pylist()]
+                    for name in astuple(columns)
                 ]
-                yield from zip(cells[0], cells[1] if len(cells) > 1 else [""] * len(cells[0]), strict=True)
+                yield from zip(*cells, strict=True)  # type: ignore[misc]
     except (OSError, ArrowException) as error:
         raise DataError(f"{file} is not a Parquet file, or it is damaged.") from error

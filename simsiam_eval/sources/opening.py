@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
     "image": Kind((), lambda path, spec, _, __: PathSource([path.name], spec=spec, folder=path.parent)),
     "cifar10": Kind(("split",), partial(open_cifar, "cifar10")),
     "cifar100": Kind(("split",), partial(open_cifar, "cifar100")),
-    "manifest": Kind(("path", "label"), open_manifest, reads_labels=True),
+    "manifest": Kind(("path", "label", "split"), open_manifest, reads_labels=True),
     "list": Kind((), open_list, reads_labels=True),
     "tar": Kind(("label", "image", "folder", "split"), open_tar, takes_pattern=True, reads_labels=True),
     "zip": Kind(("label", "folder", "split"), open_zip, takes_pattern=True),

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.columnar_file import ColumnarFile
 from simsiam_eval.sources.labels import Labels
+from simsiam_eval.sources.split_column import are_splits, split_column, split_in_column
+from simsiam_eval.sources.splits import choose_split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,6 +31,7 @@ class Columns:
     image: str
     label: str | None
     id: str | None
+    split: str | None  # may be something else, as its values show
     types: tuple[str, ...]
     classes: tuple[str, ...] | None
 
@@ -60,7 +66,8 @@ def choose_columns(schema: pyarrow.Schema, options: Mapping[str, str], file: Pat
             raise _no_column(file, name, schema)
     classes = features.get(label, {}).get("names") if label else None
     types = tuple(str(schema.field(name).type) for name in (image, label) if name)
-    return Columns(image, label, id_column, types, tuple(map(str, classes)) if classes else None)
+    split = split_column(schema.names, (image, label, id_column))
+    return Columns(image, label, id_column, split, types, tuple(map(str, classes)) if classes else None)
 
 
 def _no_column(file: Path, name: str, schema: pyarrow.Schema) -> DataError:
@@ -101,8 +108,32 @@ def _features(schema: pyarrow.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def labels_of(files: list[Path], columns: Columns, rows: int, no_label: Sequence[str]) -> Labels:
-    """The labels of all rows.
+def rows_of_split(
+    files: list[Path], columns: Columns, requested: str | None, default: str | None, spec: str
+) -> NDArray[np.int64] | None:
+    """The (M,) rows of the chosen split, where a column names splits; None: all rows.
+
+    Args:
+        requested, default: as those of `choose_split`.
+
+    Raises:
+        DataError: as `choose_split`.
+    """
+    values: list[str] = []
+    for file in files if columns.split else ():
+        column = ColumnarFile(file).column(str(columns.split))
+        values += ["" if value is None else str(value).strip() for value in column.to_pylist()]
+    if columns.split is None or not are_splits(columns.split, set(values)):
+        choose_split((), requested, None, spec)
+        return None
+    split = split_in_column(columns.split, set(values), requested, default, spec)
+    return None if split is None else np.flatnonzero(np.array(values) == split)
+
+
+def labels_of(
+    files: list[Path], columns: Columns, rows: int, no_label: Sequence[str], chosen: NDArray[np.int64] | None = None
+) -> Labels:
+    """The labels of all rows, or of the (M,) chosen ones in ascending order.
 
     Raises:
         DataError: neither numbers nor strings.
@@ -111,10 +142,15 @@ def labels_of(files: list[Path], columns: Columns, rows: int, no_label: Sequence
 
     labels = Labels(no_label)
     if columns.label is None:
-        labels.extend([""] * rows)
+        labels.extend([""] * (rows if chosen is None else len(chosen)))
         return labels
+    start = 0
     for file in files:
         column = ColumnarFile(file).column(columns.label)
+        if chosen is not None:
+            inside = chosen[(chosen >= start) & (chosen < start + len(column))] - start
+            start += len(column)
+            column = column.take(inside)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         kind = column.type

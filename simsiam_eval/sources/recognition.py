@@ -12,7 +12,7 @@ from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
 from simsiam_eval.sources import imagefolder, stl10, svhn
 from simsiam_eval.sources.array_names import array_pairs
 from simsiam_eval.sources.arrays import array_files
-from simsiam_eval.sources.columnar_file import ARROW, PARQUET, ColumnarFile
+from simsiam_eval.sources.columnar_file import ColumnarFile
 from simsiam_eval.sources.idx import idx_files, is_idx
 from simsiam_eval.sources.manifest import FORMATS
 from simsiam_eval.sources.parquet_columns import image_columns
@@ -106,15 +106,20 @@ def _of_folder(path: Path) -> str:
     return next((kind for ending, kind in _OF_FOLDERS.items() if ending in endings), "folder")
 
 
-def _of_splits(path: Path, folders: Iterable[str]) -> str | None:
-    """The kind of Parquet or Arrow files in folders that have neither images nor folders; None if they hold others."""
-    endings = set()
+def _of_splits(path: Path, folders: Iterable[str], depth: int = 2) -> str | None:
+    """The kind of the files in folders, or in folders of them, that have no images; None if they hold others."""
+    endings, inner = set(), set()
     for folder in folders:
         with os.scandir(path / folder) as entries:
             for entry in itertools.islice(entries, _FEW):
                 if is_ignored(entry.name):
                     continue
-                if is_folder(entry) or has_image_ending(entry.name):
+                if has_image_ending(entry.name) and not is_folder(entry):
                     return None
-                endings.add(os.path.splitext(entry.name)[1].lower())
-    return "parquet" if endings & {PARQUET, ARROW} else None
+                if not is_folder(entry):
+                    endings.add(os.path.splitext(entry.name)[1].lower())
+                elif not is_ignored_folder(entry.name):
+                    inner.add(f"{folder}/{entry.name}")
+    if inner:
+        return _of_splits(path, inner, depth - 1) if depth > 1 and not endings & set(_OF_FOLDERS) else None
+    return next((kind for ending, kind in _OF_FOLDERS.items() if ending in endings), None)

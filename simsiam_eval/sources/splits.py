@@ -15,13 +15,25 @@ from simsiam_eval.sources.spec import without_options
 from simsiam_eval.wording import counted
 
 SPELLINGS = {
-    "train": ("train", "training", "trainset"),
-    "val": ("val", "valid", "validation", "dev", "valset", "devset"),
-    "test": ("test", "testing", "eval", "evaluation", "testset"),
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 NO_SPLIT = "none"  # `#split=none`: ignore the names of splits and read everything
 _SPLIT_OF = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
-_WORD = re.compile(rf"(?:^|(?<=[-_. /]))({'|'.join(_SPLIT_OF)})(?=[-_. /\d]|$)", re.IGNORECASE)
+_NOUNS = "(?i:datasets?|data|sets?|images?|imgs?|pictures?|photos?|splits?|samples?)"
+_START = r"(?:^|(?<=[-_. /=])|(?<=^[xyXY])|(?<=[a-z])(?=[A-Z]))"  # also CatsTrain, and Xtrain
+_END = r"(?:$|(?=[-_. /=\d])|(?<=[a-z])(?=[A-Z]))"  # also trainA
+_SPELLED = "|".join(sorted(_SPLIT_OF, key=len, reverse=True))
+_WORD = re.compile(rf"{_START}((?i:{_SPELLED}))(?={_NOUNS}?{_END})")  # also traindata
+_NAME = re.compile(rf"({_SPELLED})(?:[-_. ]*{_NOUNS})*", re.IGNORECASE)
+_FOLD = re.compile(r"(?:^|(?<=[-_. /=]))(?:k?fold|cv|split)[-_. ]?\d+(?=[-_. /]|$)", re.IGNORECASE)
+# Names that are splits beside one of the others, as in the data sets that are published with them.
+_BESIDE = re.compile(
+    r"(?:un|non)?[-_ ]?label(?:l?ed|s)|unsup(?:ervised)?|extra|h[eo]ld[-_ ]?out|train[-_ ]?val|pred(?:ict(?:ion)?)?s?|query|"
+    r"gallery|support|calib(?:ration)?|probe|mini[-_ ]?val|unseen|ood",
+    re.IGNORECASE,
+)
 _MAX_SHOWN = 6
 
 SubFolders = Callable[[str], AbstractSet[str]]
@@ -45,20 +57,33 @@ class Layout:
 def split_of(name: str) -> str | None:
     """The split that a whole name spells: train, val, test, or None.
 
-    >>> split_of("Training"), split_of("dev"), split_of("train_station")
-    ('train', 'val', None)
+    >>> split_of("Training"), split_of("dev"), split_of("Test Set"), split_of("train_station")
+    ('train', 'val', 'test', None)
     """
-    return _SPLIT_OF.get(name.lower())
+    match = _NAME.fullmatch(name)
+    return _SPLIT_OF[match[1].lower()] if match else None
 
 
 def split_word(name: str) -> str | None:
-    """The last word of a name or path that spells a split, in lower case, or None.
+    """The last word of a name or path that spells a split or numbers a fold, in lower case, or None.
 
-    >>> split_word("imagenet-val-0001"), split_word("data/Train/0"), split_word("contest")
-    ('val', 'train', None)
+    >>> split_word("imagenet-val-0001"), split_word("data/TrainImages/0"), split_word("x_fold1"), split_word("contest")
+    ('val', 'train', 'fold1', None)
     """
-    words = _WORD.findall(name)
-    return words[-1].lower() if words else None
+    return parted(name)[0]
+
+
+def parted(name: str) -> tuple[str | None, str]:
+    """`split_word` of a name, and the name without it.
+
+    >>> parted("x_train"), parted("trainY"), parted("images")
+    (('train', 'x_'), ('train', 'Y'), (None, 'images'))
+    """
+    matches = list(_WORD.finditer(name)) or list(_FOLD.finditer(name))
+    if not matches:
+        return None, name
+    start, end = matches[-1].span()
+    return matches[-1][0].lower(), name[:start] + name[end:]
 
 
 def folder_layout(names: Sequence[str], sub_folders: SubFolders) -> Layout:
@@ -72,24 +97,27 @@ def folder_layout(names: Sequence[str], sub_folders: SubFolders) -> Layout:
     others = [name for name in names if name not in named]
     if not others:
         return Layout(tuple(names))
+    if not named and len(names) > 1 and all(map(_FOLD.fullmatch, names)):
+        return Layout(tuple(names), unclear=True)
     if not named:
         return _layout_by_structure(names, sub_folders)
+    beside = [name for name in others if _BESIDE.fullmatch(name)]
     classes = frozenset().union(*(sub_folders(name) for name in named))
     splits = {split_of(split_word(name) or "") for name in named}
     if len(splits) > 1:
-        alike = [name for name in others if len(classes & sub_folders(name)) > 1]
-        return Layout((*named, *alike), unclear=not classes)
+        alike = [name for name in others if name in beside or len(classes & sub_folders(name)) > 1]
+        return Layout((*named, *alike), unclear=not classes and len(beside) < len(others))
     # One name alone may also be a class: a train among vehicles.
     if len(classes) < 2:
-        return Layout()
-    alike = [name for name in others if len(classes & sub_folders(name)) > 1]
+        return Layout((*named, *beside), unclear=True) if beside else Layout()
+    alike = [name for name in others if name in beside or len(classes & sub_folders(name)) > 1]
     if alike or not any(map(sub_folders, others)):
         return Layout((*named, *alike), unclear=True)
     return Layout()
 
 
-def _split_names(names: Iterable[str]) -> list[str]:
-    """Names that spell a split, and names that differ in nothing but the split (seg_train, seg_test)."""
+def _split_names(names: Sequence[str]) -> list[str]:
+    """Names that spell a split, and names that differ in nothing but the split (seg_train, seg_test, trainA, testA)."""
     families: dict[str, dict[str, str]] = {}
     for name in names:
         if words := list(_WORD.finditer(name)):
@@ -97,7 +125,12 @@ def _split_names(names: Iterable[str]) -> list[str]:
             rest = re.sub(r"\d+", "0", f"{name[:start]}*{name[end:]}".lower())
             families.setdefault(rest, {})[name] = _SPLIT_OF[words[-1][0].lower()]
     return [
-        name for rest, splits in families.items() if rest == "*" or len(set(splits.values())) > 1 for name in splits
+        name
+        for splits in families.values()
+        for name in splits
+        if split_of(name)
+        or len(set(splits.values())) > 1
+        or (len(names) == 1 and split_of(name.strip("-_. 0123456789")))
     ]
 
 
@@ -114,6 +147,17 @@ def _layout_by_structure(names: Sequence[str], sub_folders: SubFolders) -> Layou
     if len(names) > 1 and len(shared) > 1 and 2 * len(shared) >= len(every):
         return Layout(tuple(names), unclear=True)
     return Layout()
+
+
+def reject_splits_inside(folder: str, sub_folders: Iterable[str], spec: str) -> None:
+    """Raises DataError: a class folder has splits inside."""
+    inside = sorted(filter(split_of, sub_folders))
+    if len(set(map(split_of, inside))) > 1:
+        body = without_options(spec)
+        raise DataError(
+            f"{body} has splits ({_listed(inside)}) inside its sub-folder {folder}; give {body}/{folder} to read one of "
+            "them, or add #split=none to read every sub-folder as a class."
+        )
 
 
 def choose_folder(

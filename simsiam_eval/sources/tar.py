@@ -49,7 +49,7 @@ def open_tar(
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
     settings = (options.get("label"), options.get("image"), options.get("folder"), *splits, no_label)
     # The index takes one read of every header: minutes for millions of images.
-    key = files_key(shards, "tar", 5, *map(repr, settings), image_endings())
+    key = files_key(shards, "tar", 6, *map(repr, settings), image_endings())
     index = remembered_arrays(key, lambda: tar_index(shards, spec, *settings))
     has_several = is_pattern(str(path)) or path.is_dir()
     return TarSource(spec, shards, index, key, names_of(shards) if has_several else None)

@@ -105,7 +105,7 @@ def tar_index(
         notes = images.labels.notes()
     else:
         rows, names, labels, classes = class_folders(names, spec, folder, split, default_split)
-        notes += notes_on_pairs(names, classes, spec, split)
+        notes += notes_on_pairs(names, classes, spec, split, images.names[int(rows[0])])
     notes += unread_notes(images.files.unread)
     index: Arrays = {"label": labels}
     for column, values in (("shard", images.shards), ("offset", images.offsets), ("size", images.sizes)):

@@ -46,7 +46,7 @@ def open_zip(path: Path, spec: str, options: Mapping[str, str], default_split: s
     files, split_in_names = archives(path, spec, ".zip", options, default_split)
     splits = (None, None) if split_in_names else (options.get("split"), default_split)
     settings = [*map(options.get, ("label", "folder")), *splits]
-    key = files_key(files, "zip", 2, *settings, image_endings())
+    key = files_key(files, "zip", 3, *settings, image_endings())
     index = remembered_arrays(key, lambda: _index(files, spec, *settings))
     has_several = is_pattern(str(path)) or path.is_dir()
     return ZipSource(spec, files, index, key, names_of(files) if has_several else None)
@@ -93,8 +93,9 @@ def _index(
     notes = list[str]()
     rows, labels, classes = np.arange(len(names)), np.full(len(names), -1), None
     if label is None:
-        rows, names, labels, classes = class_folders(names, spec, folder, split, default_split)
-        notes += notes_on_pairs(names, classes, spec, split)
+        every = names
+        rows, names, labels, classes = class_folders(every, spec, folder, split, default_split)
+        notes += notes_on_pairs(names, classes, spec, split, every[int(rows[0])])
     order = np.array(sorted(range(len(rows)), key=lambda row: (labels[row], names[row])), dtype=np.int64)
     chosen = [entries[row] for row in rows[order]]
     index: Arrays = {"label": labels[order], "shard": np.array([number for number, _ in chosen])}

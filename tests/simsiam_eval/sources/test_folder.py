@@ -135,3 +135,21 @@ def test_class_named_like_a_split(tmp_path, write_image):
     write_tree(write_image, tmp_path, "test", "prod")
     for default in (None, "train", "test"):
         assert open_source(str(tmp_path), default).class_names == ("prod", "test")
+
+
+def test_splits_inside_folders_that_are_alone(tmp_path, write_image):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
+        write_image(tmp_path / "data" / "photos" / name, 1)
+    with pytest.raises(
+        DataError, match=r"data has several splits \(test, train\); choose one, for example .*data#train"
+    ):
+        open_source(tmp_path / "data")
+    assert open_source(f"{tmp_path}/data#train").class_names == ("cat", "dog")
+
+
+def test_splits_inside_one_of_several_folders_are_rejected(tmp_path, write_image):
+    for name in ("data/train/cat/1.png", "data/test/cat/1.png", "notes/1.png"):
+        write_image(tmp_path / name, 1)
+    with pytest.raises(DataError, match=r"has splits \(test, train\) inside its sub-folder data"):
+        open_source(tmp_path)
+    assert open_source(f"{tmp_path}#split=none").class_names == ("data", "notes")

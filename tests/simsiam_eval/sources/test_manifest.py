@@ -1,5 +1,7 @@
 """Tables of paths and labels."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -91,3 +93,64 @@ def test_missing_columns(tmp_path, header, options, says):
     (tmp_path / "list.csv").write_text(f"{header}\na.png,1\n")
     with pytest.raises(DataError, match=says):
         open_source(f"{tmp_path}/list.csv{options}")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_names_the_splits(classes, ending):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = {"path": ["cat/a.png", "dog/b.png", "x.png"], "label": ["a", "b", "c"], "Split": ["train", "dev", ""]}
+    table = pyarrow.table(rows)
+    path = classes / f"table.{ending}"
+    if ending == "parquet":
+        parquet.write_table(table, path)
+    elif ending == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_pylist()))
+    else:
+        path.write_text("\n".join([",".join(rows), *(",".join(row.values()) for row in table.to_pylist())]))
+    with pytest.raises(DataError, match=r"several splits \(dev, train\).*'Split' names the splits; #split=none reads"):
+        open_source(path)
+    for spec, default, expected in (
+        (f"{path}#train", None, ["cat/a.png"]),
+        (f"{path}#val", None, ["dog/b.png"]),
+        (path, "train", ["cat/a.png"]),
+        (f"{path}#split=none", "train", rows["path"]),
+    ):
+        source = open_source(spec, default)
+        assert [source.id(row) for row in range(len(source))] == expected
+    with pytest.raises(DataError, match="no split 'test'"):
+        open_source(path, "test")
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "splits"),
+    [
+        ("partition", ["0", "1"], True),
+        ("set", ["train", "val"], True),
+        ("set", ["red", "blue"], False),
+        ("fold", ["1", "2"], False),
+        ("split", ["", ""], False),
+    ],
+)
+def test_columns_that_may_name_splits(classes, header, cells, splits):
+    path = classes / "table.csv"
+    path.write_text(f"path,{header}\ncat/a.png,{cells[0]}\ndog/b.png,{cells[1]}\n")
+    if splits:
+        with pytest.raises(DataError, match="several splits"):
+            open_source(path)
+    else:
+        assert len(open_source(path)) == 2
+        with pytest.raises(DataError, match="has no splits; remove #train"):
+            open_source(f"{path}#train")
+
+
+def test_a_column_of_lists_has_no_labels(classes):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"path": ["dog/b.png"], "label": [[1, 2]]}), classes / "list.parquet")
+    with pytest.raises(
+        DataError, match=r"'label' of .*list\.parquet contains list<.*; expected whole numbers or strings"
+    ):
+        open_source(classes / "list.parquet")

@@ -267,14 +267,11 @@ def test_fingerprint_follows_content_and_labels_not_path_or_row_groups(folder, t
         ("#id=image.name", "no column 'image.name'"),
         ("#label=score", "score.* label 0.5; expected whole numbers"),
         ("#label=low", "the label -2"),
-        ("#split=train", None),
+        ("#split=train", "has no splits; remove #train"),
     ],
 )
 def test_rejected_options(tmp_path, options, message):
     path = write(tmp_path / "a.parquet", [1, 2], score=[0.5, 1.0], low=[0, -2])
-    if message is None:  # one file is not searched for splits
-        assert len(open_source(f"parquet:{path}{options}")) == 2
-        return
     with pytest.raises(DataError, match=message):
         open_source(f"parquet:{path}{options}")
 
@@ -334,3 +331,49 @@ def test_blocks_read_in_parallel_read_each_row_group_once(tmp_path, monkeypatch)
     torch.set_num_threads(before)
     assert reasons == [{}] * 30
     assert sorted(read) == list(range(120))
+
+
+def test_a_column_names_the_splits(tmp_path):
+    path = write(tmp_path / "a.parquet", [0, 1, 2, 1], split=["train", "test", "train", None])
+    with pytest.raises(DataError, match=r"several splits \(test, train\).*'split' names the splits; #split=none reads"):
+        open_source(f"parquet:{path}")
+    train = open_source(f"parquet:{path}", "train")
+    assert (train.labels.tolist(), [train.id(row) for row in range(2)]) == (
+        [0, 2],
+        ["a.parquet/00000000", "a.parquet/00000002"],
+    )
+    every = open_source(f"parquet:{path}#split=none")
+    assert len(every) == 4
+    assert red(train, 1) == red(every, 2) == 2
+    assert train.fingerprint() != open_source(f"parquet:{path}", "test").fingerprint()
+
+
+def test_the_split_in_the_name_of_a_file(tmp_path):
+    path = write(tmp_path / "train.parquet", [1, 2])
+    assert len(open_source(f"parquet:{path}#train")) == 2
+    with pytest.raises(DataError, match="no split 'test'; expected one of train"):
+        open_source(f"parquet:{path}#test")
+
+
+def test_several_configurations_of_the_hub(tmp_path):
+    for name in ("full", "small"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train-00000-of-00001.parquet", [1, 2])
+    with pytest.raises(
+        DataError, match=r"several data sets with the file train-0.*\(full, small\); add one to the path"
+    ):
+        open_source(f"parquet:{tmp_path}#train")
+    assert len(open_source(f"{tmp_path}/small#train")) == 2
+
+
+def test_the_cache_beside_saved_files_is_not_read(tmp_path):
+    table = pyarrow.table({"image": [png(0)], "label": [0]})
+    for name in ("data-00000-of-00001", "cache-0123456789abcdef", "other"):
+        with pyarrow.ipc.new_stream(tmp_path / f"{name}.arrow", table.schema) as stream:
+            stream.write_table(table)
+    state = tmp_path / "state.json"
+    state.write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    assert len(open_source(tmp_path)) == 1
+    state.write_text('{"_data_files": [{"filename": "data-00001-of-00002.arrow"}]}')
+    with pytest.raises(DataError, match=r"lacks data-00001-of-00002\.arrow"):
+        open_source(tmp_path)

@@ -3,7 +3,15 @@
 import pytest
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.sources.splits import choose_folder, choose_split, folder_layout, split_of, train_or_test
+from simsiam_eval.sources.splits import (
+    Layout,
+    choose_folder,
+    choose_split,
+    folder_layout,
+    reject_splits_inside,
+    split_of,
+    train_or_test,
+)
 
 CLASSES = {"cat", "dog"}
 
@@ -83,7 +91,7 @@ def test_folders_that_are_classes(tree):
     ("tree", "splits"),
     [
         ({"train": CLASSES, "unlabeled": CLASSES}, ("train", "unlabeled")),
-        ({"train": CLASSES, "unlabeled": set()}, ("train",)),
+        ({"train": CLASSES, "unlabeled": set()}, ("train", "unlabeled")),
         ({"photo": CLASSES, "sketch": CLASSES}, ("photo", "sketch")),
         ({"train": set(), "test": set(), "prod": set()}, ("train", "test")),
     ],
@@ -179,3 +187,43 @@ def test_train_or_test():
     for name in ("val", "x", "none"):
         with pytest.raises(UsageError, match=f"digits: the split must be train or test, got '{name}'"):
             train_or_test(name, "digits")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "unclear"),
+    [
+        (["trainA", "trainB", "testA", "testB"], ["trainA", "trainB", "testA", "testB"], False),
+        (["TrainImages", "TestImages"], ["TrainImages", "TestImages"], False),
+        (["traindata", "testdata"], ["traindata", "testdata"], False),
+        (["CatsTrain", "CatsTest"], ["CatsTrain", "CatsTest"], False),
+        (["trn", "tst"], ["trn", "tst"], False),
+        (["Training Set"], ["Training Set"], False),
+        (["train2017"], ["train2017"], False),
+        (["train", "test", "extra"], ["train", "test", "extra"], False),
+        (["train", "unlabeled"], ["train", "unlabeled"], True),
+        (["test", "trainval"], ["test", "trainval"], True),
+        (["train", "gallery", "query"], ["train", "gallery", "query"], True),
+        (["fold1", "fold2"], ["fold1", "fold2"], True),
+        (["train", "plane", "car"], [], False),
+        (["trainer", "tester"], [], False),
+        (["test1", "test2"], [], False),
+        (["gallery", "query"], [], False),
+    ],
+)
+def test_folders_without_classes(names, splits, unclear):
+    layout = folder_layout(names, lambda name: set())
+    assert (sorted(layout.splits), layout.unclear) == (sorted(splits), unclear)
+
+
+def test_one_class_in_a_split_beside_the_others():
+    layout = folder_layout(["train", "holdout"], lambda name: {"cat"})
+    assert layout == Layout(("train", "holdout"), unclear=True)
+    assert folder_layout(["train", "plane"], lambda name: {"day"}) == Layout()
+
+
+def test_splits_inside_one_sub_folder_are_rejected():
+    reject_splits_inside("vehicles", ["train", "car"], "photos")
+    with pytest.raises(
+        DataError, match=r"photos has splits \(test, train\) inside its sub-folder data; give photos/data"
+    ):
+        reject_splits_inside("data", ["train", "test", "notes"], "photos")

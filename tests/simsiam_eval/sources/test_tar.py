@@ -277,3 +277,20 @@ def test_folders_without_shards_are_rejected(tmp_path):
     (tmp_path / "a.tgz").write_bytes(gzip.compress(b"x"))
     with pytest.raises(DataError, match="compressed"):
         open_source(f"tar:{tmp_path}")
+
+
+def test_shards_in_the_folders_of_splits(tmp_path):
+    pack(tmp_path / "Train Set" / "0.tar", [("a.png", 1)])
+    pack(tmp_path / "Test Set" / "0.tar", [("b.png", 2), ("c.png", 3)])
+    with pytest.raises(DataError, match="has several splits"):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}#train")) == 1
+    assert len(open_source(f"{tmp_path}#test")) == 2
+
+
+def test_hint_on_pairs_in_a_split_names_the_whole_folder(tmp_path):
+    names = [f"{split}/{kind}/{number}.png" for split in ("train", "test") for kind in "ab" for number in range(2)]
+    path = pack(tmp_path / "a.tar", [(name, number) for number, name in enumerate(names)])
+    [note] = open_source(f"{path}#train").notes
+    assert note.endswith(f"give {path}#folder=train/a")
+    assert len(open_source(f"{path}#folder=train/a")) == 2
