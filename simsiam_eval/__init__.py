@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     compare: Callable[..., Result]
     rank: Callable[..., Result]
     detect: Callable[..., Result]
+    runs: Callable[..., Result]
 
 _MODULE_OF = {
     "load_encoder": "api",

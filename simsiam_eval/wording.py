@@ -58,3 +58,12 @@ def first_few(names: Iterable[str], limit: int = 4) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def printable(text: str) -> str:
+    """Text for one cell or line; control characters, which could move a terminal's cursor, are replaced.
+
+    >>> printable("cat" + chr(27) + "[2J") == "cat" + chr(0xFFFD) + "[2J"
+    True
+    """
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -211,6 +211,13 @@ _TABLE = (
         "tasks.detection.settings:DetectSettings",
         "tasks.detection.detect:detect",
     ),
+    Command(
+        "runs",
+        "Overview",
+        "List the records of all runs below folders in one table.",
+        "tasks.runs:RunsSettings",
+        "tasks.runs:runs",
+    ),
 )
 # By name, in the order of the full pipeline, as in `--help` and the docs.
 COMMANDS = {command.name: command for command in _TABLE}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def draw_lines(
     (panel,) = _panels(figure, 1)
     for number, (name, points) in enumerate(lines.items()):
         x, y = zip(*sorted(points), strict=True)
-        panel.plot(x, y, marker="osD^vPX"[number % 7], color=_COLORS[number % len(_COLORS)], label=_plain(name))
+        panel.plot(x, y, marker="osD^vPX"[number % 7], color=_COLORS[number % len(_COLORS)], label=printable(name))
     panel.set_yscale("log")
     panel.set_xlabel(x_label, parse_math=False)
     panel.set_ylabel(y_label, parse_math=False)
@@ -87,7 +88,7 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: Sequence[str], 
     panel.set_xlabel("predicted class")
     panel.set_ylabel("true class")
     if named:
-        labels = [_plain(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…") for name in names]
+        labels = [printable(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…") for name in names]
         size = 9 if count <= 20 else 6
         panel.set_xticks(range(count), labels, rotation=90, fontsize=size, parse_math=False)
         panel.set_yticks(range(count), labels, fontsize=size, parse_math=False)
@@ -114,18 +115,13 @@ def _figure(width: float, height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(_plain(title), fontsize=11, parse_math=False, wrap=True)
+    figure.suptitle(printable(title), fontsize=11, parse_math=False, wrap=True)
     return figure
 
 
 def _panels(figure: Figure, count: int) -> Sequence[Axes]:
     panels: Any = figure.subplots(1, count, squeeze=False)
     return tuple(panels[0])
-
-
-def _plain(text: str) -> str:
-    """A class or file name as one line; control characters would be drawn as boxes or end the line."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _write(path: Path, figure: Figure, dpi: int = 110) -> None:
