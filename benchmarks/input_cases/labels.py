@@ -52,6 +52,12 @@ def listed(folder: Path, labels: Sequence[Any]) -> str:
     return str(folder / "a.txt")
 
 
+def spaced(folder: Path, labels: Sequence[Any]) -> str:
+    images(folder, len(labels))
+    (folder / "a.txt").write_text("\n".join(f"{row}.jpg {label}" for row, label in enumerate(labels)))
+    return str(folder / "a.txt")
+
+
 def shards(kind: str, option: str) -> Write:
     def write(folder: Path, labels: Sequence[Any]) -> str:
         with tarfile.open(folder / "a.tar", "w") as archive:
@@ -109,8 +115,25 @@ def rejected(write: Write, labels: Sequence[Any], part: str) -> Callable[[Path],
 def noted(folder: Path) -> str | None:
     source = open_source(table()(folder, ["x", "NA", "", "NA", "none"]))
     return difference(source.notes[0], "3 of 5 images have no label (NA: 2, empty: 1)") or (
-        None if len(source.notes) == 2 and "'none'" in source.notes[1] else f"the notes are {source.notes}"
+        None if len(source.notes) == 2 and "(none: 1)" in source.notes[1] else f"the notes are {source.notes}"
     )
+
+
+def doubted(text: str) -> Callable[[Path], str | None]:
+    def check(folder: Path) -> str | None:
+        source = open_source(table()(folder, ["a", text, "b"]))
+        if difference(sorted(source.class_names or ()), sorted(["a", "b", text])):
+            return f"the classes are {source.class_names}"
+        return None if len(source.notes) == 1 and f"({text}: 1)" in source.notes[0] else f"the notes are {source.notes}"
+
+    return check
+
+
+def named_folders(folder: Path) -> str | None:
+    for name in ("NA", "None"):
+        (folder / name).mkdir()
+        images(folder / name, 1)
+    return difference(open_source(folder).class_names, ("NA", "None"))
 
 
 def imported(labels: np.ndarray[Any, Any], expected: list[int]) -> Callable[[Path], str | None]:
@@ -142,6 +165,18 @@ CASES = [
     Case("names like 1e3", "names", read(table(), ["1e3", "2e5"], [0, 1], ["1e3", "2e5"])),
     Case("one name in two Unicode forms", "one class", read(table(), ["\u00e9", "e\u0301"], [0, 0], ["\u00e9"])),
     Case("list with a tab, UTF-16", "no label", read(listed, ["1", "NaN", "-1"], [1, -1, -1])),
+    Case("list with a space", "no label", read(spaced, ["1", "NaN", "-1", "0.0"], [1, -1, -1, 0])),
+    Case("list with a space, -2", "an error", rejected(spaced, ["1", "-2"], "the label -2")),
+    Case("list with a space, names", "an error", rejected(spaced, ["a", "b"], "separate it from the path with a tab")),
+    *(
+        Case(f"{text!r} among names", "a class, and a line", doubted(text))
+        for text in ("?", "-", "--", "*", "n.a.", "-2", "-9999", "NONE", "missing")
+    ),
+    Case("the code of Namibia", "a class by --no-label", read(
+        table(), ["DE", "NA", "FR"], [0, 2, 1], ["DE", "FR", "NA"], no_label=[""]
+    )),
+    Case("folders NA and None", "classes", named_folders),
+    Case("Parquet manifest, lists", "an error", rejected(manifest, [[1], [2]], "expected whole numbers or strings")),
     Case("tar, .cls", "no label", read(shards("cls", ""), ["1.0", "null", "0"], [1, -1, 0])),
     Case("tar, .txt", "no label", read(shards("txt", "#label=txt"), ["b", "N/A", "a"], [1, -1, 0], ["a", "b"])),
     Case("tar, .json", "no label", read(shards("json", "#label=y"), [1, None, 0.0, NAN, "NA"], [1, -1, 0, -1, -1])),

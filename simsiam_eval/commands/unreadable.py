@@ -26,8 +26,8 @@ def max_unreadable_setting(may_change: bool = False) -> Any:
         at_least=0,
         at_most=1,
         may_change=may_change,
-        help="Share of unreadable images up to which the exit status is 0. If more images, or all, are unreadable, it is 1; "
-        "outputs are kept.",
+        help="Share of unreadable images, from 0 to 1, up to which the exit status is 0. If more images, or all, are "
+        "unreadable, it is 1; outputs are kept.",
     )
 
 

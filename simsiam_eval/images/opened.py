@@ -114,7 +114,7 @@ def unreadable_if_fails() -> Iterator[None]:
     except FileNotFoundError as error:
         raise UnreadableImage("no such file") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
+        raise UnreadableImage(f"too many pixels: {str(error).partition(',')[0]}") from error
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image that Pillow can read, or empty") from error
     except OSError as error:

@@ -79,8 +79,10 @@ def rgb_or_gray(stored: StoredImage) -> OpenedImage:
         or pixels.shape[2:] not in ((), (1,), (3,))
         or pixels.ndim < 2
     ):
+        several = " (an array of several images is the source arrays:FILE)" if pixels.ndim > 2 else ""
         raise UnreadableImage(
             f"an array of shape {pixels.shape} and type {pixels.dtype.name} that is not RGB or gray; it requires --channels"
+            f"{several}"
         )
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255

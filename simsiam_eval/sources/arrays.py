@@ -53,7 +53,7 @@ def open_arrays(
     if not len(pixels.shape) or not len(pixels):
         raise DataError(f"{pair.images} of {path} has no rows.")
     where = f"{pair.labels} of {path}"
-    labels = array_labels(values, len(pixels), where, no_label)
+    labels = array_labels(values, len(pixels), where, no_label, hint=" (ignore it with #label=none)")
     source = ArrayRows(spec, pixels, *labels.numbered(where), pair.images, f"{pair.images} of {path}")
     source.notes += labels.notes()
     return source
@@ -101,7 +101,9 @@ def _read(arrays: Arrays, name: str, option: str, path: Path) -> NDArray[Any]:
         return arrays[name]()
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         why = (
-            "contains Python objects, which are not loaded" if "allow_pickle" in str(error) else f"is damaged: {error}"
+            "contains Python objects, which are not loaded"
+            if "allow_pickle" in str(error) or "Python objects" in str(error)
+            else f"is damaged: {str(error).rstrip('.')}"
         )
         raise DataError(f"{name} of {path} {why}.") from error
 

@@ -70,6 +70,8 @@ def _open_pair(pair: ArrayPair, files: Mapping[str, Path], spec: str, no_label: 
     name = _FORMAT.sub("", file.name)
     source = ArrayRows(spec, pixels, *labels.numbered(str(label_file)), name, str(file))
     source.notes += labels.notes()
+    if name.lower().startswith("emnist"):
+        source.notes.append("the images of EMNIST are stored transposed, and are read so, as in torchvision")
     return source
 
 

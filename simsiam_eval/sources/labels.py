@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from array import array
 from collections import Counter
@@ -136,24 +137,32 @@ class Labels:
         """What was read as no label, and names that look as if they meant that; [] where no row has a text at all."""
         rows = np.frombuffer(self._rows, np.int64) if self._rows else np.empty(0, np.int64)
         none, alike = Counter[str](), Counter[str]()
+        named = self._are_names()
         for text, count in zip(self._indices, np.bincount(rows, minlength=len(self._indices)).tolist(), strict=True):
             name = self._class(text)
             if name is None:
                 none[_canonical(text)] += count
-            elif self._is_default and name.casefold() in _SIMILAR:
+            elif self._is_default and named and _looks_like_nothing(name):
                 alike[name] += count
         notes = []
         if none and not (set(none) == {""} and none.total() == len(rows)):  # a source without labels needs no note
             listed = first_few([f"{text or 'empty'}: {count:,}" for text, count in none.most_common()], _SHOWN_TEXTS)
             verb = "has" if none.total() == 1 else "have"
             notes.append(f"{none.total():,} of {counted(len(rows), self._row)} {verb} no label ({listed})")
-        for name, count in alike.items():
-            option = " ".join(f"--no-label {text}" for text in (*filter(None, none), name))
+        if alike:
+            option = " ".join(f"--no-label{_option_value(text)}" for text in (*filter(None, none), *alike))
+            listed = first_few([f"{text}: {count:,}" for text, count in alike.most_common()], _SHOWN_TEXTS)
+            verb = "has" if alike.total() == 1 else "have"
             notes.append(
-                f"the label {name!r} of {counted(count, self._row)} is read as a class; if it means that there is no label, "
-                f"use {option}"
+                f"{alike.total():,} of {counted(len(rows), self._row)} {verb} a label that is read as a class, but "
+                f"may mean that there is none ({listed}); if so, use {option}"
             )
         return notes
+
+    def _are_names(self) -> bool:
+        """Whether a label is not a number."""
+        names = [name for name in map(self._class, self._indices) if name is not None]
+        return not all(map(_NUMBER.fullmatch, names))
 
     def _class(self, text: str) -> str | None:
         """The name of a label as written; None for no label."""
@@ -166,9 +175,10 @@ class Labels:
         if digits is None:
             raise DataError(f"{where} has the label {name}; expected whole numbers from 0, or class names.")
         if digits.startswith("-"):
+            minus_one = ", -1 for no label," if "-1" in self._no_label else ""
             raise DataError(
-                f"{where} has the label {digits}; expected whole numbers from 0, -1 for no label, or class names "
-                "(if it means that there is no label, name it with --no-label)."
+                f"{where} has the label {digits}; expected whole numbers from 0{minus_one} or class names (if it means "
+                f"that there is no label, name it with --no-label{_option_value(digits)})."
             )
         return digits
 
@@ -182,7 +192,38 @@ def _canonical(text: str) -> str:
     return canonical_name(text.strip())
 
 
-_SIMILAR = frozenset(text.casefold() for text in NO_LABEL)
+_SIMILAR = frozenset(
+    {
+        *(text.casefold() for text in NO_LABEL),
+        "n.a.",
+        "nil",
+        "missing",
+        "undefined",
+        "unlabeled",
+        "unlabelled",
+        "#value!",
+    }
+)
+
+
+def _looks_like_nothing(name: str) -> bool:
+    """Whether a class name may mean that there is no label: `none`, `?`, `--`, or a negative number among names.
+
+    >>> [_looks_like_nothing(name) for name in ("none", "?", "-2", "cat", "3")]
+    [True, True, True, False, False]
+    """
+    digits = _plain_whole(name)
+    negative = digits is not None and digits.startswith("-")
+    return name.casefold() in _SIMILAR or negative or not any(map(str.isalnum, name))
+
+
+def _option_value(text: str) -> str:
+    """A text after the name of an option: quoted where a shell needs it, joined by = where it begins with a hyphen.
+
+    >>> _option_value("-2"), _option_value("?"), _option_value("none")
+    ('=-2', " '?'", ' none')
+    """
+    return f"={shlex.quote(text)}" if text.startswith("-") else f" {shlex.quote(text)}"
 
 
 def _plain_whole(text: str) -> str | None:

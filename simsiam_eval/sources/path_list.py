@@ -62,6 +62,10 @@ def reject_missing_images(paths: PackedTexts, file: Path) -> None:
     """
     first = paths.under(file.parent)[:_CHECKED_PATHS]
     if not any(map(os.path.lexists, first)):
+        if (match := _path_space().match(first[0])) and os.path.lexists(match[1]):
+            raise DataError(
+                f"{file} has no image {first[0]}; if {match[2]!r} is a label, separate it from the path with a tab."
+            )
         raise DataError(
             f"None of the first {len(first)} images of {file} exists (the first is {first[0]}); expected paths relative "
             "to its folder, or absolute paths."
@@ -72,7 +76,13 @@ def reject_missing_images(paths: PackedTexts, file: Path) -> None:
 def _path_space_number() -> re.Pattern[str]:
     """`cat/a.jpg 3`, as in Caffe's lists: a space separates a number only if an image name precedes it."""
     endings = "|".join(map(re.escape, (*image_endings(), *ARRAYS)))
-    return re.compile(rf"(.*(?:{endings}))\s+(-1|\d+)", re.IGNORECASE)
+    return re.compile(rf"(.*(?:{endings}))\s+([-+]?\d+(?:\.\d*)?|nan)", re.IGNORECASE)
+
+
+@cache
+def _path_space() -> re.Pattern[str]:
+    endings = "|".join(map(re.escape, (*image_endings(), *ARRAYS)))
+    return re.compile(rf"(.*(?:{endings}))[\s,;|]+(.+)", re.IGNORECASE)
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
@@ -84,7 +94,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
             if not line or line.startswith("#"):
                 continue
             path, tab, label = line.partition("\t")
-            if not tab and line[-1].isdigit() and (match := _path_space_number().fullmatch(line)):
+            if not tab and line[-1] in "0123456789.nN" and (match := _path_space_number().fullmatch(line)):
                 path, label = match.groups()
             if not path.strip():
                 raise DataError(f"{file}, line {number}: the path is empty.")

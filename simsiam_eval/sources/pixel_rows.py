@@ -105,7 +105,7 @@ class ArrayRows(PixelRows):
 
 
 def array_labels(
-    values: NDArray[Any] | None, images: int, where: str, no_label: Sequence[str], first: int = 0
+    values: NDArray[Any] | None, images: int, where: str, no_label: Sequence[str], first: int = 0, hint: str = ""
 ) -> Labels:
     """The labels of an array of images: (N,) or (N,1) numbers or texts.
 
@@ -114,6 +114,7 @@ def array_labels(
         images: N.
         where: names the array of the labels in messages.
         first: the number of the first class.
+        hint: what else to do where the shape is wrong, for the message.
 
     Raises:
         DataError: another type or shape.
@@ -122,10 +123,7 @@ def array_labels(
     if values is None:
         labels.extend([""] * images)
     elif values.size != images or values.shape[:1] != (images,):
-        raise DataError(
-            f"{where} has shape {values.shape}; expected one label for each of {images} images (ignore it with "
-            "#label=none)."
-        )
+        raise DataError(f"{where} has shape {values.shape}; expected one label for each of {images} images{hint}.")
     elif values.dtype.kind in "US":
         texts = values.reshape(-1).tolist()
         labels.extend(text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts)

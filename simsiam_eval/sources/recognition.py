@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.formats import ARRAYS, has_image_ending, is_image_file
+from simsiam_eval.images.formats import ARRAYS, HEIF, has_image_ending, is_image_file
 from simsiam_eval.sources import imagefolder, stl10, svhn
 from simsiam_eval.sources.array_names import array_pairs
 from simsiam_eval.sources.arrays import array_files
@@ -53,6 +53,8 @@ def kind_of(path: Path, kinds: Iterable[str]) -> str:
             return name.rpartition(".")[2]
         raise DataError(f"{path} does not exist; expected {expected}.")
     kind = _of_folder(path) if path.is_dir() else _of_file(path)
+    if kind is None and path.suffix.lower() in HEIF:
+        raise DataError(f"{path} requires pillow-heif: pip install pillow-heif.")
     if kind is None:
         raise DataError(f"{path} is not a supported image source; expected {expected}.")
     return kind

@@ -323,6 +323,7 @@ def test_unreadable_images_are_listed_with_the_reason(record, checkpoint, tmp_pa
     assert "truncated" in reasons["1-truncated"]
     assert reasons["4-pixel"] == "a single pixel"
     assert "too many pixels" in reasons["5-bomb"]
+    assert reasons["5-bomb"][-1] != "."
     assert "symbolic links" in reasons["8-circle"]
     assert reasons["6-broken"] == reasons["7-gone"] == "no such file"
 

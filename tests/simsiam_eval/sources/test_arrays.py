@@ -106,3 +106,9 @@ def test_damaged_files_are_rejected(tmp_path):
     (tmp_path / "b.npy").write_bytes(b"\x93NUMPY text")
     with pytest.raises(DataError, match=r"b of .* is damaged"):
         open_source(f"arrays:{tmp_path}/b.npy")
+
+
+def test_python_objects_in_an_npy_file_are_not_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([None, "x"], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="contains Python objects, which are not loaded"):
+        open_source(f"arrays:{tmp_path}/a.npy")

@@ -103,8 +103,8 @@ def test_notes():
     assert labels_of(["", None]).notes() == []  # no labels at all
     assert labels_of(["NA"]).notes() == ["1 of 1 image has no label (NA: 1)"]
     assert labels_of(["none", "NA", "a"]).notes()[1] == (
-        "the label 'none' of 1 image is read as a class; if it means that there is no label, use --no-label NA --no-label "
-        "none"
+        "1 of 3 images has a label that is read as a class, but may mean that there is none (none: 1); if so, use "
+        "--no-label NA --no-label none"
     )
     assert labels_of(["none"], [""]).notes() == []
 
@@ -189,3 +189,19 @@ def test_every_source_reads_the_same_labels(write, tmp_path, capfd, monkeypatch)
         assert f"{spec}: 4 of 6 images have no label (" in capfd.readouterr().err
     with pytest.raises(DataError, match="has the label -1"):
         open_source(spec, no_label=["NA", "null"])
+
+
+def test_names_that_may_mean_nothing_are_said():
+    [note] = labels_of(["cat", "?", "-", "?", "-2", "n.a.", "3"]).notes()
+    assert note == (
+        "5 of 7 images have a label that is read as a class, but may mean that there is none (?: 2, -: 1, -2: 1, n.a.: 1); "
+        "if so, use --no-label '?' --no-label=- --no-label=-2 --no-label n.a."
+    )
+    assert labels_of(["cat", "dog", "3"]).notes() == []
+
+
+def test_a_negative_number_names_the_option():
+    with pytest.raises(DataError, match=r"from 0, -1 for no label, or class names \(.*name it with --no-label=-2\)"):
+        labels_of(["0", "-2"]).numbered("a.csv")
+    with pytest.raises(DataError, match=r"the label -1; expected whole numbers from 0 or class names"):
+        labels_of(["0", "-1"], ("-2",)).numbered("a.csv")

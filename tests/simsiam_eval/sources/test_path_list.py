@@ -68,3 +68,19 @@ def test_names_that_are_not_utf8(folder):
 def test_rejected_lists(folder, text, message):
     with pytest.raises(DataError, match=message):
         written(folder, text)
+
+
+def test_a_space_separates_any_number(folder):
+    source = written(folder, "a.png -1\nb c.png 2.0\na.png nan\n./#d.png 0")
+    assert (source.ids_of(range(4)), source.labels.tolist()) == (
+        ["a.png", "b c.png", "a.png", "./#d.png"],
+        [-1, 2, -1, 0],
+    )
+    with pytest.raises(DataError, match="the label -2; expected whole numbers"):
+        written(folder, "a.png -2\nb c.png 1")
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ";"])
+def test_another_separator_than_a_tab_is_said(folder, separator):
+    with pytest.raises(DataError, match=r"has no image .*; if 'cat' is a label, separate it from the path with a tab"):
+        written(folder, f"a.png{separator}cat\nb c.png{separator}dog")

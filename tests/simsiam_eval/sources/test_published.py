@@ -142,3 +142,17 @@ def test_several_published_data_sets_in_one_folder(stl10, tmp_path):
     with pytest.raises(DataError, match=rf"has several data sets; choose one of stl10:{tmp_path}, idx:{tmp_path}"):
         open_source(f"{tmp_path}#train")
     assert len(open_source(f"idx:{tmp_path}#train")) == 4
+
+
+def test_transposed_images_of_emnist_are_said(tmp_path):
+    write_idx(tmp_path, "emnist-letters-", test="test")
+    assert open_source(f"{tmp_path}#train").notes == [
+        "the images of EMNIST are stored transposed, and are read so, as in torchvision"
+    ]
+
+
+def test_labels_of_another_length(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(DIGITS))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS[:2]))
+    with pytest.raises(DataError, match=r"shape \(2,\); expected one label for each of 6 images\.$"):
+        open_source(tmp_path)
