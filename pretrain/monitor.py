@@ -14,10 +14,11 @@ from simsiam_eval.encoders.encoder import Encoder
 from simsiam_eval.errors import DataError, Stopped
 from simsiam_eval.extraction.extraction import Extraction, extract_to_memory
 from simsiam_eval.extraction.options import ExtractionOptions
-from simsiam_eval.features.compatibility import labeled, matched_classes, same_rows
+from simsiam_eval.features.compatibility import labeled, matched_classes, own_note, own_rows, same_rows
 from simsiam_eval.features.table import Features, ImageTable
 from simsiam_eval.images.preprocess import Preprocessing
 from simsiam_eval.neighbors.classify import classify, report_few_neighbors
+from simsiam_eval.runtime.notes import say_once
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.runtime.signals import StopRequest
 from simsiam_eval.sources.base import ImageSource
@@ -102,14 +103,19 @@ class KnnMonitor(Callback):
             for option, source in zip(_OPTIONS, self._sources, strict=True)
         )
         queries = matched_classes(bank, queries)
+        same = same_rows(bank, queries)
+        own = None if same else own_rows(bank, queries)
+        for note in own_note(own, "--val", "--data"):
+            say_once(note)
         predicted = classify(
             bank.features,
             bank.labels,
-            None if same_rows(bank, queries) else queries.features,
+            None if same else queries.features,
             [self._k],
             [self._temperature],
             device=self._device,
             top=1,
+            own=own,
             after_block=self._raise_if_stopped,
         )
         return float((predicted.ranked[self._k, self._temperature][:, 0] == queries.labels).mean())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+# All control characters but tab and line feed.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Measurement(str):
@@ -34,6 +38,15 @@ def counted(number: int, what: str) -> str:
         return f"1 {what}"
     plural = f"{what[:-1]}ies" if what.endswith("y") and what[-2] not in "aeou" else f"{what}s"
     return f"{number} {plural}"
+
+
+def visible(text: str) -> str:
+    """A text with its control characters written out: names in data must not move the cursor or recolor the terminal.
+
+    >>> visible("red: \\x1b[31m")
+    'red: \\\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def percent(value: float, interval: Sequence[float] | None = None) -> Measurement:

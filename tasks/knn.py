@@ -108,7 +108,8 @@ class KnnSettings(EvaluationSettings, SeedSettings):
 
 
 def knn(settings: KnnSettings) -> Result:
-    """Run `knn`. Where bank and queries are the same images, each is left out of its own neighbors.
+    """Run `knn`. Where bank and queries are the same images, each is left out of its own neighbors; so
+    is each image that is in both sets.
 
     `top1` and `top5` of the record are those of the first k and T; those of the first T are under `by_k`, all under
     `grid`.
@@ -117,7 +118,7 @@ def knn(settings: KnnSettings) -> Result:
         UsageError, DataError: the features cannot be used.
     """
     from simsiam_eval.extraction.sets import train_and_test_features
-    from simsiam_eval.features.compatibility import described_features, same_rows
+    from simsiam_eval.features.compatibility import described_features, own_note, own_rows, same_rows
     from simsiam_eval.neighbors.classify import classify, report_few_neighbors
     from simsiam_eval.runtime.device import resolve_device
 
@@ -140,6 +141,7 @@ def knn(settings: KnnSettings) -> Result:
         )
         ks, temperatures = (sweep.best.k,), (sweep.best.temperature,)
     same = same_rows(bank, queries)
+    own = None if same else own_rows(bank, queries)
     report_few_neighbors(ks, len(bank.labels) - same)
     query_features = None if same else queries.features
     index, quality = None, None
@@ -154,7 +156,7 @@ def knn(settings: KnnSettings) -> Result:
             device,
         )
     predicted = classify(
-        bank.features, bank.labels, query_features, ks, temperatures, settings.metric, device, index=index
+        bank.features, bank.labels, query_features, ks, temperatures, settings.metric, device, index=index, own=own
     )
     classes = len(set(bank.labels.tolist()))
     grid = _accuracies(predicted.ranked, queries.labels, classes, len(bank.labels) - same)
@@ -180,6 +182,7 @@ def knn(settings: KnnSettings) -> Result:
             started,
             str(device),
             leave_one_out=same,
+            **({} if own is None else {"left_out_of_own_neighbors": int((own >= 0).sum())}),
             train=described_features(bank),
             test=described_features(queries),
         ),
@@ -190,7 +193,7 @@ def knn(settings: KnnSettings) -> Result:
             + (", leave-one-out" if same else ""),
             ("k", "T", "top-1 % [95 %]", "top-5 % [95 %]"),
             [row.cells() for row in grid],
-            _notes(sweep, quality, leakage, same),
+            own_note(own) + _notes(sweep, quality, leakage, same),
         ),
     )
 

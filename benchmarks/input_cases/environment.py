@@ -113,7 +113,7 @@ CASES = [
         Case(f"--index {factory}", "one sentence", index(factory))
         for factory in ("", "X", "IVF0,Flat", "HNSW0", "HNSW1", "PQ8x0", "PQ7", "RR0,Flat", "IVF99999999999,Flat",
                         "IDMap,Flat",
-                        "HNSW999999999", "IVF4,Refine(", "PCA100,Flat", "IVF301,Flat")
+                        "HNSW999999999", "PQ4x99", "IVF4,Refine(", "PCA100,Flat", "IVF301,Flat")
     ),
     Case("HDF5 images are an empty dataset", "one sentence", empty("x")),
     Case("HDF5 labels are an empty dataset", "one sentence", empty("y")),

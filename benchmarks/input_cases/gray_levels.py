@@ -113,6 +113,12 @@ def tagged_case(name: str, tags: dict[int, tuple[int, Any]], array: NDArray[Any]
     return Case(name, f"{span[0]:g} to {span[1]:g}; no data is black", check)
 
 
+def hot(array: NDArray[Any]) -> NDArray[Any]:
+    """The array with five pixels of 60,000."""
+    array.flat[:5] = 60_000
+    return array
+
+
 def patch(array: NDArray[Any], value: float) -> NDArray[Any]:
     """The array with a patch of one value."""
     array[:20, :20] = value
@@ -160,6 +166,25 @@ CASES: list[Case] = [
         "12 of 16 bits, given", lambda: [values(0, 4095, np.uint16)], [0, 4095], ending=".png", setting="0:4095"
     ),
     scale_case("dtype", lambda: [values(0, 9, np.int32)], "dtype", "use less than a tenth", setting="dtype"),
+    scale_case(
+        "five hot pixels",
+        lambda: [hot(values(0, 1, np.float32))] * 3,
+        {"float": [0, 65535]},
+        "most values are from 0 to 1, but black is 0 and white 65,535; give",
+    ),
+    scale_case(
+        "no data without a tag",
+        lambda: [patch(values(0, 1, np.float32), -9999)] * 3,
+        {"float": [-9999, 1]},
+        "most values are from 0 to 1, but black is -9,999",
+    ),
+    scale_case("12 of 16 bits, 0:1", lambda: [values(0, 4095, np.uint16)], [0, 1], "intensity 0:4095", setting="0:1"),
+    scale_case(
+        "the last image is bright",
+        lambda: [*[values(0, 200, np.int32)] * 70, values(0, 60_000, np.int32)],
+        {"int32": [0, 65535]},
+        "int32 images",
+    ),
     scale_case("CT", lambda: [values(-1000, 1500, np.int32)], {"int32": [-1000, 1500]}, "have no common scale"),
     scale_case("temperatures", lambda: [values(250, 310, np.float32)], {"float": [250, 310]}, "have no common scale"),
     scale_case("float64 .npy", lambda: [values(0, 1, np.float64)], {"float": [0, 1]}, ending=".npy"),

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from input_cases.case import Case, run
+from input_cases.failures import checkpoint
 from simsiam_eval.features.writer import write_features
 
 TINY = ("--preset", "cifar10", "--image-size", "8", "--dim", "16", "--pred-dim", "8", "--projector-hidden", "16",
@@ -73,6 +74,21 @@ def online(
     return check
 
 
+def shuffled(folder: Path) -> str | None:
+    """The training images in another order: the accuracy is that of leave-one-out."""
+    noise(folder, 16)
+    weights = checkpoint(folder)
+    lines = [f"{row}.png,{row % 2}" for row in range(16)]
+    (folder / "a.csv").write_text("\n".join(["path,label", *lines]))
+    (folder / "b.csv").write_text("\n".join(["path,label", *lines[::-1]]))
+    found = []
+    for test in ("a.csv", "b.csv"):
+        done = run("knn", "--checkpoint", weights, "--train", folder / "a.csv", "--test", folder / test, "-k", "3", "--crop",
+                   "8", "--device", "cpu", "--json")  # fmt: skip
+        found.append(json.loads(done.stdout)["metrics"]["top1"] if done.stdout else done.stderr[-300:])
+    return None if found[0] == found[1] else f"{found[0]} in order, {found[1]} in another"
+
+
 KNN = ("knn", "--train", "@train", "--test", "@test")
 LINEAR = ("linear-eval", "--train", "@train", "--test", "@test", "--preset", "small", "--epochs", "2")
 RETRIEVAL = ("retrieval", "eval", "--gallery", "@train")
@@ -93,6 +109,7 @@ CASES = [
     Case("linear-eval, labels from 1", "a class is missing", command(
         *LINEAR, train=[0, 1] * 4, test=[1, 2], part="has no image of a class of --test")),
     Case("pretrain --val with the training images", "leave-one-out", online(EVEN, EVEN, None, (0, 0.9))),
+    Case("knn, the training images in another order", "each left out of its own neighbors", shuffled),
     Case("pretrain --val with some labels missing", "leave-one-out", online(EVEN, ["NA", *EVEN[1:]], None, (0, 1))),
     Case("pretrain --val with float labels", "leave-one-out", online(EVEN, [float(n) for n in EVEN], None, (0, 0.9))),
     Case("pretrain --val, labels from 1", "a class is missing", online(

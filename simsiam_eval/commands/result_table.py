@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError, spelled
-from simsiam_eval.wording import Measurement
+from simsiam_eval.wording import Measurement, visible
 
 if TYPE_CHECKING:
     import pandas
@@ -52,13 +52,13 @@ class Table:
         for column in self.columns:
             table.add_column(escape(column), overflow="fold")
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(visible(cell)) for cell in row))
         with console.capture() as captured:
-            console.print(escape(spelled(self.title)))
+            console.print(escape(visible(spelled(self.title))))
             if self.rows:
                 console.print(table)
             for note in self.notes:
-                console.print(escape(spelled(note)))
+                console.print(escape(visible(spelled(note))))
         return captured.get().rstrip("\n")
 
     def to_html(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.table import ImageTable, Table
 from simsiam_eval.sources.labels import canonical_name
+from simsiam_eval.wording import first_few
 
 
 def class_name(label: int, names: Sequence[str] | None) -> str:
@@ -59,16 +60,13 @@ def in_numbering_of(train: ImageTable, test: Table, missing_is_error: bool = Tru
                 )
         unknown = sorted({test_names[label] for label in np.unique(labels[labels >= 0])} - set(train_names))
         if unknown and missing_is_error:
-            raise DataError(
-                f"{test.name} has images of a class that {train.name} does not have: {unknown[0]} "
-                f"({len(unknown)} such classes)."
-            )
+            raise DataError(f"{test.name} has images of a class that {train.name} does not have: {first_few(unknown)}.")
         number |= {name: len(number) + position for position, name in enumerate(unknown)}
         numbers = np.array([number.get(name, -1) for name in test_names], dtype=np.int64)
         labels = np.where(labels < 0, -1, numbers[labels])
         attributes = attributes | {"source": attributes["source"] | {"class_names": list(number)}}
     missing = np.setdiff1d(labels, train.labels)
     if len(missing) and missing_is_error:
-        name = class_name(int(missing[0]), train_names)
-        raise DataError(f"{train.name} has no image of a class of {test.name}: {name} ({len(missing)} such classes).")
+        absent = first_few([class_name(int(label), train_names) for label in missing])
+        raise DataError(f"{train.name} has no image of a class of {test.name}: {absent}.")
     return replace(test, labels=labels, attributes=attributes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.class_names import class_name, in_numbering_of
@@ -109,6 +110,39 @@ def same_rows(train: ImageTable, test: ImageTable) -> bool:
     if fingerprints[0] is not None and fingerprints[0] == fingerprints[1]:
         return True
     return isinstance(train, Features) and isinstance(test, Features) and _same_features(train, test)
+
+
+def own_rows(train: Features, test: Features) -> NDArray[np.int64] | None:
+    """For each test image (M,) the row of the training set that is the same image, -1 for none; None if none has one.
+
+    The images are the same if their ids are, and their features. Where the rows are the same too, `same_rows` says so.
+    """
+    wanted = set(test.ids.tolist())
+    row_of: dict[str, int] = {}
+    for start in range(0, len(train), _BLOCK):
+        for row, name in enumerate(train.ids[start : start + _BLOCK].tolist(), start=start):
+            if name in wanted:
+                row_of.setdefault(name, row)
+    if not row_of or train.width != test.width:
+        return None
+    own = np.array([row_of.get(name, -1) for name in test.ids.tolist()], dtype=np.int64)
+    found = np.flatnonzero(own >= 0)
+    for start in range(0, len(found), _BLOCK):
+        rows = found[start : start + _BLOCK]
+        first, second = np.asarray(train.features[own[rows]]), np.asarray(test.features[rows])
+        close = np.isclose(first, second, rtol=1e-4, atol=1e-6 * float(np.abs(first).max())).all(axis=1)
+        own[rows[~close]] = -1
+    return own if (own >= 0).any() else None
+
+
+def own_note(own: NDArray[np.int64] | None, tested: str = "test", trained: str = "training") -> list[str]:
+    """A sentence on the images that are in both sets; [] if there are none."""
+    if own is None:
+        return []
+    return [
+        f"{int((own >= 0).sum()):,} of {len(own):,} {tested} images are also {trained} images (the same ids and features); "
+        "each is left out of its own neighbors."
+    ]
 
 
 def _same_features(train: Features, test: Features) -> bool:

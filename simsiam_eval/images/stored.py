@@ -73,12 +73,9 @@ def rgb_or_gray(stored: StoredImage) -> OpenedImage:
     pixels = stored.pixels
     if stored.axis != "last" and pixels.ndim == 3 and pixels.shape[2] not in (1, 3) and pixels.shape[0] in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
-    if (
-        pixels.dtype.kind not in "buif"
-        or not pixels.size
-        or pixels.shape[2:] not in ((), (1,), (3,))
-        or pixels.ndim < 2
-    ):
+    if pixels.dtype.kind not in "buif":
+        raise UnreadableImage(f"the values are {pixels.dtype}; expected integers or floats")
+    if not pixels.size or pixels.shape[2:] not in ((), (1,), (3,)) or pixels.ndim < 2:
         several = " (an array of several images is the source arrays:FILE)" if pixels.ndim > 2 else ""
         raise UnreadableImage(
             f"an array of shape {pixels.shape} and type {pixels.dtype.name} that is not RGB or gray; it requires --channels"

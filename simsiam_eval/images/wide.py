@@ -15,6 +15,7 @@ from simsiam_eval.images.intensity import FLOAT, Intensity, Range
 from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 
 _WHITE = 255
+_NOT_FINITE = "values are NaN or infinite"
 
 
 class WideImage(OpenedImage):
@@ -121,6 +122,8 @@ def known_range(intensity: Intensity, values: NDArray[Any]) -> Range:
     """
     span = intensity.range_of(value_type(values.dtype))
     if span is None:
+        if values.dtype.kind == "f" and not np.isfinite(values).any():
+            raise UnreadableImage(_NOT_FINITE)
         raise UnreadableImage(
             f"the values are {values.dtype.name}, and which of them are black and white is unknown; give "
             "--intensity LOW:HIGH (`detect` takes 8-bit and 16-bit images only)"
@@ -142,7 +145,7 @@ def scaled_values(values: NDArray[Any], span: Range, nodata: float | None, clip:
     if missing is not None:
         values = np.where(missing, values.dtype.type(0), values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UnreadableImage("values are NaN or infinite")
+        raise UnreadableImage(_NOT_FINITE)
     numbers = values.astype(np.float64)
     if clip:
         np.clip(numbers, low, high, out=numbers)

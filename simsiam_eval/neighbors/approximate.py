@@ -28,6 +28,7 @@ from simsiam_eval.vocabulary import METRICS
 EXACT = "Flat"
 # Sizes with which FAISS does not raise an exception but crashes.
 _CRASHES = re.compile(r"[A-Za-z_]*(?<!\d)0+(?!\d)|HNSW1(?!\d)")
+_CODE_BITS, _MOST_BITS = re.compile(r"PQ\d+x(\d+)"), 16  # FAISS tries to train 2^bits centroids, however many they are
 _BLOCK = 1 << 16  # rows added, or queries searched, at a time
 _ROWS_PER_CENTROID = 39  # training rows that FAISS recommends; it uses at most 256
 _TRAINING_ROWS = 1 << 16  # for the product quantizers, of 256 centroids each
@@ -185,6 +186,8 @@ def _empty_index(width: int, factory: str, metric: str) -> Any:
     assert metric in METRICS
     if crashing := _CRASHES.search(factory):
         raise UsageError(f"--index {factory!r} cannot be used: {crashing[0]!r} is too small a size.")
+    if bits := next((bits for bits in _CODE_BITS.findall(factory) if int(bits) > _MOST_BITS), None):
+        raise UsageError(f"--index {factory!r} cannot be used: codes of {bits} bits; expected at most {_MOST_BITS}.")
     faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     try:
         return faiss.index_factory(width, factory, faiss_metric)

@@ -52,6 +52,7 @@ def classify(
     *,
     top: int = 5,
     index: NeighborIndex | None = None,
+    own: NDArray[np.int64] | None = None,
     after_block: Callable[[], None] | None = None,
 ) -> RankedClasses:
     """Rank the classes of the queries by the weighted vote of their nearest neighbors (InstDisc, Wu et al. 2018).
@@ -66,6 +67,7 @@ def classify(
         device: where similarities are computed; default: the CPU.
         top: number of classes to rank.
         index: approximate index over the bank to search instead, with its own metric.
+        own: (M,) the bank's row that is the query itself, which does not vote; -1 for none.
         after_block: called after every block of queries.
 
     Returns:
@@ -84,13 +86,16 @@ def classify(
         raise ValueError(f"{len(bank)} bank rows need as many labels, got shape {bank_labels.shape}")
     queries = None if queries is None else as_rows(queries)
     k_max, temperatures = max(ks), list(dict.fromkeys(temperatures))
+    searched = k_max + (own is not None)
     if index is None:
-        neighbors = search_blocks(bank, queries, k_max, metric, device)
+        neighbors = search_blocks(bank, queries, searched, metric, device)
     else:
-        neighbors = index.search_blocks(bank if queries is None else queries, k_max, queries is None)
+        neighbors = index.search_blocks(bank if queries is None else queries, searched, queries is None)
     blocks: dict[Pair, list[NDArray[np.int64]]] = {(k, temperature): [] for temperature in temperatures for k in ks}
     nearest = [np.empty(0, np.float32)]
-    for _, similarities, rows in neighbors:
+    for block, similarities, rows in neighbors:
+        if own is not None:
+            similarities, rows = _without_own(similarities, rows, own[block], k_max)
         nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
         labels = np.where(rows < 0, -1, bank_labels[rows])  # -1: an approximate search may find fewer than k
         for temperature in temperatures:
@@ -102,3 +107,14 @@ def classify(
     return RankedClasses(
         {pair: np.concatenate([nothing, *ranked]) for pair, ranked in blocks.items()}, np.concatenate(nearest)
     )
+
+
+def _without_own(
+    similarities: NDArray[np.float32], rows: NDArray[np.int64], own: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The first k neighbors but the row `own` (M,); where fewer are left, row -1 with similarity -inf."""
+    is_own = (rows == own[:, None]) & (own >= 0)[:, None]
+    order = np.argsort(is_own, axis=1, kind="stable")  # it becomes the last
+    similarities = np.where(is_own, np.float32(-np.inf), similarities)
+    rows = np.where(is_own, -1, rows)
+    return np.take_along_axis(similarities, order, axis=1)[:, :k], np.take_along_axis(rows, order, axis=1)[:, :k]

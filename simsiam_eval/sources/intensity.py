@@ -29,7 +29,8 @@ _OUTLIERS = 1000  # one value of so many, and at least one, is left out at eithe
 _BYTES, _WORDS = (0.0, 255.0), (0.0, 65535.0)
 _FLOATS: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), _BYTES, _WORDS)
 _OVERSHOOT = 0.05  # of the range, by which an interpolation's values may leave it
-_LEAST_USED = 0.1  # of a range: an image that uses less of it looks flat
+_LEAST_USED = 0.1  # of a range, or of the gray levels: an image that uses less looks flat
+_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -70,45 +71,65 @@ def source_intensity(
     if given is not None:
         if not samples and setting != BY_TYPE:
             say_once(f"{source.spec}: --intensity {setting} changes nothing: 8-bit images are always from 0 to 255.")
-        _report(source, given, samples)
+        _report(source, given, samples, selection is None)
         return given if samples else Intensity()
     ranges = {}
     for name, images in samples.items():
         kept = known.given(name) if known is not None and setting == AUTO else None
         ranges[name] = kept or _range(source, name, images, setting, selection is not None)
     intensity = Intensity.of(ranges)
-    _report(source, intensity, samples)
+    _report(source, intensity, samples, selection is None)
     return intensity
 
 
 def report_range(source: ImageSource, intensity: Intensity, selection: ChannelSelection | None = None) -> None:
     """Say if most images of a source use less than a tenth of the range from black to white."""
-    _report(source, intensity, _samples(source, selection))
+    _report(source, intensity, _samples(source, selection), selection is None)
 
 
-def _report(source: ImageSource, intensity: Intensity, samples: dict[str, list[_Sample]]) -> None:
+def _report(source: ImageSource, intensity: Intensity, samples: dict[str, list[_Sample]], clip: bool) -> None:
     for name, images in samples.items():
         span = intensity.range_of(name)
-        flat = [image for image in images if span is not None and _used(image.low, image.high, span) < _LEAST_USED]
-        if span is None or 2 * len(flat) <= len(images):
+        if span is None:
             continue
-        low, high = min(image.low for image in flat), max(image.high for image in flat)
-        if low == high:
+        flat = [lost for image in images if (lost := _flat_values(image.values, span, clip))]
+        if 2 * len(flat) <= len(images):
             continue
+        low, high = min(low for low, _ in flat), max(high for _, high in flat)
         say_once(
             f"Warning: {len(flat):,} of {counted(len(images), f'{name} image')} in a sample of {source.spec} use less than "
-            f"a tenth of the gray levels: values from {_shown(low)} to {_shown(high)}, but black is {_shown(span[0])} and "
-            f"white {_shown(span[1])}; give --intensity {_suggested(name, low, high)}."
+            f"a tenth of the gray levels: most values are from {_shown(low)} to {_shown(high)}, but black is "
+            f"{_shown(span[0])} and white {_shown(span[1])}; give --intensity {_suggested(name, low, high)}."
         )
+
+
+def _flat_values(values: NDArray[np.float64], span: Range, clip: bool) -> Range | None:
+    """The values that become almost one gray level in an image that uses few of the gray levels; None if it uses many.
+
+    Not the distance of the extremes: a few hot pixels, or pixels without data, would hide that all others are black.
+    """
+    distinct = np.unique(values)
+    levels = np.floor((distinct - span[0]) / (span[1] - span[0]) * _LEVELS + 0.5)
+    if clip:
+        levels = np.clip(levels, 0, _LEVELS)
+    used, starts, counts = np.unique(levels, return_index=True, return_counts=True)
+    if len(used) >= _LEAST_USED * (_LEVELS + 1) or len(distinct) < 2 * len(used):
+        return None
+    first = last = int(counts.argmax())  # and the neighboring levels
+    while first and used[first] - used[first - 1] <= 1:
+        first -= 1
+    while last + 1 < len(used) and used[last + 1] - used[last] <= 1:
+        last += 1
+    return float(distinct[starts[first]]), float(distinct[starts[last] + counts[last] - 1])
 
 
 def _samples(source: ImageSource, selection: ChannelSelection | None) -> dict[str, list[_Sample]]:
     """The images of a sample that have more than 8 bits, by the type of their values."""
     samples: dict[str, list[_Sample]] = defaultdict(list)
     rows = source.sample_rows(_LOOKED_AT if selection is None else _LOOKED_AT_WHOLE)
-    spread = [
-        row for start in range(_SPREAD) for row in rows[start::_SPREAD]
-    ]  # the first of them are spaced evenly too
+    # The first of them are spaced evenly too, from the first image to the last.
+    even = [*rows[::_SPREAD][: _SAMPLED_IMAGES - 1], *rows[-1:]]
+    spread = list(dict.fromkeys([*even, *(row for start in range(_SPREAD) for row in rows[start::_SPREAD])]))
     for row in spread:
         try:
             if selection is None:
@@ -200,7 +221,8 @@ def _rounded(percentiles: Sequence[float]) -> Range:
         return low, low + max(abs(low), 1.0)
     step = 10.0 ** (math.floor(math.log10(high - low)) - 3)
     digits = max(0, -math.floor(math.log10(step)))
-    return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
+    slack = 1e-3  # of a step: the rounding of float32
+    return round(math.floor(low / step + slack) * step, digits), round(math.ceil(high / step - slack) * step, digits)
 
 
 def _suggested(name: str, low: float, high: float) -> str:

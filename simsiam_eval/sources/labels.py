@@ -149,6 +149,11 @@ class Labels:
             listed = first_few([f"{text or 'empty'}: {count:,}" for text, count in none.most_common()], _SHOWN_TEXTS)
             verb = "has" if none.total() == 1 else "have"
             notes.append(f"{none.total():,} of {counted(len(rows), self._row)} {verb} no label ({listed})")
+        classes = {name for name in map(self._class, self._indices) if name is not None}
+        if set(none) == {"-1"} and len(classes) == 1:
+            notes.append(
+                f"all other images have the label {classes.pop()}; if -1 is a class too, write 0 in its place, or names"
+            )
         if alike:
             option = " ".join(f"--no-label{_option_value(text)}" for text in (*filter(None, none), *alike))
             listed = first_few([f"{text}: {count:,}" for text, count in alike.most_common()], _SHOWN_TEXTS)

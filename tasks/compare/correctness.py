@@ -18,6 +18,7 @@ from simsiam_eval.features.rows import FeatureRows
 from simsiam_eval.features.table import Features
 from simsiam_eval.linear.head_file import read_head
 from simsiam_eval.neighbors.classify import classify
+from simsiam_eval.wording import first_few
 
 _BLOCK = 8192  # rows scored at a time
 
@@ -78,10 +79,7 @@ def correct_by_heads(heads: Sequence[Path], tests: Sequence[Features]) -> Correc
                 f"{path} expects {saved.head.weight.shape[1]} features per row; {test.path} has {features.shape[1]}."
             )
         if missing := sorted(set(expected.tolist()) - set(saved.class_names)):
-            raise DataError(
-                f"{path} was not trained on all classes of {test.path}: {missing[0]} is missing "
-                f"({len(missing)} such classes)."
-            )
+            raise DataError(f"{path} was not trained on all classes of {test.path}: it lacks {first_few(missing)}.")
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
         guesses = torch.cat([saved.head.guesses(torch.from_numpy(features[block])) for block in blocks])
         correct.append(np.array(saved.class_names)[guesses.numpy()] == expected)

@@ -24,9 +24,11 @@ def noise(tmp_path):
         "named": ["ab"[row % 2] for row in range(16)],
         "less": ["b" for _ in range(16)],
         "nothing": ["NA"] * 16,
+        "half": [row % 2 for row in range(10)],
     }.items():
         lines = [f"{row}.png,{label}" for row, label in enumerate(labels)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["path,label", *lines]))
+        (tmp_path / f"{name}_reversed.csv").write_text("\n".join(["path,label", *lines[::-1]]))
     return tmp_path
 
 
@@ -38,16 +40,30 @@ def checkpoint_and_accuracy(call, folder, data, val):
 
 
 @pytest.mark.parametrize(
-    ("data", "val"), [("bank.csv", "bank.csv"), ("bank.csv", "again.csv"), ("named.csv", "less.csv")]
+    ("data", "val"),
+    [
+        ("bank.csv", "bank.csv"),
+        ("bank.csv", "again.csv"),
+        ("named.csv", "less.csv"),
+        ("bank.csv", "bank_reversed.csv"),
+        ("half.csv", "bank.csv"),
+        ("bank.csv", "half.csv"),
+    ],
 )
 def test_the_accuracy_is_that_of_knn(call, record, noise, data, val):
     checkpoint, accuracy = checkpoint_and_accuracy(call, noise, data, val)
     options = ["--checkpoint", checkpoint, "-k", 3, "--temperature", 0.1]
     found = record("knn", "--train", noise / data, "--test", noise / val, *options)
     assert accuracy == pytest.approx(found["metrics"]["top1"])
-    if val == "bank.csv":
+    if data == val:
         assert accuracy < 0.9  # no image is its own neighbor
         assert found["provenance"]["leave_one_out"]
+    elif data in ("bank.csv", "half.csv"):
+        in_both = {"again.csv": 15, "bank_reversed.csv": 16}.get(val, 10)
+        assert found["provenance"]["left_out_of_own_neighbors"] == in_both
+    if val == "bank_reversed.csv":
+        same = record("knn", "--train", noise / data, "--test", noise / data, *options)
+        assert found["metrics"]["top1"] == same["metrics"]["top1"]
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,10 @@ def test_notes_name_arguments_outside_the_command_line():
         assert "Recall of index." in repr(result) and "Recall of index." in result._repr_html_()
     with spelled_as("options"):
         assert "Recall of --index." in repr(result)
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal():
+    table = Table("of \x1b[1ma", ("class",), [("b\x07",)], ["c\x9b is worst"])
+    shown = str(table)
+    assert not set(shown) & {"\x1b", "\x07", "\x9b"}
+    assert all(part in shown for part in ("of \\x1b[1ma", "b\\x07", "c\\x9b is worst"))

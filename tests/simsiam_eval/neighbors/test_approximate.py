@@ -120,6 +120,12 @@ def test_what_faiss_cannot_make_is_one_sentence(bank, tmp_path):
         load_index(tmp_path / "nowhere", "Flat", "cosine")
 
 
+@pytest.mark.parametrize("factory", ["PQ4x99", "IVF4,PQ4x24"])
+def test_codes_for_which_training_would_not_end_are_rejected(factory):
+    with pytest.raises(UsageError, match="expected at most 16"):
+        build_index(np.zeros((9, 8), np.float32), factory)
+
+
 @pytest.mark.parametrize("factory", ["HNSW0", "HNSW1", "IVF0,Flat", "PQ8x0", "RR0,Flat", "IVF4_HNSW0,Flat"])
 def test_sizes_with_which_faiss_crashes_are_rejected(bank, factory):
     with pytest.raises(UsageError, match="is too small a size"):

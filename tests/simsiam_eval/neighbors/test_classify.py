@@ -52,3 +52,19 @@ def test_wrong_shapes_are_rejected(sets):
         retrieval_metrics(bank, labels, queries, labels)
     with pytest.raises(ValueError, match="no query has another image"):
         retrieval_metrics(bank, np.arange(60))
+
+
+def test_own_rows_do_not_vote_for_their_queries():
+    """As leave-one-out where every query is a row of the bank, in any order and beside others."""
+    rng = np.random.default_rng(0)
+    bank, labels = rng.normal(size=(20, 4)).astype(np.float32), np.arange(20) % 3
+    order = rng.permutation(20)
+    alone = classify(bank, labels, None, [1, 5, 19, 50], [0.1])
+    own = classify(bank, labels, bank[order], [1, 5, 19, 50], [0.1], own=order)
+    for pair, ranked in alone.ranked.items():
+        np.testing.assert_array_equal(own.ranked[pair], ranked[order])
+    np.testing.assert_allclose(own.nearest, alone.nearest[order], rtol=1e-5)
+    queries = np.concatenate([bank[:3], rng.normal(size=(2, 4)).astype(np.float32)])
+    mixed = classify(bank, labels, queries, [50], [0.1], own=np.array([0, 1, 2, -1, -1])).ranked[50, 0.1]
+    np.testing.assert_array_equal(mixed[:3], alone.ranked[50, 0.1][:3])
+    np.testing.assert_array_equal(mixed[3:], classify(bank, labels, queries[3:], [50], [0.1]).ranked[50, 0.1])

@@ -51,3 +51,8 @@ def test_a_bar_on_a_terminal_that_closes(monkeypatch):
         stream.lost = True
         advance(2)
     assert "work" in stream.getvalue()
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(capsys):
+    say("skipped \x1b[31mred\x9b.png, \u202egnp.exe")
+    assert capsys.readouterr().err == "skipped \\x1b[31mred\\x9b.png, \\u202egnp.exe\n"

@@ -112,7 +112,7 @@ def test_flat_images_are_a_warning_with_numbers_once(source_of, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "3 of 3 uint16 images" in message
-    assert "values from 0 to 4,095, but black is 0 and white 65,535; give --intensity 0:4095." in message
+    assert "most values are from 0 to 4,095, but black is 0 and white 65,535; give --intensity 0:4095." in message
     given = source_intensity(source, "0:4095")
     assert levels(source, given).max() == 255
     assert len(np.unique(levels(source, given))) == SIDE
@@ -120,6 +120,41 @@ def test_flat_images_are_a_warning_with_numbers_once(source_of, capsys):
     report_range(source, Intensity())  # as for features that were computed before
     assert "give --intensity 0:4095" not in capsys.readouterr().err  # said already
     assert source_intensity(source, "dtype").range_of("uint16") == (0, 65535)
+
+
+def hot(count, value):
+    values = ramp(0, 1, np.float32)
+    values.flat[:count] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("image", "setting", "warning"),
+    [
+        (hot(5, 60_000), "auto", "from 0 to 1, but black is 0 and white 65,535; give --intensity 0:1."),
+        (hot(900, -9999), "auto", "from 0 to 1, but black is -10,000 and white 10; give --intensity 0:1."),
+        (ramp(0, 4095, np.int32), "0:1", "to 4,095, but black is 0 and white 1; give --intensity 0:4095."),
+        (np.full((SIDE, SIDE), 300, np.int32), "0:65535", None),
+        ((ramp(0, 1, np.float32) > 0.5).astype(np.int32) * 65535, "auto", None),  # two values, and two gray levels
+    ],
+    ids=["hot pixels", "no data", "clipped", "constant", "mask"],
+)
+def test_few_gray_levels_are_said_whatever_the_extremes(source_of, capsys, image, setting, warning):
+    source_intensity(source_of(image, image), setting)
+    message = capsys.readouterr().err
+    assert ("Warning" in message) == (warning is not None)
+    assert warning is None or ("most values are" in message and warning in message)
+
+
+def test_the_last_image_is_in_the_sample(source_of):
+    source = source_of(*[ramp(0, 200, np.int32)] * 70, ramp(0, 60_000, np.int32))
+    assert source_intensity(source, "auto").range_of("int32") == (0, 65535)
+
+
+def test_images_without_a_finite_value_are_called_so(source_of):
+    source = source_of(np.full((SIDE, SIDE), np.nan, np.float32))
+    with pytest.raises(UnreadableImage, match="values are NaN or infinite"):
+        levels(source, source_intensity(source, "auto"))
 
 
 def test_images_of_eight_bits_are_always_0_to_255(tmp_path, capsys):

@@ -205,3 +205,14 @@ def test_a_negative_number_names_the_option():
         labels_of(["0", "-2"]).numbered("a.csv")
     with pytest.raises(DataError, match=r"the label -1; expected whole numbers from 0 or class names"):
         labels_of(["0", "-1"], ("-2",)).numbered("a.csv")
+
+
+def test_labels_of_minus_one_and_one_are_explained():
+    labels = Labels()
+    labels.extend(["-1", "1", "-1", "1"])
+    labels.numbered("a.csv")
+    assert labels.notes()[1:] == [
+        "all other images have the label 1; if -1 is a class too, write 0 in its place, or names"
+    ]
+    labels.extend(["0"])
+    assert len(labels.notes()) == 1
