@@ -207,8 +207,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         UnreadableImage, DataError: as `read_file`; UnreadableImage also for a header that Pillow does not know.
     """
+    width, height, _ = image_header(path)
+    return width, height
+
+
+def image_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """`image_size`, and the EXIF orientation: 1 without one. Raises as `image_size`."""
     with regular_file(path) as file, unreadable_if_fails(), _identified(file) as image:
-        return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+        width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+        return width, height, Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
 def _turbo_pixels(file: bytes, height: int, width: int, factor: int) -> NDArray[np.uint8] | None:

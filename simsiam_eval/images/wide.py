@@ -126,7 +126,7 @@ def known_range(intensity: Intensity, values: NDArray[Any]) -> Range:
             raise UnreadableImage(_NOT_FINITE)
         raise UnreadableImage(
             f"the values are {values.dtype.name}, and which of them are black and white is unknown; give "
-            "--intensity LOW:HIGH (`detect` takes 8-bit and 16-bit images only)"
+            "--intensity LOW:HIGH"
         )
     return span
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from simsiam_eval.runtime.launch import torchrun_group
 # The others wait while one process reads a whole dataset (fingerprint, online kNN), which can take longer than torch's
 # default of 30 minutes. If a process dies, torchrun ends the others.
 _PATIENCE = timedelta(days=7)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,15 @@ class Processes:
 
     def first_text(self, text: str) -> str:
         """The first nonempty `text` in order of rank; every process gets the same answer."""
+        return next(filter(None, self.gathered(text)), "")
+
+    def gathered(self, value: T) -> list[T]:
+        """The `value` of each process, in order of rank; every process gets the same list."""
         if self.world == 1:
-            return text
-        texts = [""] * self.world
-        dist.all_gather_object(texts, text, group=self.control)
-        return next(filter(None, texts), "")
+            return [value]
+        values = [value] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     def total(self, values: Tensor) -> Tensor:
         """Sum of `values` over the processes."""

@@ -64,7 +64,15 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
     reasons = [unsupported_trunk(init.stem, init.variant) for init in inits]
     unsupported = next(filter(None, reasons), None)
     backend = choose_backend(settings.backend, unsupported, bf16_on_cpu=settings.precision == "bf16" and on_cpu)
-    data = prepare_datasets(settings.train, settings.test, settings.classes or (), settings.masks, processes)
+    data = prepare_datasets(
+        settings.train,
+        settings.test,
+        settings.classes or (),
+        settings.masks,
+        processes,
+        settings.intensity,
+        known=next((levels for init in inits if (levels := init.intensity()).ranges), None),
+    )
     spec, cpu_note = detector_spec(
         heads=settings.heads,
         masks=settings.masks,
@@ -153,6 +161,8 @@ def _result(
         test={"spec": settings.test, **data.test_report.to_dict()},
         notes=notes,
     )
+    if data.test.images.intensity.ranges:
+        ran_on["intensity"] = data.test.images.intensity.to_json()
     ran_on["versions"] |= backend.versions() | {"pycocotools": importlib.metadata.version("pycocotools")}
     rows = [TableRow(init.label, f"{init.arch}-{settings.heads}", statistics[init.label]) for init in inits]
     table_notes = [*notes, *warnings, f"Pictures: {folder / 'picture.png'}"]

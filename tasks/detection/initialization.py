@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simsiam_eval.encoders.encoder import ResNetEncoder
     from simsiam_eval.encoders.report import CheckpointReport
     from simsiam_eval.extraction.options import ExtractionOptions
+    from simsiam_eval.images.intensity import Intensity
 
 RANDOM = "random"  # in place of a checkpoint: random weights
 _NAMED = re.compile(r"(?P<name>[\w.+-]+)=(?P<file>.+)")
@@ -67,6 +68,14 @@ class Initialization:
             return {}
         preprocessing = self.options.preprocessing(self.report)
         return {"mean": preprocessing.mean, "std": preprocessing.std}
+
+    def intensity(self) -> Intensity:
+        """Black and white of the images of more than 8 bits that the encoder was trained on; nothing if unknown."""
+        from simsiam_eval.images.intensity import Intensity
+
+        if self.report is None or self.options is None:
+            return Intensity()
+        return self.options.preprocessing(self.report).intensity
 
     def to_dict(self) -> dict[str, Any]:
         """For the record."""

@@ -48,7 +48,7 @@ def write_picture(path: Path, data: DetectionDataset, detections: Sequence[Detec
         if not image.annotations:
             continue
         try:
-            pixels = Image.fromarray(open_image(image.path).pixels())
+            pixels = Image.fromarray(open_image(image.path).scaled(image.intensity).pixels())
         except UnreadableImage:
             continue
         pairs.append(_pair(pixels, image, detected, data.classes))

@@ -66,7 +66,8 @@ def run_folder(path: Path, identity: RunIdentity, may_change: Collection[str], m
 
 def _reject_other_run(path: Path, saved: dict[str, Any], identity: RunIdentity, may_change: Collection[str]) -> None:
     given = identity.to_dict()
-    reject_other_settings(path, saved["settings"], given["settings"], may_change, option_name)
+    settings = {"intensity": "auto"} | saved["settings"]  # the default for runs older than this setting
+    reject_other_settings(path, settings, given["settings"], may_change, option_name)
     for name, option in (("training_set", "--train"), ("test_set", "--test")):
         if saved.get(name) != given[name]:
             raise DataError(f"{path} contains a run on other data than {option}; choose another --out.")

@@ -10,7 +10,8 @@ from simsiam_eval.commands.settings import PrecisionSettings, ProcessSettings, S
 from simsiam_eval.encoders.architectures import ARCHITECTURES
 from simsiam_eval.encoders.settings import CheckpointSettings
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.pixel_settings import NormalizationSettings
+from simsiam_eval.extraction.pixel_settings import NormalizationSettings, intensity_setting
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.vocabulary import STEMS
 from tasks.detection.detector_spec import BN_BATCHES, ROIS
 from tasks.detection.initialization import RANDOM
@@ -30,7 +31,7 @@ class DetectSettings(CheckpointSettings, NormalizationSettings, ProcessSettings,
         "method": "backend heads masks rois proposals precise_bn",
         "optimization": "batch_size lr iterations steps warmup",
         "evaluation": "trials metric",
-        "preprocessing": "min_sizes test_size max_size",
+        "preprocessing": "min_sizes test_size max_size intensity",
         "checkpoints": "out checkpoint_every resume",
         "machine": "workers",
     }
@@ -104,6 +105,7 @@ class DetectSettings(CheckpointSettings, NormalizationSettings, ProcessSettings,
     )
     test_size: int = setting(by_preset=True, at_least=32, help="Short side of test images in pixels.")
     max_size: int = setting(by_preset=True, at_least=32, help="Maximum long side of images in pixels.")
+    intensity: str = intensity_setting()
     rois: int | None = setting(
         None,
         at_least=1,
@@ -135,6 +137,7 @@ class DetectSettings(CheckpointSettings, NormalizationSettings, ProcessSettings,
 
     def check(self) -> None:
         super().check()
+        Intensity.parse(self.intensity)
         if self.checkpoint is None and not self.init:
             raise UsageError("An encoder is required; give --checkpoint or --init random.")
         if not self.loads_checkpoint() and self.random_arch not in ARCHITECTURES:

@@ -15,7 +15,10 @@ from simsiam_eval.errors import DataError
 from tasks.detection.data.issues import Issues
 
 _SHARE, _FEW = 0.25, 3  # from which share of boxes, and from how many, a fault is the file's
+NEARLY_ALL = 0.8  # the share of boxes that must agree with another reading of their numbers
 _REACH, _ENOUGH = 0.5, 20  # of at least so many boxes one should reach beyond this part of its image
+_SAMPLED_AREAS = 10_000
+_LEAST_OF_OUTLINE, _LEAST_OF_BOX = 0.5, 0.05  # an object that is smaller than this part is odd
 
 Boxes = NDArray[np.float64]  # (N,4)
 Flags = NDArray[np.bool_]  # (N,)
@@ -103,14 +106,27 @@ def check_places(boxes: Boxes, sizes: NDArray[np.int32], context: BoxContext) ->
         context.count("box in the upper left quarter, as all are: check that they are in pixels", everywhere)
 
 
-def reject_two_corners(boxes: Boxes, sizes: NDArray[np.int32], context: BoxContext) -> None:
-    """Raise DataError if boxes read as x, y, width, height leave their images, but all fit as x1, y1, x2, y2."""
-    low, high = boxes[:, :2], boxes[:, 2:]
-    leaves = np.any(low + high > sizes + 1, axis=1)
-    if is_systematic(leaves) and np.all((low >= 0) & (low < high) & (high <= sizes + 1)):
-        context.reject(
-            "leave their images, and all fit if read as x1, y1, x2, y2", leaves, "x, y, width, height in pixels"
-        )
+def other_forms(boxes: Boxes) -> dict[str, Boxes]:
+    """What four numbers may mean instead of x, y, width, height -> their corners (N,4)."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    return {
+        "x1, y1, x2, y2": boxes,
+        "center x, center y, width, height": np.concatenate([first - last / 2, first + last / 2], axis=1),
+        "y, x, height, width": np.concatenate([first[:, ::-1], (first + last)[:, ::-1]], axis=1),
+    }
+
+
+def reject_other_forms(boxes: Boxes, sizes: NDArray[np.int32], context: BoxContext) -> None:
+    """Raise DataError if boxes read as x, y, width, height leave their images, but nearly all fit in another form."""
+    leaves = np.any(boxes[:, :2] + boxes[:, 2:] > sizes + 1, axis=1)
+    if not is_systematic(leaves):
+        return
+    for form, corners in other_forms(boxes).items():
+        low, high = corners[:, :2], corners[:, 2:]
+        fit = np.all((low >= -1) & (low < high) & (high <= sizes + 1), axis=1)
+        if fit.mean() >= NEARLY_ALL:
+            what = f"leave their images, and {'all' if fit.all() else f'{int(fit.sum())}'} fit if read as {form}"
+            context.reject(what, leaves, "x, y, width, height in pixels")
 
 
 def count_repeated(labels: NDArray[np.int32], boxes: Boxes, context: BoxContext) -> None:
@@ -152,4 +168,23 @@ def checked_areas(
         area = outline_area(index)
         usable = area is not None and lowest[index] <= area <= highest[index]
         areas[index] = area if usable else width[index] * height[index]
+    sampled = np.arange(0, len(areas), max(1, len(areas) // _SAMPLED_AREAS))
+    if is_systematic(_far_below(sampled, areas, boxes, outline_area)[0]):
+        everything = np.arange(len(areas))
+        far_below, expected = _far_below(everything, areas, boxes, outline_area)
+        context.count("area far below that of the mask or box, in a quarter of all objects, replaced by it", far_below)
+        areas[far_below] = expected[far_below]
     return areas
+
+
+def _far_below(
+    rows: NDArray[np.int64], areas: NDArray[np.float64], boxes: Boxes, outline_area: Callable[[int], float | None]
+) -> tuple[Flags, NDArray[np.float64]]:
+    """Which areas in some rows are far below what is expected of outline or box; and what that is."""
+    expected = boxes[rows, 2] * boxes[rows, 3]
+    least = _LEAST_OF_BOX * expected
+    for index, row in enumerate(rows.tolist()):
+        area = outline_area(row)
+        if area is not None and least[index] <= area <= (boxes[row, 2] + 2) * (boxes[row, 3] + 2):
+            expected[index], least[index] = area, _LEAST_OF_OUTLINE * area
+    return areas[rows] < least, expected

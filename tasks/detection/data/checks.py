@@ -130,10 +130,17 @@ def check_training_set(data: DetectionDataset, masks: bool) -> tuple[DetectionDa
     if not len(usable) and _NO_SEGMENTATION in report.issues:
         raise DataError(f"{data.spec} contains no segmentations; use --no-masks.")
     if not len(usable):
-        raise DataError(f"{data.spec} contains no boxes to train on; add annotations or check --classes.")
+        raise DataError(f"{data.spec} contains no boxes to train on{_reasons(report, 'dropped')}.")
     training_set = replace(data, images=images.with_objects(objects).take(usable))
     report.count(training_set)
     return training_set, report
+
+
+def _reasons(report: DatasetReport, what: str) -> str:
+    """Why no box is left, and what to do."""
+    found = [f"{issue.count} x {name}" for name, issue in report.issues.items()
+             if name.endswith(f", {what}") and not name.startswith("image ")]  # fmt: skip
+    return f" ({'; '.join(found)})" if found else "; add annotations or check --classes"
 
 
 def _clipped(images: LabeledImages) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -185,19 +192,22 @@ def check_test_set(data: DetectionDataset, masks: bool) -> DatasetReport:
     _add_repeated_images(images, report)
     one_pixel = _one_pixel(objects) & (data.kind == "voc")
     zero = (objects["box"][:, 2:] <= 0).any(axis=1)
+    clipped, _ = _clipped(images)
+    outside = (clipped[:, 2:] <= 0).any(axis=1) & ~zero
     difficult = f"{'difficult object' if data.kind == 'voc' else 'object marked ignore'}, ignored in evaluation"
     for issue, flags in (
         ("crowd region, ignored in evaluation", objects["crowd"]),
         (difficult, objects["difficult"]),
         (_ZERO_AREA, one_pixel),
         ("box with zero area, always a missed object", zero),
-        ("box partly outside the image, kept as annotated", _exceeds_image(images) & ~one_pixel & ~zero),
+        ("box outside the image, always a missed object", outside),
+        ("box partly outside the image, kept as annotated", _exceeds_image(images) & ~one_pixel & ~zero & ~outside),
     ):
         report.issues.add(issue, images.ids, objects["image"][flags])
     empty = np.setdiff1d(np.arange(len(images)), objects["image"])
     report.issues.add("image without boxes: every detection is a false positive", images.ids, empty)
     if not (~(objects["crowd"] | objects["difficult"])).any():
-        raise DataError(f"{data.spec} contains no boxes to evaluate on; add annotations or check --classes.")
+        raise DataError(f"{data.spec} contains no boxes to evaluate on{_reasons(report, 'ignored in evaluation')}.")
     report.count(data)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from tasks.detection.data.boxes import (
     checked_areas,
     count_repeated,
     reject_fractions,
-    reject_two_corners,
+    reject_other_forms,
     upright,
 )
 from tasks.detection.data.columns import Entries
@@ -90,7 +91,7 @@ def _checked_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.int32], context
     negative = (boxes[:, 2:] < 0).any(axis=1)
     boxes = boxes.copy()  # only these are computed from corners, which rounds
     boxes[negative] = np.concatenate([turned[:, :2], turned[:, 2:] - turned[:, :2]], axis=1)[negative]
-    reject_two_corners(boxes, sizes, context)
+    reject_other_forms(boxes, sizes, context)
     check_places(boxes, sizes, context)
     return boxes
 
@@ -117,11 +118,22 @@ def _images(
     if len(rows) < len(ids):
         repeated = [str(number) for number, count in Counter(ids).items() if count > 1]
         raise DataError(f"{entries.file} has images with the same id ({first_few(repeated)}); expected different ones.")
-    paths = existing_images(PackedTexts(str(folder / name) for name in entries.texts("file_name")), spec)
-    sizes = np.array([entries.sides("width"), entries.sides("height")], np.int32).T.reshape(-1, 2)
     names = PackedTexts(map(str, ids))
+    file_names = _with_slashes(entries.texts("file_name", "surrogateescape"), folder, names, issues)
+    where = f"relative file names are below {folder}, unless coco:FILE.json#images=FOLDER names another folder"
+    paths = existing_images(PackedTexts(str(folder / name) for name in file_names), spec, where)
+    sizes = np.array([entries.sides("width"), entries.sides("height")], np.int32).T.reshape(-1, 2)
     sizes = known_sizes(sizes, paths, names, issues)
     return LabeledImages(names, True, paths, sizes, np.empty(0, OBJECT), outlines), rows
+
+
+def _with_slashes(file_names: list[str], folder: Path, ids: Sequence[str], issues: Issues) -> list[str]:
+    """The names with Windows' separators replaced by slashes, where there is no such file."""
+    rows = [row for row, name in enumerate(file_names) if "\\" in name and not os.path.exists(folder / name)]
+    for row in rows:
+        file_names[row] = file_names[row].replace("\\", "/")
+    issues.add("file_name with backslashes, read as slashes", ids, rows)
+    return file_names
 
 
 def _objects(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
 from tasks.detection.data.outlines import MAX_COORDINATE
+
+_SHOWN = 60  # characters of a value in a message
 
 
 class Entries:
@@ -47,7 +49,7 @@ class Entries:
     def reject(self, index: int, key: str, expected: str) -> NoReturn:
         """Raise DataError for the value of an entry."""
         entry = self.values[index]
-        found = f"has {key} {reprlib.repr(entry[key])}" if entry.get(key) is not None else f"has no {key!r}"
+        found = f"has {key} {_as_json(entry[key])}" if entry.get(key) is not None else f"has no {key!r}"
         raise DataError(f"{self.name(index)} {found}; expected {expected}.")
 
     def column(self, key: str, convert: Callable[[Any], Any], expected: str, missing: Any = None) -> list[Any]:
@@ -65,9 +67,19 @@ class Entries:
         """Whole numbers, which may be written as floats."""
         return self.column(key, _whole, "a whole number")
 
-    def texts(self, key: str) -> list[str]:
-        """Strings that are not empty."""
-        return self.column(key, lambda value: value if isinstance(value, str) and value.strip() else None, "a string")
+    def texts(self, key: str, errors: str = "strict") -> list[str]:
+        """Strings that are not empty; `errors`: as of str.encode, which surrogates they may have."""
+
+        def text(value: Any) -> str | None:
+            if not isinstance(value, str) or not value.strip():
+                return None
+            try:
+                value.encode("utf-8", errors)
+            except UnicodeEncodeError:
+                return None
+            return value
+
+        return self.column(key, text, "a string of valid Unicode that is not empty")
 
     def sides(self, key: str) -> list[int]:
         """Widths or heights; 0 where they are missing or not positive."""
@@ -86,6 +98,12 @@ class Entries:
         """(N,4) float64."""
         boxes = self.column(key, _box, "four numbers: x, y, width, height")
         return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _as_json(value: Any) -> str:
+    """A value as the file spells it, cut to a readable length."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _whole(value: Any) -> int | None:

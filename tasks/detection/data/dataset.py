@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.sources.packed_texts import PackedTexts
 from tasks.detection.data.issues import Issues
 from tasks.detection.data.outlines import Outlines, RunLengthMask, Segmentation
@@ -63,13 +64,19 @@ class Annotation:
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image file, its size in pixels, and its objects; `id` is the dataset's own name or number for it."""
+    """An image file, its size in pixels, and its objects.
+
+    Attributes:
+        id: the dataset's own name or number for it.
+        intensity: which values are black and white, where it has more than 8 bits.
+    """
 
     id: str | int
     path: Path
     width: int
     height: int
     annotations: tuple[Annotation, ...]
+    intensity: Intensity = Intensity()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +91,7 @@ class LabeledImages(Sequence[LabeledImage]):
         sizes: (images,2) int32, width and height in pixels.
         objects: (objects,) OBJECT, in the order of the images.
         outlines: what `objects["outline"]` are rows of.
+        intensity: which values of images of more than 8 bits are black and white.
     """
 
     ids: PackedTexts
@@ -92,6 +100,7 @@ class LabeledImages(Sequence[LabeledImage]):
     sizes: NDArray[np.int32]
     objects: NDArray[np.void]
     outlines: Outlines
+    intensity: Intensity = Intensity()
     _starts: NDArray[np.int64] = field(init=False, repr=False)  # row of each image's first object, and their number
 
     def __post_init__(self) -> None:
@@ -153,7 +162,7 @@ class LabeledImages(Sequence[LabeledImage]):
     def without_objects(self, row: int) -> LabeledImage:
         """The image alone, where its objects are not needed."""
         width, height = self.sizes[row].tolist()
-        return LabeledImage(self.id(row), Path(self.paths[row]), width, height, ())
+        return LabeledImage(self.id(row), Path(self.paths[row]), width, height, (), self.intensity)
 
     def id(self, row: int) -> int | str:
         """The dataset's own name or number for an image."""
@@ -226,6 +235,8 @@ class DetectionDataset:
         digest.update(images.sizes.tobytes())
         digest.update(images.objects.tobytes())
         images.outlines.feed(digest.update)
+        if images.intensity.ranges:
+            digest.update(json.dumps(images.intensity.to_json()).encode())
         return digest.hexdigest()
 
     def relabeled(self, classes: tuple[str, ...]) -> DetectionDataset:
@@ -235,6 +246,10 @@ class DetectionDataset:
         objects = self.images.objects.copy()
         objects["label"] = np.array([classes.index(name) for name in self.classes], np.int32)[objects["label"]]
         return replace(self, classes=classes, images=self.images.with_objects(objects))
+
+    def with_intensity(self, intensity: Intensity) -> DetectionDataset:
+        """The same dataset with these values of black and white."""
+        return replace(self, images=replace(self.images, intensity=intensity))
 
     def boxes_per_class(self, counted: Any = slice(None)) -> list[int]:
         """Number of objects of each class, of those that `counted` selects."""

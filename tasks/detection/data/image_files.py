@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.images.decode import image_size
+from simsiam_eval.images.decode import image_header
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.machine import thread_count
 from simsiam_eval.sources.labels import canonical_name
@@ -19,6 +19,8 @@ from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.wording import first_few
 from tasks.detection.data.issues import Issues
 
+TURNED = "image that its EXIF orientation turns or mirrors: check that the boxes are those of the image as displayed"
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _CHUNK = 1024  # images between two chances for Ctrl-C
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -31,8 +33,8 @@ def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R
             yield from pool.map(function, items[start : start + _CHUNK])
 
 
-def existing_images(paths: PackedTexts, spec: str) -> PackedTexts:
-    """The paths, of which there is at least one, if all of them exist.
+def existing_images(paths: PackedTexts, spec: str, where: str = "") -> PackedTexts:
+    """The paths, of which there is at least one, if all of them exist; `where` explains them to the user if not.
 
     Raises:
         DataError: there is none, or images are missing.
@@ -53,7 +55,7 @@ def existing_images(paths: PackedTexts, spec: str) -> PackedTexts:
         hint = f"; there is {other}, whose name differs in case or Unicode form" if other else ""
         raise DataError(
             f"{spec}: {len(missing)} of {len(paths)} images are missing ({first_few(missing)}{hint}). "
-            "Add them, or remove them from the list."
+            f"Add them, or remove them from the list{f'; {where}' if where else ''}."
         )
     return paths
 
@@ -77,14 +79,18 @@ def known_sizes(
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     issues.add("image without a size in its annotations, read from the file", ids, unknown)
     sizes = sizes.copy()
-    found = in_threads(_size, [paths[row] for row in unknown.tolist()])
-    for row, size in zip(unknown.tolist(), found, strict=True):
-        sizes[row] = size
+    found = in_threads(_header, [paths[row] for row in unknown.tolist()])
+    turned = []
+    for row, (width, height, orientation) in zip(unknown.tolist(), found, strict=True):
+        sizes[row] = width, height
+        if orientation in SIDEWAYS and width != height:  # `check_images` finds the others
+            turned.append(row)
+    issues.add(TURNED, ids, turned)
     return sizes
 
 
-def _size(path: str) -> tuple[int, int]:
+def _header(path: str) -> tuple[int, int, int]:
     try:
-        return image_size(path)
+        return image_header(path)
     except UnreadableImage as error:
         raise DataError(f"The image {path} cannot be read ({error}).") from error

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
-from tasks.detection.data.boxes import BoxContext, is_systematic
+from tasks.detection.data.boxes import NEARLY_ALL, BoxContext, is_systematic, other_forms
 from tasks.detection.data.outlines import Outlines, is_complete
 
 _OVERLAP, _ROUNDING = 0.5, 2.0  # IoU of an outline's extent with its box, or all sides within so many pixels
@@ -33,7 +33,8 @@ def check_outlines(
         return
     context.count("segmentation given as one flat list, read as a polygon", given & np.isin(rows, outlines.flat))
     context.count(
-        "segmentation with fewer than three corners in a polygon, dropped", given & np.isin(rows, outlines.short)
+        "segmentation with a polygon of fewer than three corners or an odd number of coordinates, which is left out",
+        given & np.isin(rows, outlines.short),
     )
     unusable = given & ~outlines.is_finite()[rows]
     if unusable.any():
@@ -49,11 +50,15 @@ def _check_masks(rows: NDArray[np.int64], outlines: Outlines, sizes: NDArray[np.
     for index in np.flatnonzero(masked).tolist():
         width, height = sizes[index].tolist()
         encoded = outlines.mask(int(rows[index]))
-        if encoded["size"] != [height, width] or not is_complete(encoded):
-            found = "x".join(map(str, encoded["size"]))
+        if encoded["size"] != [height, width]:
             raise DataError(
-                f"{context.where(index)} has an invalid segmentation of {found}; expected a run-length encoding of "
-                f"{height} x {width} pixels."
+                f"{context.where(index)} has a segmentation of size {encoded['size']}; expected [{height}, {width}], height "
+                "and width of its image."
+            )
+        if not is_complete(encoded):
+            raise DataError(
+                f"{context.where(index)} has a segmentation with damaged counts; expected runs that cover the {height} x "
+                f"{width} pixels of its image."
             )
 
 
@@ -66,9 +71,14 @@ def _check_extents(objects: NDArray[np.void], outlines: Outlines, masks: bool, c
     near = (np.abs(extents - corners) <= _ROUNDING).all(axis=1)
     elsewhere = np.zeros(len(objects), bool)
     elsewhere[given] = ~near & (_iou(extents, corners) < _OVERLAP)
-    if masks and is_systematic(elsewhere):
-        context.reject("do not fit their segmentations", elsewhere, "both in pixels of the image file")
-    context.count("segmentation that does not fit its box, kept", elsewhere)
+    if is_systematic(elsewhere):
+        for form, others in other_forms(boxes).items():
+            if (_iou(extents, others) >= _OVERLAP).mean() >= NEARLY_ALL:
+                what = f"do not fit their segmentations, but would if read as {form}"
+                context.reject(what, elsewhere, "x, y, width, height in pixels")
+        if masks:
+            context.reject("do not fit their segmentations", elsewhere, "both in pixels of the image file")
+    context.count("box that does not fit its segmentation, kept", elsewhere)
 
 
 def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from simsiam_eval.wording import first_few
 from tasks.detection.data.outlines import MAX_COORDINATE
 
 _WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
+_DECLARATION = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["'](?P<encoding>[\w.:-]+)["'][^>]*\?>""")
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,49 @@ def read_xml(file: Path, spec: str) -> VocImage:
         DataError: it is missing or malformed.
     """
     try:
-        root = ElementTree.parse(file).getroot()
+        root = _parsed(file.read_bytes())
     except OSError as error:
         raise DataError(f"{spec}: the annotation file {file} cannot be read ({error.strerror}).") from error
-    except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{file} is not valid XML ({error}); expected a VOC annotation.") from error
     if root.tag != "annotation":
         raise DataError(f"{file} is not a VOC annotation: its root is <{root.tag}>, not <annotation>.")
-    width, height = (_side(root.findtext(f"size/{side}"), side, file) for side in ("width", "height"))
+    size = _child(root, "size", str(file))
+    width, height = (
+        0 if size is None else _side(_text(size, side, str(file)), side, file) for side in ("width", "height")
+    )
     objects = [_object(element, f"object {index} of {file}") for index, element in enumerate(root.findall("object"), 1)]
     return VocImage(width, height, (root.findtext("filename") or "").strip(), objects)
 
 
-def _side(text: str | None, side: str, file: Path) -> int:
-    text = (text or "").strip()
+def _parsed(content: bytes) -> ElementTree.Element:
+    """The root of an XML document in any encoding that Python knows; the parser itself knows few.
+
+    Raises:
+        ParseError, LookupError, ValueError: it is no XML, or in an unknown encoding.
+    """
+    declared = _DECLARATION.match(content)
+    encoding = declared["encoding"].decode() if declared else ""
+    if not declared or codecs.lookup(encoding).name in ("utf-8", "utf-16", "iso8859-1", "ascii"):
+        return ElementTree.fromstring(content)
+    return ElementTree.fromstring(content[declared.end() :].decode(encoding))
+
+
+def _child(element: ElementTree.Element, tag: str, where: str) -> ElementTree.Element | None:
+    """The element of this tag; None without one. Raises DataError for several, of which one would be dropped."""
+    found = element.findall(tag)
+    if len(found) > 1:
+        raise DataError(f"{where} has {len(found)} elements <{tag}>; expected one.")
+    return found[0] if found else None
+
+
+def _text(element: ElementTree.Element, tag: str, where: str) -> str:
+    """The text of a child, each run of white space as one space; "" without one. Raises as `_child`."""
+    child = _child(element, tag, where)
+    return "" if child is None else " ".join((child.text or "").split())
+
+
+def _side(text: str, side: str, file: Path) -> int:
     value = _float(text) if text else 0.0
     if not (value.is_integer() and value < 2**31):
         raise DataError(f"{file} has <{side}> {text!r}; expected a whole number of pixels.")
@@ -72,12 +104,15 @@ def _side(text: str | None, side: str, file: Path) -> int:
 
 
 def _object(element: ElementTree.Element, where: str) -> VocObject:
-    name = canonical_name((element.findtext("name") or "").strip())
-    if not name or element.find("bndbox") is None:
-        raise DataError(f"{where} has no <name> or no <bndbox>.")
-    texts = {corner: element.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")}
-    xmin, ymin, xmax, ymax = (_coordinate(text, corner, where) for corner, text in texts.items())
-    text = (element.findtext("difficult") or "").strip()
+    name, box = canonical_name(_text(element, "name", where)), _child(element, "bndbox", where)
+    if not name:
+        raise DataError(f"{where} has no <name>; expected that of its class.")
+    if box is None:
+        raise DataError(f"{where} has no <bndbox>; expected one with <xmin>, <ymin>, <xmax> and <ymax>.")
+    xmin, ymin, xmax, ymax = (
+        _coordinate(_text(box, corner, where), corner, where) for corner in ("xmin", "ymin", "xmax", "ymax")
+    )
+    text = _text(element, "difficult", where)
     word = text.lower() in _WORDS
     number = _float(text)
     if text and not word and number not in (0, 1):
@@ -86,8 +121,8 @@ def _object(element: ElementTree.Element, where: str) -> VocObject:
     return VocObject(name, (xmin, ymin, xmax, ymax), difficult, word)
 
 
-def _coordinate(text: str | None, corner: str, where: str) -> float:
-    value = _float((text or "").strip())
+def _coordinate(text: str, corner: str, where: str) -> float:
+    value = _float(text)
     if not abs(value) < MAX_COORDINATE:
         found = f"has <{corner}> {text!r}, not a number" if text else f"has no <{corner}>"
         raise DataError(f"{where} {found}; expected pixels.")

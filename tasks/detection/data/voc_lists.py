@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
@@ -23,18 +24,21 @@ def image_names(folder: Path, split: str, role: str, spec: str) -> tuple[list[st
     lists = folder / "ImageSets" / "Main"
     if not split:
         split = next((name for name in _DEFAULT_SPLITS[role] if (lists / f"{name}.txt").is_file()), "")
-    if not split and not lists.is_dir() and (folder / "Annotations").is_dir():
-        return _annotated(folder)
-    if not split and not lists.is_dir():
+    if not (folder / "Annotations").is_dir():
         raise DataError(f"{spec}: {folder} is not a VOC folder; it has no Annotations/.")
-    available = first_few(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+    available = first_few(sorted(path.stem for path in lists.glob("*.txt")))
+    if not split and not available:
+        return _annotated(folder)
     if not split:
         raise DataError(f"{spec}: name the list, such as #trainval; available: {available}.")
     file = lists / f"{split}.txt"
     try:
         lines = [line.strip() for line in read_text(file).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{spec}: the list {file} cannot be read; available: {available}.") from error
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise DataError(
+            f"{spec}: the list {file} cannot be read ({reason}); available: {available or 'none'}."
+        ) from error
     names, with_flags = [], 0
     for line in filter(None, lines):
         # The lists of one class have a second column. A name may have spaces, and end like that.
@@ -55,8 +59,8 @@ def _annotation(folder: Path, name: str) -> Path:
 
 
 def _check_names(names: list[str], folder: Path, file: Path) -> None:
-    if len(set(names)) < len(names):
-        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
         raise DataError(f"{file} lists images more than once ({first_few(repeated)}).")
     missing = [name for name in names if not _annotation(folder, name).exists()]
     if missing:

@@ -22,6 +22,7 @@ from tasks.detection.data.dataset import DetectionDataset, LabeledImage
 from tasks.detection.data.images import ImageProblem, read_pixels
 
 _PROBLEM = "problem"  # key of the entry of an image that cannot be used
+_INTENSITY = "intensity"  # key of black and white of images of more than 8 bits
 
 
 def dataset_dict(image: LabeledImage, index: int) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def dataset_dict(image: LabeledImage, index: int) -> dict[str, Any]:
             entry["segmentation"] = obj.segmentation
         annotations.append(entry)
     size = {"width": image.width, "height": image.height}
-    return {"file_name": str(image.path), "image_id": index, "annotations": annotations, **size}
+    levels = {_INTENSITY: image.intensity}
+    return {"file_name": str(image.path), "image_id": index, "annotations": annotations, **size, **levels}
 
 
 class TrainingImages(Dataset):
@@ -56,7 +58,8 @@ class Mapper(DatasetMapper):  # type: ignore[misc]
     """
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        pixels = read_pixels(LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], ()))
+        image = LabeledImage(0, Path(entry["file_name"]), entry["width"], entry["height"], (), entry[_INTENSITY])
+        pixels = read_pixels(image)
         if isinstance(pixels, ImageProblem):
             return {_PROBLEM: pixels, "width": entry["width"], "height": entry["height"]}
         with _reading(pixels):

@@ -66,8 +66,8 @@ def test_run_length_encodings_and_missing_areas(coco):
             lambda c: c["annotations"][0].update(image_id=99),
             r"has image_id 99; expected one of .*\(7, 17, 27, 37\)",
         ),
-        (lambda c: c["annotations"][0].update(area="x"), "has area 'x'; expected a number"),
-        (lambda c: c["annotations"][0].update(iscrowd="0"), "has iscrowd '0'; expected 0 or 1"),
+        (lambda c: c["annotations"][0].update(area="x"), "has area .x.; expected a number"),
+        (lambda c: c["annotations"][0].update(iscrowd="0"), "has iscrowd .0.; expected 0 or 1"),
         (lambda c: c["annotations"][0].update(segmentation="x"), "expected polygons or a run-length encoding"),
         (
             lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]),
@@ -75,7 +75,7 @@ def test_run_length_encodings_and_missing_areas(coco):
         ),
         (
             lambda c: c["annotations"][0].update(segmentation=run_lengths([160, 160], "0`lg2")),
-            "expected a run-length encoding of 160 x 160",
+            "damaged counts; expected runs that cover the 160 x 160 pixels of its image",
         ),
         (
             lambda c: c["annotations"][0].update(segmentation=run_lengths([160, 160], [9])),
@@ -83,9 +83,9 @@ def test_run_length_encodings_and_missing_areas(coco):
         ),
         (
             lambda c: c["annotations"][0].update(segmentation=run_lengths([3, 3], [9])),
-            "expected a run-length encoding of 160 x 160",
+            r"segmentation of size \[3, 3\]; expected \[160, 160\], height and width of its image",
         ),
-        (lambda c: c["images"][0].update(width="160"), "image 7 of .* has width '160'; expected a whole number"),
+        (lambda c: c["images"][0].update(width="160"), "image 7 of .* has width .160.; expected a whole number"),
         (lambda c: c["categories"][0].update(id=[1]), r"categories\[0\] of .* has id \[1\]; expected a whole number"),
         (
             lambda c: c["categories"][0].update(name="square"),

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from simsiam_eval.errors import DataError
 from tasks.detection.data.checks import check_test_set, check_training_set
 from tasks.detection.data.detections import Detections
+from tasks.detection.data.image_files import TURNED
 from tasks.detection.data.opening import open_detection_dataset, open_train_and_test
 from tasks.detection.metrics.evaluation import evaluate
 
@@ -110,6 +112,11 @@ def test_a_few_odd_boxes_are_counted(opened):
         ([[0.5, 0.5, 0.1 * k, 0.2] for k in range(1, 6)], "5 of 5 boxes lie between 0 and 1"),
         ([[40, 40, 0.1 * k, 0.2] for k in range(1, 6)], "5 of 5 boxes are smaller than a pixel"),
         ([[60, 70, 90, 120 + k] for k in range(5)], "5 of 5 boxes leave their images, and all fit if read as x1, y1"),
+        (
+            [[60, 70, 90, 120 + k] for k in range(8)] + [[150, 9, 170, 20]],
+            "9 of 9 boxes leave .*, and 8 fit if read as x1",
+        ),
+        ([[130, 30 + k, 40, 40] for k in range(5)], "and all fit if read as center x, center y, width, height"),
         ([[400, 300, 90, 120 + k] for k in range(5)], "5 of 5 boxes lie outside their images"),
         ([[90, 90, -40, -k] for k in range(1, 6)], "5 of 5 boxes end before they begin"),
     ],
@@ -117,6 +124,71 @@ def test_a_few_odd_boxes_are_counted(opened):
 def test_boxes_in_other_units_are_rejected(opened, boxes, message):
     with pytest.raises(DataError, match=message):
         opened(*(annotation(box, number) for number, box in enumerate(boxes, 1)))
+
+
+def test_boxes_whose_segmentations_show_another_form_are_rejected(opened):
+    """Also without masks: the boxes are what is wrong."""
+    boxes = [annotation([30 + k, 40, 40, 40], k, segmentation=[[10 + k, 20, 50 + k, 20, 50 + k, 60]]) for k in range(5)]
+    with pytest.raises(DataError, match=r"do not fit their segmentations, but would if read as center x, center y"):
+        opened(*boxes, masks=False)
+
+
+def test_areas_that_are_all_placeholders_are_replaced(opened):
+    boxes = [annotation([10, 20 + k, 40, 40], k, area=1) for k in range(4)]
+    outlined = annotation([10, 60, 40, 40], 4, area=20, segmentation=[[10, 60, 50, 60, 50, 100]])
+    data = opened(*boxes, outlined, annotation([90, 90, 9, 9], 5, area=20))
+    assert [obj.area for obj in data.images[0].annotations] == [1600] * 4 + [800, 20]
+    assert counts(data) == {"area far below that of the mask or box, in a quarter of all objects, replaced by it": 5}
+    assert counts(opened(*boxes[:2], *(annotation([90, 9 * k, 9, 9], 9 + k) for k in range(9)))) == {}
+
+
+def test_nothing_is_left_for_a_reason(opened):
+    data = opened(annotation([10, 10, 40, 40], iscrowd=1), annotation([9, 9, 0, 4], 2, area=0))
+    with pytest.raises(
+        DataError, match=r"no boxes to train on \(1 x crowd region, dropped; 1 x box with zero area, dropped\)\."
+    ):
+        check_training_set(data, masks=False)
+    with pytest.raises(DataError, match=r"to evaluate on \(1 x crowd region, ignored in evaluation\)\."):
+        check_test_set(opened(annotation([10, 10, 40, 40], iscrowd=1)), masks=False)
+
+
+def test_boxes_outside_are_told_from_boxes_across_the_edge(opened):
+    data = opened(
+        annotation([-60, 9, 40, 40]),
+        annotation([-20, 9, 40, 40], 2),
+        *(annotation([9, 9 * k, 5, 5], k) for k in range(9)),
+    )
+    issues = check_test_set(data, masks=False).issues
+    assert issues["box outside the image, always a missed object"].count == 1
+    assert issues["box partly outside the image, kept as annotated"].count == 1
+
+
+def test_file_names(opened):
+    def renamed(name):
+        return opened(annotation([10, 10, 40, 40]), change=lambda content: content["images"][0].update(file_name=name))
+
+    data = renamed(".\\000.png")
+    assert counts(data) == {"file_name with backslashes, read as slashes": 1}
+    assert data.images[0].path.name == "000.png"
+    where = r"are missing .*relative file names are below .*train, unless coco:FILE.json#images=FOLDER names another"
+    with pytest.raises(DataError, match=where):
+        renamed("train/000.png")
+    with pytest.raises(DataError, match=r'has file_name "a\\ud800.png"; expected a string of valid Unicode'):
+        renamed("a\ud800.png")
+
+
+def test_images_that_exif_turns_without_a_change_of_size_are_counted(coco):
+    from simsiam_eval.runtime.processes import Processes
+    from tasks.detection.data.preparation import prepare_datasets
+
+    spec = coco(lambda content: content["images"][0].update(width=None))
+    images = open_detection_dataset(spec, "train").images
+    for row, (orientation, size) in enumerate([(6, (160, 160)), (3, (160, 160)), (1, (160, 160))]):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.new("RGB", size).save(images[row].path, exif=exif)
+    report = prepare_datasets((spec,), spec, (), False, Processes(torch.device("cpu"))).test_report
+    assert report.issues[TURNED].first == ["7", "17"]
 
 
 def test_boxes_that_all_lie_in_a_corner_are_reported(opened):
@@ -132,16 +204,19 @@ def test_boxes_that_all_lie_in_a_corner_are_reported(opened):
         ({"bbox": None}, "annotation 1 of .* has no 'bbox'; expected four numbers"),
         ({"bbox": [1, 2, float("inf"), 4]}, "expected four numbers"),
         ({"bbox": [True, 2, 3, 4]}, "expected four numbers"),
-        ({"category_id": "2"}, "annotation 1 of .* has category_id '2'; expected a whole number"),
+        ({"category_id": "2"}, "annotation 1 of .* has category_id .2.; expected a whole number"),
         ({"category_id": -1}, "annotation 1 of .* has category_id -1; expected one of"),
         ({"image_id": 7.5}, "has image_id 7.5; expected a whole number"),
         ({"iscrowd": 2}, "has iscrowd 2; expected 0 or 1"),
-        ({"ignore": "yes"}, "has ignore 'yes'; expected 0 or 1"),
-        ({"area": float("nan")}, "has area nan; expected a number"),
+        ({"ignore": "yes"}, 'has ignore "yes"; expected 0 or 1'),
+        ({"area": float("nan")}, "has area NaN; expected a number"),
         ({"segmentation": [[[1, 2], [3, 4], [5, 6]]]}, "annotation 1 of .* expected polygons as"),
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "annotation 1 of .* a coordinate that is not a number"),
         ({"segmentation": {"size": [160, 160], "counts": [-1, 25601]}}, "annotation 1 of .* has .* invalid counts"),
-        ({"segmentation": {"size": [3, 3], "counts": [4, 5]}}, "of 3x3; expected a run-length encoding of 160 x 160"),
+        ({"segmentation": {"size": [3, 3], "counts": [4, 5]}}, r"of size \[3, 3\]; expected \[160, 160\]"),
+        ({"segmentation": {"size": [160, 160], "counts": ""}}, "annotation 1 of .* has .* invalid counts"),
+        ({"segmentation": {"size": [160, 160], "counts": "!<"}}, "annotation 1 of .* has .* damaged counts"),
+        ({"segmentation": {"size": [10**5, 10**5], "counts": [10**10]}}, "annotation 1 of .* has .* invalid counts"),
         ({"segmentation": {"counts": [4, 5]}}, "a segmentation of size None; expected a run-length encoding"),
     ],
 )
@@ -207,14 +282,17 @@ def test_names_that_differ_in_case_are_named(opened):
 
 
 def test_rotated_image_with_unrotated_annotations(opened):
-    from tasks.detection.data.images import header_problem
+    from tasks.detection.data.images import check_header
 
     data = opened(annotation([10, 10, 40, 40]), change=lambda content: content["images"][0].update(width=80))
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (80, 160)).save(data.images[0].path, exif=exif)
-    problem = header_problem(data.images[0])
-    assert "is 160x80, but its annotations are for 80x160, as without its EXIF orientation" in problem.reason
+    problem = check_header(data.images[0])
+    assert (
+        "is 160x80, but its annotations are for 80x160: width and height are swapped, as where an EXIF"
+        in problem.reason
+    )
 
 
 def test_polygons_and_masks_that_are_not_as_cocos(opened):
@@ -233,8 +311,8 @@ def test_polygons_and_masks_that_are_not_as_cocos(opened):
     assert outlines[4:] == [None, None]
     assert counts(data) == {
         "segmentation given as one flat list, read as a polygon": 1,
-        "segmentation with fewer than three corners in a polygon, dropped": 2,
-        "segmentation that does not fit its box, kept": 1,
+        "segmentation with a polygon of fewer than three corners or an odd number of coordinates, which is left out": 2,
+        "box that does not fit its segmentation, kept": 1,
         "box annotated more than once, kept": 3,
     }
 
@@ -244,7 +322,7 @@ def test_segmentations_elsewhere_than_the_boxes_are_rejected_with_masks(opened):
     boxes = [annotation([10, 20 + k, 40, 40], k, segmentation=outline) for k in range(5)]
     with pytest.raises(DataError, match="5 of 5 boxes do not fit their segmentations"):
         opened(*boxes)
-    assert counts(opened(*boxes, masks=False)) == {"segmentation that does not fit its box, kept": 5}
+    assert counts(opened(*boxes, masks=False)) == {"box that does not fit its segmentation, kept": 5}
 
 
 def test_without_masks_no_segmentation_is_kept(opened):

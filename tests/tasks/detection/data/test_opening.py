@@ -89,13 +89,14 @@ def test_specs_without_a_dataset(shapes_voc, shapes_coco, tmp_path):
         open_detection_dataset(f"voc:{tmp_path}", "train")
     (tmp_path / "set" / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "set" / "ImageSets" / "Main" / "mine.txt").touch()
+    (tmp_path / "set" / "Annotations").mkdir()
     with pytest.raises(DataError, match=r"name the list, such as #trainval; available: mine\."):
         open_detection_dataset(f"voc:{tmp_path / 'set'}", "train")
     with pytest.raises(UsageError, match="yolo: is not a supported detection dataset"):
         open_detection_dataset("yolo:here", "train")
     with pytest.raises(DataError, match="is not a detection dataset"):
         open_detection_dataset(str(tmp_path), "train")
-    with pytest.raises(DataError, match=r"the list .* cannot be read; available: test, trainval"):
+    with pytest.raises(DataError, match=r"list .* cannot be read \(no such file .*\); available: test, trainval"):
         open_detection_dataset(f"voc:{shapes_voc}#nothing", "train")
     with pytest.raises(DataError, match="cannot be read"):
         open_detection_dataset(f"coco:{shapes_coco}#nothing", "train")

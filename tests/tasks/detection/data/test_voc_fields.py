@@ -160,3 +160,53 @@ def test_images_without_annotations_are_noted_if_there_are_no_lists(shapes, tmp_
     data = open_detection_dataset(str(tmp_path), "train")
     assert len(data.images) == 1
     assert data.notes == ("1 image without an annotation file, left out (train001).",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("</bndbox>", "</bndbox><bndbox/>", "object 1 of .* has 2 elements <bndbox>; expected one"),
+        ("</name>", "</name><name>dog</name>", "object 1 of .* has 2 elements <name>; expected one"),
+        ("<difficult>0", "<difficult>1</difficult><difficult>0", "object 1 of .* has 2 elements <difficult>"),
+        ("</size>", "</size><size/>", r"train000.xml has 2 elements <size>; expected one"),
+        ("</xmin>", "</xmin><xmin>7</xmin>", "object 1 of .* has 2 elements <xmin>"),
+        ("<name>cat</name>", "", "object 1 of .* has no <name>; expected that of its class"),
+        ("bndbox>", "robndbox>", "object 1 of .* has no <bndbox>; expected one with <xmin>"),
+    ],
+)
+def test_elements_that_are_missing_or_repeated(opened, old, new, message):
+    with pytest.raises(DataError, match=message):
+        opened(("cat", 5, 5, 60, 60), change=lambda text: text.replace(old, new))
+
+
+def test_white_space_within_a_class_name_is_one_space(opened):
+    data = opened(("big cat", 5, 5, 60, 60), ("big\n    cat ", 80, 80, 99, 99))
+    assert data.classes == ("big cat",)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "latin-1", "utf-16", "UTF-8", "cp1252"])
+def test_declared_encodings(opened, encoding, tmp_path):
+    opened(("cat", 5, 5, 60, 60))
+    file = tmp_path / "Annotations" / "train000.xml"
+    name = "猫" if encoding in ("gb2312", "shift_jis", "utf-16", "UTF-8") else "café"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{file.read_text().replace("cat", name)}'
+    file.write_bytes(text.encode(encoding))
+    assert open_detection_dataset(str(tmp_path), "train").classes == (name,)
+
+
+def test_an_unknown_encoding_is_an_error(opened):
+    with pytest.raises(DataError, match=r"train000.xml is not valid XML \(unknown encoding: klingon\)"):
+        opened(("cat", 5, 5, 60, 60), change=lambda text: f'<?xml version="1.0" encoding="klingon"?>{text}')
+
+
+def test_a_folder_of_lists_without_a_list_is_as_none(opened, tmp_path):
+    opened(("cat", 5, 5, 60, 60))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
+    assert len(open_detection_dataset(str(tmp_path), "train").images) == 1
+
+
+def test_a_list_in_another_encoding_says_so(opened, tmp_path):
+    opened(("cat", 5, 5, 60, 60))
+    (tmp_path / "ImageSets" / "Main" / "mine.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"mine.txt cannot be read \(it is not text in UTF-8\); available: mine, train"):
+        open_detection_dataset(f"voc:{tmp_path}#mine", "train")

@@ -126,9 +126,9 @@ def test_corrupt_image_during_training_and_evaluation(tiny, shapes, tmp_path):
         detect(DetectSettings(**tiny | {"out": tmp_path / "again"}))
 
 
-def test_readable_images_are_decoded_once(tiny, monkeypatch):
+def test_images_are_not_decoded_by_detectron2_as_well(tiny, monkeypatch):
     monkeypatch.setattr(
-        "tasks.detection.backends.detectron2.images.read_pixels", lambda _: pytest.fail("decoded again")
+        "detectron2.data.detection_utils.read_image", lambda *_, **__: pytest.fail("decoded by detectron2")
     )
     assert detect(DetectSettings(**tiny | {"iterations": 1})).metrics["images"] == 4
 
