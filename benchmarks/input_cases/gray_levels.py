@@ -37,9 +37,9 @@ def write(folder: Path, arrays: Sequence[NDArray[Any]], ending: str = ".tif", **
     """Images in a folder; the folder."""
     for number, array in enumerate(arrays):
         if ending == ".npy":
-            np.save(folder / f"{number}.npy", array)
+            np.save(folder / f"{number:03}.npy", array)
         else:
-            Image.fromarray(array).save(folder / f"{number}{ending}", **options)
+            Image.fromarray(array).save(folder / f"{number:03}{ending}", **options)
     return str(folder)
 
 
@@ -175,8 +175,8 @@ CASES: list[Case] = [
     scale_case(
         "no data without a tag",
         lambda: [patch(values(0, 1, np.float32), -9999)] * 3,
-        {"float": [-9999, 1]},
-        "most values are from 0 to 1, but black is -9,999",
+        {"float": [-10000, 10]},
+        "most values are from 0 to 1, but black is -10,000",
     ),
     scale_case("12 of 16 bits, 0:1", lambda: [values(0, 4095, np.uint16)], [0, 1], "intensity 0:4095", setting="0:1"),
     scale_case(
