@@ -230,7 +230,7 @@ class HealthCheck(Callback):
         health = measure(result.features, result.z1, result.z2)
         warning = self._monitor.check(health)
         self._position.health = self._monitor.to_dict()
-        self._run_log.write("health", steps_done, health.to_dict())
+        self._run_log.write("health", steps_done, health.to_dict() | {"collapse": self._monitor.collapse})
         if warning:
             say(f"Warning: step {steps_done}: {warning}")
         if self._stop_on_collapse and self._monitor.collapse:  # perhaps since before a resume

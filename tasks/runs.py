@@ -18,6 +18,7 @@ from simsiam_eval.wording import counted, first_few, printable
 
 _TABLE_ROWS, _NAMED = 200, 3
 _UNFINISHED = "unfinished"
+COLUMNS = ("task", "encoder", "data", "protocol", "metric", "value [95 %]", "date (UTC)", "file")  # of `Run.cells`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def runs(settings: RunsSettings) -> Result:
             unread.append(entry)
         elif not settings.task or entry.task in settings.task:
             records, unfinished = records + isinstance(entry, Record), unfinished + isinstance(entry, Unfinished)
-            found += _runs_of(entry) if isinstance(entry, Record) else [_unfinished(entry)]
+            found += runs_of(entry) if isinstance(entry, Record) else [_unfinished(entry)]
     if not found and not unread:
         wanted = f" of {' or '.join(settings.task)}" if settings.task else ""
         raise DataError(
@@ -139,7 +140,7 @@ def runs(settings: RunsSettings) -> Result:
     )
 
 
-def _runs_of(record: Record) -> list[Run]:
+def runs_of(record: Record) -> list[Run]:
     """The lines of a record: one, or one for each encoder that it measures."""
     values = measured(record)
     parts = list(dict.fromkeys(value.of for value in values)) or [None]
@@ -240,7 +241,7 @@ def _table(found: Sequence[Run], records: int, unfinished: int, unread: Sequence
     title = counted(records, "record") + (f", {counted(unfinished, 'unfinished run')}" if unfinished else "")
     return Table(
         title,
-        ("task", "encoder", "data", "protocol", "metric", "value [95 %]", "date (UTC)", "file"),
+        COLUMNS,
         [run.cells() for run in found[:_TABLE_ROWS]],
         notes,
     )

@@ -218,6 +218,14 @@ _TABLE = (
         "tasks.runs:RunsSettings",
         "tasks.runs:runs",
     ),
+    Command(
+        "report",
+        "Overview",
+        "Write one HTML page about an encoder: scores, map, confusions, suspects.",
+        "tasks.report.settings:ReportSettings",
+        "tasks.report.report:report",
+        uses=("extract", "linear-eval", "retrieval eval", "rank"),
+    ),
 )
 # By name, in the order of the full pipeline, as in `--help` and the docs.
 COMMANDS = {command.name: command for command in _TABLE}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from simsiam_eval.errors import DataError
 from simsiam_eval.files.atomic import atomic_write, cannot_write
 
 
@@ -44,6 +45,22 @@ class JsonLines:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         self._truncated = False
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log. A last line that is incomplete, of a run that is writing it or was killed, is left out.
+
+    Raises:
+        DataError: the file cannot be read, or another line is not a JSON object.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith(b"\n") and line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as the log of a run: {error}.") from error
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path} is not the log of a run: not every line is a JSON object.")
+    return entries
 
 
 def _is_entry_until(line: bytes, step: int) -> bool:

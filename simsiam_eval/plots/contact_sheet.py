@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.plots.thumbnails import thumbnail
 
 _SIDE, _GAP, _FONT_SIZE, _FRAME_WIDTH = 112, 8, 13, 3  # pixels
 _PAGE = """<!doctype html>
@@ -83,13 +84,6 @@ def _font(size: int = _FONT_SIZE) -> ImageFont.ImageFont | ImageFont.FreeTypeFon
     return ImageFont.load_default(size)
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
-    """The image with its long side resized to _SIDE pixels; enlarged without smoothing, so that pixels stay visible."""
-    scale = _SIDE / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR)
-
-
 def _sheet(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
     columns = max((len(row) for row in rows), default=1)
     font = _font()
@@ -105,9 +99,9 @@ def _sheet(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
         for column, cell in enumerate(row):
             x, y = _GAP + column * step_x, top + row_index * step_y
             if cell.image is not None:
-                thumbnail = _thumbnail(cell.image)
-                position = x + (_SIDE - thumbnail.width) // 2, y + (_SIDE - thumbnail.height) // 2
-                sheet.paste(thumbnail, position)
+                small = thumbnail(cell.image, _SIDE)
+                position = x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2
+                sheet.paste(small, position)
             draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=cell.frame, width=_FRAME_WIDTH)
             for line, text in enumerate(captions[row_index][column]):
                 draw.text((x, y + _SIDE + 2 + line * (_FONT_SIZE + 3)), text, "black", font)
@@ -146,5 +140,5 @@ def _page(title: str, rows: Sequence[Sequence[Cell]]) -> str:
 def _png(image: Image.Image) -> str:
     """The thumbnail as a base64-encoded PNG."""
     data = io.BytesIO()
-    _thumbnail(image).save(data, "PNG")
+    thumbnail(image, _SIDE).save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()

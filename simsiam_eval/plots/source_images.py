@@ -73,9 +73,9 @@ class SourceImages:
         """The row of an image in the source; -1 if it is not there."""
         return self._rows.get(image_id, -1)
 
-    def image(self, image_id: str) -> Image | None:
-        """The image; None if it is missing or unreadable."""
-        return image_or_none(self.source, self.row(image_id), self.intensity)
+    def image(self, image_id: str, side: int | None = None) -> Image | None:
+        """The image, as `image_or_none` gives it."""
+        return image_or_none(self.source, self.row(image_id), self.intensity, side)
 
     def _matches(self, fingerprint: str, count: int) -> bool:
         """Whether the source has this fingerprint; True if that cannot be compared."""
@@ -96,13 +96,20 @@ def recorded_intensity(attributes: Mapping[str, Any]) -> Intensity | None:
         return None
 
 
-def image_or_none(source: ImageSource | None, row: int, intensity: Intensity) -> Image | None:
-    """The image of a row; None without a source, for a negative row, and for an unreadable image."""
+def image_or_none(source: ImageSource | None, row: int, intensity: Intensity, side: int | None = None) -> Image | None:
+    """The image of a row; None without a source, for a negative row, and for an unreadable image.
+
+    Args:
+        side: in pixels, at least which the long side has, so that a large JPEG may be decoded at a reduced size; None:
+            its full size.
+    """
     if source is None or row < 0:
         return None
     from PIL import Image
 
     try:
-        return Image.fromarray(source.opened(row, None, intensity).pixels())
+        opened = source.opened(row, None, intensity)
+        factor = 1.0 if side is None else max(opened.height, opened.width) / side
+        return Image.fromarray(opened.reduced(factor)[0])
     except (UnreadableImage, DataError):  # DataError: images of other channels than RGB
         return None

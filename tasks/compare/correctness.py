@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.class_names import class_name, distinct_names, in_numbering_of
 from simsiam_eval.features.compatibility import reject_mixture, reject_one_class, same_rows
-from simsiam_eval.features.file import differences
-from simsiam_eval.features.layers import layers_in
-from simsiam_eval.features.rows import FeatureRows
 from simsiam_eval.features.table import Features
+from simsiam_eval.linear.applied import predict_by_head
 from simsiam_eval.linear.head_file import read_head
 from simsiam_eval.neighbors.classify import classify
 from simsiam_eval.wording import first_few
-
-_BLOCK = 8192  # rows scored at a time
 
 Correct = NDArray[np.bool_]  # (F,L): whether each of F files classifies each of the L labeled images correctly
 
@@ -66,21 +62,8 @@ def correct_by_heads(heads: Sequence[Path], tests: Sequence[Features]) -> Correc
     correct = []
     for path, test in zip(heads, tests, strict=True):
         saved = read_head(path)
-        described = ("encoder", "preprocessing", *(["precision"] if saved.precision is not None else []))
-        if differ := differences(test.attributes, {key: saved.attributes[key] for key in described}):
-            raise DataError(f"{path} was trained on other features than those of {test.path}: {differ[0]} differs.")
-        columns = layers_in(test.attributes)
-        if saved.head.layer not in columns:
-            raise DataError(f"{path} needs layer {saved.head.layer}, which {test.path} does not contain.")
-        assert test.path is not None
-        features = FeatureRows(test.path, columns[saved.head.layer], test.rows[rows])
-        if features.shape[1] != saved.head.weight.shape[1]:
-            raise DataError(
-                f"{path} expects {saved.head.weight.shape[1]} features per row; {test.path} has {features.shape[1]}."
-            )
+        guesses, _ = predict_by_head(saved, path, test, rows)
         if missing := sorted(set(expected.tolist()) - set(saved.class_names)):
             raise DataError(f"{path} was not trained on all classes of {test.path}: it lacks {first_few(missing)}.")
-        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
-        guesses = torch.cat([saved.head.guesses(torch.from_numpy(features[block])) for block in blocks])
-        correct.append(np.array(saved.class_names)[guesses.numpy()] == expected)
+        correct.append(np.array(saved.class_names)[guesses] == expected)
     return np.array(correct)

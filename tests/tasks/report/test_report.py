@@ -1,0 +1,189 @@
+"""The page: what it holds, what it says is missing, and names that could be markup."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import h5py
+import numpy as np
+import pytest
+
+from simsiam_eval.features.writer import write_features
+from tests.tasks.report.conftest import CLASSES
+
+
+class Elements(HTMLParser):
+    """Names of the elements of a page, and the text of those that are no script or style."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self._skipped = [], [], False
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self._skipped = tag in ("script", "style")
+        assert not any(name.startswith("on") for name, _ in attributes), attributes
+
+    def handle_endtag(self, tag):
+        self._skipped = False
+
+    def handle_data(self, data):
+        if not self._skipped:
+            self.text.append(data)
+
+
+def parsed(path):
+    elements = Elements()
+    elements.feed(path.read_text(encoding="utf-8"))
+    return elements
+
+
+def test_names_of_files_and_classes_are_text_and_not_markup(page, data_of):
+    folder, _ = page
+    elements = parsed(folder / "page.html")
+    assert not {"b", "i", "img", "iframe", "object"} & set(elements.tags)
+    assert elements.tags.count("script") == 3  # data, chart library, our script
+    text = " ".join(elements.text)
+    assert "\x1b" not in (folder / "page.html").read_text(encoding="utf-8")
+    assert CLASSES[1] in text
+    assert any("<script>bad()" in name for name in data_of(folder / "page.html")["images"]["ids"])
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    text = (page[0] / "page.html").read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert policy.startswith("default-src 'none'")
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text.split('<script type="application/json"')[0])
+
+
+def test_scores_are_those_of_the_commands(page, call, record):
+    folder, made = page
+    found = record("knn", "--train", folder / "first-train.h5", "--test", folder / "first-test.h5", "-k", 20)["metrics"]
+    scores = made["metrics"]["scores"]
+    assert scores["kNN top-1, k 20, T 0.07"] == found["top1"]
+    assert {"linear top-1", "retrieval recall@1", "retrieval mAP"} <= set(scores)
+    assert made["metrics"]["missing"] == []
+    assert made["metrics"]["images"] == 90
+    assert made["metrics"]["thumbnails"] == 90
+
+
+def test_numbers_of_the_map_are_complete(page, data_of):
+    data = data_of(page[0] / "page.html")
+    images = data["images"]
+    decode = lambda name, dtype: np.frombuffer(base64.b64decode(images[name]), dtype)  # noqa: E731
+    assert len(images["ids"]) == images["count"] == 90
+    assert images["tests"] == 36
+    neighbors = decode("neighbors", "<i4").reshape(90, -1)
+    assert neighbors.min() >= 36  # training images vote
+    assert all(row not in found for row, found in enumerate(neighbors.tolist()))
+    similarities = decode("similarities", "<f4").reshape(neighbors.shape)
+    assert (np.diff(similarities, axis=1) <= 0).all()
+    assert np.isfinite(decode("x", "<f4")).all()
+    assert sorted(decode("thumbnails", "<i4").tolist()) == list(range(90))
+    change = np.frombuffer(base64.b64decode(images["pair"]["change"]), "<i4")
+    assert len(change) == 36
+    assert set(change.tolist()) <= {-1, 0, 1}
+    assert {"scores", "knn", "fewshot", "confusion"} <= set(data["figures"])
+
+
+def test_missing_parts_are_said_with_the_command_that_makes_them(call, features_of, tmp_path):
+    files = features_of(tmp_path, "alone", 0.4)
+    shown = call("report", files["train"], files["test"], "--map", "pca", "--out", tmp_path / "page.html")
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.stdout.split())
+    for what in ("linear evaluation", "few-shot accuracy", "retrieval", "quality without labels"):
+        assert f"Missing: {what}" in text
+    assert "simsiam-eval linear-eval --train" in text
+
+
+def test_unlabeled_images_have_a_map_and_no_accuracy(record, tmp_path, data_of):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "unlabeled.h5"
+    features, ids = rng.normal(size=(30, 8)).astype(np.float32), [f"{n}.jpg" for n in range(30)]
+    source = {"spec": "nowhere", "fingerprint": "x", "class_names": None}
+    write_features(path, features, np.full(30, -1), ids, encoder={"arch": "made"}, source=source)
+    made = record("report", path, "--map", "pca", "--out", tmp_path / "page.html")
+    assert made["metrics"]["scores"] == {}
+    assert made["metrics"]["thumbnails"] == 0
+    assert data_of(tmp_path / "page.html")["images"]["count"] == 30
+
+
+def test_few_thumbnails_are_those_of_errors_first(record, features_of, tmp_path, data_of):
+    files = features_of(tmp_path, "noisy", 0.7)
+    made = record(
+        "report", files["train"], files["test"], "--map", "pca", "--thumbnails", 70, "--out", tmp_path / "p.html"
+    )
+    assert made["metrics"]["thumbnails"] == 70
+    images = data_of(tmp_path / "p.html")["images"]
+    decode = lambda name: np.frombuffer(base64.b64decode(images[name]), "<i4")  # noqa: E731
+    wrong = np.flatnonzero(decode("labels")[: images["tests"]] != decode("guesses")[: images["tests"]])
+    assert len(wrong)
+    assert (decode("thumbnails")[wrong] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        ([], 2, "requires results of other commands, or --test"),
+        (["missing.h5"], 1, "missing.h5"),
+        (["empty"], 1, "contains no feature file"),
+        (["other.txt"], 1, "other.txt"),
+        (["--test", "folder:photos"], 2, "images require --checkpoint"),
+        (["--checkpoint", "c.pth", "--test", "test.h5"], 2, "--train"),
+        (["--test", "test.h5", "--linear", "small2"], 2, "small2"),
+        (["test.h5", "--out", "page.pdf"], 2, ".html"),
+        (["test.h5", "--thumbnails", "-1"], 2, "--thumbnails"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_sentence(call, tmp_path, monkeypatch, arguments, status, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.txt").write_text("text")
+    shown = call("report", *arguments)
+    assert shown.exit_code == status, shown.output
+    assert says in shown.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_training_and_test_set_are_not_guessed(call, features_of, tmp_path):
+    files = features_of(tmp_path, "same", 0.4)
+    for split, name in (("train", "a.h5"), ("test", "b.h5")):
+        with h5py.File(files[split], "r+") as file:
+            source = json.loads(file.attrs["source"])
+            file.attrs["source"] = json.dumps(source | {"spec": "nowhere"})
+        files[split].rename(tmp_path / name)
+    shown = call("report", tmp_path / "a.h5", tmp_path / "b.h5", "--out", tmp_path / "p.html")
+    assert shown.exit_code == 1
+    assert "--train" in shown.stderr
+    named = call(
+        "report",
+        "--train",
+        tmp_path / "a.h5",
+        "--test",
+        tmp_path / "b.h5",
+        "--map",
+        "pca",
+        "--out",
+        tmp_path / "p.html",
+    )
+    assert named.exit_code == 0, named.output
+
+
+def test_a_checkpoint_is_evaluated_first_and_only_once(checkpoint, call, record, tmp_path, data_of):
+    arguments = ["report", "--checkpoint", checkpoint, "--train", "digits#train", "--test", "digits#test",
+                 "--map", "pca", "--out", tmp_path / "page.html"]  # fmt: skip
+    made = record(*arguments)
+    assert {"linear top-1", "retrieval mAP"} <= set(made["metrics"]["scores"])
+    assert made["metrics"]["missing"] == []
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "page-files").iterdir()}
+    assert {"train.h5", "test.h5", "head.safetensors", "linear.json", "few-shot.json", "retrieval.json"} <= set(files)
+    again = record(*arguments)
+    assert again["metrics"]["scores"] == made["metrics"]["scores"]
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "page-files").iterdir()} == files
+
+
+def test_a_run_folder_shows_its_training(pipeline, record, tmp_path, data_of):
+    made = record("report", pipeline / "run", "--out", tmp_path / "page.html")
+    assert made["metrics"]["images"] == 0
+    assert "training0" in data_of(tmp_path / "page.html")["figures"]
