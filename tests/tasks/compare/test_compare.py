@@ -153,7 +153,7 @@ def test_training_sets_that_answer_nothing_are_rejected(call, folder, tmp_path):
         linear_eval(LinearEvalSettings(preset="small", epochs=2, train=str(test), test=str(test), save_head=head))
         heads += ["--head", head]
     rejected = call("compare", *three, *heads)
-    assert rejected.exit_code == 1 and "cat is missing" in rejected.stderr, rejected.output
+    assert rejected.exit_code == 1 and "it lacks cat" in rejected.stderr, rejected.output
 
 
 def test_seeds_have_a_mean_and_a_std(record, call, folder):
