@@ -95,7 +95,7 @@ def classify(
     nearest = [np.empty(0, np.float32)]
     for block, similarities, rows in neighbors:
         if own is not None:
-            similarities, rows = _without_own(similarities, rows, own[block], k_max)
+            similarities, rows = without_own(similarities, rows, own[block], k_max)
         nearest.append(similarities[:, 0] if rows.shape[1] else np.full(len(rows), -np.inf, np.float32))
         labels = np.where(rows < 0, -1, bank_labels[rows])  # -1: an approximate search may find fewer than k
         for temperature in temperatures:
@@ -109,7 +109,7 @@ def classify(
     )
 
 
-def _without_own(
+def without_own(
     similarities: NDArray[np.float32], rows: NDArray[np.int64], own: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The first k neighbors but the row `own` (M,); where fewer are left, row -1 with similarity -inf."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.features.arrays import as_labels, as_rows
 from simsiam_eval.features.rows import FeatureMatrix
+from simsiam_eval.neighbors.classify import without_own
 from simsiam_eval.neighbors.exact import search_blocks
 from simsiam_eval.neighbors.votes import vote_shares
 
@@ -23,7 +24,7 @@ class Predictions:
     Attributes:
         labels: (M,) int64 classes; -1 where no neighbor has a label.
         confidence: (M,) float32 share of the votes; 0 where there are none.
-        neighbors: (M,K) int64 rows of the bank, the most similar first.
+        neighbors: (M,K) int64 rows of the bank, the most similar first; -1 with similarity -inf where `own` left none.
         similarities: (M,K) float32 cosine similarities.
     """
 
@@ -41,6 +42,7 @@ def predict_by_neighbors(
     k: int = 20,
     temperature: float = 0.07,
     kept: int = 10,
+    own: NDArray[np.int64] | None = None,
     device: torch.device | None = None,
 ) -> Predictions:
     """Weighted kNN votes, as `classify` with one k and temperature, with the share of the votes and the neighbors.
@@ -52,6 +54,7 @@ def predict_by_neighbors(
         k: number of neighbors that vote.
         temperature: T > 0 of the weights exp(similarity / T).
         kept: number of neighbors returned.
+        own: as of `classify`.
         device: where similarities are computed; default: the CPU.
 
     Raises:
@@ -60,16 +63,19 @@ def predict_by_neighbors(
     """
     bank, queries = as_rows(bank), None if queries is None else as_rows(queries)
     bank_labels = as_labels(bank_labels)
-    classes, numbers = np.unique(bank_labels, return_inverse=True)
+    classes = np.unique([-1, *np.unique(bank_labels)])
+    searched = max(k, kept) + (own is not None)
     labels, confidence, rows, similar = [], [], [], []
-    for _, similarities, neighbors in search_blocks(bank, queries, max(k, kept), device=device):
+    for block, similarities, neighbors in search_blocks(bank, queries, searched, device=device):
+        if own is not None:
+            similarities, neighbors = without_own(similarities, neighbors, own[block], searched - 1)
         rows.append(neighbors[:, :kept])
         similar.append(similarities[:, :kept])
         step = max(1, _ENTRIES // len(classes))
         for start in range(0, len(neighbors), step):
             part = slice(start, start + step)
-            voters = numbers[neighbors[part, :k]]
-            shares = vote_shares(similarities[part, :k], voters, len(classes), temperature)
+            voters = np.where(neighbors[part, :k] < 0, -1, bank_labels[neighbors[part, :k]])
+            shares = vote_shares(similarities[part, :k], np.searchsorted(classes, voters), len(classes), temperature)
             shares[:, classes < 0] = 0
             total, best = shares.sum(axis=1), shares.argmax(axis=1)
             share = np.divide(shares.max(axis=1), total, out=np.zeros_like(total), where=total > 0)

@@ -11,6 +11,7 @@ import torch
 
 from simsiam_eval.commands.command_line import command_line
 from simsiam_eval.features.class_names import class_name
+from simsiam_eval.features.compatibility import own_note
 from simsiam_eval.metrics.confusion import Confusion
 from simsiam_eval.metrics.intervals import accuracy_interval
 from simsiam_eval.runtime.machine import versions
@@ -164,6 +165,7 @@ def _facts(main: Evaluated) -> list[tuple[str, str]]:
         facts.append(("Unreadable images", f"{unreadable:,}, left out"))
     if unlabeled := len(main.test) - len(main.labeled_rows):
         facts.append(("Test images without a label", f"{unlabeled:,}, on the map only"))
+    facts += [("In both sets", note) for note in own_note(main.own)]
     facts += [("Assumed", str(text)) for text in attributes.get("assumptions") or ()]
     return [(name, printable(value)) for name, value in facts]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.class_names import class_name, in_numbering_of
-from simsiam_eval.features.compatibility import labeled, reject_mixture, same_rows
+from simsiam_eval.features.compatibility import labeled, own_rows, reject_mixture, same_rows
 from simsiam_eval.features.file import read_attributes
 from simsiam_eval.features.provenance import encoder_name, is_imported
 from simsiam_eval.features.reader import open_features
@@ -83,6 +83,7 @@ class Evaluated:
         train: labeled training images; None: the test images are each other's neighbors, leave-one-out.
         predictions: of all images, by the votes of the training images (the test images without them), each without
             itself; neighbors are numbers of images, -1 where there are fewer.
+        own: (M,) which training image a test image is itself, -1 for none; None if there are none.
         head: file of the head that predicts the test images instead; None if none was given.
         guesses, confidence: (M,) of the test images, by the head or else the neighbors; -1 and 0 without classes.
     """
@@ -91,6 +92,7 @@ class Evaluated:
     test: Features
     train: Features | None
     predictions: Predictions
+    own: NDArray[np.int64] | None
     head: Path | None
     guesses: NDArray[np.int64]
     confidence: NDArray[np.float32]
@@ -174,11 +176,12 @@ def evaluate(files: EncoderFiles, heads: Sequence[Path], k: int, temperature: fl
             raise DataError(f"{files.train} contains the same images as {files.test}; leave it out for leave-one-out.")
         train = labeled(train)
         test = in_numbering_of(train, test, missing_is_error=False)
-    predictions = _neighbor_predictions(test, train, k, temperature, device)
+    own = None if train is None else own_rows(train, test)
+    predictions = _neighbor_predictions(test, train, own, k, temperature, device)
     guesses, confidence = predictions.labels[: len(test)], predictions.confidence[: len(test)]
     head = _head_of(test, heads)
     name = name_of_encoder(test.attributes)
-    evaluated = Evaluated(name, test, train, predictions, head and head[0], guesses, confidence)
+    evaluated = Evaluated(name, test, train, predictions, own, head and head[0], guesses, confidence)
     if head is not None:
         guesses, confidence = _head_predictions(*head, test, evaluated.class_names)
         evaluated = replace(evaluated, guesses=guesses, confidence=confidence)
@@ -197,12 +200,17 @@ def name_of_encoder(attributes: Mapping[str, Any]) -> str:
 
 
 def _neighbor_predictions(
-    test: Features, train: Features | None, k: int, temperature: float, device: torch.device
+    test: Features,
+    train: Features | None,
+    own: NDArray[np.int64] | None,
+    k: int,
+    temperature: float,
+    device: torch.device,
 ) -> Predictions:
     """Of the test images and then the training images; neighbors are numbers of images."""
     options: dict[str, Any] = {"k": k, "temperature": temperature, "device": device}
     if train is not None:
-        of_test = predict_by_neighbors(train.features, train.labels, test.features, **options)
+        of_test = predict_by_neighbors(train.features, train.labels, test.features, own=own, **options)
         of_train = predict_by_neighbors(train.features, train.labels, None, **options)
         return _joined([of_test, of_train], np.arange(len(train)) + len(test))
     rows, others = np.flatnonzero(test.labels >= 0), np.flatnonzero(test.labels < 0)

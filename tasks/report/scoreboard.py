@@ -107,7 +107,8 @@ def _grid(evaluated: Evaluated, k: int, temperature: float, device: torch.device
     ks = sorted({k, *(value for value in _KS if value <= available)})
     temperatures = sorted({temperature, *_TEMPERATURES})
     others = queries.features if evaluated.train is not None else None
-    ranked = classify(bank.features, bank.labels, others, ks, temperatures, device=device, top=1).ranked
+    own = None if evaluated.own is None else evaluated.own[evaluated.labeled_rows]
+    ranked = classify(bank.features, bank.labels, others, ks, temperatures, device=device, top=1, own=own).ranked
     grid: Grid = {}
     for (neighbors, t), guesses in ranked.items():
         correct = int((guesses[:, 0] == queries.labels).sum())

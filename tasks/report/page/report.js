@@ -159,6 +159,7 @@
   const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x"];
   const GRAY = "#9a9a9a";
   const CONFIG = { responsive: true, displaylogo: false, scrollZoom: false };
+  const MAP_CONFIG = { ...CONFIG, scrollZoom: true, modeBarButtonsToRemove: ["select2d", "toImage", "autoScale2d"] };
 
   function themed(layout) {
     const made = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
@@ -168,6 +169,7 @@
         made[name] = { ...layout[name], gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("line") };
       }
     }
+    made.modebar = { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("text") };
     made.hoverlabel = { bgcolor: color("card"), bordercolor: color("line"), font: { color: color("text") } };
     return made;
   }
@@ -187,20 +189,29 @@
     const figure = page.figures[target.dataset.figure];
     return draw(target, () => Plotly.react(target, figure.data, themed(figure.layout), CONFIG));
   }
-  const targets = [...document.querySelectorAll(".chart")];
+  const waiting = new Map(); // element -> function that draws it for the first time
+  function drawWaiting(target) {
+    const first = waiting.get(target);
+    waiting.delete(target);
+    if (first) first();
+  }
   const watcher = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (isIntersecting && !drawn.has(target)) {
-        drawFigure(target);
-        if (target.dataset.figure === "confusion") target.on("plotly_click", (event) => {
-          const [row, column] = event.points[0].pointIndex;
-          showCell(page.confused[row], page.confused[column]);
-        });
-      }
-    }
-  }, { rootMargin: "300px" });
-  targets.forEach((target) => watcher.observe(target));
-  window.addEventListener("beforeprint", () => targets.filter((target) => !drawn.has(target)).forEach(drawFigure));
+    for (const { isIntersecting, target } of entries) if (isIntersecting) drawWaiting(target);
+  }, { rootMargin: "200px" });
+  function drawInView(target, first) {
+    waiting.set(target, first);
+    watcher.observe(target);
+  }
+  window.addEventListener("beforeprint", () => [...waiting.keys()].forEach(drawWaiting));
+  for (const target of document.querySelectorAll(".chart")) {
+    drawInView(target, () => {
+      drawFigure(target);
+      if (target.dataset.figure === "confusion") target.on("plotly_click", (event) => {
+        const [row, column] = event.points[0].pointIndex;
+        showCell(page.confused[row], page.confused[column]);
+      });
+    });
+  }
 
   // ---- the map
   const state = { set: "test", color: hasClasses ? "class" : "cluster", found: [] };
@@ -266,9 +277,7 @@
     });
   }
   function drawMap() {
-    return draw(mapChart, () => Plotly.react(mapChart, mapTraces(), mapLayout(true), {
-      ...CONFIG, scrollZoom: true, modeBarButtonsToRemove: ["select2d", "toImage", "autoScale2d"],
-    }));
+    return draw(mapChart, () => Plotly.react(mapChart, mapTraces(), mapLayout(true), MAP_CONFIG));
   }
   const tip = byId("tip");
   function showTip(event) {
@@ -314,20 +323,22 @@
       byId("map-list").replaceChildren();
       drawMap().then(() => Plotly.relayout(mapChart, { "xaxis.autorange": true, "yaxis.autorange": true, selections: [] }));
     });
-    let waiting = 0;
+    let timer = 0;
     byId("map-search").addEventListener("input", (event) => {
-      clearTimeout(waiting);
-      waiting = setTimeout(() => search(event.target.value.trim().toLowerCase()), 200);
+      clearTimeout(timer);
+      timer = setTimeout(() => search(event.target.value.trim().toLowerCase()), 200);
     });
-    drawMap();
-    rings.push([mapChart, images]);
-    mapChart.on("plotly_hover", showTip);
-    mapChart.on("plotly_unhover", hideTip);
-    mapChart.on("plotly_click", (event) => { hideTip(); showDetails(event.points[0].customdata); });
-    mapChart.on("plotly_selected", (event) => {
-      if (!event || !event.points.length) return;
-      const chosen = [...new Set(event.points.map((point) => point.customdata).filter((i) => i !== undefined))];
-      showList(byId("map-list"), "Selected", chosen);
+    drawInView(mapChart, () => {
+      drawMap();
+      rings.push([mapChart, images]);
+      mapChart.on("plotly_hover", showTip);
+      mapChart.on("plotly_unhover", hideTip);
+      mapChart.on("plotly_click", (event) => { hideTip(); showDetails(event.points[0].customdata); });
+      mapChart.on("plotly_selected", (event) => {
+        if (!event || !event.points.length) return;
+        const chosen = [...new Set(event.points.map((point) => point.customdata).filter((i) => i !== undefined))];
+        showList(byId("map-list"), "Selected", chosen);
+      });
     });
     drawSuspects();
     drawCells();
@@ -415,16 +426,17 @@
     for (const [id, from] of [["pair-first", images], ["pair-second", images.pair]]) {
       const target = byId(id);
       const shown = { x: from.x.subarray(0, images.tests), y: from.y.subarray(0, images.tests) };
-      draw(target, () => Plotly.react(target, [
-        ...kinds.map(([name, change, fill, symbol]) => pointTrace(tests.filter((i) => images.pair.change[i] === change), shown,
-          name, { color: fill, symbol, size: sizeFor(images.tests), opacity: change ? 0.9 : 0.45 })),
-        ringTrace(),
-      ], { ...mapLayout(false), showlegend: id === "pair-first", legend: { orientation: "h", y: -0.02 } },
-      { ...CONFIG, scrollZoom: true, modeBarButtonsToRemove: ["select2d", "toImage", "autoScale2d"] }));
-      rings.push([target, shown]);
-      target.on("plotly_hover", (event) => { const i = showTip(event); if (i !== undefined) highlight(i); });
-      target.on("plotly_unhover", () => { hideTip(); highlight(-1); });
-      target.on("plotly_click", (event) => { hideTip(); showDetails(event.points[0].customdata); });
+      drawInView(target, () => {
+        draw(target, () => Plotly.react(target, [
+          ...kinds.map(([name, change, fill, symbol]) => pointTrace(tests.filter((i) => images.pair.change[i] === change), shown,
+            name, { color: fill, symbol, size: sizeFor(images.tests), opacity: change ? 0.9 : 0.45 })),
+          ringTrace(),
+        ], { ...mapLayout(false), showlegend: id === "pair-first", legend: { orientation: "h", y: -0.02 } }, MAP_CONFIG));
+        rings.push([target, shown]);
+        target.on("plotly_hover", (event) => { const i = showTip(event); if (i !== undefined) highlight(i); });
+        target.on("plotly_unhover", () => { hideTip(); highlight(-1); });
+        target.on("plotly_click", (event) => { hideTip(); showDetails(event.points[0].customdata); });
+      });
     }
     for (const button of document.querySelectorAll("[data-change]")) {
       button.addEventListener("click", () => {

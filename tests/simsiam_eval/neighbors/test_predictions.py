@@ -38,3 +38,15 @@ def test_unlabeled_rows_do_not_vote_and_few_rows_are_enough():
     two = predict_by_neighbors(features[:2], labels[:2], None)
     assert two.labels.tolist() == labels[[1, 0]].tolist()
     assert two.neighbors.tolist() == [[1], [0]]
+
+
+def test_an_image_in_both_sets_is_not_its_own_neighbor():
+    features, labels = made()
+    own = np.where(np.arange(50) % 2, np.arange(50), -1)
+    found = predict_by_neighbors(features, labels, features[:50], k=7, temperature=0.07, own=own)
+    expected = classify(features, labels, features[:50], [7], [0.07], own=own).ranked[7, 0.07][:, 0]
+    np.testing.assert_array_equal(found.labels, expected)
+    assert not (found.neighbors[1::2] == own[1::2, None]).any()
+    assert (found.neighbors[::2, 0] == np.arange(50)[::2]).all()
+    alone = predict_by_neighbors(features[:1], labels[:1], features[:1], own=np.array([0]))
+    assert (alone.labels.tolist(), alone.confidence.tolist(), alone.neighbors.tolist()) == ([-1], [0.0], [[-1]])
