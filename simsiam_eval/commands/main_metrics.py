@@ -97,6 +97,10 @@ MAIN_METRICS: Mapping[str, tuple[MainMetric, ...]] = {
         MainMetric("images", "images in groups", fraction=False, better=None),
         MainMetric("leaked", "leaked images", fraction=False, better="lower"),
     ),
+    "suspects": (
+        MainMetric("wrong_labels", "likely wrong labels", fraction=False, better="lower"),
+        MainMetric("duplicate_groups", "groups of near-duplicates", fraction=False, better=None),
+    ),
     "compare": (_TOP1,),
     "rank": (
         MainMetric("rankme", "RankMe", fraction=False),

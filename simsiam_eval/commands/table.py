@@ -191,6 +191,13 @@ _TABLE = (
         "tasks.duplicates:duplicates",
     ),
     Command(
+        "suspects",
+        "Search",
+        "Rank likely wrong labels, outliers and near-duplicates of a labeled set.",
+        "tasks.suspects.settings:SuspectsSettings",
+        "tasks.suspects.suspects:suspects",
+    ),
+    Command(
         "compare",
         "Comparison",
         "Compare encoders on the same images (paired).",

@@ -62,13 +62,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table as CSV, atomically. Raises DataError as `atomic_write`."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(names)
-    writer.writerows(rows)
+    """Write a table as CSV, atomically, line by line as `rows` yields them. Raises DataError as `atomic_write`."""
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.writer(text)
+        writer.writerow(names)
+        writer.writerows(rows)
+        text.detach()
 
 
 def make_folder(folder: Path) -> None:
