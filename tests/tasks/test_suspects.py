@@ -1,4 +1,5 @@
 import csv
+import json
 import sys
 
 import h5py
@@ -56,6 +57,9 @@ def test_wrong_labels_outliers_and_duplicates_are_ranked(record, call, planted, 
     assert made["files"] == {"table": str(tmp_path / "s.csv"), "sheet": str(tmp_path / "s.html")}
     page = (tmp_path / "s.html").read_text()
     assert f"rather: {best['suggested']}" in page and page.count("<img") > 50
+    (tmp_path / "record.json").write_text(json.dumps(made))
+    (line,) = record("runs", tmp_path)["metrics"]["runs"]
+    assert line["metrics"]["wrong_labels"]["value"] == found["wrong_labels"]
     shown = call("suspects", path, "--sheet", tmp_path / "s.png").stdout
     assert "labels look wrong (--method neighbors)" in " ".join(shown.split())
     assert (tmp_path / "s.png").exists()
