@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     rank: Callable[..., Result]
     detect: Callable[..., Result]
     runs: Callable[..., Result]
+    report: Callable[..., Result]
 
 _MODULE_OF = {
     "load_encoder": "api",
