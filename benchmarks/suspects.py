@@ -12,7 +12,7 @@ import argparse
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=40, help="Side of the caltech101-34 images for the encoder.")
     parser.add_argument("--epochs", type=int, default=4, help="Pretraining epochs without a checkpoint.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Random seeds of what is planted.")
+    parser.add_argument("--neighbors-only", action="store_true", help="Leave out the rankings that train classifiers.")
     args = parser.parse_args()
+    if args.neighbors_only:
+        for name in ("suspects --method logistic", "suspects --method cleanlab", "cleanlab alone"):
+            del RANKINGS[name]
     with tempfile.TemporaryDirectory() as folder:
         sets = dict(_sets(args, Path(folder)))
     flips, foreign = [], []
@@ -201,7 +205,7 @@ def _disagreement(features: Array, labels: Array) -> Ranking:
     return share, int((share > 0.5).sum())
 
 
-RANKINGS: Mapping[str, Callable[[Array, Array], Ranking]] = {
+RANKINGS: dict[str, Callable[[Array, Array], Ranking]] = {
     "suspects (neighbors)": _votes,
     "suspects --method logistic": _logistic,
     "suspects --method cleanlab": _confident,
