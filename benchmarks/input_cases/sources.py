@@ -244,7 +244,7 @@ def hdf5_labels(folder: Path) -> str | None:
     with h5py.File(folder / "a.h5", "w") as file:
         file["images"] = PIXELS
         file.create_dataset("labels", (6,), np.int64)
-    return rejected(f"{folder}/a.h5", "is incomplete: 6 rows of 6 would be read as zeros")
+    return rejected(f"{folder}/a.h5", "is incomplete: 6 rows of 6 are not stored")
 
 
 CASES = [

@@ -101,7 +101,7 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
                 raise ValueError(f"the dataset {dataset} is empty")
             if not file[dataset].is_virtual:  # of parts, which are checked by themselves
                 require_stored(file[dataset], f"{name}: {dataset}")
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # RuntimeError: circular links
         raise DataError(f"{name} is damaged: {error}; extract it again.") from error
     return attributes
 
@@ -182,6 +182,8 @@ def _parts(file: h5py.File, features: h5py.Dataset, attributes: dict[str, Any]) 
     _allow_open_files(file.filename, len(features.virtual_sources()))
     sources, first = list(virtual_sources(features)), attributes["source"].get("rows", [0])[0]
     for source, part in sources:
+        if part.resolve() == Path(file.filename).resolve():
+            raise DataError(f"{file.filename} is virtual and a part of itself: delete it and merge again.")
         if not part.exists():
             raise DataError(
                 f"{file.filename} is virtual and its part {part} is missing: put it back, or delete the "

@@ -1,4 +1,5 @@
-"""Which rows of an HDF5 dataset are not stored anywhere: HDF5 reads them as zeros, without an error.
+"""Which rows of an HDF5 dataset are not stored anywhere: HDF5 reads them as its fill value (zeros unless the file says
+otherwise), without an error.
 
 Chunks and datasets that were never written, virtual parts that are gone or shorter than they were, and external files that
 are too short. Only the layout is read, not the values.
@@ -17,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.hdf5_filters import require_filters
+from simsiam_eval.files.hdf5_links import member
 from simsiam_eval.wording import counted
 
 if TYPE_CHECKING:
     import h5py
 
 _NEVER_WRITTEN = "it was never written"
+_Place = tuple[str, str]  # file and name of a dataset
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,21 @@ class UnstoredRows:
         return self.reasons[code - 1] if code else None
 
 
-def unstored_rows(dataset: h5py.Dataset) -> UnstoredRows | None:
-    """The rows of a dataset with at least one dimension that are not stored, even in part; None if all are."""
+def unstored_rows(dataset: h5py.Dataset, _within: tuple[_Place, ...] = ()) -> UnstoredRows | None:
+    """The rows of a dataset with at least one dimension that are not stored, even in part; None if all are.
+
+    Raises:
+        DataError: it is compressed with a filter that is missing, or it is virtual and one of its own parts.
+    """
     shape = dataset.shape
     if not shape or not math.prod(shape):
         return None
+    place = os.path.realpath(dataset.file.filename), dataset.name
+    require_filters(dataset, f"{dataset.name} of {dataset.file.filename}")
+    if place in _within:
+        raise DataError(f"{place[1]} of {dataset.file.filename} is a virtual dataset that is a part of itself.")
     if dataset.is_virtual:
-        found = _unstored_virtual(dataset)
+        found = _unstored_virtual(dataset, (*_within, place))
     elif dataset.external:
         found = _unstored_external(dataset)
     elif dataset.chunks:
@@ -68,8 +80,9 @@ def require_stored(dataset: h5py.Dataset, where: str) -> None:
     if unstored := unstored_rows(dataset):
         rows = np.flatnonzero(unstored.codes)
         raise DataError(
-            f"{where} is incomplete: {counted(len(rows), 'row')} of {len(unstored.codes)} would be read as zeros "
-            f"(row {rows[0]}: {unstored.reason(int(rows[0]))})."
+            f"{where} is incomplete: {counted(len(rows), 'row')} of {len(unstored.codes)} "
+            f"{'is' if len(rows) == 1 else 'are'} not stored (row "
+            f"{rows[0]}: {unstored.reason(int(rows[0]))})."
         )
 
 
@@ -115,7 +128,7 @@ def _unstored_external(dataset: h5py.Dataset) -> list[tuple[NDArray[np.int64], s
     return found
 
 
-def _unstored_virtual(dataset: h5py.Dataset) -> list[tuple[NDArray[np.int64], str]]:
+def _unstored_virtual(dataset: h5py.Dataset, within: tuple[_Place, ...]) -> list[tuple[NDArray[np.int64], str]]:
     shape = dataset.shape
     covered, found = np.zeros(shape[0], dtype=np.int64), []
     for source, path in virtual_sources(dataset):
@@ -125,13 +138,13 @@ def _unstored_virtual(dataset: h5py.Dataset) -> list[tuple[NDArray[np.int64], st
         rows = np.unique(np.concatenate([np.arange(first[0], last[0] + 1) for first, last in blocks]))
         for first, last in blocks:
             covered[first[0] : last[0] + 1] += math.prod((last[1:] - first[1:] + 1).tolist())
-        found += _unstored_part(dataset, rows, source, path)
+        found += _unstored_part(dataset, rows, source, path, within)
     uncovered = np.flatnonzero(covered < math.prod(shape[1:]))
     return [(uncovered, "no part of the virtual dataset contains it"), *found] if len(uncovered) else found
 
 
 def _unstored_part(
-    dataset: h5py.Dataset, rows: NDArray[np.int64], source: Any, path: Path
+    dataset: h5py.Dataset, rows: NDArray[np.int64], source: Any, path: Path, within: tuple[_Place, ...]
 ) -> list[tuple[NDArray[np.int64], str]]:
     """Those of `rows` whose part of a virtual dataset is not stored."""
     import h5py
@@ -140,13 +153,13 @@ def _unstored_part(
         # Opened as the dataset's file is, because HDF5 may have opened it already.
         settings = dataset.file.id.get_access_plist()
         with h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, settings)) as file:
-            part = file.get(source.dset_name)
+            part = member(file, source.dset_name)
             if not isinstance(part, h5py.Dataset) or not part.shape:
                 return [(rows, f"{path} has no dataset {source.dset_name}")]
             if not _fits(source, part.shape):  # of a part that shrank, HDF5 may read what lies behind it, or crash
                 return [(rows, f"its part {path} does not have the shape that it had")]
             selection = _blocks(source.src_space, part.shape)
-            unstored = unstored_rows(part)
+            unstored = unstored_rows(part, within)
     except OSError:
         return [(rows, f"its file {path} is {'not a readable HDF5 file' if path.exists() else 'missing'}")]
     if not unstored:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from simsiam_eval.errors import DataError
+
 # UTF-32 before UTF-16, whose mark is the beginning of UTF-32's.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -12,6 +14,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_SHOWN_BYTES = 40
 
 
 def text_encoding(start: bytes) -> str:
@@ -39,3 +42,21 @@ def read_text(path: Path) -> str:
     """
     content = path.read_bytes()
     return content.decode(text_encoding(content[:4]))
+
+
+def label_text(content: bytes, where: str) -> str:
+    """A label or class name: text in UTF-8, or in the encoding of its byte order mark.
+
+    Other bytes are not replaced, as different names may become equal by that.
+
+    Args:
+        where: names the text in messages.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        return content.decode(text_encoding(content[:4]))
+    except UnicodeDecodeError as error:
+        shown = content if len(content) <= _SHOWN_BYTES else content[:_SHOWN_BYTES] + b"..."
+        raise DataError(f"{where} contains {shown!r}, which is not UTF-8; convert it to UTF-8.") from error

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.hdf5_filters import require_filters
+from simsiam_eval.files.hdf5_links import broken_link, broken_links, member, members
 from simsiam_eval.files.hdf5_storage import UnstoredRows, require_stored, unstored_rows
+from simsiam_eval.files.hdf5_texts import is_text, texts
 from simsiam_eval.images.decode import open_image, open_wide
 from simsiam_eval.images.opened import OpenedImage, UnreadableImage
 from simsiam_eval.images.stored import StoredImage, read_stored
@@ -72,7 +75,7 @@ def open_hdf5(
             labels, where = _labels(group, images, options.get("label"), file, no_label)
             ids = None
             if options.get("id"):
-                ids = PackedTexts(map(as_utf8, _texts(_dataset(group, options["id"], (), "id", file), images, file)))
+                ids = _ids(_dataset(group, options["id"], (), "id", file), images, file)
             key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
             numbers, names = labels.numbered(where)
             unstored = unstored_rows(images)
@@ -125,11 +128,12 @@ class Hdf5Source(PixelRows):
         import h5py
 
         file = h5py.File(self._file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
+        require_filters(file[name], f"{name} of {self._file}")
         return file[name], file
 
     def _stored(self, row: int) -> NDArray[Any]:
         if self._unstored is not None and (reason := self._unstored.reason(row)):
-            raise UnreadableImage(f"HDF5 would read zeros: {reason}")
+            raise UnreadableImage(f"not stored in the file: {reason}")
         try:
             return np.asarray(self._datasets(self._name)[0][row])
         except (OSError, KeyError, ValueError) as error:
@@ -148,7 +152,7 @@ def _named_arrays(
     """The options with the datasets of the chosen split where splits are in their names (x_train, y_train)."""
     import h5py
 
-    names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+    names = [name for name, item in members(file).items() if isinstance(item, h5py.Dataset)]
     if (
         "images" in options
         or _common_name(file, IMAGE_NAMES)
@@ -166,7 +170,7 @@ def _group(file: h5py.File, options: Mapping[str, str], default_split: str | Non
     images = options.get("images", "").strip("/")
     if "split" not in options and (images in _dataset_names(file) or _common_name(file, IMAGE_NAMES)):
         return file
-    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    groups = [name for name, item in members(file).items() if isinstance(item, h5py.Group)]
     # Another group may contain only notes.
     splits = [name for name in groups if split_word(name) or _common_name(file[name], IMAGE_NAMES)]
     split = choose_split(splits, options.get("split"), default_split, spec)
@@ -174,10 +178,11 @@ def _group(file: h5py.File, options: Mapping[str, str], default_split: str | Non
 
 
 def _common_name(group: h5py.Group, names: tuple[str, ...]) -> str | None:
-    """The dataset that has the first of these names, in any case."""
+    """The dataset, or the broken link, that has the first of these names, in any case."""
     import h5py
 
-    datasets = {name.lower(): name for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    found = members(group)
+    datasets = {name.lower(): name for name in group if name not in found or isinstance(found[name], h5py.Dataset)}
     return next((datasets[name] for name in names if name in datasets), None)
 
 
@@ -194,12 +199,15 @@ def _dataset(group: h5py.Group, name: str | None, names: tuple[str, ...], option
     import h5py
 
     chosen = name.strip("/") if name else _common_name(group, names)
-    if chosen is not None and isinstance(group.get(chosen), h5py.Dataset):
-        return group[chosen]
+    if chosen is not None and isinstance(found := member(group, chosen), h5py.Dataset):
+        return found
+    if chosen is not None and (broken := broken_link(group, chosen)):
+        raise DataError(f"{file}: {broken}; choose another dataset with #{option}=NAME.")
     datasets = _dataset_names(group)
     listed = ", ".join(datasets[:_MAX_SHOWN]) + (", ..." if len(datasets) > _MAX_SHOWN else "") or "none"
     missing = repr(chosen) if name else f"named {', '.join(names)}"
-    raise DataError(f"{file} has no dataset {missing}; expected one of {listed} (choose with #{option}=NAME).")
+    broken = "".join(f"; {sentence}" for sentence in broken_links(group)[:_MAX_SHOWN])
+    raise DataError(f"{file} has no dataset {missing}; expected one of {listed} (choose with #{option}=NAME){broken}.")
 
 
 def _layout(images: h5py.Dataset, file: Path) -> tuple[str, str | None]:
@@ -228,21 +236,26 @@ def _labels(
     stored = _dataset(group, chosen, LABEL_NAMES, "label", file)
     where = f"{stored.name} of {file}"
     require_stored(stored, where)
-    if h5py.check_string_dtype(stored.dtype):
-        labels.extend(_texts(stored, images, file))
+    if is_text(stored):
+        _require_rows(stored, images, where, "label")
+        labels.extend(texts(stored, where))
         return labels, where
     if stored.dtype.kind not in "iufb":
         raise DataError(f"{where} contains {stored.dtype}; expected labels as whole numbers or strings.")
-    if stored.size != len(images) or stored.shape[0] != len(images):
-        raise DataError(f"{where} has shape {stored.shape}; expected one label for each of {len(images)} images.")
+    _require_rows(stored, images, where, "label")
     labels.extend_numbers(stored[()])
     return labels, where
 
 
-def _texts(stored: h5py.Dataset, images: h5py.Dataset, file: Path) -> list[str]:
-    import h5py
+def _ids(stored: h5py.Dataset, images: h5py.Dataset, file: Path) -> PackedTexts:
+    where = f"{stored.name} of {file}"
+    if not is_text(stored):
+        raise DataError(f"{where} contains {stored.dtype}; expected {len(images)} strings.")
+    _require_rows(stored, images, where, "id")
+    require_stored(stored, where)
+    return PackedTexts(map(as_utf8, texts(stored, where, strict=False)))
 
-    if not h5py.check_string_dtype(stored.dtype) or stored.shape != (len(images),):
-        raise DataError(f"{stored.name} of {file} is {stored.dtype} {stored.shape}; expected {len(images)} strings.")
-    require_stored(stored, f"{stored.name} of {file}")
-    return list(stored.asstr(errors="replace")[()])
+
+def _require_rows(stored: h5py.Dataset, images: h5py.Dataset, where: str, what: str) -> None:
+    if stored.size != len(images) or stored.shape[0] != len(images):
+        raise DataError(f"{where} has shape {stored.shape}; expected one {what} for each of {len(images)} images.")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import label_text
 from simsiam_eval.images.channels import ChannelSelection
 from simsiam_eval.images.intensity import Intensity
 from simsiam_eval.images.opened import OpenedImage
@@ -126,7 +127,7 @@ def array_labels(
         raise DataError(f"{where} has shape {values.shape}; expected one label for each of {images} images{hint}.")
     elif values.dtype.kind in "US":
         texts = values.reshape(-1).tolist()
-        labels.extend(text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts)
+        labels.extend(label_text(text, where) if isinstance(text, bytes) else text for text in texts)
     elif values.dtype.kind in "iufb":
         labels.extend_numbers(values.reshape(-1).astype(np.int64) - first if first else values.reshape(-1))
     else:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.text import text_encoding
+from simsiam_eval.files.text import label_text
 from simsiam_eval.images.formats import PREFIX, formats_of, has_image_ending, is_image_content
 from simsiam_eval.runtime.progress import progress
 from simsiam_eval.sources.archive_folders import class_folders, is_hidden, notes_on_pairs
@@ -146,7 +146,7 @@ def _add_shard(images: _Images, number: int, shard: Path, label: str | None, ima
                 if label_extension == "json":
                     value = _json_value(images, text, label_key, shard, member.name)
                 else:
-                    value = text.decode(text_encoding(text[:4]), "replace").strip()
+                    value = label_text(text, f"{member.name} of {shard}").strip()
                 if value is not None:
                     label_of[member.key] = value
     if label_of:

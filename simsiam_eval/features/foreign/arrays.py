@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import label_text
 
 TEXT = np.dtype(object)  # of an array whose rows are str, or None where there is none
 _BLOCK_BYTES, _BLOCK_ROWS = 1 << 24, 1 << 13
@@ -106,7 +107,7 @@ def texts_of(array: ForeignArray) -> Iterable[str | None]:
     for block in array.blocks():
         for value in block.tolist():
             if isinstance(value, bytes):
-                yield value.decode("utf-8", "replace")
+                yield label_text(value, array.name or "The array")
             elif isinstance(value, float):
                 yield None if np.isnan(value) else str(int(value)) if value.is_integer() else str(value)
             else:

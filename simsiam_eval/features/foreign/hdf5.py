@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.features.file import FORMAT, open_hdf5
 from simsiam_eval.features.foreign.arrays import TEXT, ForeignArray, rows_per_block
+from simsiam_eval.files.hdf5_links import broken_links
 from simsiam_eval.files.hdf5_storage import require_stored
+from simsiam_eval.files.hdf5_texts import is_text, texts
 
 
 def hdf5_arrays(path: Path) -> list[ForeignArray]:
@@ -32,11 +34,14 @@ def hdf5_arrays(path: Path) -> list[ForeignArray]:
         if file.attrs.get("format") == FORMAT:
             raise DataError(f"{path} already is a feature file of this program; use it as it is.")
         file.visititems(visit)
+        broken = broken_links(file)
+    if not arrays and broken:
+        raise DataError(f"{path} has no datasets: {'; '.join(broken)}.")
     return arrays
 
 
 def _array(path: Path, name: str, dataset: h5py.Dataset) -> ForeignArray:
-    text = h5py.check_string_dtype(dataset.dtype) is not None
+    text = is_text(dataset)
     dtype, shape = (TEXT if text else dataset.dtype), tuple(dataset.shape)
     if not text and dtype.kind not in "fiub":
         return ForeignArray(
@@ -48,12 +53,13 @@ def _array(path: Path, name: str, dataset: h5py.Dataset) -> ForeignArray:
 
     def blocks() -> Iterator[NDArray[Any]]:
         with open_hdf5(path) as file:
-            require_stored(file[name], f"{name} of {path}")
-            rows = file[name].asstr("utf-8") if text else file[name]
+            rows, where = file[name], f"{name} of {path}"
+            require_stored(rows, where)
             try:
                 for start in range(0, shape[0], step):
-                    yield np.asarray(rows[start : start + step])
-            except (OSError, UnicodeDecodeError) as error:
+                    block = slice(start, start + step)
+                    yield np.array(texts(rows, where, block), dtype=object) if text else np.asarray(rows[block])
+            except OSError as error:
                 raise DataError(f"{path} is damaged ({name}: {error}).") from error
 
     return ForeignArray(name, shape, dtype, blocks)

@@ -83,7 +83,7 @@ def test_rows_that_were_never_written_are_damage(tmp_path):
             dtype, shape = file[name].dtype, file[name].shape
             del file[name]
             file.create_dataset(name, shape, dtype, **layout)
-        with pytest.raises(DataError, match=rf"f.h5: {name} is incomplete: 4 rows of 4 would be read as zeros"):
+        with pytest.raises(DataError, match=rf"f.h5: {name} is incomplete: 4 rows of 4 are not stored"):
             read_features(path)
         with h5py.File(path, "r+") as file:
             file[name][:] = 1

@@ -113,7 +113,7 @@ def test_rows_that_are_not_stored_are_unreadable(tmp_path):
     for name, reason in {"virtual": "gone.h5 is missing", "chunked": "it was never written"}.items():
         source = pickle.loads(pickle.dumps(open_source(f"{path}#images={name}")))
         assert np.array_equal(np.asarray(source.image(4)), COLOR[4])
-        with pytest.raises(UnreadableImage, match=f"HDF5 would read zeros: .*{reason}"):
+        with pytest.raises(UnreadableImage, match=f"not stored in the file: .*{reason}"):
             source.image(5)
         with pytest.raises(UnreadableImage, match=reason):
             source.stored(9)
@@ -126,10 +126,70 @@ def test_labels_and_ids_that_are_not_stored_are_rejected(tmp_path):
         file["x"] = COLOR
         file.create_dataset("y", (5,), np.int64)
         file.create_dataset("names", (5,), h5py.string_dtype(), chunks=(2,))[:2] = ["a", "b"]
-    with pytest.raises(DataError, match=r"/y of .* is incomplete: 5 rows of 5 would be read as zeros"):
+    with pytest.raises(DataError, match=r"/y of .* is incomplete: 5 rows of 5 are not stored"):
         open_source(str(tmp_path / "a.h5"))
     with pytest.raises(DataError, match=r"/names of .* is incomplete: 3 rows of 5"):
         open_source(f"{tmp_path}/a.h5#label=none,id=names")
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "message"),
+    [
+        ("images", h5py.SoftLink("/images"), "images is a link that leads back to itself; choose .*#images=NAME"),
+        ("images", h5py.SoftLink("/gone"), "images is a broken link to /gone"),
+        ("labels", h5py.ExternalLink("gone.h5", "/y"), r"labels is a broken link to /y of gone\.h5; .*#label=NAME"),
+    ],
+)
+def test_broken_links_are_named(tmp_path, name, link, message):
+    path = write(tmp_path / "a.h5", x=COLOR)
+    with h5py.File(path, "a") as file:
+        file[name] = link
+        file["loop"] = h5py.SoftLink("/loop")
+    with pytest.raises(DataError, match=message):
+        open_source(str(path))
+    assert len(open_source(f"{path}#images=x,label=none")) == 5
+
+
+def test_virtual_datasets_of_themselves(tmp_path):
+    for name, other in (("a.h5", "."), ("b.h5", "c.h5"), ("c.h5", "b.h5")):
+        layout = h5py.VirtualLayout(COLOR.shape, np.uint8)
+        layout[:] = h5py.VirtualSource(other, "images", COLOR.shape)
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_virtual_dataset("images", layout)
+    for name in ("a.h5", "b.h5"):
+        with pytest.raises(DataError, match="is a virtual dataset that is a part of itself"):
+            open_source(str(tmp_path / name))
+
+
+def test_a_missing_filter_is_one_error(tmp_path):
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((1, *COLOR.shape[1:]))
+    properties.set_filter(32123, h5py.h5z.FLAG_OPTIONAL, ())
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5d.create(file.id, b"images", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple(COLOR.shape), properties)
+    with pytest.raises(DataError, match=r"compressed with the HDF5 filter \w+ \(32123\), which is not installed: "):
+        open_source(str(tmp_path / "a.h5"))
+
+
+def test_enumerated_labels_have_names(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = COLOR
+        kind = h5py.enum_dtype({"dog": 0, "cat": 1, "owl": 7}, basetype="i1")
+        file.create_dataset("labels", data=np.array([0, 1, 7, 7, 0], np.int8), dtype=kind)
+        file.create_dataset("other", data=np.array([0, 1, 7, 7, 3], np.int8), dtype=kind)
+    source = open_source(str(tmp_path / "a.h5"))
+    assert [source.class_names[label] for label in source.labels] == ["dog", "cat", "owl", "owl", "dog"]
+    with pytest.raises(DataError, match="/other of .* contains 3, which its enumeration of 3 names does not have"):
+        open_source(f"{tmp_path}/a.h5#label=other")
+
+
+def test_labels_that_are_not_utf8_are_rejected(tmp_path):
+    names = np.array([b"caf\xe9", b"caf\xe8", b"a", b"a", b"a"])
+    path = write(tmp_path / "a.h5", images=COLOR, labels=names, names=names)
+    with pytest.raises(DataError, match=r"/labels of .* contains b'caf\\xe9', which is not UTF-8"):
+        open_source(str(path))
+    ids = open_source(f"{path}#label=none,id=names").ids_of(range(2))
+    assert len(set(ids)) == 2
 
 
 @pytest.mark.parametrize("name", ["x", "y", "names", "format"])
@@ -220,7 +280,7 @@ def test_damaged_chunk_is_an_unreadable_image(tmp_path):
         ({"images": COLOR, "labels": np.zeros((5, 3), int)}, "", r"shape \(5, 3\); expected one label"),
         ({"images": COLOR, "labels": np.full(5, 1.5)}, "", "label 1.5; expected whole numbers"),
         ({"images": COLOR, "labels": np.arange(5) - 3}, "", "/labels of .*a.h5 has the label -2"),
-        ({"images": COLOR, "names": ["a"]}, "#id=names", "expected 5 strings"),
+        ({"images": COLOR, "names": ["a"]}, "#id=names", "one id for each of 5"),
     ],
 )
 def test_rejected_datasets(tmp_path, datasets, options, message):
