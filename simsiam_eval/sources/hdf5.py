@@ -227,7 +227,6 @@ def _labels(
     group: h5py.Group, images: h5py.Dataset, name: str | None, file: Path, no_label: Sequence[str]
 ) -> tuple[Labels, str]:
     """The labels, and the name of their dataset for messages."""
-    import h5py
 
     labels, chosen = Labels(no_label), name or _common_name(group, LABEL_NAMES)
     if chosen is None or name == "none":

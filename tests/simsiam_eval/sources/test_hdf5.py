@@ -179,7 +179,7 @@ def test_enumerated_labels_have_names(tmp_path):
         file.create_dataset("other", data=np.array([0, 1, 7, 7, 3], np.int8), dtype=kind)
     source = open_source(str(tmp_path / "a.h5"))
     assert [source.class_names[label] for label in source.labels] == ["dog", "cat", "owl", "owl", "dog"]
-    with pytest.raises(DataError, match="/other of .* contains 3, which its enumeration of 3 names does not have"):
+    with pytest.raises(DataError, match=r"/other of .* contains 3, which its enumeration of 3 names does not have"):
         open_source(f"{tmp_path}/a.h5#label=other")
 
 
