@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 import torchvision
+from PIL import Image
 
 from input_cases.case import Case, difference, run
 from input_cases.small_sets import flat_table, noise
 from simsiam_eval.commands.config_file import read_config
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UserError
 from simsiam_eval.features.foreign.labels import read_class_names
 from simsiam_eval.sources.opening import open_source
 from tasks.knn import KnnSettings
@@ -50,6 +51,21 @@ def proposes(header: str, name: str, *parts: str) -> Callable[[Path], str | None
     return check
 
 
+def table(content: bytes, words: str, name: str = "a.csv", options: str = "") -> Callable[[Path], str | None]:
+    """Whether a table is rejected, or read with a note, in these words."""
+
+    def check(folder: Path) -> str | None:
+        Image.new("L", (4, 4)).save(folder / "a.png")
+        (folder / name).write_bytes(content)
+        try:
+            said = "; ".join(open_source(f"{folder}/{name}{options}").notes)
+        except UserError as error:
+            said = str(error)
+        return None if words in said else f"the message is: {said}"
+
+    return check
+
+
 def marked(encoding: str, name: str) -> Callable[[Path], str | None]:
     """Whether a text file with a byte order mark is read."""
 
@@ -82,6 +98,16 @@ CASES = [
     Case("TSV without the column path, commas", "separator and #path=", proposes(
         "file,label", "a.tsv", "commas", "#path=COLUMN")),
     Case("CSV with one other column", "its name and #path=", proposes("file", "a.csv", "'file'", "#path=COLUMN")),
+    Case("CSV without the column label", "the other columns and #label=", table(
+        b"path,species\na.png,cat\n", "name one of 'species' with #label=COLUMN")),
+    Case("CSV with two columns label", "an error", table(b"path,label,label\na.png,1,2\n", "2 columns called 'label'")),
+    Case("CSV without a header line", "an error that proposes one", table(b"a.png,cat\n", "has no header line")),
+    Case("CSV in Latin-1", "the line and its bytes", table(
+        b"path,label\na.png,caf\xe9\n", r"line 2: b'a.png,caf\xe9' is not UTF-8")),
+    Case("CSV joined with its header", "the row", table(
+        b"path\na.png\npath\na.png\n", "row 2: the header line is repeated")),
+    Case("JSON lines with a wrong one", "its number", table(b'{"path": "a.png"}\n{\n', "line 2: not JSON", "a.jsonl")),
+    Case("#path= without a value", "an error", table(b"path\na.png\n", "#path= has no value", options="#path=")),
     Case("two possible separators", "both are named", proposes("path;x|path", "a.csv", "semicolons or vertical bars")),
     *(
         Case(f"byte order mark, {encoding}, {name}", "read", marked(encoding, name))

@@ -14,17 +14,25 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+BYTE_ORDER_MARK = "\ufeff"
 _SHOWN_BYTES = 40
 
 
 def text_encoding(start: bytes) -> str:
-    """The encoding of a text by its byte order mark (Excel and PowerShell write one), which decoding then leaves out;
-    UTF-8 without one.
+    """The encoding of a text by its byte order mark (Excel and PowerShell write one), which decoding then leaves out.
 
-    >>> text_encoding(b"\\xff\\xfep\\0"), text_encoding(b"path"), text_encoding(b"\\xef\\xbb\\xbfpath")
-    ('utf-16', 'utf-8-sig', 'utf-8-sig')
+    Without one, by the zero bytes between ASCII characters; else UTF-8.
+
+    Args:
+        start: the first four bytes.
+
+    >>> [text_encoding(start) for start in (b"\\xff\\xfep\\0", b"path", b"\\xef\\xbb\\xbfp", b"p\\0a\\0")]
+    ['utf-16', 'utf-8-sig', 'utf-8-sig', 'utf-16-le']
     """
-    return next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+    if marked := next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), None):
+        return marked
+    zeros = "".join("0" if byte == 0 else "." for byte in start[:4])
+    return {".0.0": "utf-16-le", "0.0.": "utf-16-be", ".000": "utf-32-le", "000.": "utf-32-be"}.get(zeros, "utf-8-sig")
 
 
 def encoding_of(path: Path) -> str:
@@ -60,3 +68,17 @@ def label_text(content: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         shown = content if len(content) <= _SHOWN_BYTES else content[:_SHOWN_BYTES] + b"..."
         raise DataError(f"{where} contains {shown!r}, which is not UTF-8; convert it to UTF-8.") from error
+
+
+def undecodable(path: Path, error: UnicodeDecodeError) -> DataError:
+    """The error about a text file in another encoding, with the line."""
+    if "utf-8" not in error.encoding.replace("utf8", "utf-8"):
+        return DataError(f"{path} begins as {error.encoding.upper()}, but is damaged ({error.reason}).")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as inside:
+                shown = line[max(inside.start - _SHOWN_BYTES // 2, 0) : inside.start + _SHOWN_BYTES // 2].strip()
+                return DataError(f"{path}, line {number}: {shown!r} is not UTF-8; convert the file to UTF-8.")
+    return DataError(f"{path} is not UTF-8; convert it to UTF-8.")

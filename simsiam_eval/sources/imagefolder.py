@@ -10,9 +10,10 @@ import numpy as np
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.columnar_file import ColumnarFile
-from simsiam_eval.sources.manifest import FILE_NAME, has_splits, open_manifest
+from simsiam_eval.sources.manifest import has_splits, open_manifest
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.splits import choose_folder, choose_split
+from simsiam_eval.sources.table_rows import FILE_NAME
 from simsiam_eval.vocabulary import NO_LABEL
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from simsiam_eval.errors import DataError
-from simsiam_eval.files.text import encoding_of
+from simsiam_eval.files.text import BYTE_ORDER_MARK, encoding_of, label_text
 from simsiam_eval.images.formats import ARRAYS, image_endings
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.labels import Labels
@@ -90,7 +90,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
     # surrogateescape: the output of `find` may contain names that are not UTF-8
     with file.open(encoding=encoding_of(file), errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.strip(" \r\n")
+            line = line.removeprefix(BYTE_ORDER_MARK).strip(" \r\n")  # also between files that were joined
             if not line or line.startswith("#"):
                 continue
             path, tab, label = line.partition("\t")
@@ -100,4 +100,6 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
                 raise DataError(f"{file}, line {number}: the path is empty.")
             if "\0" in line:
                 raise DataError(f"{file}, line {number}: not text; expected a text file with one path per line.")
+            if not label.isascii():
+                label_text(label.encode("utf-8", "surrogateescape"), f"The label in line {number} of {file}")
             yield path, label

@@ -14,9 +14,9 @@ from simsiam_eval.sources.array_names import array_pairs
 from simsiam_eval.sources.arrays import array_files
 from simsiam_eval.sources.columnar_file import ColumnarFile
 from simsiam_eval.sources.idx import idx_files, is_idx
-from simsiam_eval.sources.manifest import FORMATS
 from simsiam_eval.sources.parquet_columns import image_columns
 from simsiam_eval.sources.shards import is_pattern
+from simsiam_eval.sources.table_rows import FORMATS
 from simsiam_eval.sources.unread import is_folder, is_ignored, is_ignored_folder
 from simsiam_eval.wording import first_few
 

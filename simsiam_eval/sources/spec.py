@@ -39,7 +39,7 @@ class Spec:
             allowed: names of the options. The value of an only option may contain commas.
 
         Raises:
-            UsageError: an option is unknown or is given twice.
+            UsageError: an option is unknown, is given twice or has no value.
 
         >>> parse_spec("tar:a.tar#label=id,val", ["tar"], "image source").options(["label", "split"])
         {'label': 'id', 'split': 'val'}
@@ -52,6 +52,8 @@ class Spec:
                 raise UsageError(f"{self.text}: unknown option {part!r}; {self.kind} takes {choices}.")
             if name in options:
                 raise UsageError(f"{self.text}: the option {name!r} is given twice.")
+            if not value.strip():
+                raise UsageError(f"{self.text}: #{name}= has no value.")
             options[name] = value
         return options
 

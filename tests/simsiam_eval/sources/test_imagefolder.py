@@ -68,7 +68,7 @@ def test_rejected_tables(tmp_path, write_image):
     with pytest.raises(DataError, match=r"has metadata.csv and metadata.jsonl; remove all but one"):
         open_source(str(tmp_path))
     (tmp_path / "metadata.csv").unlink()
-    for line, message in (("[1]", "line 2: expected a JSON object"), ("{", "cannot be read as JSON lines"),
+    for line, message in (("[1]", "line 2: expected a JSON object"), ("{", "line 2: not JSON"),
                           ('{"file_name": ["a.png"]}', "line 2: expected a path and a label")):  # fmt: skip
         (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n' + line)
         with pytest.raises(DataError, match=message):

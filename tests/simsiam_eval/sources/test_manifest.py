@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from simsiam_eval.errors import DataError
+from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.sources.opening import open_source
 
@@ -154,3 +154,58 @@ def test_a_column_of_lists_has_no_labels(classes):
         DataError, match=r"'label' of .*list\.parquet contains list<.*; expected whole numbers or strings"
     ):
         open_source(classes / "list.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"path,label,label\na.png,cat,x\n", "has 2 columns called 'label'; rename all but one"),
+        ("a.csv", b"path,path\na.png,x\n", "has 2 columns called 'path'"),
+        ("a.csv", b"a.png,cat\nb.png,dog\n", "has no header line: its first line contains 'a.png'.*path,label"),
+        (
+            "a.csv",
+            "path,label\na.png,x\nb.png,caf\u00e9\n".encode("latin-1"),
+            r"line 3: b'b.png,caf\\xe9' is not UTF-8",
+        ),
+        ("a.csv", b"path,label\na.png,x\npath,label\nb.png,y\n", "row 2: the header line is repeated"),
+        ("a.jsonl", b'{"path": "a.png"}\n\n{"path": oops}\n', "line 3: not JSON .expecting value at column 10"),
+        ("a.jsonl", b'{"path": "a.png", "path": "b.png"}\n', "line 1: the key 'path' occurs twice"),
+        ("a.jsonl", '{"path": "a.png"}\n{"path": "\u00e9"}\n'.encode("latin-1"), r"line 2: b'.*\\xe9\"}' is not UTF-8"),
+        ("a.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
+    ],
+)
+def test_malformed_tables_are_said_with_the_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_encodings_without_a_mark(classes, encoding):
+    (classes / "list.csv").write_bytes("path,label\ncat/a.png,caf\u00e9\n".encode(encoding))
+    assert open_source(classes / "list.csv").class_names == ("caf\u00e9",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["path,\ufefflabel\ncat/a.png,x\ndog/b.png,y\n", '\ufeffpath,label\ncat/a.png,x\n\ufeff"dog/b.png",y\n'],
+)
+def test_byte_order_marks_inside(classes, text):
+    (classes / "list.csv").write_text(text, encoding="utf-8")
+    source = open_source(classes / "list.csv")
+    assert (source.ids_of(range(2)), source.labels.tolist()) == (["cat/a.png", "dog/b.png"], [0, 1])
+
+
+def test_a_table_without_the_column_label_names_the_others(classes, capsys):
+    (classes / "list.csv").write_text("path,species,split\ncat/a.png,tabby,train\n")
+    source = open_source(f"{classes}/list.csv#train")
+    assert source.notes == ["no column 'label', so there are no labels; name one of 'species' with #label=COLUMN"]
+    assert "#label=COLUMN" in capsys.readouterr().err
+    (classes / "paths.csv").write_text("path\ncat/a.png\n")
+    assert open_source(classes / "paths.csv").notes == []
+
+
+def test_options_without_a_value(classes):
+    (classes / "list.csv").write_text("path\ncat/a.png\n")
+    with pytest.raises(UsageError, match=r"#path= has no value"):
+        open_source(f"{classes}/list.csv#path=")

@@ -37,7 +37,7 @@ def test_rejected_specs(spec):
         ("{}/none-{{0..1}}.tar", r"none-0.tar does not exist \(2 of 2"),
         ("manifest:{}/dog/b.png", "is not a manifest; expected a .csv"),
         ("manifest:{}/bad.parquet", "is not a Parquet file"),
-        ("manifest:{}/bad.csv", "cannot be read as a table"),
+        ("manifest:{}/bad.csv", "bad.csv, line 2: .* is not UTF-8"),
     ],
 )
 def test_rejected_files(classes, spec, message):

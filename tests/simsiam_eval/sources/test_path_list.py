@@ -48,6 +48,16 @@ def test_labels(folder, text, labels, names):
     assert source.id(0) == "a.png"
 
 
+def test_labels_that_are_not_utf8_are_rejected(folder):
+    with pytest.raises(DataError, match=r"label in line 1 of .*list\.txt contains b'caf\\xe9', which is not UTF-8"):
+        written(folder, b"a.png\tcaf\xe9\n")
+
+
+def test_joined_lists_and_lists_without_a_mark(folder):
+    assert written(folder, "\ufeffa.png\tx\n\ufeffb c.png\ty\n").ids_of(range(2)) == ["a.png", "b c.png"]
+    assert written(folder, "a.png\tx\n".encode("utf-16-le")).class_names == ("x",)
+
+
 def test_names_that_are_not_utf8(folder):
     os.rename(folder / "a.png", os.fsencode(folder) + b"/\xe9.png")
     source = written(folder, b"\xe9.png\n")
