@@ -59,8 +59,8 @@ def main() -> None:
         ("images", "thumbnails", "MB", "s to write it", "s until it is usable", "s to find and color a class"),
         rows,
         [
-            "Usable: from opening the file until its script has run and the map, scrolled to at once, is drawn. Chromium draws WebGL on the CPU "
-            "here, without a GPU.",
+            "Usable: from opening the file until its script has run and the map, scrolled to at once, is drawn. Chromium "
+            "draws WebGL on the CPU here, without a GPU.",
             f"Made features (128 numbers, {CLASSES} classes), map by {args.map}; images are cut from scikit-learn's "
             "photographs.",
         ],
