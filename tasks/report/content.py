@@ -118,7 +118,7 @@ def _add_encoder(
     if main.has_classes:
         _add_confusion(content, main)
     duplicates = duplicates_of(main, settings.duplicate_threshold, device)
-    content.suspects = suspects_of(main, duplicates)
+    content.suspects = suspects_of(main, duplicates, settings.k, settings.temperature, device)
     say("map")
     coordinates = map_of(main, settings.map, settings.seed, device)
     first = [number for suspects in content.suspects for row in suspects.rows[:9] for number in row.numbers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from simsiam_eval.neighbors.duplicates import pairs_above
+from simsiam_eval.neighbors.suspects import NeighborSuspects, neighbor_suspects
 from tasks.report.encoders import Evaluated
 
 _LISTED = 500  # rows of a list on the page; its CSV has the same
 _MAX_COMPARED = 30_000  # images up to which every pair is compared
-_MAX_PAIRS = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,87 +60,105 @@ def duplicates_of(evaluated: Evaluated, threshold: float, device: torch.device) 
     every_pair = evaluated.count <= _MAX_COMPARED
     if every_pair:
         found = list(pairs_above(evaluated.features(), None, threshold, device))
-        first, second, similarities = (
-            np.concatenate(parts) if found else np.empty(0, dtype)
-            for parts, dtype in zip(
-                zip(*found, strict=True) if found else ((),) * 3, (np.int64, np.int64, np.float32), strict=True
-            )
-        )
+        first, second = (np.concatenate([np.empty(0, np.int64), *(pairs[side] for pairs in found)]) for side in (0, 1))
+        similarities = np.concatenate([np.empty(0, np.float32), *(pairs[2] for pairs in found)])
     else:
         predictions = evaluated.predictions
         rows, columns = np.nonzero((predictions.similarities >= threshold) & (predictions.neighbors >= 0))
         pairs = np.sort(np.stack([rows, predictions.neighbors[rows, columns]]), axis=0)
-        pairs, places = np.unique(pairs, axis=1, return_index=True)
-        (first, second), similarities = pairs, predictions.similarities[rows, columns][places]
+        (first, second), places = np.unique(pairs, axis=1, return_index=True)
+        similarities = predictions.similarities[rows, columns][places]
     flags = np.zeros(evaluated.count, np.bool_)
     flags[first], flags[second] = True, True
     order = np.argsort(-similarities, kind="stable")
     return Duplicates(first[order], second[order], similarities[order], flags, every_pair)
 
 
-def suspects_of(evaluated: Evaluated, duplicates: Duplicates) -> list[SuspectList]:
-    """Likely wrong labels, outliers, leaks from training to test images, and near-duplicates."""
-    lists = []
-    if evaluated.has_classes:
-        lists.append(_wrong_labels(evaluated))
-    lists.append(_outliers(evaluated))
-    tests = len(evaluated.test)
-    leaked = (duplicates.first < tests) & (duplicates.second >= tests)
-    names = evaluated.class_names
-    for key, title, chosen in (
-        ("leaks", "Test images that resemble a training image", leaked),
-        ("duplicates", "Near-duplicates", ~leaked),
-    ):
-        if key == "leaks" and evaluated.train is None:
-            continue
-        numbers = np.flatnonzero(chosen)
-        rows = []
-        for place in numbers[:_LISTED].tolist():
-            a, b = int(duplicates.first[place]), int(duplicates.second[place])
-            labels = evaluated.labels[a], evaluated.labels[b]
-            differ = (
-                f", labels differ: {names[labels[0]]} and {names[labels[1]]}"
-                if min(labels) >= 0 and labels[0] != labels[1]
-                else ""
-            )
-            similarity = float(duplicates.similarities[place])
-            rows.append(Suspect((a, b), similarity, f"similarity {similarity:.4f}{differ}"))
-        how = "every pair was compared" if duplicates.every_pair else "only nearest neighbors were compared"
-        lists.append(SuspectList(key, title, f"Pairs with a high cosine similarity; {how}.", len(numbers), rows))
+def suspects_of(
+    evaluated: Evaluated, duplicates: Duplicates, k: int, temperature: float, device: torch.device
+) -> list[SuspectList]:
+    """Likely wrong labels, outliers, test images that resemble training images, and near-duplicates.
+
+    Args:
+        k, temperature: of the votes.
+    """
+    if evaluated.count < 2:
+        return []
+    found = neighbor_suspects(evaluated.features(), evaluated.labels, k=k, temperature=temperature, device=device)
+    leaked = (duplicates.first < len(evaluated.test)) & (duplicates.second >= len(evaluated.test))
+    lists = [_wrong_labels(evaluated, found)] if found.labels is not None else []
+    lists += _outliers(found)
+    if evaluated.train is not None:
+        lists.append(_pairs("leaks", "Test images that resemble a training image", evaluated, duplicates, leaked))
+    lists.append(_pairs("duplicates", "Near-duplicates within a set", evaluated, duplicates, ~leaked))
     return lists
 
 
-def _wrong_labels(evaluated: Evaluated) -> SuspectList:
-    predictions = evaluated.predictions
-    wrong = np.flatnonzero(
-        (evaluated.labels >= 0) & (predictions.labels >= 0) & (predictions.labels != evaluated.labels)
-    )
-    order = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
-    rows = [
-        Suspect((number,), float(predictions.confidence[number]), _reason(evaluated, number))
-        for number in order[:_LISTED].tolist()
-    ]
+def _wrong_labels(evaluated: Evaluated, found: NeighborSuspects) -> SuspectList:
+    labels, names = found.labels, evaluated.class_names
+    assert labels is not None
+
+    def reason(number: int) -> str:
+        given, other = names[evaluated.labels[number]], names[labels.suggested[number]]
+        return f"labeled {given}; its neighbors are rather {other} (margin {labels.margin[number]:.2f})"
+
     return SuspectList(
-        "labels", "Labels that may be wrong", "Images whose neighbors agree on another class.", len(order), rows
+        "labels",
+        "Labels that may be wrong",
+        "Images whose neighbors, of both sets, give another class more votes than their label. The margin is the label's "
+        "share of the votes minus that of the other class.",
+        labels.count,
+        _rows(labels.order()[: labels.count], labels.margin, reason),
     )
 
 
-def _reason(evaluated: Evaluated, number: int) -> str:
-    names, predictions = evaluated.class_names, evaluated.predictions
-    given, other = names[evaluated.labels[number]], names[predictions.labels[number]]
-    return f"labeled {given}; its neighbors are {other} ({100 * predictions.confidence[number]:.0f} % of the votes)"
-
-
-def _outliers(evaluated: Evaluated) -> SuspectList:
-    similarities = evaluated.predictions.similarities
-    score = 1 - similarities[:, -1]
-    order = np.argsort(-score, kind="stable")
-    rows = [
-        Suspect(
-            (number,),
-            float(score[number]),
-            f"similarity {similarities[number, -1]:.3f} to the neighbor at place {similarities.shape[1]}",
+def _outliers(found: NeighborSuspects) -> list[SuspectList]:
+    far = found.outliers
+    lists = [
+        SuspectList(
+            "outliers",
+            "Outliers",
+            f"Images that are far from all others, by the cosine distance to the neighbor at place {far.k}.",
+            len(far.distance),
+            _rows(far.order(), far.distance, lambda number: f"distance {far.distance[number]:.3f}"),
         )
-        for number in order[:_LISTED].tolist()
     ]
-    return SuspectList("outliers", "Outliers", "Images that are far from their neighbors.", evaluated.count, rows)
+    order = far.class_order()
+    if len(order):
+        lists.append(
+            SuspectList(
+                "class-outliers",
+                "Outliers of their class",
+                "Images that are far from the others of their class, compared with the median distance in it.",
+                len(order),
+                _rows(
+                    order, far.class_ratio, lambda number: f"{far.class_ratio[number]:.1f} times the median distance"
+                ),
+            )
+        )
+    return lists
+
+
+def _pairs(
+    key: str, title: str, evaluated: Evaluated, duplicates: Duplicates, chosen: NDArray[np.bool_]
+) -> SuspectList:
+    places = np.flatnonzero(chosen)
+    how = "every pair was compared" if duplicates.every_pair else "only nearest neighbors were compared"
+    rows = []
+    for place in places[:_LISTED].tolist():
+        pair = int(duplicates.first[place]), int(duplicates.second[place])
+        similarity = float(duplicates.similarities[place])
+        rows.append(Suspect(pair, similarity, f"similarity {similarity:.4f}{_different_labels(evaluated, pair)}"))
+    return SuspectList(key, title, f"Pairs with a high cosine similarity; {how}.", len(places), rows)
+
+
+def _different_labels(evaluated: Evaluated, pair: tuple[int, int]) -> str:
+    first, second = (int(evaluated.labels[number]) for number in pair)
+    if min(first, second) < 0 or first == second:
+        return ""
+    names = evaluated.class_names
+    return f", labels differ: {names[first]} and {names[second]}"
+
+
+def _rows(order: Iterable[int], score: NDArray[np.float32], reason: Callable[[int], str]) -> list[Suspect]:
+    return [Suspect((int(number),), float(score[number]), reason(int(number))) for number in list(order)[:_LISTED]]
