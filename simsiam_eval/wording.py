@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-# All control characters but tab and line feed.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters, and those that change the direction of the text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Measurement(str):
@@ -40,15 +40,6 @@ def counted(number: int, what: str) -> str:
     return f"{number} {plural}"
 
 
-def visible(text: str) -> str:
-    """A text with its control characters written out: names in data must not move the cursor or recolor the terminal.
-
-    >>> visible("red: \\x1b[31m")
-    'red: \\\\x1b[31m'
-    """
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
-
-
 def percent(value: float, interval: Sequence[float] | None = None) -> Measurement:
     """An accuracy as the tables show it.
 
@@ -73,10 +64,16 @@ def first_few(names: Iterable[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def printable(text: str) -> str:
-    """Text for one cell or line; control characters, which could move a terminal's cursor, are replaced.
+def printable(text: str, lines: bool = False) -> str:
+    """A text with its control characters written out: names in data must not move a terminal's cursor, nor end a line.
 
-    >>> printable("cat" + chr(27) + "[2J") == "cat" + chr(0xFFFD) + "[2J"
-    True
+    Args:
+        lines: whether tabs and line feeds stay.
+
+    >>> printable("red: \\x1b[31m"), printable("a\\nb"), printable("a\\nb", lines=True)
+    ('red: \\\\x1b[31m', 'a\\\\nb', 'a\\nb')
     """
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    kept = "\t\n" if lines else ""
+    return _CONTROL.sub(
+        lambda match: match[0] if match[0] in kept else match[0].encode("unicode_escape").decode("ascii"), text
+    )

@@ -14,7 +14,7 @@ from simsiam_eval.commands.record_file import Record, encoder_label
 from simsiam_eval.commands.record_search import Unfinished, Unread, find_records
 from simsiam_eval.commands.settings import Settings, setting
 from simsiam_eval.errors import DataError
-from simsiam_eval.wording import counted, first_few, printable
+from simsiam_eval.wording import counted, first_few
 
 _TABLE_ROWS, _NAMED = 200, 3
 _UNFINISHED = "unfinished"
@@ -96,7 +96,7 @@ class Run:
         texts = [self.task, encoder, ", ".join(self.data) or "-", self.protocol or "-", name]
         date = (self.date or "-").replace("T", " ").removesuffix("Z")
         state = [self.state] if self.state else []
-        return [*map(printable, texts), value, printable(", ".join([*state, date])), printable(where)]
+        return [*texts, value, ", ".join([*state, date]), where]
 
 
 def runs(settings: RunsSettings) -> Result:
@@ -235,7 +235,7 @@ def _table(found: Sequence[Run], records: int, unfinished: int, unread: Sequence
     if len(found) > _TABLE_ROWS:
         notes.append(f"The first {_TABLE_ROWS} of {len(found):,} lines; --csv and --json have all.")
     if unread:
-        reasons = " ".join(printable(entry.reason) for entry in unread[:_NAMED])
+        reasons = " ".join(entry.reason for entry in unread[:_NAMED])
         more = f" And {len(unread) - _NAMED} more." if len(unread) > _NAMED else ""
         notes.append(f"Not read: {counted(len(unread), 'file')} or folders. {reasons}{more}")
     title = counted(records, "record") + (f", {counted(unfinished, 'unfinished run')}" if unfinished else "")

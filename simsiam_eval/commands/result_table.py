@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import UsageError, spelled
-from simsiam_eval.wording import Measurement, visible
+from simsiam_eval.wording import Measurement, printable
 
 if TYPE_CHECKING:
     import pandas
@@ -52,13 +52,13 @@ class Table:
         for column in self.columns:
             table.add_column(escape(column), overflow="fold")
         for row in self.rows:
-            table.add_row(*(escape(visible(cell)) for cell in row))
+            table.add_row(*(escape(printable(cell)) for cell in row))
         with console.capture() as captured:
-            console.print(escape(visible(spelled(self.title))))
+            console.print(escape(printable(spelled(self.title), lines=True)))
             if self.rows:
                 console.print(table)
             for note in self.notes:
-                console.print(escape(visible(spelled(note))))
+                console.print(escape(printable(spelled(note), lines=True)))
         return captured.get().rstrip("\n")
 
     def to_html(self) -> str:

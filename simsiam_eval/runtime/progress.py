@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
 from simsiam_eval.errors import spelled
-from simsiam_eval.wording import visible
+from simsiam_eval.wording import printable
 
 _PLAIN_SECONDS = 10.0  # between two lines, where there is no terminal for a bar
 
@@ -18,7 +18,7 @@ _PLAIN_SECONDS = 10.0  # between two lines, where there is no terminal for a bar
 def say(message: str) -> None:
     """Print one line; nothing where it cannot be written (a closed terminal, a full disk): the command continues."""
     if sys.stderr is not None:
-        print(visible(spelled(message)), file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
+        print(printable(spelled(message), lines=True), file=cast("IO[str]", _Lenient(sys.stderr)), flush=True)
 
 
 class _Lenient:

@@ -10,7 +10,7 @@ import numpy as np
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.errors import DataError
-from simsiam_eval.wording import first_few, printable
+from simsiam_eval.wording import first_few
 from tasks.suspects.ranking import COLUMNS, KINDS, Found, sentence
 from tasks.suspects.settings import CLEANLAB, DUPLICATES, HEAD, LABELS, NEIGHBORS, OUTLIERS, SuspectsSettings
 
@@ -200,10 +200,7 @@ def _table(settings: SuspectsSettings, found: Found, alone: int, unlabeled: int)
         shown = list(itertools.islice(found.suspects(kind), _TABLE_ROWS))
         if kind == "label":
             shown = [one for one in shown if one.score < 0]
-        rows += [
-            [one.kind, str(one.rank), printable(one.id), printable(one.label) or "-", printable(one.reason)]
-            for one in shown
-        ]
+        rows += [[one.kind, str(one.rank), one.id, one.label or "-", one.reason] for one in shown]
     counts = found.counts()
     parts = []
     if counts["judged"] is not None:
@@ -221,8 +218,7 @@ def _table(settings: SuspectsSettings, found: Found, alone: int, unlabeled: int)
         f"All ranked images are in {' and '.join(given)}." if settings.csv else "--csv writes all ranked images."
     )
     return Table(
-        f"{printable(str(found.features.name))}, {len(found.features):,} images"
-        + "".join(f"; {part}" for part in parts),
+        f"{found.features.name!s}, {len(found.features):,} images" + "".join(f"; {part}" for part in parts),
         ("kind", "rank", "id", "label", "reason"),
         rows,
         notes,

@@ -76,7 +76,7 @@ def test_rows_of_a_confusion_matrix_are_true_classes(tmp_path):
     draw_confusion(tmp_path / "m.svg", np.array([[5, 2], [0, 7]]), ["$ant$", "bee\n<b>"], "A & B")
     assert {"true class", "predicted class", "$ant$", "5", "2", "7"} <= set(texts(tmp_path / "m.svg"))
     assert "0" not in texts(tmp_path / "m.svg")
-    assert "bee\N{REPLACEMENT CHARACTER}&lt;b&gt;" in texts(tmp_path / "m.svg")
+    assert "bee\\n&lt;b&gt;" in texts(tmp_path / "m.svg")
 
 
 def test_a_thousand_classes_are_drawn_without_names(tmp_path):
