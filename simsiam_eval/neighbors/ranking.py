@@ -148,11 +148,13 @@ def score_queries(
     device: torch.device | None = None,
     *,
     rows: NDArray[np.int64] | None = None,
+    own: NDArray[np.int64] | None = None,
 ) -> QueryScores:
     """The scores behind `retrieval_metrics`, query by query.
 
     Args:
         rows: (M,) which of the queries to score; default: all.
+        own: for each query the gallery's row that is the query itself, which is left out; -1 for none.
     """
     gallery, gallery_labels = as_rows(gallery), as_labels(gallery_labels)
     leave_one_out = queries is None
@@ -174,8 +176,10 @@ def score_queries(
     for block, similarities in similarity_blocks(gallery, None if leave_one_out else queries, rows, metric, device):
         for query, of_query in zip(rows[block].tolist(), similarities, strict=True):
             relevant = members.get(int(query_labels[query]), order[:0])
-            if leave_one_out:
-                relevant = relevant[relevant != query]
+            itself = query if leave_one_out else -1 if own is None else int(own[query])
+            if itself >= 0:
+                relevant = relevant[relevant != itself]
+                of_query[itself] = -np.inf
             if not len(relevant):
                 continue
             ranks = relevant_ranks(of_query, relevant)

@@ -96,7 +96,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
         UsageError, DataError: the features cannot be used, or no query has a relevant image.
     """
     from simsiam_eval.errors import DataError
-    from simsiam_eval.features.compatibility import described_features, same_rows
+    from simsiam_eval.features.compatibility import described_features, own_note, own_rows, same_rows
     from simsiam_eval.neighbors.ranking import score_queries
     from simsiam_eval.runtime.device import resolve_device
 
@@ -107,6 +107,8 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
     )
     leave_one_out = same_rows(gallery, queries)
     rows = _sample(len(queries.labels), settings.limit, settings.seed)
+    own = None if leave_one_out else own_rows(gallery, queries)
+    own_of_rows = None if own is None or (own[rows] < 0).all() else own[rows]
     scores = score_queries(
         gallery.features,
         gallery.labels,
@@ -116,6 +118,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
         settings.metric,
         device,
         rows=rows,
+        own=own,
     )
     if not len(scores.queries):
         raise DataError(f"No query has another image of its class in {settings.gallery}; there is nothing to find.")
@@ -156,6 +159,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
             started,
             str(device),
             leave_one_out=leave_one_out,
+            **({} if own_of_rows is None else {"left_out_of_own_neighbors": int((own_of_rows >= 0).sum())}),
             gallery=described_features(gallery),
             queries=described_features(queries),
         ),
@@ -166,7 +170,7 @@ def retrieval_eval(settings: RetrievalEvalSettings) -> Result:
             f"{counted(len(scores.queries), 'query')}{', leave-one-out' if leave_one_out else ''}",
             ("metric", "% [95 %]"),
             _metric_rows(metrics, settings.k),
-            _notes(without_relevant, classes, leakage, indexes),
+            own_note(own_of_rows, "query", "gallery") + _notes(without_relevant, classes, leakage, indexes),
         ),
     )
 

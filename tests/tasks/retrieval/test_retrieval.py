@@ -74,6 +74,26 @@ def test_queries_with_a_copy_in_the_gallery_are_reported(tmp_path):
     assert retrieval_eval(RetrievalEvalSettings(gallery=sets["gallery"])).metrics["leakage"] is None
 
 
+def test_queries_that_are_in_the_gallery_are_not_their_own_hits(tmp_path):
+    """Images with the same ids and features, in another order, rank as in leave-one-out."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3
+    for name, rows in (("gallery", np.arange(30)), ("reversed", np.arange(30)[::-1]), ("half", np.arange(0, 30, 2))):
+        source = {"spec": name, "fingerprint": name, "class_names": None}
+        ids = [f"{row}.png" for row in rows]
+        write_features(tmp_path / f"{name}.h5", features[rows], labels[rows], ids, encoder={"arch": "a"}, source=source)
+    gallery = str(tmp_path / "gallery.h5")
+    alone = retrieval_eval(RetrievalEvalSettings(gallery=gallery))
+    found = retrieval_eval(RetrievalEvalSettings(gallery=gallery, queries=str(tmp_path / "reversed.h5")))
+    assert found.provenance["left_out_of_own_neighbors"] == 30
+    for name in ("recall_at_1", "map", "r_precision", "mrr"):
+        assert found.metrics[name] == pytest.approx(alone.metrics[name])
+    half = retrieval_eval(RetrievalEvalSettings(gallery=gallery, queries=str(tmp_path / "half.h5"), limit=5))
+    assert half.provenance["left_out_of_own_neighbors"] == 5
+    assert any("5 of 5 query images are also gallery images" in note for note in half.table.notes)
+    assert "left_out_of_own_neighbors" not in alone.provenance
+
+
 def test_another_encoder_is_rejected(tmp_path):
     ours, theirs = (write(tmp_path / f"{arch}.h5", np.eye(3), [0, 0, 1], arch) for arch in ("r18", "r50"))
     with pytest.raises(DataError, match="encoder"):
