@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from simsiam_eval.errors import DataError
 from simsiam_eval.sources.array_names import ArrayPair, array_pairs, chosen_pair
 from simsiam_eval.sources.pixel_rows import ArrayRows, array_labels
+from simsiam_eval.sources.split_column import rows_of_split, split_column
+from simsiam_eval.sources.splits import choose_split
 from simsiam_eval.vocabulary import NO_LABEL
 from simsiam_eval.wording import first_few
 
 ENDINGS = (".npz", ".npy")
 _MAX_SHOWN = 20
+_IGNORE = " (ignore it with #label=none)"
 
 Arrays = dict[str, Callable[[], NDArray[Any]]]  # name -> reads the array
 
@@ -37,8 +40,8 @@ def open_arrays(
 
     Args:
         options: images: the array of the images, (N,H,W), (N,H,W,C) or (N,C,H,W) of numbers; label: the array of their
-            labels, (N,) numbers or texts, or `none`; split: the split in the names of the arrays. Common names are found
-            without options.
+            labels, (N,) numbers or texts, or `none`; split: the split in the names of the arrays, or in an array
+            `split` with the split of each row. Common names are found without options.
         default_split: train or test, used where there are splits and the options name none.
         no_label: as of `Labels`, which numbers the labels.
 
@@ -47,14 +50,33 @@ def open_arrays(
             or shape.
     """
     arrays = _arrays(path)
-    pair = _pair(arrays, spec, options, default_split, path)
+    # Splits in the names of the arrays come first.
+    column = None if any(split for split, _ in array_pairs(arrays)) else split_column(arrays, (options.get("label"),))
+    if column is None:
+        pair = _pair(arrays, spec, options, default_split, path)
+    else:
+        pair = _pair(arrays, spec, {name: value for name, value in options.items() if name != "split"}, None, path)
     pixels = _read(arrays, pair.images, "images", path)
     values = None if pair.labels is None else _read(arrays, pair.labels, "label", path)
     if not len(pixels.shape) or not len(pixels):
         raise DataError(f"{pair.images} of {path} has no rows.")
     where = f"{pair.labels} of {path}"
-    labels = array_labels(values, len(pixels), where, no_label, hint=" (ignore it with #label=none)")
-    source = ArrayRows(spec, pixels, *labels.numbered(where), pair.images, f"{pair.images} of {path}")
+    rows = None
+    if column is not None:
+        named = _read(arrays, column, "split", path)
+        if named.shape[:1] == (len(pixels),) and named.size == len(pixels) and named.dtype.kind in "USiu":
+            _, rows = rows_of_split(column, named, options.get("split"), default_split, spec)
+        else:
+            choose_split((), options.get("split"), default_split, spec)
+    array_labels(values, len(pixels), where, no_label, hint=_IGNORE)  # of another shape
+    labels = array_labels(
+        values if values is None or rows is None else values[rows],
+        len(pixels) if rows is None else len(rows),
+        where,
+        no_label,
+        hint=_IGNORE,
+    )
+    source = ArrayRows(spec, pixels, *labels.numbered(where), pair.images, f"{pair.images} of {path}", rows)
     source.notes += labels.notes()
     return source
 

@@ -25,6 +25,7 @@ from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.pixel_rows import PixelRows, pixel_layout
+from simsiam_eval.sources.split_column import rows_of_split, split_column
 from simsiam_eval.sources.splits import choose_split, split_word
 from simsiam_eval.vocabulary import FEATURE_FILE_FORMAT, NO_LABEL
 
@@ -50,7 +51,8 @@ def open_hdf5(
         options: images: the dataset of the images, (N,H,W,3), (N,H,W) or (N,3,H,W) of numbers, or (N,) bytes of image
             files (variable-length uint8, or opaque); with selected channels also (N,H,W,C) or (N,C,H,W);
             label: the dataset of the labels, (N,) numbers or strings, or `none`;
-            id: the dataset of the ids, (N,) strings; split: the group with these datasets, or `none`. Common names are
+            id: the dataset of the ids, (N,) strings; split: the group with these datasets, or the rows that a dataset
+            `split` beside them names, or `none`. Common names are
             found without options.
         default_split: train or test, used where there are such groups and the options name none.
         no_label: as of `Labels`, which numbers the labels.
@@ -66,20 +68,28 @@ def open_hdf5(
                 raise DataError(
                     f"{file} is a feature file, not images; pass it to linear-eval or knn as --train or --test."
                 )
-            options = _named_arrays(opened, options, default_split, spec)
-            group = _group(opened, options, default_split, spec)
+            column = _split_dataset(opened, options)
+            if column is not None:
+                requested = options.get("split")
+                options = {name: value for name, value in options.items() if name != "split"}
+            else:
+                options = _named_arrays(opened, options, default_split, spec)
+            group = opened if column is not None else _group(opened, options, default_split, spec)
             images = _dataset(group, options.get("images"), IMAGE_NAMES, "images", file)
             layout, why_not_rgb = _layout(images, file)
             if not len(images):
                 raise DataError(f"{images.name} of {file} has no rows.")
-            labels, where = _labels(group, images, options.get("label"), file, no_label)
+            split, rows = None, None
+            if column is not None:
+                split, rows = _rows_of_split(opened[column], images, requested, default_split, spec)
+            labels, where = _labels(group, images, options.get("label"), file, no_label, rows)
             ids = None
             if options.get("id"):
                 ids = _ids(_dataset(group, options["id"], (), "id", file), images, file)
-            key = files_key([file], "hdf5", 1, images.name, sorted(options.items()))
+            key = files_key([file], "hdf5", 1, images.name, sorted(options.items()), *filter(None, [split]))
             numbers, names = labels.numbered(where)
             unstored = unstored_rows(images)
-            source = Hdf5Source(spec, file, images.name, layout, numbers, names, ids, key, why_not_rgb, unstored)
+            source = Hdf5Source(spec, file, images.name, layout, numbers, names, ids, key, why_not_rgb, unstored, rows)
             source.notes += labels.notes()
             return source
     except OSError as error:
@@ -92,6 +102,7 @@ class Hdf5Source(PixelRows):
     Args:
         layout: as that of `PixelRows`, or "bytes".
         unstored: the rows that are not stored, whose images are unreadable; None if all are.
+        rows: (M,) which rows of the dataset to read; default: all. `ids` and `unstored` are those of all.
     """
 
     def __init__(
@@ -106,13 +117,15 @@ class Hdf5Source(PixelRows):
         key: str,
         why_not_rgb: str | None = None,
         unstored: UnstoredRows | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__(spec, labels, class_names, layout, why_not_rgb)
-        self._unstored = unstored
+        self._unstored, self._rows = unstored, rows
         self._file, self._name, self._ids, self._key = file, name, ids, key
         self._datasets = PerProcess(self._open, 1)
 
     def id(self, row: int) -> str:
+        row = self._row(row)
         return self._ids[row] if self._ids is not None else f"{self._name.lstrip('/')}/{row:08d}"
 
     def stored(self, row: int) -> StoredImage:
@@ -131,7 +144,12 @@ class Hdf5Source(PixelRows):
         require_filters(file[name], f"{name} of {self._file}")
         return file[name], file
 
+    def _row(self, row: int) -> int:
+        """The row of the dataset."""
+        return row if self._rows is None else int(self._rows[row])
+
     def _stored(self, row: int) -> NDArray[Any]:
+        row = self._row(row)
         if self._unstored is not None and (reason := self._unstored.reason(row)):
             raise UnreadableImage(f"not stored in the file: {reason}")
         try:
@@ -161,6 +179,27 @@ def _named_arrays(
         return options
     others = {name: value for name, value in options.items() if name != "split"}
     return {"images": pair.images, "label": pair.labels or "none", **others}
+
+
+def _split_dataset(file: h5py.File, options: Mapping[str, str]) -> str | None:
+    """The dataset beside the images that may name the split of each."""
+    import h5py
+
+    datasets = [name for name, item in members(file).items() if isinstance(item, h5py.Dataset)]
+    images = options.get("images", "").strip("/") or _common_name(file, IMAGE_NAMES)
+    return split_column(datasets, (images, options.get("label"), options.get("id"))) if images in datasets else None
+
+
+def _rows_of_split(
+    column: h5py.Dataset, images: h5py.Dataset, requested: str | None, default: str | None, spec: str
+) -> tuple[str | None, NDArray[np.int64] | None]:
+    """As `rows_of_split`; of a dataset of another shape or type every row."""
+    if column.shape not in ((len(images),), (len(images), 1)) or not (is_text(column) or column.dtype.kind in "iu"):
+        return choose_split((), requested, default, spec), None
+    where = f"{column.name} of {column.file.filename}"
+    require_stored(column, where)
+    values = np.array(texts(column, where)) if is_text(column) else column[()]
+    return rows_of_split(column.name.lstrip("/"), values, requested, default, spec)
 
 
 def _group(file: h5py.File, options: Mapping[str, str], default_split: str | None, spec: str) -> h5py.Group:
@@ -224,25 +263,32 @@ def _layout(images: h5py.Dataset, file: Path) -> tuple[str, str | None]:
 
 
 def _labels(
-    group: h5py.Group, images: h5py.Dataset, name: str | None, file: Path, no_label: Sequence[str]
+    group: h5py.Group,
+    images: h5py.Dataset,
+    name: str | None,
+    file: Path,
+    no_label: Sequence[str],
+    rows: NDArray[np.int64] | None,
 ) -> tuple[Labels, str]:
-    """The labels, and the name of their dataset for messages."""
+    """The labels of some rows, or of all, and the name of their dataset for messages."""
 
     labels, chosen = Labels(no_label), name or _common_name(group, LABEL_NAMES)
     if chosen is None or name == "none":
-        labels.extend([""] * len(images))
+        labels.extend([""] * len(images if rows is None else rows))
         return labels, str(file)
     stored = _dataset(group, chosen, LABEL_NAMES, "label", file)
     where = f"{stored.name} of {file}"
     require_stored(stored, where)
     if is_text(stored):
         _require_rows(stored, images, where, "label")
-        labels.extend(texts(stored, where))
+        names = texts(stored, where)
+        labels.extend(names if rows is None else (names[row] for row in rows))
         return labels, where
     if stored.dtype.kind not in "iufb":
         raise DataError(f"{where} contains {stored.dtype}; expected labels as whole numbers or strings.")
     _require_rows(stored, images, where, "label")
-    labels.extend_numbers(stored[()])
+    values = stored[()]
+    labels.extend_numbers(values if rows is None else values[rows])
     return labels, where
 
 

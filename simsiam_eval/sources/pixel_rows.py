@@ -75,6 +75,7 @@ class ArrayRows(PixelRows):
     Args:
         name: of the array; with the row number it is the id of an image.
         where: names the array in messages.
+        rows: (M,) which rows of the array to read; default: all.
 
     Raises:
         DataError: it does not contain images.
@@ -90,19 +91,24 @@ class ArrayRows(PixelRows):
         names: Sequence[str] | None,
         name: str,
         where: str,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         layout, why_not_rgb = pixel_layout(pixels.dtype, pixels.shape, where)
         super().__init__(spec, labels, names, layout, why_not_rgb)
-        self._pixels, self._name = pixels, name
+        self._pixels, self._name, self._rows = pixels, name, rows
 
     def id(self, row: int) -> str:
-        return f"{self._name}/{row:08d}"
+        return f"{self._name}/{self._row(row):08d}"
 
     def stored(self, row: int) -> StoredImage:
-        return StoredImage(self._pixels[row], {"HWC": "last", "CHW": "first"}.get(self._layout))
+        return StoredImage(self._pixels[self._row(row)], {"HWC": "last", "CHW": "first"}.get(self._layout))
 
     def _stored(self, row: int) -> NDArray[Any]:
-        return np.asarray(self._pixels[row])
+        return np.asarray(self._pixels[self._row(row)])
+
+    def _row(self, row: int) -> int:
+        """The row of the array."""
+        return row if self._rows is None else int(self._rows[row])
 
 
 def array_labels(

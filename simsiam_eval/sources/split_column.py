@@ -1,10 +1,15 @@
-"""The column of a table that names the split of each row."""
+"""The column of a table, or the array beside an array of images, that names the split of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import label_text
 from simsiam_eval.sources.splits import choose_split, split_of
 
 _SURE = ("split", "splits", "data_split", "partition")  # also with other values, such as 0, 1 and 2
@@ -53,6 +58,28 @@ def split_in_column(
         return choose_split(filter(None, values), requested, default, spec)
     except DataError as error:
         raise DataError(f"{error} The column {column!r} names the splits; #split=none reads every row.") from None
+
+
+def rows_of_split(
+    column: str, values: NDArray[Any], requested: str | None, default: str | None, spec: str
+) -> tuple[str | None, NDArray[np.int64] | None]:
+    """The chosen split and its rows where an array names the split of each row; None: every row.
+
+    Args:
+        values: (N,) texts or numbers.
+        requested, default: as those of `choose_split`.
+
+    Raises:
+        DataError: as `choose_split`; a text is not UTF-8.
+    """
+    texts = [
+        label_text(value, column).strip() if isinstance(value, bytes) else str(value).strip()
+        for value in values.reshape(-1).tolist()
+    ]
+    if not are_splits(column, set(texts)):
+        return choose_split((), requested, default, spec), None
+    split = split_in_column(column, set(texts), requested, default, spec)
+    return split, None if split is None else np.flatnonzero(np.array(texts) == split)
 
 
 def _plain(name: str) -> str:
