@@ -71,6 +71,16 @@ def latin(folder: Path) -> str | None:
     return rejected(str(path), r"/labels of " + str(path) + r" contains b'caf\xe9', which is not UTF-8")
 
 
+def split_beside(folder: Path) -> str | None:
+    """A dataset that names the split of each row."""
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["images"], file["split"] = PIXELS, ["train", "test"] * 3
+    if wrong := rejected(f"{folder}/a.h5", "several splits (test, train)"):
+        return wrong
+    source = open_source(f"{folder}/a.h5#test")
+    return difference(source.ids_of(range(len(source))), [f"images/{row:08d}" for row in (1, 3, 5)])
+
+
 CASES = [
     Case("soft link to itself", "an error that names it", linked(
         "images is a link that leads back to itself", images=h5py.SoftLink("/images"))),
@@ -83,4 +93,5 @@ CASES = [
     Case("a filter that is not installed", "one error with the package", blosc),
     Case("labels of an enumeration", "their names are the classes", enumerated),
     Case("labels in Latin-1", "an error, not merged classes", latin),
+    Case("a dataset that names the splits", "they are known", split_beside),
 ]  # fmt: skip

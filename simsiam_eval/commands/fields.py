@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from simsiam_eval.errors import UsageError, names_options
 
+_LONGEST_WHOLE = 1e6
 _LARGEST_INTEGER = 10**12  # rows of a source may be billions; libraries count in 64 bits
 _LARGEST_FLOAT = 1e36  # float32 ends at 3.4e38, and a learning rate is multiplied by the batch
 _LONGEST_VALUE = 200  # characters of a value in a message
@@ -146,8 +147,14 @@ def _checked(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:
         ("above", lambda bound: value > bound),
     ):
         if rules[rule] is not None and not holds(rules[rule]):
-            raise UsageError(f"{name} must be {rule.replace('_', ' ')} {rules[rule]}, got {value}.")
+            raise UsageError(f"{name} must be {rule.replace('_', ' ')} {rules[rule]}, got {_as_typed(value)}.")
     return value
+
+
+def _as_typed(value: Any) -> Any:
+    """A whole float without its point, as it is mostly typed on the command line."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _LONGEST_WHOLE
+    return int(value) if is_whole and names_options() else value
 
 
 def _converted(field: dataclasses.Field[Any], scalar: type, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,9 +38,25 @@ GROUPS = (
     "output",
     "machine",
 )
+
+
+class _Number(click.types.FloatParamType):
+    """A float, whose error says how to write a percentage."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            try:
+                number = float(value.strip()[:-1])
+            except ValueError:
+                number = float("nan")
+            if math.isfinite(number):
+                self.fail(f"{value!r} is not a number; write {number / 100:g}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _CLICK_TYPES: dict[type, click.ParamType[Any]] = {
     int: click.INT,
-    float: click.FLOAT,
+    float: _Number(),
     bool: click.BOOL,
     str: click.STRING,
     Path: click.Path(path_type=Path),

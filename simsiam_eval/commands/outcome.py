@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import signal
 import sys
 import traceback
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 import click
 
 from simsiam_eval.commands.record import Result
-from simsiam_eval.errors import Stopped, UserError, spelled_as
+from simsiam_eval.errors import DataError, Stopped, UserError, spelled_as
 from simsiam_eval.runtime.exit_report import report_exit
 from simsiam_eval.runtime.immediate_exit import end_at_signals, signal_message
 from simsiam_eval.runtime.launch import torchrun_group
@@ -62,7 +63,10 @@ def _report(run: Callable[[], Result], as_json: bool, debug: bool) -> None:
         raise SystemExit(stopped.exit_status) from stopped
     except UserError as error:
         _fail(str(error), error.exit_status, debug)
-    except (OSError, MemoryError) as error:
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        _fail(f"{where}{error.strerror}." if error.strerror else f"{type(error).__name__}: {error}", 1, debug)
+    except MemoryError as error:
         _fail(f"{type(error).__name__}: {error}", 1, debug)
     except RuntimeError as error:
         # torch's, which is not imported here; on a CPU it has no class of its own
@@ -92,15 +96,18 @@ def _uninterrupted(run: Callable[[], Result], received: Received) -> Result:
 
 def _print(result: Result, as_json: bool) -> None:
     """The record or the table on standard output, and on standard error the faults that the table does not show."""
-    text = result.to_json() if as_json else str(result.table)
-    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
-        text = json.dumps(json.loads(text), indent=2) if as_json else text  # ASCII
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
+        text = result.to_json() if as_json else str(result.table)  # which writes nothing yet, but flushes
+        if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+            text = json.dumps(json.loads(text), indent=2) if as_json else text  # ASCII
+            sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
         click.echo(text)
     except BrokenPipeError:  # the reader (head, jq) has left: not an error of ours
         sys.stderr.close()  # Python would tell it again
         return
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"Cannot write the result to standard output: {reason}.") from error
     shown = [] if as_json else [cell for row in result.table.rows for cell in row]
     for fault in result.faults:
         if not any(fault in cell for cell in shown):

@@ -49,7 +49,7 @@ def extract_to_cache(plan: ExtractionPlan, spec: str) -> Path:
     waiting = False
     while True:
         try:
-            _, unreadable = write_extraction(extraction, attributes, out, Processes(extraction.device))
+            _, unreadable = write_extraction(extraction, attributes, out, Processes(extraction.device), cached=True)
             if unreadable == len(extraction.rows):
                 raise DataError(f"None of the {counted(unreadable, 'image')} of {spec} could be read.")
             return out

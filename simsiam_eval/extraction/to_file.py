@@ -31,6 +31,7 @@ def write_extraction(
     out: Path,
     processes: Processes,
     engine: Engine = Extraction.compute,
+    cached: bool = False,
 ) -> tuple[int, int]:
     """Extract features to the feature file `out`; an unfinished file is resumed.
 
@@ -45,7 +46,7 @@ def write_extraction(
     Raises:
         DataError: `out` holds other features or cannot be written; with `strict`, an image cannot be read.
     """
-    existing = _complete_file(extraction, attributes, out) if processes.main else None
+    existing = _complete_file(extraction, attributes, out, cached) if processes.main else None
     if processes.largest(0 if existing is None else 1):
         return 0, int(processes.largest(0 if existing is None else int(existing["unreadable"])))
     rows, source = extraction.rows, extraction.source
@@ -89,7 +90,9 @@ def write_extraction(
     return missing, unreadable
 
 
-def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
+def _complete_file(
+    extraction: Extraction, attributes: Mapping[str, Any], out: Path, cached: bool
+) -> dict[str, Any] | None:
     """The attributes of `out` if it exists. Raises DataError if it holds other features."""
     if not out.exists():
         return None
@@ -110,7 +113,8 @@ def _complete_file(extraction: Extraction, attributes: Mapping[str, Any], out: P
             f"{out} already exists, but {counted(existing['unreadable'], 'image')} could not be read (--strict)."
         )
     remove_sidecars(out)
-    say(f"{out} already exists and is complete; nothing to do.")
+    if not cached:
+        say(f"{out} already exists and is complete; nothing to do.")
     return existing
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.unicode_names import other_form_hint
 from simsiam_eval.images.formats import is_regular, open_nonblocking
 from simsiam_eval.images.intensity import Intensity
 
@@ -95,7 +96,7 @@ def regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 raise UnreadableImage("not a regular file")
             yield file
     except FileNotFoundError as error:
-        raise UnreadableImage("no such file") from error
+        raise UnreadableImage(_missing(error)) from error
     except OSError as error:
         if error.errno in _SYSTEM_ERRORS:
             raise DataError(
@@ -112,7 +113,7 @@ def unreadable_if_fails() -> Iterator[None]:
     except (UnreadableImage, DataError):
         raise
     except FileNotFoundError as error:
-        raise UnreadableImage("no such file") from error
+        raise UnreadableImage(_missing(error)) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"too many pixels: {str(error).partition(',')[0]}") from error
     except UnidentifiedImageError as error:
@@ -121,3 +122,8 @@ def unreadable_if_fails() -> Iterator[None]:
         raise UnreadableImage(error.strerror or str(error)) from error
     except Exception as error:  # decoders raise anything on damaged files
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+def _missing(error: FileNotFoundError) -> str:
+    hint = other_form_hint(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return f"no such file exists{hint}" if hint else "no such file"

@@ -18,7 +18,7 @@ from simsiam_eval.sources.file_state import files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.per_process import PerProcess
 from simsiam_eval.sources.remembered import Arrays
-from simsiam_eval.sources.shards import by_split, files_of
+from simsiam_eval.sources.shards import by_split, files_of, say_unnamed
 from simsiam_eval.sources.splits import choose_split
 
 _OPEN_FILES = 64  # a process may open 1,024 files, often fewer
@@ -50,7 +50,10 @@ def archives(
     if not splits:
         return files, False
     split = choose_split(splits, options.get("split"), default_split, spec)
-    return (files, False) if split is None else (splits[split], True)
+    if split is None:
+        return files, False
+    say_unnamed(splits, split, spec)
+    return splits[split], True
 
 
 class ArchiveSource(ImageSource):

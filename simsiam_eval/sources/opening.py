@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.files.unicode_names import other_form_hint
 from simsiam_eval.runtime.notes import say_once
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.arrays import open_arrays
@@ -39,7 +40,7 @@ from simsiam_eval.sources.idx import open_idx
 from simsiam_eval.sources.imagefolder import open_imagefolder
 from simsiam_eval.sources.manifest import open_manifest
 from simsiam_eval.sources.parquet import open_parquet
-from simsiam_eval.sources.path_list import open_list
+from simsiam_eval.sources.path_list import open_list, split_folder_notes
 from simsiam_eval.sources.recognition import kind_of
 from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
@@ -113,7 +114,7 @@ def open_source(
     path, kind = parsed.path, KINDS[parsed.kind]
     options = parsed.options(kind.options)
     if not path.exists() and not (kind.takes_pattern and is_pattern(str(path))):
-        raise DataError(f"{path} does not exist (image source {spec}).")
+        raise DataError(f"{path} does not exist (image source {spec}){other_form_hint(path)}.")
     if parsed.kind == "folder" and not path.is_dir():
         raise DataError(f"{path} is not a folder (image source {spec}).")
     if parsed.kind in ("image", "list", "manifest", "hdf5") and path.is_dir():
@@ -122,6 +123,8 @@ def open_source(
         source = kind.open(path, spec, options, split, **({"no_label": no_label} if kind.reads_labels else {}))
     except OSError as error:
         raise DataError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+    if parsed.kind in ("list", "manifest") and isinstance(source, PathSource) and "split" not in options:
+        source.notes += split_folder_notes(source)
     for note in source.notes:
         say_once(f"{spec}: {note}.")
     return source

@@ -43,6 +43,9 @@ def pair_notes(spec: str, classes: Sequence[str], images: Sequence[Sequence[str]
             f"{without_options(spec)} has the folders {classes[0]} and {classes[1]} with files of the same names, which are "
             f"images and their masks, not classes; {hint}. Add #split=none to read them as classes."
         )
+    # Numbered files say nothing: 0.png, 1.png are names of any two classes.
+    if first is None and all(_stem(name).strip("0123456789-_. /") == "" for name in images[0]):
+        return []
     return [
         f"{classes[0]} and {classes[1]} have files of the same names and are read as two classes; if they are pairs, {hint}"
     ]

@@ -22,7 +22,7 @@ from simsiam_eval.sources.file_state import file_state, files_key
 from simsiam_eval.sources.packed_texts import PackedTexts
 from simsiam_eval.sources.parquet_columns import choose_columns, labels_of, rows_of_split, texts_of
 from simsiam_eval.sources.per_process import PerProcess
-from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of
+from simsiam_eval.sources.shards import by_split, files_of, is_pattern, names_of, say_unnamed
 from simsiam_eval.sources.splits import NO_SPLIT, choose_split, split_word
 from simsiam_eval.vocabulary import NO_LABEL
 from simsiam_eval.wording import first_few
@@ -209,7 +209,10 @@ def _files(path: Path, spec: str, options: Mapping[str, str], default_split: str
     split = choose_split(splits, requested, default_split, spec)
     if not saved:
         _reject_configurations(path, files if split is None else splits[split])
-    return (files, False) if split is None else (splits[split], True)
+    if split is None:
+        return files, False
+    say_unnamed(splits, split, spec)
+    return splits[split], True
 
 
 def _saved_files(files: list[Path]) -> list[Path]:

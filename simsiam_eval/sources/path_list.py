@@ -12,14 +12,17 @@ from types import MappingProxyType
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.files.text import BYTE_ORDER_MARK, encoding_of, label_text
+from simsiam_eval.files.unicode_names import other_form_hint
 from simsiam_eval.images.formats import ARRAYS, image_endings
 from simsiam_eval.sources.base import PathSource
 from simsiam_eval.sources.labels import Labels
 from simsiam_eval.sources.packed_texts import PackedTexts
+from simsiam_eval.sources.splits import split_of
 from simsiam_eval.vocabulary import NO_LABEL
+from simsiam_eval.wording import first_few
 
 _CHUNK_ROWS = 65536
-_CHECKED_PATHS = 100
+_CHECKED_PATHS, _SAMPLED_PATHS = 100, 10000
 
 
 def open_list(
@@ -66,10 +69,27 @@ def reject_missing_images(paths: PackedTexts, file: Path) -> None:
             raise DataError(
                 f"{file} has no image {first[0]}; if {match[2]!r} is a label, separate it from the path with a tab."
             )
+        if hint := other_form_hint(first[0]):
+            raise DataError(f"{first[0]} (in {file}) does not exist{hint}.")
         raise DataError(
             f"None of the first {len(first)} images of {file} exists (the first is {first[0]}); expected paths relative "
             "to its folder, or absolute paths."
         )
+
+
+def split_folder_notes(source: PathSource) -> list[str]:
+    """A note where the folders of the paths of a list or manifest look like splits, which are read together."""
+    rows = source.spaced_rows(_SAMPLED_PATHS)
+    folders = {source.ids[row].removeprefix("./").rpartition("/")[0] for row in rows}
+    for names in map(set, zip(*(folder.split("/") for folder in folders), strict=False)):
+        splits = sorted(name for name in names if split_of(name) is not None)
+        if len({split_of(name) for name in splits}) > 1:
+            listed = " and ".join(splits) if len(splits) == 2 else first_few(splits, 5)
+            return [
+                f"the paths lie in the folders {listed}, which are read together; if these are splits, give a list of each, "
+                "or a table with the column split"
+            ]
+    return []
 
 
 @cache

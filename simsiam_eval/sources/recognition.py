@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.unicode_names import other_form_hint
 from simsiam_eval.images.formats import ARRAYS, HEIF, has_image_ending, is_image_file
 from simsiam_eval.sources import imagefolder, stl10, svhn
 from simsiam_eval.sources.array_names import array_pairs
@@ -51,7 +52,7 @@ def kind_of(path: Path, kinds: Iterable[str]) -> str:
     if not path.exists():
         if is_pattern(str(path)) and name.endswith((".tar", ".zip", ".parquet")):
             return name.rpartition(".")[2]
-        raise DataError(f"{path} does not exist; expected {expected}.")
+        raise DataError(f"{path} does not exist{other_form_hint(path)}; expected {expected}.")
     kind = _of_folder(path) if path.is_dir() else _of_file(path)
     if kind is None and path.suffix.lower() in HEIF:
         raise DataError(f"{path} requires pillow-heif: pip install pillow-heif.")

@@ -6,13 +6,16 @@ import glob
 import itertools
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from simsiam_eval.errors import DataError, UsageError
-from simsiam_eval.sources.splits import split_word
-from simsiam_eval.wording import counted
+from simsiam_eval.runtime.notes import say_once
+from simsiam_eval.sources.splits import split_of, split_word
+from simsiam_eval.wording import counted, first_few
 
 _MAX_FILES = 1_000_000
+_SHOWN_FILES = 5
 _NO_SPLITS = ("data", "part", "shard")  # in the place of SPLIT: data-00000-of-00002.arrow
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})$")  # as Hugging Face names files: SPLIT-00000-of-00002
 
@@ -92,6 +95,18 @@ def by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
         other = path.parts[0] if len(path.parts) > 1 else unnumbered
         splits.setdefault(named.get(file, other), []).append(file)
     return splits
+
+
+def say_unnamed(splits: Mapping[str, Sequence[Path]], chosen: str, spec: str) -> None:
+    """Say which files are not read because their names say no split, where those of others do."""
+    unnamed = [
+        name
+        for name, files in splits.items()
+        if split_of(name) is None and not any(_NUMBERED.fullmatch(file.stem) for file in files)
+    ]
+    if unnamed and split_of(chosen) is not None:
+        listed = first_few([file.name for name in unnamed for file in splits[name]], _SHOWN_FILES)
+        say_once(f"{spec}: not read, as the name says no split: {listed} (choose with #{unnamed[0]}).")
 
 
 def _named_split(path: Path) -> str | None:

@@ -145,3 +145,11 @@ def test_an_error_names_the_option_as_it_was_typed(call, command, named):
     result = call(*command)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {named}")
+
+
+def test_percentages_are_rejected_with_the_number():
+    extract = command("extract", COMMANDS["extract"].settings_class(), lambda settings: pytest.fail("runs"))
+    for value, says in (("5%", "'5%' is not a number; write 0.05"), ("5", "must be at most 1, got 5.\n")):
+        arguments = ["--max-unreadable", value, "--checkpoint", "a", "--data", "b", "--out", "c.h5"]
+        shown = CliRunner().invoke(extract, arguments)
+        assert shown.exit_code == 2 and says in shown.output

@@ -2,6 +2,7 @@
 
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 
@@ -112,3 +113,26 @@ def test_python_objects_in_an_npy_file_are_not_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([None, "x"], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="contains Python objects, which are not loaded"):
         open_source(f"arrays:{tmp_path}/a.npy")
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_an_array_names_the_splits(tmp_path, ending):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 7, 3), dtype=np.uint8)
+    arrays = {"images": pixels, "labels": np.array([0, 1, 2, 1])}
+    splits = ["train", "test", "train", "val"]
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays, split=np.array(splits))
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in {**arrays, "split": splits}.items():
+                file[name] = values
+    for spec, default, rows in (("#train", None, [0, 2]), ("", "test", [1]), ("#split=none", None, [0, 1, 2, 3])):
+        source = open_source(f"{path}{spec}", default)
+        assert source.ids_of(range(len(source))) == [f"images/{row:08d}" for row in rows]
+        assert source.labels.tolist() == arrays["labels"][rows].tolist()
+        assert all(np.array_equal(source.image(i).pixels(), pixels[row]) for i, row in enumerate(rows))
+    with pytest.raises(DataError, match=r"several splits \(test, train, val\).*'split' names the splits"):
+        open_source(path)
+    fingerprints = {open_source(path, split).fingerprint() for split in ("train", "test")}
+    assert len(fingerprints) == 2

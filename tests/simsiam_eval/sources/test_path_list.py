@@ -1,6 +1,7 @@
 """Text files of paths."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -94,3 +95,32 @@ def test_a_space_separates_any_number(folder):
 def test_another_separator_than_a_tab_is_said(folder, separator):
     with pytest.raises(DataError, match=r"has no image .*; if 'cat' is a label, separate it from the path with a tab"):
         written(folder, f"a.png{separator}cat\nb c.png{separator}dog")
+
+
+@pytest.mark.parametrize(("on_disk", "written_as"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_unicode_form_are_hinted_at(folder, on_disk, written_as):
+    name = "caf\u00e9.png"
+    os.rename(folder / "a.png", folder / unicodedata.normalize(on_disk, name))
+    missing = unicodedata.normalize(written_as, name)
+    hint = f"differs only in Unicode form does; write it in the form {on_disk}, or rename it"
+    with pytest.raises(DataError, match=hint):
+        written(folder, f"{missing}\n")
+    with pytest.raises(DataError, match=hint):
+        open_source(folder / missing)
+    with pytest.raises(UnreadableImage, match=hint):
+        written(folder, f"b c.png\n{missing}\n").image(1)
+
+
+def test_paths_in_folders_of_splits_are_said(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "data" / split / "cat").mkdir(parents=True)
+        Image.new("L", (2, 2)).save(tmp_path / "data" / split / "cat" / "a.png")
+    source = written(tmp_path, "data/train/cat/a.png\tcat\ndata/test/cat/a.png\tcat\n")
+    assert source.notes == [
+        "the paths lie in the folders test and train, which are read together; if these are splits, give a list of each, "
+        "or a table with the column split"
+    ]
+    assert written(tmp_path, "data/train/cat/a.png\n").notes == []
+    (tmp_path / "list.csv").write_text("path,split\ndata/train/cat/a.png,train\ndata/test/cat/a.png,test\n")
+    assert open_source(f"{tmp_path}/list.csv#train").notes == []
+    assert open_source(f"{tmp_path}/list.csv#split=none").notes == []

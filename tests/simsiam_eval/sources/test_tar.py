@@ -289,8 +289,14 @@ def test_shards_in_the_folders_of_splits(tmp_path):
 
 
 def test_hint_on_pairs_in_a_split_names_the_whole_folder(tmp_path):
-    names = [f"{split}/{kind}/{number}.png" for split in ("train", "test") for kind in "ab" for number in range(2)]
+    names = [f"{split}/{kind}/{name}.png" for split in ("train", "test") for kind in "ab" for name in "xy"]
     path = pack(tmp_path / "a.tar", [(name, number) for number, name in enumerate(names)])
     [note] = open_source(f"{path}#train").notes
     assert note.endswith(f"give {path}#folder=train/a")
     assert len(open_source(f"{path}#folder=train/a")) == 2
+
+
+def test_shards_without_a_split_in_their_names_are_said(shards, capsys):
+    os.rename(shards / "val-0000.tar", shards / "others.tar")
+    open_source(f"tar:{shards}", "train")
+    assert "not read, as the name says no split: others.tar (choose with #others)" in capsys.readouterr().err

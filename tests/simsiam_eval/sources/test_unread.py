@@ -210,3 +210,11 @@ def test_other_names_are_no_note(tmp_path, capsys, first, second):
     shutil.rmtree(tmp_path / "y")
     assert open_source(str(tmp_path)).class_names == ("cat", "dog")
     assert capsys.readouterr().err == ""
+
+
+def test_numbered_files_in_two_class_folders_are_no_note(tmp_path, write_image):
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            write_image(tmp_path / folder / f"{number:03d}.png", number)
+    assert open_source(str(tmp_path)).notes == []
