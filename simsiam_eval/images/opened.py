@@ -125,5 +125,5 @@ def unreadable_if_fails() -> Iterator[None]:
 
 
 def _missing(error: FileNotFoundError) -> str:
-    hint = other_form_hint(error.filename) if isinstance(error.filename, str | bytes) else ""
+    hint = other_form_hint(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
     return f"no such file exists{hint}" if hint else "no such file"
