@@ -114,10 +114,10 @@ def test_features_of_two_decodings_are_rejected(call, record, pipeline, checkpoi
 def test_knn_waits_for_another_process_that_extracts_the_same_features(call, checkpoint, images, monkeypatch):
     write_extraction, busy = to_file.write_extraction, iter([True, True])
 
-    def write_when_free(*arguments):
+    def write_when_free(*arguments, **options):
         if next(busy, False):
             raise BeingWritten("Another process is writing it.")
-        return write_extraction(*arguments)
+        return write_extraction(*arguments, **options)
 
     monkeypatch.setattr(to_file, "write_extraction", write_when_free)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
