@@ -184,6 +184,13 @@ _TABLE = (
         "tasks.retrieval.search:retrieval_search",
     ),
     Command(
+        "serve",
+        "Search",
+        "Search a gallery on a local web page and through an HTTP API.",
+        "tasks.serve.settings:ServeSettings",
+        "tasks.serve.serve:serve",
+    ),
+    Command(
         "duplicates",
         "Search",
         "Find near-duplicates within a set, or between training and test images.",

@@ -112,7 +112,7 @@ class Extraction:
         """Yield `collect(block, launch(block))` in order; on a GPU the next block is launched before one is collected."""
         blocks = self._blocks(starts)
         if blocks:
-            _ = self._model  # created here, before there are threads
+            _ = self.model  # created here, before there are threads
         on_cpu, workers = self.device.type == "cpu", self.options.workers
         if on_cpu and workers is None:
             yield from map_blocks(blocks, lambda block: collect(block, launch(block)))
@@ -131,7 +131,7 @@ class Extraction:
 
     def _launch(self, block: Block) -> list[PendingFeatures]:
         pixels = block.pixels.to(self.device, non_blocking=True)
-        return [self._model.start(view) for view in pixels.unbind(1)]
+        return [self.model.start(view) for view in pixels.unbind(1)]
 
     def _collect(self, block: Block, pending: list[PendingFeatures]) -> BlockFeatures:
         center, *views = [view.read() for view in pending]
@@ -155,7 +155,7 @@ class Extraction:
         return {"batch": self.batch, "compiled": compiled, "fused": fused, "device": self.device.type}
 
     @cached_property
-    def _model(self) -> FeatureModel:
+    def model(self) -> FeatureModel:
         options = self.options
         return FeatureModel(
             self.encoder,

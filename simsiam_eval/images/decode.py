@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -201,19 +202,21 @@ def _orientation(image: Image.Image) -> int:
     return 1 if image.format == "TIFF" else Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of an image file as displayed, from its header alone: much faster than decoding.
+def image_size(file: bytes | str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of an image as displayed, given as a path or as the bytes of a file; from its header alone, which is
+    much faster than decoding.
 
     Raises:
         UnreadableImage, DataError: as `read_file`; UnreadableImage also for a header that Pillow does not know.
     """
-    width, height, _ = image_header(path)
+    width, height, _ = image_header(file)
     return width, height
 
 
-def image_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+def image_header(file: bytes | str | os.PathLike[str]) -> tuple[int, int, int]:
     """`image_size`, and the EXIF orientation: 1 without one. Raises as `image_size`."""
-    with regular_file(path) as file, unreadable_if_fails(), _identified(file) as image:
+    opening = nullcontext(io.BytesIO(file)) if isinstance(file, bytes) else regular_file(file)
+    with opening as opened, unreadable_if_fails(), _identified(opened) as image:
         width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
         return width, height, Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
 

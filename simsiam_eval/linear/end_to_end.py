@@ -95,10 +95,10 @@ class ViewExtraction(Extraction):
 
     def sha256(self) -> str:
         """Hash of the weights as the extraction uses them, on its device."""
-        return self._model.weights_sha256()
+        return self.model.weights_sha256()
 
     def _launch(self, block: Block) -> list[PendingFeatures]:
-        return [self._model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])]
+        return [self.model.start(block.pixels.to(self.device, non_blocking=True)[:, 1])]
 
     def view_features(self, needed: set[int]) -> dict[str, torch.Tensor]:
         """Layer -> (rows of the source,D) features of one view of each needed row; zeros in the others' blocks."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,20 @@ class NeighborIndex:
             return values, rows
         kept = without_self(rows, query_rows)
         return values[kept].reshape(len(queries), k), rows[kept].reshape(len(queries), k)
+
+    def keep_vectors(self) -> bool:
+        """Prepare `vectors`, before several threads use the index; returns whether it can give them."""
+        with contextlib.suppress(RuntimeError):  # not an inverted index
+            faiss.extract_index_ivf(self.index).make_direct_map()
+        try:
+            self.vectors([0])
+        except RuntimeError:
+            return False
+        return True
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The vectors (M,D) of rows as the index stores them: of length one for the cosine, and compressed where it is."""
+        return np.stack([self.index.reconstruct(row) for row in rows]).astype(np.float32, copy=False)
 
     def search_blocks(
         self, queries: FeatureMatrix, k: int, leave_one_out: bool

@@ -1,4 +1,6 @@
-"""Features of the photos, whole and in three parts; encoders of images of any number of channels."""
+"""Features of the photos, whole and in three parts; encoders of images of any number of channels; a browser."""
+
+import shutil
 
 import pytest
 import torch
@@ -33,3 +35,17 @@ def model_of():
         return network.eval()
 
     return model
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
+        chromium = driver.chromium.launch(executable_path=program, args=arguments)
+        yield chromium
+        chromium.close()

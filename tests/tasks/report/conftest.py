@@ -1,7 +1,6 @@
 """Images of colored shapes in a folder, and features of them that separate the classes."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -97,20 +96,6 @@ def page(record, shapes, features_of, tmp_path_factory):
         *sorted(folder.glob("*.json")), "--map", "pca", "--out", folder / "page.html",
     )  # fmt: skip
     return folder, made
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, driven by Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
-        chromium = driver.chromium.launch(executable_path=program, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""`serve`: a local web page and HTTP API to search a gallery."""
