@@ -14,6 +14,7 @@
     idx:PATH#train                               MNIST, Fashion-MNIST, KMNIST, EMNIST
     stl10:PATH#train   svhn:PATH#train           STL-10 (binary), SVHN (cropped digits)
     digits#train                                 scikit-learn's handwritten digits
+    photo-digits#train                           the same on backgrounds cut from photographs
 
 A plain path is recognized. `#test` is short for `#split=test`.
 """
@@ -41,6 +42,7 @@ from simsiam_eval.sources.imagefolder import open_imagefolder
 from simsiam_eval.sources.manifest import open_manifest
 from simsiam_eval.sources.parquet import open_parquet
 from simsiam_eval.sources.path_list import open_list, split_folder_notes
+from simsiam_eval.sources.photo_digits import open_photo_digits
 from simsiam_eval.sources.recognition import kind_of
 from simsiam_eval.sources.shards import is_pattern
 from simsiam_eval.sources.spec import Spec, parse_spec, without_options
@@ -86,7 +88,9 @@ KINDS: dict[str, Kind] = {
     "stl10": Kind(("split", "fold"), open_stl10, reads_labels=True),
     "svhn": Kind(("split",), open_svhn, reads_labels=True),
     "digits": Kind(("split",), lambda _, spec, options, split: open_digits(spec, options, split)),
+    "photo-digits": Kind(("split",), lambda _, spec, options, split: open_photo_digits(spec, options, split)),
 }
+_BUILT_IN = ("digits", "photo-digits")  # kinds without a path
 
 
 def open_source(
@@ -104,11 +108,11 @@ def open_source(
         DataError: the images are missing or damaged.
     """
     spec = os.fspath(spec)
-    if without_options(spec) == "digits":
-        return _open_digits(spec, split)
+    if without_options(spec) in _BUILT_IN:
+        return _open_built_in(spec, split)
     parsed = parse_spec(spec, KINDS, "image source")
-    if parsed.kind == "digits":
-        raise UsageError(f"{spec}: digits takes no path; expected digits, digits#train or digits#test.")
+    if (name := parsed.kind) in _BUILT_IN:
+        raise UsageError(f"{spec}: {name} takes no path; expected {name}, {name}#train or {name}#test.")
     if not parsed.kind:
         parsed = replace(parsed, kind=kind_of(parsed.path, KINDS))
     path, kind = parsed.path, KINDS[parsed.kind]
@@ -130,10 +134,10 @@ def open_source(
     return source
 
 
-def _open_digits(spec: str, split: str | None) -> ImageSource:
+def _open_built_in(spec: str, split: str | None) -> ImageSource:
     name = without_options(spec)
     tail = spec[len(name) + 1 :]
     if Path(name).exists():
-        say("digits is scikit-learn's dataset; to read the path ./digits, write ./digits.")
-    options = Spec(spec, "digits", Path(), tail).options(KINDS["digits"].options)
-    return KINDS["digits"].open(Path(), spec, options, split)
+        say(f"{name} is scikit-learn's dataset; to read the path ./{name}, write ./{name}.")
+    kind = KINDS[name]
+    return kind.open(Path(), spec, Spec(spec, name, Path(), tail).options(kind.options), split)

@@ -235,12 +235,17 @@ def choose_split(names: Iterable[str], requested: str | None, default: str | Non
     )
 
 
-def train_or_test(name: str | None, spec: str) -> str | None:
-    """The split of a dataset that has these two only; None where no split is named. Raises UsageError for another."""
+def split_among(splits: Sequence[str], name: str | None, spec: str) -> str | None:
+    """The split of a dataset that has only `splits`; None where no split is named. Raises UsageError for another."""
     split = name and split_of(name)
-    if name is not None and split not in ("train", "test"):
-        raise UsageError(f"{spec}: the split must be train or test, got {name!r}.")
+    if name is not None and split not in splits:
+        raise UsageError(f"{spec}: the split must be {', '.join(splits[:-1])} or {splits[-1]}, got {name!r}.")
     return split
+
+
+def train_or_test(name: str | None, spec: str) -> str | None:
+    """The split of a dataset that has these two only, as from `split_among`."""
+    return split_among(("train", "test"), name, spec)
 
 
 def _matches(wanted: str, names: Sequence[str]) -> list[str]:

@@ -1,0 +1,89 @@
+"""Handwritten digits on photographs."""
+
+import numpy as np
+import pytest
+
+from simsiam_eval.errors import UsageError
+from simsiam_eval.sources import photo_digits
+from simsiam_eval.sources.opening import open_source
+from simsiam_eval.sources.photo_digits import PARTS, SIDE, STRIP
+
+FINGERPRINTS = {"train": "401b1649bec3bcee", "val": "06cd76f2cf44f29e", "test": "a172e5c91a237696"}  # their beginnings
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {split: open_source(f"photo-digits#{split}") for split in PARTS}
+
+
+def test_splits_have_several_images_of_a_training_digit_and_one_of_others(splits):
+    assert {split: len(source) for split, source in splits.items()} == {"train": 4400, "val": 297, "test": 400}
+    assert [name[-2:] for name in splits["train"].ids[:5]] == ["-0", "-1", "-2", "-3", "-0"]
+    for source in splits.values():
+        assert source.image(0).pixels().shape == (SIDE, SIDE, 3)
+        assert source.class_names == tuple("0123456789")
+        assert np.bincount(source.labels).min() > 0.09 * len(source)
+    images = splits["train"].pixels[:4]
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+def test_splits_share_no_digit_and_no_background(splits):
+    digits = [{name.split("/")[1].split("-")[0] for name in source.ids} for source in splits.values()]
+    assert sum(map(len, digits)) == len(set.union(*digits)) == 1797
+    strips = [set(part.strips) for part in PARTS.values()]
+    assert sum(map(len, strips)) == len(set.union(*strips)) == 640 // STRIP
+
+
+def test_backgrounds_stay_in_their_strips():
+    photos = np.broadcast_to(np.arange(640)[:, None] // STRIP, (2, 427, 640, 3)).astype(np.uint8)
+    for seed, part in enumerate(PARTS.values()):
+        draws = photo_digits._Draws(photo_digits._uniforms(seed, 300, photo_digits._Draws.COLUMNS))
+        squares = photo_digits._squares(photos, part.strips, draws)
+        assert set(np.unique(squares)) == set(part.strips)
+
+
+def test_labels_are_those_of_the_digits(splits):
+    digits = open_source("digits")
+    for source in splits.values():
+        rows = [int(name.split("/")[1].split("-")[0]) for name in source.ids]
+        assert np.array_equal(source.labels, digits.labels[rows])
+
+
+def test_all_images_without_a_split(splits):
+    source = open_source("photo-digits")
+    assert source.ids == [name for part in splits.values() for name in part.ids]
+    assert np.array_equal(source.pixels, np.concatenate([part.pixels for part in splits.values()]))
+
+
+def test_images_are_the_same_on_every_machine(splits):
+    assert splits["test"].fingerprint() == open_source("photo-digits", "test").fingerprint()
+    assert {split: source.fingerprint()[:16] for split, source in splits.items()} == FINGERPRINTS
+
+
+def test_uniforms_are_the_raw_bits_of_pcg64():
+    assert photo_digits._uniforms(0, 3).tolist() == [0.6369616873214543, 0.2697867137638703, 0.04097352393619469]
+
+
+def test_a_digit_fills_its_square():
+    """An opaque digit is opaque in its square, as soft at the edges as a stored pixel is large, and 0 elsewhere."""
+    draws = photo_digits._Draws(photo_digits._uniforms(0, 50, photo_digits._Draws.COLUMNS))
+    drawn = photo_digits._drawn(np.ones((50, 8, 8)), draws)
+    assert drawn.shape == (50, SIDE, SIDE)
+    assert drawn.min() == 0
+    assert drawn.max() == 1
+    sides = np.sqrt((drawn >= 0.5).sum(axis=(1, 2)))
+    smallest, largest = photo_digits._DIGIT_SIDES
+    assert smallest <= sides.min() < sides.max() <= largest
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("photo-digits#extra", "the split must be train, val or test, got 'extra'"),
+        ("photo-digits#size=3", "unknown option"),
+        ("photo-digits:folder", "photo-digits takes no path; expected photo-digits, photo-digits#train"),
+    ],
+)
+def test_other_specs_are_rejected(spec, message):
+    with pytest.raises(UsageError, match=message):
+        open_source(spec)
