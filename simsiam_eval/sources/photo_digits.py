@@ -1,6 +1,8 @@
 """`photo-digits`: scikit-learn's handwritten digits on backgrounds cut from its two sample photographs.
 
 An image is a digit of random size, place and color on a random square of a photograph, with random brightness and contrast.
+The colors vary more than the gray levels: a nearest neighbor of raw pixels is misled by them, while color jitter and random
+grayscale teach an encoder to ignore them.
 The images are the same on every machine: all random numbers come from the raw bits of PCG64, which NumPy does not change
 between versions, and pixels from single additions and multiplications, which every processor rounds alike.
 """
@@ -23,15 +25,18 @@ Integers = NDArray[np.int64]
 SIDE = 32  # of an image, in pixels
 STRIP = 64  # width of the vertical strips that a photograph is divided into; a background lies in one strip
 _DIGIT = 8  # side of a stored digit
-_DIGIT_SIDES = (16, 22)  # smallest and largest side of a drawn digit
+_DIGIT_SIDES = (24, 30)  # smallest and largest side of a drawn digit
 _BACKGROUND_SIDES = (32, 64)  # smallest and largest side of a square of a photograph
-_TEXTURE = (0.2, 0.6)  # contrast of the background: share of its differences from its mean color that is kept
-_CONTRAST = (90.0, 170.0)  # between digit and background, in gray levels
-_TINT = 30.0  # largest change of each channel of the digit's color, in gray levels
-_GAIN = (0.6, 1.2)  # contrast of the whole image
-_BRIGHTNESS = 30.0  # largest change, in gray levels
+_LUMA = (299, 587, 114)  # thousandths of red, green and blue in a gray level (ITU-R BT.601)
+_GROUND = (80.0, 120.0)  # mean gray level of a background
+_TEXTURE = (5.0, 14.0)  # standard deviation of its gray levels
+_MAX_MAGNIFICATION = 1.5  # of the differences within a background: a smooth one stays smooth
+_SATURATION = 3.0  # factor of the difference between a background's mean color and its gray
+_CONTRAST = (60.0, 110.0)  # of a digit, in gray levels; digits are lighter than their backgrounds
+_TINT = 120.0  # largest change of each channel of a digit's color, before its gray level is restored
+_GAIN = (0.7, 1.2)  # contrast of the whole image
+_BRIGHTNESS = 25.0  # largest change, in gray levels
 _BOLDNESS = 1.3  # factor of the digit's opacity, which is clipped at 1
-_DARK, _LIGHT = 60.0, 196.0  # mean gray of a background on which all digits are light, or all dark
 _ORDER_SEED = 0  # of the digits; part of the dataset, not of a run
 _ROWS_AT_ONCE = 512
 
@@ -55,14 +60,14 @@ class Part:
 
 
 PARTS = {
-    "train": Part(0, 1100, 4, (0, 2, 3, 5, 7, 8), seed=1),
+    "train": Part(0, 1100, 2, (0, 2, 3, 5, 7, 8), seed=1),
     "val": Part(1100, 1397, 1, (1, 6), seed=2),
     "test": Part(1397, 1797, 1, (4, 9), seed=3),
 }
 
 
 def open_photo_digits(spec: str, options: Mapping[str, str], default_split: str | None = None) -> ArraySource:
-    """The split train (1,100 digits, 4 images of each), val (297) or test (400), or all of them.
+    """The split train (1,100 digits, 2 images of each), val (297) or test (400), or all of them.
 
     No digit and no strip of a photograph is in two splits.
 
@@ -131,18 +136,32 @@ def _render(opacities: Floats, photos: NDArray[np.uint8], strips: tuple[int, ...
         photos: (2,H,W,3).
         strips: of the photographs that may be used.
     """
-    background = _squares(photos, strips, draws)
-    mean = background.sum(axis=(1, 2), dtype=np.int64)[:, None, None] / SIDE**2  # (n,1,1,3)
-    gray = 0.299 * mean[..., :1] + 0.587 * mean[..., 1:2] + 0.114 * mean[..., 2:]
-    ground = mean + (background - mean) * draws.uniform(*_TEXTURE)
+    squares = _squares(photos, strips, draws)
+    mean = squares.sum(axis=(1, 2), dtype=np.int64)[:, None, None] / SIDE**2  # (n,1,1,3)
+    ground = draws.uniform(*_GROUND)
+    magnification = np.minimum(draws.uniform(*_TEXTURE) / _gray_deviation(squares), _MAX_MAGNIFICATION)
+    background = ground + (mean - _gray(mean)) * _SATURATION + (squares - mean) * magnification
     opacity = np.minimum(_drawn(opacities, draws)[..., None] * _BOLDNESS, 1)
-    # The lighter the background, the more digits are dark.
-    sign = np.where(draws.uniform(_DARK, _LIGHT) < gray, -1.0, 1.0)
     tint = np.concatenate([draws.uniform(-_TINT, _TINT) for _ in range(3)], axis=3)
-    ink = mean + sign * draws.uniform(*_CONTRAST) + tint
-    image = ground + (ink - ground) * opacity
+    ink = ground + draws.uniform(*_CONTRAST) + (tint - _gray(tint))
+    image = background + (ink - background) * opacity
     image = (image - 128) * draws.uniform(*_GAIN) + 128 + draws.uniform(-_BRIGHTNESS, _BRIGHTNESS)
     return np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
+
+
+def _gray(colors: Floats) -> Floats:
+    """(...,3) -> (...,1) gray levels."""
+    red, green, blue = (weight * colors[..., channel, None] for channel, weight in enumerate(_LUMA))
+    gray: Floats = (red + green + blue) / 1000
+    return gray
+
+
+def _gray_deviation(squares: NDArray[np.uint8]) -> Floats:
+    """(n,SIDE,SIDE,3) -> (n,1,1,1) standard deviations of gray levels, computed from integers, at least 0.5."""
+    gray = squares @ np.array(_LUMA, np.int64)  # (n,SIDE,SIDE), in thousandths
+    count = SIDE**2
+    variance = (count * (gray**2).sum(axis=(1, 2)) - gray.sum(axis=(1, 2)) ** 2) / (1000 * count) ** 2
+    return np.sqrt(np.maximum(variance, 0.25))[:, None, None, None]
 
 
 def _squares(photos: NDArray[np.uint8], strips: tuple[int, ...], draws: _Draws) -> NDArray[np.uint8]:
