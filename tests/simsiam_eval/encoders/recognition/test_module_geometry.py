@@ -76,7 +76,9 @@ def assumed(path):
 def same_features(path, model):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model.fc = nn.Identity()
-    torch.testing.assert_close(load_encoder(path)[0](images), model.eval()(images), rtol=1e-5, atol=1e-5)
+    expected = model.eval()(images)
+    scale = max(1.0, float(expected.abs().max()))  # rounding of large activations is in all features
+    torch.testing.assert_close(load_encoder(path)[0](images), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 def test_torchvision_needs_no_assumption(write, network):
