@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     retrieval_build: Callable[..., Result]
     retrieval_search: Callable[..., Result]
     duplicates: Callable[..., Result]
+    serve: Callable[..., Result]
     suspects: Callable[..., Result]
     compare: Callable[..., Result]
     rank: Callable[..., Result]
