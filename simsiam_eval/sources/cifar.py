@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError
+from simsiam_eval.files.text import label_text
 from simsiam_eval.sources.base import ArraySource, ImageSource
 from simsiam_eval.sources.folder import open_folder
 from simsiam_eval.sources.published import Read, file_reader
@@ -91,7 +92,7 @@ def open_cifar(
     elif read(binary_files[0]) is not None:
         pixels, labels = _binary_batches(read, binary_files, dataset.label_bytes, path)
         content = read(dataset.binary.names)
-        names = content.decode("utf-8", "replace").split() if content else None
+        names = label_text(content, f"{dataset.binary.names} of {path}").split() if content else None
     else:
         raise DataError(f"{path} contains no {python_files[0]}, {binary_files[0]} or folder {split}/; expected {kind}.")
     if names is not None and labels.max(initial=0) >= len(names):
@@ -104,7 +105,8 @@ def _class_names(meta: dict[bytes, Any], key: bytes, path: Path) -> list[str]:
     names = meta.get(key)
     if not isinstance(names, list | tuple | np.ndarray) or not all(isinstance(name, bytes | str) for name in names):
         raise DataError(f"The class names in {path} are damaged: there is no list {key.decode()}.")
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+    where = f"The class names of {path}"
+    return [label_text(name, where) if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _python_batches(

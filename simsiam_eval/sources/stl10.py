@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsiam_eval.errors import DataError, UsageError
+from simsiam_eval.files.text import label_text
 from simsiam_eval.sources.pixel_rows import ArrayRows, array_labels
 from simsiam_eval.sources.published import file_reader, find_file
 from simsiam_eval.sources.splits import choose_split
@@ -60,7 +61,7 @@ def open_stl10(
     values, classes = None, None
     if split != "unlabeled":
         values = _values(read(_SPLITS[split][1]), _SPLITS[split][1], path)
-        classes = (read(_NAMES) or b"").decode("utf-8", "replace").split() or None
+        classes = label_text(read(_NAMES) or b"", f"{_NAMES} of {path}").split() or None
     if (
         values is not None
         and len(values)

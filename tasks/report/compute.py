@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.commands.record import Result
+from simsiam_eval.commands.record_file import read_record
 from simsiam_eval.commands.table import COMMANDS
+from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.settings import FeatureSettings
 from simsiam_eval.files.atomic import atomic_write, make_folder
 from simsiam_eval.runtime.progress import say
@@ -50,11 +52,11 @@ def compute(settings: ReportSettings, commands: Mapping[str, Callable[..., Resul
     train, test = str(features["train"]), str(features["test"])
     runner = _Runner(folder, commands, features)
     linear: dict[str, Any] = dict(train=train, test=test, preset=settings.linear, seed=settings.seed)
-    runner.run("linear_eval", "linear", **linear, device=settings.device, save_head=folder / "head.safetensors")
+    runner.run("linear-eval", "linear", **linear, device=settings.device, save_head=folder / "head.safetensors")
     shots = runner.possible_shots(_SHOTS)
     if shots:
-        runner.run("linear_eval", "few-shot", **linear, device=settings.device, shots=shots, trials=_TRIALS)
-    runner.run("retrieval_eval", "retrieval", gallery=train, queries=test, device=settings.device)
+        runner.run("linear-eval", "few-shot", **linear, device=settings.device, shots=shots, trials=_TRIALS)
+    runner.run("retrieval eval", "retrieval", gallery=train, queries=test, device=settings.device)
     runner.run("rank", "rank", file=(Path(test),), device=settings.device)
     head = folder / "head.safetensors"
     return Computed(features["train"], features["test"], [*runner.records, head])
@@ -73,11 +75,11 @@ class _Runner:
         """Run a command unless its record, newer than the features, has these settings."""
         path = self._folder / f"{name}.json"
         self.records.append(path)
-        settings = COMMANDS[command.replace("linear_eval", "linear-eval").replace("_", " ")].settings_class()(**values)
+        settings = COMMANDS[command].settings_class()(**values)
         if self._is_current(path, settings.to_dict()):
             return
         say(name)
-        result = self._commands[command](**values)
+        result = self._commands[COMMANDS[command].python_name](**values)
         with atomic_write(path) as file:
             file.write(result.to_json().encode())
 
@@ -93,8 +95,10 @@ class _Runner:
 
     def _is_current(self, path: Path, settings: dict[str, Any]) -> bool:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            newest = max(file.stat().st_mtime_ns for file in self._features.values())
-            return bool(record["settings"] == json.loads(json.dumps(settings)) and path.stat().st_mtime_ns > newest)
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_record(path)
+        except DataError:  # there is none yet, or it is damaged
             return False
+        newest = max(file.stat().st_mtime_ns for file in self._features.values())
+        complete = all(Path(file).exists() for file in record.files.values())
+        same = record.settings == json.loads(json.dumps(settings))
+        return same and complete and path.stat().st_mtime_ns > newest

@@ -43,7 +43,7 @@ class ClassRow:
 
 @dataclass
 class Content:
-    """What the template shows; a section without content says what it needs.
+    """What the template shows; a section without content is left out.
 
     Attributes:
         figures: name -> plotly figure.

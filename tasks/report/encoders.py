@@ -110,12 +110,6 @@ class Evaluated:
     def count(self) -> int:
         return len(self.test) + (len(self.train) if self.train else 0)
 
-    @property
-    def weights(self) -> str | None:
-        """sha256 of the encoder's weights; None if unknown."""
-        value = self.attributes["encoder"].get("weights_sha256")
-        return None if value is None else str(value)
-
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,) of all images, -1 for none."""

@@ -32,7 +32,7 @@ class Results:
 
 
 def collect(paths: Sequence[Path]) -> Results:
-    """Sort paths by what they are. Records in folders that cannot be read are said, and left out.
+    """Sort paths by what they are. Unreadable records in folders are reported and left out.
 
     Raises:
         DataError: a path does not exist or is none of these, or a folder contains none of these.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.files.atomic import atomic_write
+from simsiam_eval.files.strict_json import strict_json
+from simsiam_eval.plots.pages import page_template
 from simsiam_eval.wording import printable
 from tasks.report.content import Content
 
@@ -18,19 +20,10 @@ def write_page(path: Path, content: Content) -> int:
     Raises:
         DataError: it cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=PackageLoader("tasks.report", "page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["printable"] = printable
     folder = files("tasks.report") / "page"
-    text = environment.get_template("report.html").render(
+    text = page_template("tasks.report", "report.html").render(
         content=content,
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
@@ -45,7 +38,7 @@ def write_page(path: Path, content: Content) -> int:
 
 def embedded(value: Any) -> str:
     """JSON that can stand inside of a script element: no name in it can end the element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    text = strict_json(value)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.commands.record import Result, Table, provenance
+from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import DataError
 from tasks.report.settings import ReportSettings
 
@@ -70,6 +71,10 @@ def report(settings: ReportSettings, **commands: Callable[..., Result]) -> Resul
             records=[str(record.path) for record in results.records],
         ),
         files={"page": str(settings.out)},
+        faults=unreadable_faults(
+            [table.read_images for encoder in encoders for table in (encoder.test, encoder.train) if table is not None],
+            settings.max_unreadable,
+        ),
         table=_table(settings, encoders, board, content.verdict, size),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from simsiam_eval.commands.command_line import command_line
 from simsiam_eval.commands.record_file import Record
 from simsiam_eval.metrics.intervals import accuracy_interval
 from simsiam_eval.neighbors.classify import classify
@@ -65,7 +67,6 @@ class Scoreboard:
 def scoreboard(evaluated: Evaluated, results: Results, k: int, temperature: float, device: torch.device) -> Scoreboard:
     """What is known of an encoder: kNN from its features, the rest from records."""
     board = Scoreboard()
-    train = f" --train {evaluated.train.path}" if evaluated.train else ""
     if evaluated.has_classes:
         board.grid.update(_grid(evaluated, k, temperature, device))
         value, interval = board.grid[k, temperature]
@@ -82,12 +83,12 @@ def scoreboard(evaluated: Evaluated, results: Results, k: int, temperature: floa
                 text = f"{quality['rankme']:.1f} of {quality['rank_limit']}"
                 board.rows.append(Row("RankMe (no labels)", text, _source(record)))
     _add_published(board, evaluated)
-    _add_missing(board, evaluated, train)
+    _add_missing(board, evaluated)
     return board
 
 
 def is_of(record: Record, evaluated: Evaluated) -> bool:
-    """Whether a record is of this encoder, tested on these images."""
+    """Whether a record has this encoder's results on these test images."""
     tested = record.provenance.get("test") or record.provenance.get("queries") or record.provenance.get("gallery")
     if not isinstance(tested, Mapping) or tested.get("encoder") != evaluated.attributes["encoder"]:
         return False
@@ -158,26 +159,27 @@ def _add_published(board: Scoreboard, evaluated: Evaluated) -> None:
         board.scores.append(Score(f"{row.metric}: {row.who}", row.top1, published=True))
 
 
-def _add_missing(board: Scoreboard, evaluated: Evaluated, train: str) -> None:
+def _add_missing(board: Scoreboard, evaluated: Evaluated) -> None:
     """The commands that make what is not there; they need a training set."""
-    test = evaluated.test.path
-    if not len(evaluated.labeled_rows):
-        board.missing.append(("accuracies: the images have no labels", f"simsiam-eval rank {test} --json > rank.json"))
-        return
+
+    def add(what: str, output: str, task: str, **settings: Any) -> None:
+        board.missing.append((what, f"{command_line(task, settings)} --json > {output}.json"))
+
+    test, train = str(evaluated.test.path), evaluated.train and str(evaluated.train.path)
     have = {row.measure.split()[0] for row in board.rows if not row.published}
-    if not train:
-        board.missing.append(("a training set", f"simsiam-eval report --train TRAIN.h5 --test {test}"))
-    elif "linear" not in have:
-        command = f"simsiam-eval linear-eval{train} --test {test} --save-head head.safetensors --json > linear.json"
-        board.missing.append(("linear evaluation", command))
-    if train and not board.few_shot:
-        command = f"simsiam-eval linear-eval{train} --test {test} --shots 1,5,20 --trials 3 --json > few-shot.json"
-        board.missing.append(("few-shot accuracy", command))
-    if "retrieval" not in have:
-        gallery = f"--gallery {evaluated.train.path} --queries {test}" if evaluated.train else f"--gallery {test}"
-        board.missing.append(("retrieval", f"simsiam-eval retrieval eval {gallery} --json > retrieval.json"))
     if "RankMe" not in have:
-        board.missing.append(("quality without labels", f"simsiam-eval rank {test} --json > rank.json"))
+        add("quality without labels", "rank", "rank", file=[test])
+    if not len(evaluated.labeled_rows):
+        return
+    if train is None:
+        board.missing.append(("a training set", f"simsiam-eval report --train TRAIN.h5 --test {shlex.quote(test)}"))
+    elif "linear" not in have:
+        add("linear evaluation", "linear", "linear-eval", train=train, test=test, save_head="head.safetensors")
+    if train is not None and not board.few_shot:
+        add("few-shot accuracy", "few-shot", "linear-eval", train=train, test=test, shots=[1, 5, 20], trials=3)
+    if "retrieval" not in have:
+        sets = {"gallery": test} if train is None else {"gallery": train, "queries": test}
+        add("retrieval", "retrieval", "retrieval eval", **sets)
 
 
 def verdict(board: Scoreboard, evaluated: Evaluated) -> str:

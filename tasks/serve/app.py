@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Query as Parameter, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from simsiam_eval.errors import UserError
+from simsiam_eval.plots.pages import page_template
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.wording import printable
 from tasks.serve.answers import Embedding, Error, GalleryInfo, Hit, Image, ImageList, Query, SearchResults
@@ -156,14 +156,8 @@ def _info(service: Service) -> GalleryInfo:
 
 
 def _page(info: GalleryInfo) -> str:
-    environment = Environment(
-        loader=PackageLoader("tasks.serve", "page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("search.html").render(gallery=info)
+    text: str = page_template("tasks.serve", "search.html").render(gallery=info)
+    return text
 
 
 def _error(status: int, sentence: str) -> JSONResponse:

@@ -1,6 +1,7 @@
 """The page: what it holds, what it says is missing, and names that could be markup."""
 
 import base64
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from simsiam_eval.features.writer import write_features
+from tasks.report.page import embedded
 from tests.tasks.report.conftest import CLASSES
 
 
@@ -187,3 +189,25 @@ def test_a_run_folder_shows_its_training(pipeline, record, tmp_path, data_of):
     made = record("report", pipeline / "run", "--out", tmp_path / "page.html")
     assert made["metrics"]["images"] == 0
     assert "training0" in data_of(tmp_path / "page.html")["figures"]
+
+
+def test_unreadable_images_are_a_fault_of_the_page(call, checkpoint, photos, tmp_path):
+    features = tmp_path / "photos.h5"
+    call("extract", "--checkpoint", checkpoint, "--data", photos, "--out", features)
+    shown = call("report", features, "--map", "pca", "--max-unreadable", 0.001, "--out", tmp_path / "page.html")
+    assert shown.exit_code == 1
+    assert "--max-unreadable 0.001" in shown.stderr
+    assert (tmp_path / "page.html").exists()
+
+
+def test_commands_for_missing_parts_can_be_pasted(call, features_of, tmp_path):
+    (tmp_path / "my files").mkdir()
+    files = features_of(tmp_path / "my files", "quoted", 0.4)
+    made = json.loads(call("report", *files.values(), "--map", "pca", "--out", tmp_path / "p.html", "--json").stdout)
+    assert "linear evaluation" in made["metrics"]["missing"]
+    assert f"--train '{files['train']}'" in html.unescape((tmp_path / "p.html").read_text(encoding="utf-8"))
+
+
+def test_numbers_that_are_not_finite_are_valid_json():
+    assert json.loads(embedded({"score": float("inf"), "name": "</script>"})) == {"score": None, "name": "</script>"}
+    assert "</" not in embedded("</script>")
