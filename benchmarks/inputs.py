@@ -2,18 +2,21 @@
 
     python benchmarks/inputs.py [KIND ...]
 
-The cases are in `input_cases/`, one module per kind. Exits with status 1 if anything is wrong.
+The cases are in `input_cases/`, one module per kind; tests/test_input_cases.py runs them as tests. Exits with status 1 if
+anything is wrong.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 import tempfile
 from pathlib import Path
 
 import input_cases
+from input_cases.case import Case
 from report import write_table
 
 COLUMNS = ["kind", "cases", "as expected", "wrong"]
@@ -24,11 +27,17 @@ def modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(input_cases.__path__) if module.name != "case")
 
 
+def cases(kind: str) -> list[Case]:
+    """The cases of a kind."""
+    return importlib.import_module(f"input_cases.{kind}").CASES
+
+
 def outcomes(kind: str) -> dict[str, tuple[str, str | None]]:
     """Name of each case of a kind -> (what is expected, what is wrong; None if nothing is)."""
     found: dict[str, tuple[str, str | None]] = {}
-    for case in importlib.import_module(f"input_cases.{kind}").CASES:
-        with tempfile.TemporaryDirectory() as folder:
+    for case in cases(kind):
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+            os.environ["SIMSIAM_EVAL_CACHE"] = cache
             try:
                 wrong = case.check(Path(folder))
             except Exception as error:

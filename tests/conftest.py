@@ -8,6 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+# One thread for the arrays of tests, which are small, and for the processes that they start: on cores that others use too,
+# threads that wait for each other take ten times as much processor time. Read when NumPy and torch are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,17 +22,10 @@ from cli import main
 from simsiam_eval.commands.options import command
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import spelled_as
-from simsiam_eval.runtime.machine import usable_cores
 
 # No deadline: no test asserts a time. No database: a run does not depend on the one before.
 settings.register_profile("simsiam-eval", deadline=None, database=None)
 settings.load_profile("simsiam-eval")
-
-
-def pytest_configure():
-    """With `pytest -n`, each worker has its share of the cores, as have the processes that its tests start."""
-    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
 
 
 def pytest_collection_modifyitems(items):

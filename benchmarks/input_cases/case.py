@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from cli import main
+from simsiam_eval.runtime import notes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,8 +32,18 @@ class Case:
     check: Callable[[Path], str | None]
 
 
-def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `python cli.py ARGUMENTS`, as a user does."""
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process; standard error includes the traceback of an unhandled exception."""
+    command = [str(argument) for argument in arguments]
+    notes._said.clear()  # what a process prints once
+    done = CliRunner().invoke(main, command)
+    handled = done.exception is None or isinstance(done.exception, SystemExit)
+    errors = done.stderr if handled else done.stderr + "".join(traceback.format_exception(done.exception))
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, errors)
+
+
+def run_in(env: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `python cli.py ARGUMENTS` in an environment."""
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from input_cases.case import Case, difference, run
+from input_cases.case import Case, difference, run_in
 from input_cases.failures import checkpoint
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.neighbors.approximate import build_index
@@ -50,7 +50,7 @@ def locale(folder: Path) -> str | None:
             folder / name,
             "--json",
         )
-        done = run(*line, env={**os.environ, **env})
+        done = run_in({**os.environ, **env}, *line)
         if done.returncode:
             return done.stderr[-300:]
         records.append(json.loads(done.stdout)["provenance"]["source"])
@@ -63,7 +63,7 @@ def with_home(home: str) -> Callable[[Path], str | None]:
             name: value for name, value in os.environ.items() if name not in ("SIMSIAM_EVAL_CACHE", "XDG_CACHE_HOME")
         }
         line = ("knn", "--checkpoint", checkpoint(folder), "--train", photos(folder), "--test", folder / "photos")
-        done = run(*line, "-k", "1", env=env | {"HOME": home})
+        done = run_in(env | {"HOME": home}, *line, "-k", "1")
         return sentence(done.returncode, done.stderr)
 
     return check
