@@ -8,11 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simsiam_eval.commands.record import Result
 from simsiam_eval.commands.record_file import read_record
 from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.settings import FeatureSettings
+from simsiam_eval.features.reader import open_features
 from simsiam_eval.files.atomic import atomic_write, make_folder
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.sources.spec import is_feature_file
@@ -24,9 +28,9 @@ _TRIALS = 3
 
 @dataclass(frozen=True)
 class Computed:
-    """The feature files, and the head and records."""
+    """The feature files, and the head and records. `train` is None without --train."""
 
-    train: Path
+    train: Path | None
     test: Path
     results: list[Path]
 
@@ -34,7 +38,8 @@ class Computed:
 def compute(settings: ReportSettings, commands: Mapping[str, Callable[..., Result]]) -> Computed:
     """Extract the features, and run linear evaluation, few-shot, retrieval and quality without labels on them.
 
-    All files are kept in the folder beside the page that has its name, where a second run finds them.
+    Without labels of at least two classes, only quality. All files are kept in the folder beside the page that has its
+    name, where a second run finds them.
 
     Raises:
         UsageError, DataError: as the commands.
@@ -44,22 +49,45 @@ def compute(settings: ReportSettings, commands: Mapping[str, Callable[..., Resul
     features = {}
     for split in ("train", "test"):
         spec = getattr(settings, split)
+        if spec is None:
+            continue
         features[split] = Path(spec) if is_feature_file(spec) else folder / f"{split}.h5"
         if not is_feature_file(spec):
             say(f"features of {spec}")
             given = {field.name: getattr(settings, field.name) for field in fields(FeatureSettings)}
             commands["extract"](**given, checkpoint=settings.checkpoint, data=spec, out=features[split])
-    train, test = str(features["train"]), str(features["test"])
+    train, test = features.get("train"), features["test"]
     runner = _Runner(folder, commands, features)
-    linear: dict[str, Any] = dict(train=train, test=test, preset=settings.linear, seed=settings.seed)
-    runner.run("linear-eval", "linear", **linear, device=settings.device, save_head=folder / "head.safetensors")
-    shots = runner.possible_shots(_SHOTS)
-    if shots:
-        runner.run("linear-eval", "few-shot", **linear, device=settings.device, shots=shots, trials=_TRIALS)
-    runner.run("retrieval eval", "retrieval", gallery=train, queries=test, device=settings.device)
-    runner.run("rank", "rank", file=(Path(test),), device=settings.device)
-    head = folder / "head.safetensors"
-    return Computed(features["train"], features["test"], [*runner.records, head])
+    heads = []
+    sizes, tested = _class_sizes(train or test), _class_sizes(test)
+    if len(sizes) < 2 or not len(tested):
+        say(_without_labels(settings, len(tested)))
+    elif train is None:
+        runner.run("retrieval eval", "retrieval", gallery=str(test), device=settings.device)
+    else:
+        sets, device = {"train": str(train), "test": str(test)}, settings.device
+        linear: dict[str, Any] = dict(sets, preset=settings.linear, seed=settings.seed, device=device)
+        heads.append(folder / "head.safetensors")
+        runner.run("linear-eval", "linear", **linear, save_head=heads[0])
+        if shots := tuple(count for count in _SHOTS if count <= sizes.min()):  # that every class has
+            runner.run("linear-eval", "few-shot", **linear, shots=shots, trials=_TRIALS)
+        runner.run("retrieval eval", "retrieval", gallery=str(train), queries=str(test), device=device)
+    if len(open_features(test).ids) > 1:
+        runner.run("rank", "rank", file=(test,), device=settings.device)
+    return Computed(train, test, [*runner.records, *heads])
+
+
+def _class_sizes(path: Path) -> NDArray[np.int64]:
+    """Number of labeled images of each class that occurs."""
+    labels = open_features(path).labels
+    return np.unique(labels[labels >= 0], return_counts=True)[1]
+
+
+def _without_labels(settings: ReportSettings, tested: int) -> str:
+    """What is said where the test images have `tested` classes, or the training images fewer than two."""
+    name = "--train" if settings.train is not None and tested else "--test"
+    found = "do not have labels of at least two classes"
+    return f"The images of {name} {getattr(settings, name[2:])} {found}: the page has no accuracies."
 
 
 class _Runner:
@@ -82,16 +110,6 @@ class _Runner:
         result = self._commands[COMMANDS[command].python_name](**values)
         with atomic_write(path) as file:
             file.write(result.to_json().encode())
-
-    def possible_shots(self, shots: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the numbers of training images per class that every class has."""
-        import numpy as np
-
-        from simsiam_eval.features.reader import open_features
-
-        labels = open_features(self._features["train"]).labels
-        smallest = int(np.unique(labels[labels >= 0], return_counts=True)[1].min(initial=1 << 30))
-        return tuple(count for count in shots if count <= smallest)
 
     def _is_current(self, path: Path, settings: dict[str, Any]) -> bool:
         try:

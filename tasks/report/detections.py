@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simsiam_eval.commands.record_file import Record
+from simsiam_eval.wording import counted
 from tasks.detection.summary import PUBLISHED
 from tasks.report.images import picture_url
 
@@ -50,10 +51,12 @@ def _result(record: Record) -> DetectionResult:
     if differences := record.provenance.get("differences"):
         backend = record.provenance.get("backend")
         notes.append(f"{backend} is not the reference protocol; it differs in: {'; '.join(differences)}.")
-    if str(record.protocol) != str(record.settings.get("preset")):
-        notes.append(f"The full protocol is not followed: {record.protocol}.")
     picture = record.files.get("picture")
     found = None
     if picture is not None:  # the folder may have been moved
         found = picture_url(Path(picture)) or picture_url(record.path.parent / Path(*Path(picture).parts[-2:]))
-    return DetectionResult(f"{record.protocol}, {record.metrics.get('images')} test images", rows, notes, found)
+    preset, changes = str(record.settings.get("preset")), str(record.protocol).partition(", ")[2]
+    if changes:
+        notes.insert(0, f"The full protocol {preset} is not followed: {changes}.")
+    images = counted(int(record.metrics.get("images", 0)), "test image")
+    return DetectionResult(f"Protocol {preset}{' (modified)' if changes else ''}, {images}", rows, notes, found)

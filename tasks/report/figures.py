@@ -120,7 +120,10 @@ def few_shot(points: Sequence[tuple[float, float, float, float]], x_title: str) 
 
 
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Counts (K,K) by true class (row) and predicted class (column); colored by the share of the true class."""
+    """Counts (K,K) by true class (row) and predicted class (column); colored by the share of the true class.
+
+    The page's script sets the colors, from white or black.
+    """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(760, 220 + 24 * len(names))
     figure = _figure(side)
@@ -132,15 +135,14 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
         text=[[str(count) if count else "" for count in row] for row in counts.tolist()],
         texttemplate="%{text}" if len(names) <= 24 else None,
         hovertemplate="true %{y}, predicted %{x}: %{customdata} images<extra></extra>",
-        colorscale="Blues",
         zmin=0,
         zmax=1,
         showscale=False,
         xgap=1,
         ygap=1,
     )
-    figure.update_xaxes(title="predicted", tickangle=-60, **ticks)
-    figure.update_yaxes(title="true", autorange="reversed", **ticks)
+    figure.update_xaxes(title={"text": "predicted", "standoff": 8}, tickangle=-60, **ticks)
+    figure.update_yaxes(title={"text": "true", "standoff": 8}, autorange="reversed", **ticks)
     return figure
 
 
@@ -164,7 +166,9 @@ def curves(
                 showlegend=len(lines) > 1,
                 hovertemplate=f"{name}, epoch %{{x:.4g}}: %{{y:.4g}}<extra></extra>", row=row, col=1,
             )  # fmt: skip
-        figure.update_yaxes(title=title, automargin=True, row=row, col=1)
+        # The loss is between -1 and 1; of the others, zero is what matters.
+        mode = "normal" if title == "loss" else "tozero"
+        figure.update_yaxes(title={"text": title, "standoff": 8}, automargin=True, rangemode=mode, row=row, col=1)
     for epoch, what in marks:
         figure.add_vline(epoch, line={"color": "#d55e00", "dash": "dash"})
         figure.add_annotation(x=epoch, y=1, yref="paper", text=plain(what), showarrow=False, yanchor="bottom")

@@ -39,12 +39,12 @@ def report(settings: ReportSettings, **commands: Callable[..., Result]) -> Resul
     started = time.perf_counter()
     device = resolve_device(settings.device)
     given = list(settings.results)
-    train, test = settings.train, settings.test
+    train, test = _path(settings.train), _path(settings.test)
     if settings.checkpoint is not None:
         computed = compute(settings, commands)
-        given, train, test = [*computed.results, *given], str(computed.train), str(computed.test)
+        given, train, test = [*computed.results, *given], computed.train, computed.test
     results = collect(given)
-    files = files_by_encoder(results.features, _path(train), _path(test))
+    files = files_by_encoder(results.features, train, test)
     if not files and not results.records and not results.trainings:
         raise DataError("Nothing to report: give at least one feature file, record or run.")
     encoders = []

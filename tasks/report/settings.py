@@ -17,8 +17,8 @@ from simsiam_eval.sources.spec import is_feature_file
 class ReportSettings(EncoderSettings, SeedSettings):
     """Write one HTML page about an encoder: scores, a map of the images, confusions, suspects, training, comparison.
 
-    With results of other commands, the page shows what exists and says how to make what is missing. With --checkpoint,
-    --train and --test, it is all computed first; run again, only what is missing.
+    With results of other commands, the page shows what exists and says how to make what is missing. With --checkpoint
+    and images, it is all computed first; run again, only what is missing.
     """
 
     SETS = ("train", "test")
@@ -39,7 +39,11 @@ class ReportSettings(EncoderSettings, SeedSettings):
         help="Results to show: feature files (.h5), records (.json), heads (.safetensors), run folders of pretrain or "
         "detect, or folders that contain such files. The encoder of the first feature file is the one reported on.",
     )
-    train: str | None = setting(None, help="Training set: a feature file (.h5), or an image source with --checkpoint.")
+    train: str | None = setting(
+        None,
+        help="Training set: a feature file (.h5), or an image source with --checkpoint (default: none; each test image is "
+        "classified by the other test images).",
+    )
     test: str | None = setting(None, help="Test set: a feature file (.h5), or an image source with --checkpoint.")
     linear: str = setting(
         "small", choices=tuple(PROTOCOLS), help="Protocol of linear evaluation, where --checkpoint computes it."
@@ -71,5 +75,9 @@ class ReportSettings(EncoderSettings, SeedSettings):
                 spec = getattr(self, name)
                 if spec is not None and not is_feature_file(spec):
                     raise UsageError(f"--{name} {spec} is not a feature file (.h5); images require --checkpoint.")
-        elif self.train is None or self.test is None:
-            raise UsageError("--checkpoint requires --train and --test.")
+        elif self.test is None:
+            raise UsageError("--checkpoint requires --test.")
+        if self.train is not None and self.train == self.test:
+            raise UsageError(
+                f"--train and --test are both {self.test}; leave out --train, and each image is classified by the others."
+            )

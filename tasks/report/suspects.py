@@ -28,13 +28,20 @@ class Suspect:
 
 @dataclass(frozen=True)
 class SuspectList:
-    """Suspects of one kind, the worst first; `count` of them in all, of which `rows` lists the first."""
+    """Suspects of one kind, the worst first.
+
+    Attributes:
+        count: how many there are; None for a ranking of all images.
+        rows: the first of them.
+        more: whether there are more than these.
+    """
 
     key: str
     title: str
     explanation: str
-    count: int
+    count: int | None
     rows: list[Suspect]
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Duplicates:
         first, second: (P,) numbers of images, the most similar pair first.
         similarities: (P,) float32.
         flags: (N,) bool, whether an image is in a pair.
+        threshold: their smallest cosine similarity.
         every_pair: whether all pairs were compared, or only nearest neighbors.
     """
 
@@ -52,6 +60,7 @@ class Duplicates:
     second: NDArray[np.int64]
     similarities: NDArray[np.float32]
     flags: NDArray[np.bool_]
+    threshold: float
     every_pair: bool
 
 
@@ -71,7 +80,7 @@ def duplicates_of(evaluated: Evaluated, threshold: float, device: torch.device) 
     flags = np.zeros(evaluated.count, np.bool_)
     flags[first], flags[second] = True, True
     order = np.argsort(-similarities, kind="stable")
-    return Duplicates(first[order], second[order], similarities[order], flags, every_pair)
+    return Duplicates(first[order], second[order], similarities[order], flags, threshold, every_pair)
 
 
 def suspects_of(
@@ -89,7 +98,9 @@ def suspects_of(
     lists = [_wrong_labels(evaluated, found)] if found.labels is not None else []
     lists += _outliers(found)
     if evaluated.train is not None:
-        lists.append(_pairs("leaks", "Test images that resemble a training image", evaluated, duplicates, leaked))
+        lists.append(
+            _pairs("leaks", "Leaks: test images that resemble a training image", evaluated, duplicates, leaked)
+        )
     lists.append(_pairs("duplicates", "Near-duplicates within a set", evaluated, duplicates, ~leaked))
     return lists
 
@@ -100,7 +111,7 @@ def _wrong_labels(evaluated: Evaluated, found: NeighborSuspects) -> SuspectList:
 
     def reason(number: int) -> str:
         given, other = names[evaluated.labels[number]], names[labels.suggested[number]]
-        return f"labeled {given}; its neighbors are rather {other} (margin {labels.margin[number]:.2f})"
+        return f"labeled {given}; neighbors: {other} (margin {labels.margin[number]:.2f})"
 
     return SuspectList(
         "labels",
@@ -109,6 +120,7 @@ def _wrong_labels(evaluated: Evaluated, found: NeighborSuspects) -> SuspectList:
         "share of the votes minus that of the other class.",
         labels.count,
         _rows(labels.order()[: labels.count], labels.margin, reason),
+        labels.count > _LISTED,
     )
 
 
@@ -118,9 +130,10 @@ def _outliers(found: NeighborSuspects) -> list[SuspectList]:
         SuspectList(
             "outliers",
             "Outliers",
-            f"Images that are far from all others, by the cosine distance to the neighbor at place {far.k}.",
-            len(far.distance),
+            f"Images that are far from all others, by the cosine distance to their neighbor number {far.k}.",
+            None,
             _rows(far.order(), far.distance, lambda number: f"distance {far.distance[number]:.3f}"),
+            len(far.distance) > _LISTED,
         )
     ]
     order = far.class_order()
@@ -129,11 +142,12 @@ def _outliers(found: NeighborSuspects) -> list[SuspectList]:
             SuspectList(
                 "class-outliers",
                 "Outliers of their class",
-                "Images that are far from the others of their class, compared with the median distance in it.",
-                len(order),
+                "Images that are far from the others of their class, relative to the median distance in that class.",
+                None,
                 _rows(
                     order, far.class_ratio, lambda number: f"{far.class_ratio[number]:.1f} times the median distance"
                 ),
+                len(order) > _LISTED,
             )
         )
     return lists
@@ -142,6 +156,7 @@ def _outliers(found: NeighborSuspects) -> list[SuspectList]:
 def _pairs(
     key: str, title: str, evaluated: Evaluated, duplicates: Duplicates, chosen: NDArray[np.bool_]
 ) -> SuspectList:
+    threshold = duplicates.threshold
     places = np.flatnonzero(chosen)
     how = "every pair was compared" if duplicates.every_pair else "only nearest neighbors were compared"
     rows = []
@@ -149,7 +164,8 @@ def _pairs(
         pair = int(duplicates.first[place]), int(duplicates.second[place])
         similarity = float(duplicates.similarities[place])
         rows.append(Suspect(pair, similarity, f"similarity {similarity:.4f}{_different_labels(evaluated, pair)}"))
-    return SuspectList(key, title, f"Pairs with a high cosine similarity; {how}.", len(places), rows)
+    explanation = f"Pairs with a cosine similarity of at least {threshold:g}; {how}."
+    return SuspectList(key, title, explanation, len(places), rows, len(places) > _LISTED)
 
 
 def _different_labels(evaluated: Evaluated, pair: tuple[int, int]) -> str:

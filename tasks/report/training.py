@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simsiam_eval.files.jsonl import read_entries
+from simsiam_eval.wording import counted
 from tasks.report import figures
 from tasks.report.inputs import LOG
 
@@ -18,13 +19,13 @@ class Training:
     """A run of `pretrain`.
 
     Attributes:
-        epochs: number of finished epochs.
+        summary: how many epochs are finished, and how to read the curves.
         events: sentences about collapses, in their order.
         figure: None for a run without a logged epoch.
     """
 
     folder: Path
-    epochs: int
+    summary: str
     events: list[str]
     figure: figures.Figure | None
 
@@ -39,7 +40,7 @@ def training_of(folder: Path) -> Training:
     epochs = [line for line in lines if line.get("kind") == "epoch"]
     health = [line for line in lines if line.get("kind") == "health"]
     if not epochs:
-        return Training(folder, 0, [], None)
+        return Training(folder, "No epoch is finished.", [], None)
     steps = epochs[-1]["step"] / (epochs[-1]["epoch"] + 1)  # per epoch
 
     def by_epoch(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -62,4 +63,14 @@ def training_of(folder: Path) -> Training:
             marks.append((row["step"] / steps, _TITLES.get(now, now)))
             events.append(f"Epoch {row['step'] / steps:.1f} (step {row['step']}): {_TITLES.get(now, now)}.")
         before = now
-    return Training(folder, len(epochs), events, figures.curves(shown, marks))
+    summary = f"{counted(len(epochs), 'epoch')} of training. "
+    if "output std" in shown:
+        summary += (
+            "Output std is that of the normalized outputs times the square root of their dimension: near 1 for outputs "
+            "spread over the sphere, 0 where all are the same. "
+        )
+    if not health:
+        summary += "No collapse check was run."
+    elif not events:
+        summary += "No collapse was found."
+    return Training(folder, summary.strip(), events, figures.curves(shown, marks))

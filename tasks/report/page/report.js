@@ -14,6 +14,7 @@
   }
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   function numbers(text, Type) {
+    if (Uint8Array.fromBase64) return new Type(Uint8Array.fromBase64(text).buffer);
     const bytes = atob(text);
     const buffer = new Uint8Array(bytes.length);
     for (let i = 0; i < bytes.length; i++) buffer[i] = bytes.charCodeAt(i);
@@ -28,8 +29,8 @@
       clusters: Int32Array, duplicates: Uint8Array, neighbors: Int32Array, similarities: Float32Array, thumbnails: Int32Array,
     };
     for (const [name, Type] of Object.entries(types)) images[name] = numbers(images[name], Type);
-    images.sprites.urls = images.sprites.sheets.map((sheet) =>
-      URL.createObjectURL(new Blob([numbers(sheet, Uint8Array)], { type: "image/webp" })));
+    images.sprites.urls = [];
+    images.thumbnailCount = images.thumbnails.reduce((most, place) => Math.max(most, place + 1), 0);
     if (images.pair) {
       for (const [name, Type] of [["x", Float32Array], ["y", Float32Array], ["guesses", Int32Array], ["change", Int32Array]]) {
         images.pair[name] = numbers(images.pair[name], Type);
@@ -55,13 +56,17 @@
     const onSheet = Math.min(perSheet, images.thumbnailCount - sheet * perSheet);
     const width = Math.min(onSheet, columns);
     const at = place % perSheet;
-    made.style.backgroundImage = `url(${images.sprites.urls[sheet]})`;
+    made.style.backgroundImage = `url(${sheetUrl(sheet)})`;
     made.style.backgroundSize = `${width * size}px auto`;
     made.style.backgroundPosition = `${-(at % columns) * size}px ${-Math.floor(at / columns) * size}px`;
     if (images.sprites.side < size) made.style.imageRendering = "pixelated";
     return made;
   }
-  if (images) images.thumbnailCount = images.thumbnails.reduce((most, place) => Math.max(most, place + 1), 0);
+  function sheetUrl(sheet) {
+    const { urls, sheets } = images.sprites;
+    urls[sheet] ??= URL.createObjectURL(new Blob([numbers(sheets[sheet], Uint8Array)], { type: "image/webp" }));
+    return urls[sheet];
+  }
 
   function describe(i) {
     const lines = [element("strong", { textContent: images.ids[i] })];
@@ -174,20 +179,31 @@
     return made;
   }
 
+  const react = (target, data, layout, config) => Plotly.react(target, data, {
+    ...layout, autosize: true, width: root.classList.contains("printing") ? target.clientWidth : undefined,
+  }, config);
   const drawn = new Map(); // element -> function that draws it again
   function draw(target, make) {
     drawn.set(target, make);
     return make();
   }
-  byId("theme").addEventListener("click", () => {
-    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+  function setTheme(theme) {
+    root.dataset.theme = theme;
     for (const make of drawn.values()) make();
-  });
+  }
+  byId("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
 
   // ---- charts that need no behavior but drawing, when they come into view
   function drawFigure(target) {
-    const figure = page.figures[target.dataset.figure];
-    return draw(target, () => Plotly.react(target, figure.data, themed(figure.layout), CONFIG));
+    const { data, layout } = page.figures[target.dataset.figure];
+    return draw(target, () => {
+      if (target.dataset.figure === "confusion") {
+        data[0].colorscale = [[0, color("card")], [1, color("accent")]];
+        // Names side by side need room; without it they are in the hover text and the lists below.
+        layout.xaxis.showticklabels = layout.yaxis.showticklabels = target.clientWidth > 16 * data[0].z.length;
+      }
+      return react(target, data, themed(layout), CONFIG);
+    });
   }
   const waiting = new Map(); // element -> function that draws it for the first time
   function drawWaiting(target) {
@@ -200,10 +216,28 @@
   }, { rootMargin: "200px" });
   function drawInView(target, first) {
     waiting.set(target, first);
-    watcher.observe(target);
   }
-  window.addEventListener("beforeprint", () => [...waiting.keys()].forEach(drawWaiting));
+  // The chart library takes a second or more to compile: only once the page is painted.
+  function compileLibrary() {
+    if (window.Plotly) return;
+    document.head.append(element("script", { textContent: byId("plotly").textContent }));
+    for (const target of waiting.keys()) watcher.observe(target);
+  }
+  requestAnimationFrame(() => setTimeout(compileLibrary));
+  let theme = "";
+  window.addEventListener("beforeprint", () => { // on white, all charts, as wide as paper
+    theme = root.dataset.theme;
+    root.classList.add("printing");
+    compileLibrary();
+    [...waiting.keys()].forEach(drawWaiting);
+    setTheme("light");
+  });
+  window.addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    setTheme(theme);
+  });
   for (const target of document.querySelectorAll(".chart")) {
+    target.style.minHeight = `${page.figures[target.dataset.figure].layout.height}px`; // nothing moves when it is drawn
     drawInView(target, () => {
       drawFigure(target);
       if (target.dataset.figure === "confusion") target.on("plotly_click", (event) => {
@@ -236,6 +270,8 @@
   };
   const styleOf = (coloring, value) => (value < 0 ? [GRAY, "circle"] : coloring.style ? coloring.style[value]
     : [COLORS[value % COLORS.length], SYMBOLS[Math.floor(value / COLORS.length) % SYMBOLS.length]]);
+  // Without a GPU, SVG is drawn sooner than WebGL up to a few thousand points.
+  const pointType = images && images.count > 3000 ? "scattergl" : "scatter";
   const sizeFor = (n) => (n > 30000 ? 3 : n > 5000 ? 4 : n > 1500 ? 5 : 7);
 
   function mapTraces() {
@@ -260,24 +296,30 @@
     return [...traces, { ...found, hoverinfo: "skip" }, ringTrace()];
   }
   const pointTrace = (list, from, name, marker) => ({
-    type: "scattergl", mode: "markers", name, customdata: list, hoverinfo: "none", marker,
+    type: pointType, mode: "markers", name, customdata: list, hoverinfo: "none", marker,
     x: Float32Array.from(list, (i) => from.x[i]), y: Float32Array.from(list, (i) => from.y[i]),
     unselected: { marker: { opacity: 0.15 } },
   });
   const ringTrace = () => ({
-    type: "scattergl", mode: "markers", name: "chosen", hoverinfo: "skip", showlegend: false, x: [null], y: [null],
+    type: pointType, mode: "markers", name: "chosen", hoverinfo: "skip", showlegend: false, x: [null], y: [null],
     marker: { color: "rgba(0,0,0,0)", size: 18, symbol: "circle", line: { color: color("text"), width: 3 } },
   });
   const mapAxis = { visible: false, showgrid: false, zeroline: false };
+  const BELOW = { orientation: "h", y: -0.02, yanchor: "top", itemsizing: "constant" };
   function mapLayout(legend) {
     return themed({
       margin: { l: 8, r: 8, t: 8, b: 8 }, dragmode: "lasso", hovermode: "closest", uirevision: "map", xaxis: mapAxis,
-      yaxis: { ...mapAxis, scaleanchor: "x" }, showlegend: legend && mapChart.clientWidth > 600,
-      legend: { itemsizing: "constant" },
+      yaxis: { ...mapAxis, scaleanchor: "x" }, showlegend: legend !== null, legend: legend ?? {},
     });
   }
   function drawMap() {
-    return draw(mapChart, () => Plotly.react(mapChart, mapTraces(), mapLayout(true), MAP_CONFIG));
+    if (waiting.has(mapChart)) return Promise.resolve(); // it is drawn with this state when it comes into view
+    return draw(mapChart, () => {
+      const traces = mapTraces();
+      const wide = mapChart.clientWidth > 600;
+      const legend = wide ? { itemsizing: "constant" } : traces.length <= 12 ? BELOW : null;
+      return react(mapChart, traces, mapLayout(legend), MAP_CONFIG);
+    });
   }
   const tip = byId("tip");
   function showTip(event) {
@@ -427,11 +469,11 @@
       const target = byId(id);
       const shown = { x: from.x.subarray(0, images.tests), y: from.y.subarray(0, images.tests) };
       drawInView(target, () => {
-        draw(target, () => Plotly.react(target, [
+        draw(target, () => react(target, [
           ...kinds.map(([name, change, fill, symbol]) => pointTrace(tests.filter((i) => images.pair.change[i] === change), shown,
             name, { color: fill, symbol, size: sizeFor(images.tests), opacity: change ? 0.9 : 0.45 })),
           ringTrace(),
-        ], { ...mapLayout(false), showlegend: id === "pair-first", legend: { orientation: "h", y: -0.02 } }, MAP_CONFIG));
+        ], mapLayout(BELOW), MAP_CONFIG));
         rings.push([target, shown]);
         target.on("plotly_hover", (event) => { const i = showTip(event); if (i !== undefined) highlight(i); });
         target.on("plotly_unhover", () => { hideTip(); highlight(-1); });

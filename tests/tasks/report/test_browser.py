@@ -115,6 +115,19 @@ def test_the_page_is_as_wide_as_the_screen(page, opened, width):
     assert faults == []
 
 
+def test_it_prints_on_white_with_all_charts_and_no_controls(page, opened, tmp_path):
+    shown, faults = opened(page[0] / "page.html")
+    shown.evaluate("document.documentElement.dataset.theme = 'dark'")
+    shown.evaluate("window.onbeforeprint = () => { window.printed = document.documentElement.dataset.theme; }")
+    assert shown.pdf(path=tmp_path / "page.pdf", format="A4").count(b"/Type /Page") > 2
+    assert shown.evaluate("window.printed") == "light"
+    assert shown.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert shown.evaluate("[...document.querySelectorAll('.chart, .map')].every((chart) => chart._fullLayout)")
+    shown.emulate_media(media="print")
+    assert not any(shown.locator(name).first.is_visible() for name in ("nav", ".controls", "#theme", "[data-csv]"))
+    assert faults == []
+
+
 def test_tables_are_sorted_by_their_headings(page, opened):
     shown, faults = opened(page[0] / "page.html")
     heading = shown.locator("#confusion th button", has_text="class")

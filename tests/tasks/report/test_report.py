@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from simsiam_eval.features.writer import write_features
 from tasks.report.page import embedded
+from tests.tasks.detection.conftest import write_voc
 from tests.tasks.report.conftest import CLASSES
 
 
@@ -132,7 +134,8 @@ def test_few_thumbnails_are_those_of_errors_first(record, features_of, tmp_path,
         (["empty"], 1, "contains no feature file"),
         (["other.txt"], 1, "other.txt"),
         (["--test", "folder:photos"], 2, "images require --checkpoint"),
-        (["--checkpoint", "c.pth", "--test", "test.h5"], 2, "--train"),
+        (["--checkpoint", "c.pth", "--train", "train.h5"], 2, "--test"),
+        (["--checkpoint", "c.pth", "--train", "digits", "--test", "digits"], 2, "leave out --train"),
         (["--test", "test.h5", "--linear", "small2"], 2, "small2"),
         (["test.h5", "--out", "page.pdf"], 2, ".html"),
         (["test.h5", "--thumbnails", "-1"], 2, "--thumbnails"),
@@ -183,6 +186,38 @@ def test_a_checkpoint_is_evaluated_first_and_only_once(checkpoint, call, record,
     again = record(*arguments)
     assert again["metrics"]["scores"] == made["metrics"]["scores"]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "page-files").iterdir()} == files
+
+
+def test_a_checkpoint_with_images_that_have_no_labels_or_no_training_set(checkpoint, call, record, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 90, 120)).save(flat / f"{number}.png")
+    arguments = ["--checkpoint", checkpoint, "--map", "pca"]
+    unlabeled = call("report", *arguments, "--test", flat, "--out", tmp_path / "flat.html", "--json")
+    assert unlabeled.exit_code == 0, unlabeled.output
+    assert f"--test {flat} do not have labels of at least two classes" in unlabeled.stderr
+    assert json.loads(unlabeled.stdout)["metrics"]["scores"] == {}
+    alone = record("report", *arguments, "--test", "digits#test", "--out", tmp_path / "digits.html")
+    assert {"kNN top-1, k 20, T 0.07", "retrieval mAP"} <= set(alone["metrics"]["scores"])
+    assert alone["metrics"]["missing"] == ["a training set"]
+
+
+def test_detections_of_a_run(record, tmp_path):
+    folder = write_voc(tmp_path / "voc", {"trainval": 3, "test": 2}, side=96)
+    size = ["--min-sizes", 64, "--test-size", 64, "--max-size", 64]
+    few = ["--iterations", 1, "--batch-size", 2, "--proposals", 20, "--rois", 8, "--precise-bn", 1, "--workers", 0]
+    record("detect", "--backend", "torchvision", "--init", "random", "--arch", "resnet18", "--preset", "voc07",
+           "--heads", "fpn", "--train", f"voc:{folder}#trainval", "--test", f"voc:{folder}#test", "--out",
+           tmp_path / "run", *size, *few)  # fmt: skip
+    record("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    for text in ("Protocol voc07 (modified), 2 test images", "paper: SimSiam, base recipe", "is not followed: changed",
+                 'src="data:image/png;base64,', "simsiam-eval detect --arch resnet18"):  # fmt: skip
+        assert text in page
+    (tmp_path / "run").rename(tmp_path / "moved")  # the record has the old path of the picture
+    record("report", tmp_path / "moved", "--out", tmp_path / "page.html")
+    assert 'src="data:image/png;base64,' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_run_folder_shows_its_training(pipeline, record, tmp_path, data_of):
