@@ -84,7 +84,7 @@ def status(key: str) -> int:
 
 def step(name: str, folder: Path, rows: int) -> None:
     """Run one step in this process; print its peak memory, seconds and faults."""
-    from tasks.export import ExportSettings, export
+    from tasks.export.export import ExportSettings, export
     from tasks.merge import MergeSettings, merge
     from tasks.verify import VerifySettings, verify
 

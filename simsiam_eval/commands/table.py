@@ -137,9 +137,9 @@ _TABLE = (
     Command(
         "export",
         "Features",
-        "Export a feature file to Parquet or NumPy.",
-        "tasks.export:ExportSettings",
-        "tasks.export:export",
+        "Export a feature file to Parquet, NumPy or FiftyOne.",
+        "tasks.export.export:ExportSettings",
+        "tasks.export.export:export",
     ),
     Command(
         "linear-eval",
@@ -224,6 +224,13 @@ _TABLE = (
         "Fine-tune and evaluate an object detector initialized from the encoder.",
         "tasks.detection.settings:DetectSettings",
         "tasks.detection.detect:detect",
+    ),
+    Command(
+        "atlas",
+        "Overview",
+        "Write a table of a large set for an interactive map: coordinates, neighbors, votes, suspects.",
+        "tasks.atlas.settings:AtlasSettings",
+        "tasks.atlas.atlas:atlas",
     ),
     Command(
         "runs",

@@ -16,6 +16,7 @@ from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
 from simsiam_eval.neighbors.exact import search, search_blocks
 
+METHODS = ("auto", "umap", "pca")
 NEIGHBORS = 15  # of each row, as umap-learn's default
 SAMPLE = 20_000  # rows that a map is computed from; the others are placed between their neighbors
 _BLOCK = 8192
@@ -67,7 +68,8 @@ def coordinates(
 
     Args:
         features: array or FeatureRows, which are read in blocks.
-        method: "umap" (McInnes et al. 2018; umap-learn with our exact neighbors), or "pca".
+        method: "umap" (McInnes et al. 2018; umap-learn with our exact neighbors), "pca", or "auto": umap where umap-learn is
+            installed.
         seed: of the sample and of UMAP; equal seeds give equal maps on one machine.
         sample: number of rows that UMAP is computed from; each other row is placed at the weighted mean of its nearest
             neighbors among them.
@@ -79,6 +81,8 @@ def coordinates(
     """
     features = as_rows(features)
     count = len(features)
+    if method == "auto":
+        method = "umap" if umap_is_installed() else "pca"
     if method == "pca" or count < 4:  # UMAP needs neighbors
         return Coordinates(_principal_components(features), "pca", count)
     if count <= sample:

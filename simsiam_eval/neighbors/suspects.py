@@ -5,7 +5,7 @@ docs/suspects.md defines the scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,7 @@ def neighbor_suspects(
     class_outliers: bool = True,
     device: torch.device | None = None,
     index: NeighborIndex | None = None,
+    after_block: Callable[[Block], None] | None = None,
 ) -> NeighborSuspects:
     """`label_suspects`, `outliers` and near-duplicates of at least the cosine similarity `threshold`. One search serves
     all, or two where some images have no label; memory grows by a few numbers per image.
@@ -184,6 +185,8 @@ def neighbor_suspects(
         class_outliers: whether to search within each class.
         index: approximate index over all rows to search instead; images without a label must then not be among them if
             labels are judged.
+        after_block: called with each block of the search among all rows, in order: which images, and the similarities and
+            rows of their neighbors, at least `outlier_k` where there are as many.
 
     Raises:
         ValueError, DataError: as `label_suspects`; an index with images without a label.
@@ -209,6 +212,8 @@ def neighbor_suspects(
         differ = (given[first] != given[second]) & (given[first] >= 0) & (given[second] >= 0)
         disagreeing, at = np.unique(first[differ], return_index=True)  # the first of a row is the most similar
         conflict[disagreeing], conflict_similarity[disagreeing] = second[differ][at], pair_similarity[differ][at]
+        if after_block is not None:
+            after_block((which, similarities, rows))
     found = votes.result() if votes is not None else None
     if judge_labels and found is None:
         if index is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from simsiam_eval.errors import DataError, UserError
 from simsiam_eval.images.intensity import AUTO, Intensity
 from simsiam_eval.images.opened import UnreadableImage
 from simsiam_eval.runtime.progress import say
-from simsiam_eval.sources.base import ImageSource
+from simsiam_eval.sources.base import ImageSource, blocks
 from simsiam_eval.sources.intensity import source_intensity
 from simsiam_eval.sources.opening import open_source
 
@@ -31,6 +31,7 @@ class SourceImages:
         fingerprint: str | None = None,
         count: int | None = None,
         intensity: Intensity | None = None,
+        ids: Collection[str] | None = None,
     ) -> None:
         """
         Args:
@@ -39,6 +40,7 @@ class SourceImages:
                 folder; None for any.
             count: number of images that have this fingerprint.
             intensity: which values of images of more than 8 bits are black and white; None: as the source shows it.
+            ids: the images that will be asked for, which saves memory where the source has many more; None: any.
         """
         self.intensity = intensity or Intensity()
         self.source: ImageSource | None = None
@@ -59,15 +61,18 @@ class SourceImages:
         except UserError as error:
             say(f"The images of {spec} cannot be shown: {error}")
             return
-        self._rows = {image_id: row for row, image_id in enumerate(self.source.ids_of(range(len(self.source))))}
+        for rows in blocks(len(self.source)):
+            found = zip(self.source.ids_of(rows), rows, strict=True)
+            self._rows.update(pair for pair in found if ids is None or pair[0] in ids)
 
     @classmethod
-    def from_features(cls, features: ImageTable) -> SourceImages:
-        """The images that the features were computed from."""
+    def from_features(cls, features: ImageTable, ids: Collection[str] | None = None) -> SourceImages:
+        """The images that the features were computed from; `ids` as above."""
         source = features.attributes["source"]
         shape = features.attributes.get("shape")
         count = source.get("rows_of", shape and shape[0])
-        return cls(source.get("spec"), source.get("fingerprint"), count, recorded_intensity(features.attributes))
+        intensity = recorded_intensity(features.attributes)
+        return cls(source.get("spec"), source.get("fingerprint"), count, intensity, ids)
 
     def row(self, image_id: str) -> int:
         """The row of an image in the source; -1 if it is not there."""

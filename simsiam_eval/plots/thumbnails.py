@@ -24,6 +24,13 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR)
 
 
+def webp_thumbnail(image: Image.Image, side: int, quality: int = 80) -> bytes:
+    """`thumbnail` as a WebP file."""
+    data = io.BytesIO()
+    thumbnail(image, side).convert("RGB").save(data, "WEBP", quality=quality)
+    return data.getvalue()
+
+
 @dataclass(frozen=True)
 class SpriteSheets:
     """Thumbnails on sheets of COLUMNS x COLUMNS places, row by row.

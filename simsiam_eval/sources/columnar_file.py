@@ -32,7 +32,7 @@ class ColumnarFile:
             from pyarrow import parquet
         except ImportError as error:
             name = "Arrow" if file.suffix.lower() == ARROW else "Parquet"
-            raise DataError(f'{name} files require pyarrow: pip install "simsiam-eval[parquet]".') from error
+            raise DataError(f"{name} files require pyarrow: pip install pyarrow.") from error
         self._file = file
         self._batches: list[Any] = []
         self._parquet: Any = None

@@ -226,7 +226,7 @@ def _parquet_rows(file: Path, path: str | None, label: str | None, found: Found)
     try:
         from pyarrow import ArrowException, parquet, types
     except ImportError as error:
-        raise DataError('Parquet manifests require pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise DataError("Parquet manifests require pyarrow: pip install pyarrow.") from error
     try:
         with parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names

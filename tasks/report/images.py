@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from simsiam_eval.features.unit_length import l2_normalized
-from simsiam_eval.neighbors.coordinates import Coordinates, coordinates, umap_is_installed
+from simsiam_eval.neighbors.coordinates import Coordinates, coordinates
 from simsiam_eval.plots.source_images import SourceImages
 from simsiam_eval.plots.thumbnails import COLUMNS, LARGEST_SIDE, SpriteSheets, sprite_sheets
 from simsiam_eval.runtime.progress import progress
@@ -81,8 +81,7 @@ def packed(values: NDArray[Any], dtype: type[np.generic]) -> str:
 
 def map_of(evaluated: Evaluated, method: str, seed: int, device: torch.device) -> Coordinates:
     """The map of all images of an encoder; `method` as of `ReportSettings.map`."""
-    chosen = ("umap" if umap_is_installed() else "pca") if method == "auto" else method
-    return coordinates(evaluated.features(), chosen, seed=seed, device=device)
+    return coordinates(evaluated.features(), method, seed=seed, device=device)
 
 
 def clusters_of(evaluated: Evaluated, seed: int) -> NDArray[np.int64]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 
 from simsiam_eval.plots.source_images import SourceImages
-from simsiam_eval.plots.thumbnails import thumbnail
+from simsiam_eval.plots.thumbnails import webp_thumbnail
 from tasks.serve.gallery import ServedGallery
 from tasks.serve.rejected import Rejected
 
 SIDE = 192  # pixels, for screens of two pixels per point
-_KEPT, _QUALITY = 20_000, 80
+_KEPT = 20_000
 
 
 class Thumbnails:
@@ -34,6 +33,4 @@ class Thumbnails:
         image = self._images.image(str(self._gallery.images.ids[self._gallery.require_row(row)]), SIDE)
         if image is None:
             raise Rejected(404, f"The image of row {row} is not available.")
-        data = io.BytesIO()
-        thumbnail(image, SIDE).convert("RGB").save(data, "WEBP", quality=_QUALITY)
-        return data.getvalue()
+        return webp_thumbnail(image, SIDE)

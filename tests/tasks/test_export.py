@@ -12,7 +12,7 @@ import pytest
 from simsiam_eval.errors import DataError, UsageError
 from simsiam_eval.features.reader import FeatureReader
 from simsiam_eval.features.writer import FeatureWriter
-from tasks.export import ExportSettings, export
+from tasks.export.export import ExportSettings, export
 
 ROOT = Path(__file__).parents[2]
 

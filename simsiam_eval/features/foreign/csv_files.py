@@ -1,4 +1,4 @@
-"""Columns of CSV and other tables of text (extra `parquet`, for pyarrow's parser)."""
+"""Columns of CSV and other tables of text (with pyarrow's parser)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import csv as reader
     except ImportError as error:
-        raise DataError('CSV files require pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise DataError("CSV files require pyarrow: pip install pyarrow.") from error
     return pyarrow, reader
 
 

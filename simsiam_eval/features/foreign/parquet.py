@@ -1,4 +1,4 @@
-"""Columns of Parquet files (extra `parquet`)."""
+"""Columns of Parquet files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError('Parquet files require pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise DataError("Parquet files require pyarrow: pip install pyarrow.") from error
     return pyarrow, parquet
 
 

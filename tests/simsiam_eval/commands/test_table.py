@@ -14,7 +14,7 @@ from simsiam_eval.commands.table import COMMANDS, GROUPS, load
 ROOT = Path(__file__).parents[3]
 NAMES = (
     "demo pretrain inspect convert extract import verify merge export linear-eval predict knn retrieval serve duplicates "
-    "suspects compare rank detect runs report"
+    "suspects compare rank detect atlas runs report"
 )
 
 

@@ -1,37 +1,50 @@
-"""`export`: write a feature file as Parquet or as a folder of NumPy files."""
+"""`export`: write a feature file as Parquet, as a folder of NumPy files, or as a dataset for FiftyOne."""
 
 from __future__ import annotations
 
 import json
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from simsiam_eval.commands.record import Result, Table, provenance
-from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import DataError, UsageError
+from tasks.atlas.settings import AnalysisSettings
 
 if TYPE_CHECKING:
     from simsiam_eval.features.reader import FeatureBlock, FeatureReader
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings(Settings):
-    """Export a feature file to Parquet or NumPy, in constant memory."""
+class ExportSettings(AnalysisSettings):
+    """Export a feature file to Parquet or NumPy, in constant memory, or to FiftyOne with predictions and suspects.
+
+    The options of the method and the index are of fiftyone.
+    """
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "file", "output": "to out"}
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("train.h5 --to parquet --out train.parquet",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "train.h5 --to parquet --out train.parquet",
+        "train.h5 --to fiftyone --out train-fiftyone",
+    )
 
     RESUMES = True
 
     file: Path = setting(positional=True, help="Feature file (.h5).")
     to: str = setting(
-        choices=("parquet", "npy"),
-        help="Format: parquet (one table; extra `parquet`) or npy (a folder of NumPy arrays).",
+        choices=("parquet", "npy", "fiftyone"),
+        help="Format: parquet (one table), npy (a folder of NumPy arrays) or fiftyone (a folder that FiftyOne imports as "
+        "FiftyOneDataset).",
     )
-    out: Path = setting(output=True, help="File (parquet) or folder (npy) to write; must not exist.")
+    out: Path = setting(output=True, help="File (parquet) or folder (npy, fiftyone) to write; must not exist.")
+
+    def check(self) -> None:
+        super().check()
+        if self.to != "fiftyone":
+            self.reject_given([field.name for field in fields(AnalysisSettings)], "requires --to fiftyone")
 
 
 def export(settings: ExportSettings) -> Result:
@@ -47,7 +60,12 @@ def export(settings: ExportSettings) -> Result:
     with FeatureReader(settings.file) as reader:
         if settings.out.exists():
             raise DataError(f"{settings.out} already exists: delete it or choose another --out.")
-        (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
+        notes: list[str] = []
+        more: dict[str, Any] = {}
+        if settings.to == "fiftyone":
+            more, notes = _write_fiftyone(settings)
+        else:
+            (_write_parquet if settings.to == "parquet" else _write_npy)(reader, settings.out)
         rows, unreadable, columns = len(reader), reader.attributes["unreadable"], list(reader.columns)
         source = {
             key: reader.attributes[key] for key in ("encoder", "assumptions", "preprocessing", "source", "precision")
@@ -58,15 +76,40 @@ def export(settings: ExportSettings) -> Result:
         f"Exported to {out}",
         ("rows", "unreadable", "columns", "MB"),
         [[str(rows), str(unreadable), ", ".join(columns), f"{size / 1e6:.1f}"]],
+        notes,
     )
     return Result(
         task="export",
         settings=settings.to_dict(),
-        metrics={"rows": rows, "unreadable": unreadable, "columns": columns, "bytes": size},
+        metrics={"rows": rows, "unreadable": unreadable, "columns": columns, "bytes": size} | more,
         provenance=provenance(started, file=str(settings.file), **source),
         files={settings.to: str(out)},
         table=table,
     )
+
+
+def _write_fiftyone(settings: ExportSettings) -> tuple[dict[str, Any], list[str]]:
+    """Write the folder; what the record says of it, and notes for people."""
+    from dataclasses import asdict
+
+    from simsiam_eval.files.atomic import make_folder
+    from simsiam_eval.runtime.device import resolve_device
+    from simsiam_eval.wording import counted
+    from tasks.atlas.analysis import analyzed
+    from tasks.export.fiftyone import write_fiftyone
+
+    parent = settings.out.absolute().parent
+    make_folder(parent)
+    with analyzed(settings.file, settings, parent, resolve_device(settings.device)) as analysis:
+        written = write_fiftyone(settings.out, analysis, settings.images)
+        more = {**asdict(written), "analysis": analysis.counts(), "index": analysis.index}
+    notes = [
+        "To import it: fiftyone.Dataset.from_dir("
+        f"{str(settings.out)!r}, dataset_type=fiftyone.types.FiftyOneDataset, name={settings.out.name!r})"
+    ]
+    if written.missing:
+        notes.append(f"{counted(written.missing, 'sample')} without an image file: the image is gone or unreadable.")
+    return more, notes
 
 
 def _root_attributes(reader: FeatureReader) -> dict[str, Any]:
@@ -95,7 +138,7 @@ def _write_parquet(reader: FeatureReader, out: Path) -> None:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError('--to parquet requires pyarrow: pip install "simsiam-eval[parquet]".') from error
+        raise UsageError("--to parquet requires pyarrow: pip install pyarrow.") from error
 
     def column_type(shape: tuple[int, ...]) -> Any:
         arrow_type = arrow.float16() if reader.attributes["dtype"] == "float16" else arrow.float32()

@@ -1,0 +1,1 @@
+"""`export`: write a feature file as Parquet, as NumPy files or as a dataset of FiftyOne."""
