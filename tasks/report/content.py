@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from simsiam_eval.commands.command_line import command_line
+from simsiam_eval.encoders.checkpoint import inspect_checkpoint
+from simsiam_eval.encoders.choice import EncoderChoice
 from simsiam_eval.features.class_names import class_name
 from simsiam_eval.features.compatibility import own_note
 from simsiam_eval.metrics.confusion import Confusion
 from simsiam_eval.metrics.intervals import accuracy_interval
+from simsiam_eval.neighbors.coordinates import umap_is_installed
 from simsiam_eval.runtime.machine import versions
 from simsiam_eval.runtime.progress import say
 from simsiam_eval.wording import printable
@@ -50,7 +53,9 @@ class Content:
         data: of the images, for the page's script; None without features.
         records: cells of every record, as `runs` shows them.
         confused: numbers of the classes of the confusion matrix.
+        tests: number of labeled test images.
         commands: (what, command line) to repeat.
+        hashes: (what, hash) of the encoder and the images.
     """
 
     title: str
@@ -63,6 +68,7 @@ class Content:
     data: dict[str, Any] | None = None
     thumbnails: int = 0
     classes: list[ClassRow] = field(default_factory=list)
+    tests: int = 0
     confused: list[int] = field(default_factory=list)
     confusion_note: str = ""
     suspects: list[SuspectList] = field(default_factory=list)
@@ -72,6 +78,7 @@ class Content:
     record_columns: Sequence[str] = COLUMNS
     records: list[list[str]] = field(default_factory=list)
     commands: list[tuple[str, str]] = field(default_factory=list)
+    hashes: list[tuple[str, str]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -88,11 +95,13 @@ def page_content(
             content.figures[f"training{number}"] = training.figure
     content.detections = detections_of(results.of_task("detect"))
     content.records = [run.cells() for record in results.records for run in runs_of(record)]
+    if own := command_line("report", settings.to_dict()):
+        computes = ", with everything that it computes" if settings.checkpoint is not None else ""
+        content.commands.append((f"this page{computes}", printable(own)))
     for record in sorted(results.records, key=lambda record: record.finished or ""):
         if line := command_line(record.task, record.settings):
-            content.commands.append(((record.finished or "")[:10], printable(line)))
-    if own := command_line("report", settings.to_dict()):
-        content.commands.append(("this page", printable(own)))
+            made = f", {(record.finished or '')[:10]}" if record.finished else ""
+            content.commands.append((f"{record.path}{made}", printable(line)))
     return content
 
 
@@ -107,8 +116,10 @@ def _add_encoder(
     content.title = main.name
     board = scoreboard(main, results, settings.k, settings.temperature, device)
     content.board, content.verdict = board, verdict(board, main)
-    content.facts = _facts(main)
+    content.facts = _facts(main, settings.given_encoder())
+    content.hashes = _hashes(main)
     content.predicted_by = _predicted_by(main, settings)
+    content.tests = len(main.labeled_rows)
     if (scores := chart(board)) is not None:
         content.figures["scores"] = scores
     if board.grid:
@@ -119,7 +130,7 @@ def _add_encoder(
         _add_confusion(content, main)
     duplicates = duplicates_of(main, settings.duplicate_threshold, device)
     content.suspects = suspects_of(main, duplicates, settings.k, settings.temperature, device)
-    say("map")
+    say(_map_message(settings.map))
     coordinates = map_of(main, settings.map, settings.seed, device)
     first = [number for suspects in content.suspects for row in suspects.rows[:9] for number in row.numbers]
     places, sprites = thumbnails_of(main, shown_images(main, first, settings.thumbnails))
@@ -132,6 +143,12 @@ def _add_encoder(
         say("map of the second encoder")
         of_other = map_of(other, settings.map, settings.seed, device)
         content.data["pair"] = pair_data(main, other, coordinates, of_other)
+
+
+def _map_message(method: str) -> str:
+    if method == "pca" or not umap_is_installed():
+        return "map by PCA"
+    return "map by UMAP; importing umap-learn and compiling it can take half a minute (--map pca does not need it)"
 
 
 def _sample_note(thumbnails: int, images: int) -> str:
@@ -151,11 +168,12 @@ def _predicted_by(main: Evaluated, settings: ReportSettings) -> str:
     return f"Predictions are by {neighbors} among the {among} images, without the image itself."
 
 
-def _facts(main: Evaluated) -> list[tuple[str, str]]:
+def _facts(main: Evaluated, checkpoint: EncoderChoice | None) -> list[tuple[str, str]]:
     attributes, encoder = main.attributes, main.attributes["encoder"]
-    facts = [("Encoder", main.name)]
-    if encoder.get("weights_sha256"):
-        facts.append(("sha256 of its weights", str(encoder["weights_sha256"])))
+    facts = []
+    if checkpoint is not None:
+        epoch = inspect_checkpoint(checkpoint).epoch
+        facts.append(("Checkpoint", f"{checkpoint.checkpoint}{'' if epoch is None else f', epoch {epoch}'}"))
     facts.append(("Features", f"{main.test.width} ({encoder.get('layer', 'pool')}, {attributes.get('precision')})"))
     facts.append(("Test images", f"{len(main.test):,} of {attributes['source'].get('spec')}"))
     if main.train is not None:
@@ -168,6 +186,14 @@ def _facts(main: Evaluated) -> list[tuple[str, str]]:
     facts += [("In both sets", note) for note in own_note(main.own)]
     facts += [("Assumed", str(text)) for text in attributes.get("assumptions") or ()]
     return [(name, printable(value)) for name, value in facts]
+
+
+def _hashes(main: Evaluated) -> list[tuple[str, str]]:
+    """Of the weights, and the fingerprints of the image sources; what a feature file does not say is left out."""
+    tables = [("test images", main.test), *([("training images", main.train)] if main.train else [])]
+    found = [("weights (sha256)", main.attributes["encoder"].get("weights_sha256"))]
+    found += [(f"fingerprint of the {what}", table.attributes["source"].get("fingerprint")) for what, table in tables]
+    return [(what, printable(str(value))) for what, value in found if value]
 
 
 def _add_confusion(content: Content, main: Evaluated) -> None:

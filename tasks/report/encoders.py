@@ -138,6 +138,12 @@ class Evaluated:
         return self.guesses[rows] == self.test.labels[rows]
 
     @property
+    def correct_by_neighbors(self) -> NDArray[np.bool_]:
+        """(L,) of the labeled test images, by the votes also where there is a head."""
+        rows = self.labeled_rows
+        return self.predictions.labels[rows] == self.test.labels[rows]
+
+    @property
     def has_classes(self) -> bool:
         """Whether there are predictions to judge: labeled test images, and at least two classes that vote."""
         return len(self.labeled_rows) > 0 and len(np.unique(self.bank.labels)) > 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from simsiam_eval.commands.command_line import command_line
 from simsiam_eval.commands.record_file import Record
@@ -24,6 +25,7 @@ from tasks.report.published import dataset_of, published_for, title_of
 Grid = dict[tuple[int, float], tuple[float, Sequence[float]]]
 # Of the heat map.
 _KS, _TEMPERATURES = (1, 5, 10, 20, 50, 100, 200), (0.03, 0.05, 0.07, 0.1, 0.2, 0.5)
+_GRID_IMAGES = 10_000  # test images that the heat map is of; a search with k 200 takes most of the time for many
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Row:
     published: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scoreboard:
     """Attributes:
     rows: of the table.
     scores: those of the rows that are accuracies, for the chart.
     grid: kNN accuracy by k and T; empty without classes.
+    grid_images: number of test images that it is of, a sample of many.
     few_shot: (shots, accuracy, low, high).
     notes: how to read the published rows.
     missing: (what is not there, the command that makes it).
@@ -50,6 +53,7 @@ class Scoreboard:
     rows: list[Row] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     grid: Grid = field(default_factory=dict)
+    grid_images: int = 0
     few_shot: list[tuple[float, float, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
@@ -68,8 +72,11 @@ def scoreboard(evaluated: Evaluated, results: Results, k: int, temperature: floa
     """What is known of an encoder: kNN from its features, the rest from records."""
     board = Scoreboard()
     if evaluated.has_classes:
-        board.grid.update(_grid(evaluated, k, temperature, device))
-        value, interval = board.grid[k, temperature]
+        rows = _sampled(evaluated.labeled_rows)
+        board.grid.update(_grid(evaluated, rows, k, temperature, device))
+        board.grid_images = len(rows)
+        correct, tests = int(evaluated.correct_by_neighbors.sum()), len(evaluated.labeled_rows)
+        value, interval = correct / tests, accuracy_interval(correct, tests)
         how = "votes of the training images" if evaluated.train else "leave-one-out among the test images"
         board.add(f"kNN top-1, k {k}, T {temperature:g}", value, interval, how)
     _add_linear(board, [record for record in results.of_task("linear-eval") if is_of(record, evaluated)])
@@ -101,15 +108,25 @@ def _source(record: Record) -> str:
     return f"{protocol}{record.path.name}, {(record.finished or '')[:10]}"
 
 
-def _grid(evaluated: Evaluated, k: int, temperature: float, device: torch.device) -> Grid:
-    """kNN top-1 of the labeled test images for several k and T, those of the options among them."""
-    bank, queries = evaluated.bank, evaluated.test.subset(evaluated.labeled_rows)
+def _sampled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `_GRID_IMAGES` of the rows, in order."""
+    if len(rows) <= _GRID_IMAGES:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, _GRID_IMAGES, replace=False))
+
+
+def _grid(evaluated: Evaluated, rows: NDArray[np.int64], k: int, temperature: float, device: torch.device) -> Grid:
+    """kNN top-1 of these labeled test images for several k and T, those of the options among them."""
+    bank, queries = evaluated.bank, evaluated.test.subset(rows)
     available = len(bank) - (evaluated.train is None)
     ks = sorted({k, *(value for value in _KS if value <= available)})
     temperatures = sorted({temperature, *_TEMPERATURES})
-    others = queries.features if evaluated.train is not None else None
-    own = None if evaluated.own is None else evaluated.own[evaluated.labeled_rows]
-    ranked = classify(bank.features, bank.labels, others, ks, temperatures, device=device, top=1, own=own).ranked
+    if evaluated.train is not None:
+        own = None if evaluated.own is None else evaluated.own[rows]
+    else:  # the test images vote, each without itself
+        own = np.searchsorted(evaluated.labeled_rows, rows)
+    options: dict[str, Any] = {"device": device, "top": 1, "own": own}
+    ranked = classify(bank.features, bank.labels, queries.features, ks, temperatures, **options).ranked
     grid: Grid = {}
     for (neighbors, t), guesses in ranked.items():
         correct = int((guesses[:, 0] == queries.labels).sum())

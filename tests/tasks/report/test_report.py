@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from simsiam_eval.features.writer import write_features
+from tasks.report import scoreboard
 from tasks.report.page import embedded
 from tests.tasks.detection.conftest import write_voc
 from tests.tasks.report.conftest import CLASSES
@@ -70,6 +71,24 @@ def test_scores_are_those_of_the_commands(page, call, record):
     assert made["metrics"]["missing"] == []
     assert made["metrics"]["images"] == 90
     assert made["metrics"]["thumbnails"] == 90
+
+
+def test_the_heat_map_of_many_images_is_of_a_sample_and_the_score_of_all(call, features_of, tmp_path, monkeypatch):
+    files = features_of(tmp_path, "many", 0.7)
+    monkeypatch.setattr(scoreboard, "_GRID_IMAGES", 20)
+    for given in ([files["train"], files["test"]], [files["train"]]):
+        shown = call("report", *given, "--map", "pca", "--out", tmp_path / "page.html", "--json")
+        assert shown.exit_code == 0, shown.output
+        name = ["--train", files["train"], "--test", given[-1]]
+        knn = json.loads(call("knn", *name, "-k", 20, "--json").stdout)
+        assert json.loads(shown.stdout)["metrics"]["scores"]["kNN top-1, k 20, T 0.07"] == knn["metrics"]["top1"]
+        assert "of a sample of 20 test images" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_how_to_repeat_it_begins_with_the_page_and_has_the_hashes(page):
+    text = html.unescape((page[0] / "page.html").read_text(encoding="utf-8"))
+    repeat = text[text.index('<section id="repeat">') :]
+    assert repeat.index("this page") < repeat.index("linear.json, 20") < repeat.index("Fingerprint of the test images")
 
 
 def test_numbers_of_the_map_are_complete(page, data_of):
