@@ -12,10 +12,10 @@ from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.commands.unreadable import unreadable_faults
 from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EncoderSettings
 from simsiam_eval.sources.spec import is_index_file
 from simsiam_eval.vocabulary import SHEET_ENDINGS
 from simsiam_eval.wording import counted
+from tasks.retrieval.settings import GallerySettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +28,9 @@ _SAME_CLASS_FRAME, _OTHER_CLASS_FRAME, _QUERY_FRAME = "#1b9e3a", "#d62728", "#1f
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalSearchSettings(EncoderSettings):
+class RetrievalSearchSettings(GallerySettings):
     """Find the gallery images most similar to an image, or to each image of a folder."""
 
-    SETS = ("gallery",)
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "query gallery",
         "index": "index_parameters",
@@ -45,18 +44,7 @@ class RetrievalSearchSettings(EncoderSettings):
         positional=True,
         help="Query: an image, a folder or another image source (with --checkpoint), or a feature file.",
     )
-    gallery: str = setting(
-        help="Gallery: a feature file (.h5), an index by `retrieval build`, or an image source with --checkpoint."
-    )
     k: int = setting(10, short="-k", at_least=1, help="Number of images to find.")
-    metric: str | None = setting(
-        None, choices=("cosine", "l2"), help="Similarity to rank by (default: cosine, or the metric of the index)."
-    )
-    index_parameters: str | None = setting(
-        None,
-        help="FAISS search parameters of an index, such as nprobe=32 or efSearch=128 (default: those of its measured "
-        "recall).",
-    )
     out: Path | None = setting(
         None,
         output=True,
@@ -64,23 +52,12 @@ class RetrievalSearchSettings(EncoderSettings):
         help="Contact sheet (.png or .html) of the queries and their neighbors.",
     )
     table: Path | None = setting(None, output=True, help="CSV with columns query, rank, id, similarity.")
-    images: str | None = setting(
-        None, help="Image source of the gallery for the contact sheet (default: the source of its features)."
-    )
     sheet_queries: int = setting(20, at_least=1, help="Number of queries on the contact sheet.")
 
     def check(self) -> None:
         super().check()
         if self.out is None:
             self.reject_given(("images", "sheet_queries"), "requires --out")
-        if self.index_parameters is not None and not is_index_file(self.gallery):
-            raise UsageError(
-                f"--index-parameters requires an index file; --gallery {self.gallery} is searched exactly."
-            )
-        if is_index_file(self.gallery) and self.layer != ("pool",):
-            raise UsageError(
-                f"--layer {' '.join(self.layer)} cannot be used: --gallery {self.gallery} is an index of one layer."
-            )
 
 
 def retrieval_search(settings: RetrievalSearchSettings) -> Result:

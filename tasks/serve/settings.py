@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from simsiam_eval.commands.settings import setting
-from simsiam_eval.errors import UsageError
-from simsiam_eval.extraction.settings import EncoderSettings
-from simsiam_eval.sources.spec import is_index_file
+from tasks.retrieval.settings import GallerySettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(EncoderSettings):
+class ServeSettings(GallerySettings):
     """Serve a web page and an HTTP API that search a gallery by image or by id, until Ctrl-C.
 
     Only this machine can open it, unless --host says otherwise; it has no login and no encryption.
     """
 
-    SETS = ("gallery",)
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "gallery images",
         "index": "index_parameters metric",
@@ -26,20 +23,6 @@ class ServeSettings(EncoderSettings):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--gallery photos.index --checkpoint checkpoint.pth.tar",)
 
-    gallery: str = setting(
-        help="Gallery: a feature file (.h5), an index by `retrieval build`, or an image source with --checkpoint."
-    )
-    images: str | None = setting(
-        None, help="Image source of the gallery for thumbnails (default: the source of its features)."
-    )
-    metric: str | None = setting(
-        None, choices=("cosine", "l2"), help="Similarity to rank by (default: cosine, or the metric of the index)."
-    )
-    index_parameters: str | None = setting(
-        None,
-        help="FAISS search parameters of an index, such as nprobe=32 or efSearch=128 (default: those of its measured "
-        "recall).",
-    )
     host: str = setting(
         "127.0.0.1",
         help="Address to listen on; 0.0.0.0 lets every machine that can reach this one search and see the thumbnails.",
@@ -54,15 +37,3 @@ class ServeSettings(EncoderSettings):
         50.0, above=0, at_most=178, help="Largest image that is decoded, in millions of pixels."
     )
     upload_timeout: float = setting(30.0, above=0, help="Seconds within which an upload must have arrived.")
-
-    def check(self) -> None:
-        super().check()
-        if is_index_file(self.gallery):
-            if self.layer != ("pool",):
-                raise UsageError(
-                    f"--layer {' '.join(self.layer)} cannot be used: --gallery {self.gallery} is an index of one layer."
-                )
-        elif self.index_parameters is not None:
-            raise UsageError(
-                f"--index-parameters requires an index file; --gallery {self.gallery} is searched exactly."
-            )
