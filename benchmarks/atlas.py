@@ -26,7 +26,7 @@ from benchmarks.report import run, write_table
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.neighbors.coordinates import coordinates
 
-WIDTH, CLASSES, BLOCK = 128, 1000, 8192
+WIDTH, CLASSES, BLOCK, SAMPLE = 128, 1000, 8192, 2000
 
 
 class Rows:
@@ -76,10 +76,9 @@ def measure(path: Path, index: str | None, out: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    parameters = None if index is None else "nprobe=8"
-    made = atlas(
-        AtlasSettings(file=path, out=out, index=index, index_parameters=parameters, thumbnails=0, device="cpu")
-    )
+    parameters = None if index is None else "nprobe=4"
+    options = {"index": index, "index_parameters": parameters, "map_sample": SAMPLE, "thumbnails": 0, "device": "cpu"}
+    made = atlas(AtlasSettings(file=path, out=out, **options))
     seconds = time.perf_counter() - started
     done.set()
     watcher.join()
@@ -125,7 +124,7 @@ def neighborhoods() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000, 1_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--step", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--index", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -149,7 +148,7 @@ def main() -> None:
         lines,
         [
             f"Random rows of {WIDTH} float16 numbers in {CLASSES:,} classes, without thumbnails. Peaks of the process that "
-            "runs `atlas`, building the index (nprobe=8) included. VmHWM also counts pages of the mapped feature file, "
+            "runs `atlas`, building the index (nprobe=4) included. VmHWM also counts pages of the mapped feature file, "
             "which the system can reclaim at any time.",
             "Digits (pixels, 1,797 images), map by UMAP; trustworthiness with 10 neighbors, and accuracy of 10 nearest "
             "neighbors in the plane, 5-fold: " + "; ".join(neighborhoods()) + ".",

@@ -101,6 +101,10 @@ MAIN_METRICS: Mapping[str, tuple[MainMetric, ...]] = {
         MainMetric("wrong_labels", "likely wrong labels", fraction=False, better="lower"),
         MainMetric("duplicate_groups", "groups of near-duplicates", fraction=False, better=None),
     ),
+    "atlas": (
+        MainMetric("images", "images", fraction=False, better=None),
+        MainMetric("wrong_labels", "likely wrong labels", fraction=False, better="lower"),
+    ),
     "compare": (_TOP1,),
     "rank": (
         MainMetric("rankme", "RankMe", fraction=False),

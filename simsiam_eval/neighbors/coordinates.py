@@ -15,6 +15,7 @@ from simsiam_eval.features.arrays import as_rows
 from simsiam_eval.features.rows import FeatureMatrix
 from simsiam_eval.features.unit_length import l2_normalized
 from simsiam_eval.neighbors.exact import search, search_blocks
+from simsiam_eval.runtime.progress import progress
 
 METHODS = ("auto", "umap", "pca")
 NEIGHBORS = 15  # of each row, as umap-learn's default
@@ -91,11 +92,13 @@ def coordinates(
     bank = l2_normalized(features[rows])
     fitted = _umap(bank, seed, device)
     points = np.empty((count, 2), dtype=np.float32)
-    for start in range(0, count, _BLOCK):
-        block = slice(start, min(start + _BLOCK, count))
-        for which, similarities, neighbors in search_blocks(bank, features[block], NEIGHBORS, device=device):
-            weights = np.exp((similarities - similarities[:, :1]) / _TEMPERATURE)[..., None]
-            points[block][which] = (weights * fitted[neighbors]).sum(axis=1) / weights.sum(axis=1)
+    with progress("map", count) as advance:
+        for start in range(0, count, _BLOCK):
+            block = slice(start, min(start + _BLOCK, count))
+            for which, similarities, neighbors in search_blocks(bank, features[block], NEIGHBORS, device=device):
+                weights = np.exp((similarities - similarities[:, :1]) / _TEMPERATURE)[..., None]
+                points[block][which] = (weights * fitted[neighbors]).sum(axis=1) / weights.sum(axis=1)
+                advance(len(similarities))
     points[rows] = fitted
     return Coordinates(points, "umap", sample)
 

@@ -29,8 +29,8 @@ def require_embedding_atlas(option: str) -> None:
     """Raise UsageError if embedding-atlas is not installed."""
     if find_spec("embedding_atlas") is None:
         raise UsageError(
-            f'{option} requires embedding-atlas: pip install "simsiam-eval[atlas]". Without it, the Parquet file is written '
-            "all the same."
+            f'{option} requires embedding-atlas: pip install "simsiam-eval[atlas]". The Parquet file does not: leave '
+            f"{option} out."
         )
 
 

@@ -56,6 +56,7 @@ def _table_of(settings: AtlasSettings, device: torch.device) -> tuple[dict[str, 
     from simsiam_eval.features.compatibility import described_features
     from simsiam_eval.features.file import read_attributes
     from simsiam_eval.files.atomic import make_folder
+    from simsiam_eval.neighbors.coordinates import umap_is_installed
     from simsiam_eval.runtime.progress import say
     from tasks.atlas.analysis import analyzed
     from tasks.atlas.table import read_description, write_table
@@ -66,6 +67,7 @@ def _table_of(settings: AtlasSettings, device: torch.device) -> tuple[dict[str, 
             read_attributes(path)  # rejects what is no feature file
     key = {
         "settings": settings.content(),
+        "umap": settings.map == "auto" and umap_is_installed(),
         "files": [_state(path) for path in (settings.file, settings.train) if path is not None],
     }
     described = read_description(settings.table)
