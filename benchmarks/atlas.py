@@ -1,7 +1,10 @@
-"""Memory and time of atlas, and how well a map keeps neighborhoods: python benchmarks/atlas.py
+"""Memory and time of atlas, and how well a map keeps neighborhoods.
 
-Random rows with labels, searched with an approximate index; each size in a process of its own. Then digits, of which the
-map is computed from all or from a sample.
+Memory: random rows with labels, searched with an approximate index; each size in a process of its own, and the table is
+written after each. Map: digits, of which the map is computed from all or from a sample.
+
+    python benchmarks/atlas.py memory
+    python benchmarks/atlas.py map
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ def measure(path: Path, index: str | None, out: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    parameters = None if index is None else "nprobe=4"
+    parameters = None if index is None else "nprobe=1"
     options = {"index": index, "index_parameters": parameters, "map_sample": SAMPLE, "thumbnails": 0, "device": "cpu"}
     made = atlas(AtlasSettings(file=path, out=out, **options))
     seconds = time.perf_counter() - started
@@ -90,7 +93,7 @@ def measured(count: int, index: str | None) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder / "features.h5", count)
-        command = [sys.executable, __file__, "--step", str(folder / "features.h5"), "--index", index or ""]
+        command = [sys.executable, __file__, "memory", "--step", str(folder / "features.h5"), "--index", index or ""]
         environment = os.environ | {"SIMSIAM_EVAL_CACHE": str(folder / "cache")}
         process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         made = json.loads(process.stdout.splitlines()[-1])
@@ -109,7 +112,7 @@ def measured(count: int, index: str | None) -> list[str]:
     ]
 
 
-def neighborhoods() -> list[str]:
+def neighborhoods() -> None:
     """How well maps of digits keep neighbors, when they are computed from all rows or from a sample."""
     features, labels = load_digits(return_X_y=True)
     features = features.astype(np.float32)
@@ -118,42 +121,56 @@ def neighborhoods() -> list[str]:
         points = coordinates(features, "umap", sample=sample).points
         kept = trustworthiness(features, points, n_neighbors=10, metric="cosine")
         accuracy = cross_val_score(KNeighborsClassifier(10), points, labels, cv=5).mean()
-        lines.append(f"from {sample:,} of {len(features):,}: trustworthiness {kept:.3f}, {100 * accuracy:.1f} %")
-    return lines
+        lines.append([f"{sample:,}", f"{len(features) - sample:,}", f"{kept:.3f}", f"{100 * accuracy:.1f}"])
+    write_table(
+        "atlas_map",
+        "Maps of digits that are computed from a sample",
+        ("UMAP from", "placed between neighbors", "trustworthiness", "kNN accuracy in the plane, %"),
+        lines,
+        ["Pixels of 1,797 digits; trustworthiness with 10 neighbors; accuracy of 10 neighbors, 5-fold."],
+    )
+
+
+def memory(sizes: list[int]) -> None:
+    """Measure every size."""
+    lines = []
+    for count in sizes:
+        lines.append(measured(count, "IVF1024,SQfp16" if count > 50_000 else None))
+        write_table(
+            "atlas",
+            "Memory and time of atlas",
+            (
+                "images (feature file)",
+                "search",
+                "UMAP from",
+                "anonymous memory, MiB",
+                "VmHWM, MiB",
+                "s",
+                "table, MB",
+                "kNN accuracy, %",
+            ),
+            lines,
+            [
+                f"Random rows of {WIDTH} float16 numbers in {CLASSES:,} classes, without thumbnails. Peaks of the process "
+                "that runs `atlas`, building the index (nprobe=1) included. VmHWM also counts pages of the mapped feature "
+                "file, which the system can reclaim at any time.",
+            ],
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("what", choices=("memory", "map"), help="What to measure.")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000])
     parser.add_argument("--step", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--index", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
         measure(args.step, args.index or None, args.step.parent / "atlas")
-        return
-    lines = [measured(count, "IVF1024,SQfp16" if count > 50_000 else None) for count in args.rows]
-    write_table(
-        "atlas",
-        "Memory and time of atlas",
-        (
-            "images (feature file)",
-            "search",
-            "UMAP from",
-            "anonymous memory, MiB",
-            "VmHWM, MiB",
-            "s",
-            "table, MB",
-            "kNN accuracy, %",
-        ),
-        lines,
-        [
-            f"Random rows of {WIDTH} float16 numbers in {CLASSES:,} classes, without thumbnails. Peaks of the process that "
-            "runs `atlas`, building the index (nprobe=4) included. VmHWM also counts pages of the mapped feature file, "
-            "which the system can reclaim at any time.",
-            "Digits (pixels, 1,797 images), map by UMAP; trustworthiness with 10 neighbors, and accuracy of 10 nearest "
-            "neighbors in the plane, 5-fold: " + "; ".join(neighborhoods()) + ".",
-        ],
-    )
+    elif args.what == "memory":
+        memory(args.rows)
+    else:
+        neighborhoods()
 
 
 if __name__ == "__main__":

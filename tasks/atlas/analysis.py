@@ -1,6 +1,6 @@
 """What is known of each image of a set: coordinates, neighbors, votes and suspects.
 
-Memory grows by about a hundred bytes per image; features are read in blocks, and neighbors wait in a file.
+Memory grows by a few hundred bytes per image, besides an index; features are read in blocks, and neighbors wait in a file.
 """
 
 from __future__ import annotations
