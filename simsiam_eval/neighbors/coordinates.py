@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ SAMPLE = 20_000  # rows that a map is computed from; the others are placed betwe
 _BLOCK = 8192
 _TEMPERATURE = 0.05  # of the weights of the neighbors between which a row is placed
 _INITIAL_EXTENT = 10.0  # of the coordinates that UMAP starts from, as those of its own initializations
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # similarities and rows, as of `search`
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def coordinates(
     seed: int = 0,
     sample: int = SAMPLE,
     device: torch.device | None = None,
+    neighbors: Callable[[], Found] | None = None,
 ) -> Coordinates:
     """The map of the rows of `features` (N,D), by their directions (cosine similarity).
 
@@ -75,6 +79,8 @@ def coordinates(
         sample: number of rows that UMAP is computed from; each other row is placed at the weighted mean of its nearest
             neighbors among them.
         device: of the search for neighbors; default: the CPU.
+        neighbors: returns neighbors that were found before, of every row without itself, as of `search` with k at least
+            `NEIGHBORS`; called where UMAP is computed from all rows.
 
     Raises:
         UsageError: umap-learn is not installed.
@@ -87,7 +93,7 @@ def coordinates(
     if method == "pca" or count < 4:  # UMAP needs neighbors
         return Coordinates(_principal_components(features), "pca", count)
     if count <= sample:
-        return Coordinates(_umap(features, seed, device), "umap", count)
+        return Coordinates(_umap(features, seed, device, neighbors), "umap", count)
     rows = np.sort(np.random.default_rng(seed).choice(count, sample, replace=False))
     bank = l2_normalized(features[rows])
     fitted = _umap(bank, seed, device)
@@ -95,9 +101,9 @@ def coordinates(
     with progress("map", count) as advance:
         for start in range(0, count, _BLOCK):
             block = slice(start, min(start + _BLOCK, count))
-            for which, similarities, neighbors in search_blocks(bank, features[block], NEIGHBORS, device=device):
+            for which, similarities, near in search_blocks(bank, features[block], NEIGHBORS, device=device):
                 weights = np.exp((similarities - similarities[:, :1]) / _TEMPERATURE)[..., None]
-                points[block][which] = (weights * fitted[neighbors]).sum(axis=1) / weights.sum(axis=1)
+                points[block][which] = (weights * fitted[near]).sum(axis=1) / weights.sum(axis=1)
                 advance(len(similarities))
     points[rows] = fitted
     return Coordinates(points, "umap", sample)
@@ -121,7 +127,9 @@ def _principal_components(features: FeatureMatrix) -> NDArray[np.float32]:
     return np.concatenate(points).astype(np.float32)
 
 
-def _umap(features: FeatureMatrix, seed: int, device: torch.device | None) -> NDArray[np.float32]:
+def _umap(
+    features: FeatureMatrix, seed: int, device: torch.device | None, found: Callable[[], Found] | None = None
+) -> NDArray[np.float32]:
     """(N,2) by umap-learn, from exact neighbors, starting at the principal components."""
     try:
         from umap import UMAP
@@ -131,7 +139,8 @@ def _umap(features: FeatureMatrix, seed: int, device: torch.device | None) -> ND
         ) from error
     rows = l2_normalized(features[:])
     neighbors = min(NEIGHBORS, len(rows) - 1)
-    similarities, indices = search(rows, None, neighbors, device=device)
+    similarities, indices = search(rows, None, neighbors, device=device) if found is None else found()
+    similarities, indices = similarities[:, :neighbors], indices[:, :neighbors]
     # umap-learn counts a row as its own first neighbor.
     indices = np.hstack([np.arange(len(rows))[:, None], indices]).astype(np.int32)
     distances = np.hstack([np.zeros((len(rows), 1), np.float32), np.maximum(1 - similarities, 0)])

@@ -5,7 +5,7 @@ docs/suspects.md defines the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,7 @@ def label_suspects(
     temperature: float | None = TEMPERATURE,
     device: torch.device | None = None,
     index: NeighborIndex | None = None,
+    neighbors: Iterable[Block] | None = None,
 ) -> LabelSuspects:
     """Judge each label by the votes of the k nearest other labeled images.
 
@@ -126,6 +127,7 @@ def label_suspects(
         temperature: T > 0 of a vote's weight exp(cosine similarity / T); None: one neighbor, one vote.
         device: where similarities are computed; default: the CPU.
         index: approximate index over the labeled rows to search instead.
+        neighbors: found before, of the labeled rows among them, instead of a search; more than k do no harm.
 
     Raises:
         ValueError: k < 1, shapes that do not fit, fewer than two classes.
@@ -139,8 +141,10 @@ def label_suspects(
     features, labels = _checked(features, labels)
     judged = np.flatnonzero(labels >= 0)
     votes = _Votes(labels[judged], temperature)
-    for which, similarities, rows in _neighbors(_taken(features, judged), k, device, index):
-        votes.add(which, similarities, rows)
+    if neighbors is None:
+        neighbors = _neighbors(_taken(features, judged), k, device, index)
+    for which, similarities, rows in neighbors:
+        votes.add(which, similarities[:, :k], rows[:, :k])
     return _spread(votes.result(), judged, len(labels))
 
 
@@ -175,6 +179,8 @@ def neighbor_suspects(
     class_outliers: bool = True,
     device: torch.device | None = None,
     index: NeighborIndex | None = None,
+    neighbors: Iterable[Block] | None = None,
+    labeled_neighbors: Callable[[], Iterable[Block]] | None = None,
     after_block: Callable[[Block], None] | None = None,
 ) -> NeighborSuspects:
     """`label_suspects`, `outliers` and near-duplicates of at least the cosine similarity `threshold`. One search serves
@@ -185,6 +191,9 @@ def neighbor_suspects(
         class_outliers: whether to search within each class.
         index: approximate index over all rows to search instead; images without a label must then not be among them if
             labels are judged.
+        neighbors: found before, of every row among all, instead of a search; at least the larger of k and `outlier_k`.
+        labeled_neighbors: returns those of the labeled rows among them, as of `label_suspects`; called where some rows have
+            no label and labels are judged.
         after_block: called with each block of the search among all rows, in order: which images, and the similarities and
             rows of their neighbors, at least `outlier_k` where there are as many.
 
@@ -199,7 +208,9 @@ def neighbor_suspects(
     distance, similarity, conflict_similarity = (np.full(len(features), np.nan, np.float32) for _ in range(3))
     nearest, conflict = (np.full(len(features), -1, np.int64) for _ in range(2))
     joined = Groups(len(features))
-    for which, similarities, rows in _neighbors(features, max(k if votes else 1, outlier_k), device, index):
+    if neighbors is None:
+        neighbors = _neighbors(features, max(k if votes else 1, outlier_k), device, index)
+    for which, similarities, rows in neighbors:
         if votes is not None:
             votes.add(which, similarities[:, :k], rows[:, :k])
         distance[which] = _distance(similarities, outlier_k)
@@ -218,7 +229,8 @@ def neighbor_suspects(
     if judge_labels and found is None:
         if index is not None:
             raise ValueError("an index over images without a label cannot judge labels")
-        found = label_suspects(features, given, k, temperature, device)
+        of_labeled = None if labeled_neighbors is None else labeled_neighbors()
+        found = label_suspects(features, given, k, temperature, device, neighbors=of_labeled)
     far = _with_classes(features, given if class_outliers else None, outlier_k, distance, device)
     groups = tuple(joined.members())
     return NeighborSuspects(found, far, nearest, similarity, groups, conflict, conflict_similarity)

@@ -114,7 +114,7 @@ def _add_encoder(
 ) -> None:
     main = encoders[0]
     content.title = main.name
-    board = scoreboard(main, results, settings.k, settings.temperature, device)
+    board = scoreboard(main, results, settings.k, settings.temperature)
     content.board, content.verdict = board, verdict(board, main)
     content.facts = _facts(main, settings.given_encoder())
     content.hashes = _hashes(main)
@@ -135,8 +135,9 @@ def _add_encoder(
     first = [number for suspects in content.suspects for row in suspects.rows[:9] for number in row.numbers]
     places, sprites = thumbnails_of(main, shown_images(main, first, settings.thumbnails))
     content.thumbnails = sprites.count
-    content.map_note = coordinates.sentence() + _sample_note(sprites.count, main.count)
-    images = PageImages(main, coordinates, clusters_of(main, settings.seed), duplicates.flags, places, sprites)
+    clusters = clusters_of(main, settings.seed)
+    content.map_note = f"{coordinates.sentence()} {clusters.sentence()}{_sample_note(sprites.count, main.count)}"
+    images = PageImages(main, coordinates, clusters, duplicates.flags, places, sprites)
     content.data = images.to_dict()
     content.comparison = compare_encoders(encoders, device)
     if content.comparison is not None and (other := content.comparison.other) is not None:

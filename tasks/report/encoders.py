@@ -23,9 +23,10 @@ from simsiam_eval.features.table import Features
 from simsiam_eval.linear.applied import difference_to, predict_by_head
 from simsiam_eval.linear.head_file import SavedHead, read_head
 from simsiam_eval.metrics.confusion import Confusion
-from simsiam_eval.neighbors.predictions import Predictions, predict_by_neighbors
+from simsiam_eval.neighbors.predictions import Predictions, VotingLabels
 from simsiam_eval.sources.spec import without_options
 from simsiam_eval.sources.splits import split_of, split_word
+from tasks.report.neighbors import SHOWN, ImageNeighbors
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Evaluated:
         train: labeled training images; None: the test images are each other's neighbors, leave-one-out.
         predictions: of all images, by the votes of the training images (the test images without them), each without
             itself; neighbors are numbers of images, -1 where there are fewer.
+        neighbors: of all images.
         own: (M,) which training image a test image is itself, -1 for none; None if there are none.
         head: file of the head that predicts the test images instead; None if none was given.
         guesses, confidence: (M,) of the test images, by the head or else the neighbors; -1 and 0 without classes.
@@ -92,6 +94,7 @@ class Evaluated:
     test: Features
     train: Features | None
     predictions: Predictions
+    neighbors: ImageNeighbors
     own: NDArray[np.int64] | None
     head: Path | None
     guesses: NDArray[np.int64]
@@ -156,13 +159,23 @@ class Evaluated:
 
     def features(self) -> FeatureMatrix:
         """(N,D) of all images."""
-        if self.train is None:
-            return self.test.features
-        return np.concatenate([self.test.features[:], self.train.features[:]])
+        return self.neighbors.features
 
 
-def evaluate(files: EncoderFiles, heads: Sequence[Path], k: int, temperature: float, device: torch.device) -> Evaluated:
+def evaluate(
+    files: EncoderFiles,
+    heads: Sequence[Path],
+    k: int,
+    temperature: float,
+    device: torch.device,
+    deep_k: int = 0,
+    deep_images: int = 0,
+) -> Evaluated:
     """Predict every image of an encoder's feature files.
+
+    Args:
+        k, temperature: of the votes.
+        deep_k, deep_images: find this many neighbors of a sample of so many labeled test images, in the same search.
 
     Raises:
         DataError: a file cannot be used, or the two are of different encoders.
@@ -177,11 +190,13 @@ def evaluate(files: EncoderFiles, heads: Sequence[Path], k: int, temperature: fl
         train = labeled(train)
         test = in_numbering_of(train, test, missing_is_error=False)
     own = None if train is None else own_rows(train, test)
-    predictions = _neighbor_predictions(test, train, own, k, temperature, device)
+    neighbors = _neighbors(test, train, own, k, device, deep_k, deep_images)
+    predictions = _predictions(neighbors, np.concatenate([table.labels for table in (test, train) if table is not None]),
+                               k, temperature)  # fmt: skip
     guesses, confidence = predictions.labels[: len(test)], predictions.confidence[: len(test)]
     head = _head_of(test, heads)
     name = name_of_encoder(test.attributes)
-    evaluated = Evaluated(name, test, train, predictions, own, head and head[0], guesses, confidence)
+    evaluated = Evaluated(name, test, train, predictions, neighbors, own, head and head[0], guesses, confidence)
     if head is not None:
         guesses, confidence = _head_predictions(*head, test, evaluated.class_names)
         evaluated = replace(evaluated, guesses=guesses, confidence=confidence)
@@ -199,48 +214,41 @@ def name_of_encoder(attributes: Mapping[str, Any]) -> str:
     return name + (f", {encoder['weights_sha256'][:8]}" if encoder.get("weights_sha256") else "")
 
 
-def _neighbor_predictions(
+def _neighbors(
     test: Features,
     train: Features | None,
     own: NDArray[np.int64] | None,
     k: int,
-    temperature: float,
     device: torch.device,
-) -> Predictions:
-    """Of the test images and then the training images; neighbors are numbers of images."""
-    options: dict[str, Any] = {"k": k, "temperature": temperature, "device": device}
-    if train is not None:
-        of_test = predict_by_neighbors(train.features, train.labels, test.features, own=own, **options)
-        of_train = predict_by_neighbors(train.features, train.labels, None, **options)
-        return _joined([of_test, of_train], np.arange(len(train)) + len(test))
-    rows, others = np.flatnonzero(test.labels >= 0), np.flatnonzero(test.labels < 0)
-    if not len(rows) or not len(others):
-        return predict_by_neighbors(test.features, test.labels, None, **options)
-    bank = test.subset(rows)  # as in `knn`, images without a label are nobody's neighbors
-    of_rows = predict_by_neighbors(bank.features, bank.labels, None, **options)
-    of_others = predict_by_neighbors(bank.features, bank.labels, test.subset(others).features, **options)
-    joined = _joined([of_rows, of_others], rows)
-    order = np.argsort(np.concatenate([rows, others]))
-    return Predictions(
-        joined.labels[order], joined.confidence[order], joined.neighbors[order], joined.similarities[order]
-    )
+    deep_k: int,
+    deep_images: int,
+) -> ImageNeighbors:
+    """Of the test images and then the training images, which vote."""
+    same = np.full(len(test) + (len(train) if train else 0), -1)
+    with_label = np.flatnonzero(test.labels >= 0)
+    if train is None:
+        features, labeled_images = test.features, test.labels >= 0
+        # As in `knn`, images without a label are nobody's neighbors.
+        voters = with_label if len(with_label) else np.arange(len(test))
+    else:
+        features = np.concatenate([test.features[:], train.features[:]])
+        labeled_images = np.concatenate([test.labels >= 0, np.full(len(train), True)])
+        voters = np.arange(len(train)) + len(test)
+        if own is not None:
+            same[: len(test)] = np.where(own < 0, -1, own + len(test))
+    deep_rows = sampled(with_label, deep_images)
+    return ImageNeighbors(features, voters, labeled_images, same, k, device, deep_rows, max(deep_k, k))
 
 
-def _joined(parts: Sequence[Predictions], numbers: NDArray[np.int64]) -> Predictions:
-    """Parts one below the other, with rows of the bank replaced by `numbers`."""
-    width = max(part.neighbors.shape[1] for part in parts)
-    neighbors = [
-        np.pad(np.where(part.neighbors < 0, -1, numbers[part.neighbors]), ((0, 0), (0, width - part.neighbors.shape[1])),
-               constant_values=-1)
-        for part in parts
-    ]  # fmt: skip
-    similarities = [np.pad(part.similarities, ((0, 0), (0, width - part.similarities.shape[1]))) for part in parts]
-    return Predictions(
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.confidence for part in parts]),
-        np.concatenate(neighbors),
-        np.concatenate(similarities),
-    )
+def sampled(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """At most `limit` of the rows, in order."""
+    return rows if len(rows) <= limit else np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
+
+
+def _predictions(neighbors: ImageNeighbors, labels: NDArray[np.int64], k: int, temperature: float) -> Predictions:
+    found = neighbors.voting
+    guesses, confidence = VotingLabels(labels, k, temperature).predicted(found.similarities, found.numbers)
+    return Predictions(guesses, confidence, found.numbers[:, :SHOWN], found.similarities[:, :SHOWN])
 
 
 def _head_of(test: Features, heads: Sequence[Path]) -> tuple[Path, SavedHead] | None:

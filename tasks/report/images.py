@@ -23,8 +23,27 @@ from tasks.report.encoders import Evaluated
 
 # Of the thumbnails, before base64 makes a third more of them: with the chart library the page stays below 15 MB.
 THUMBNAIL_BYTES = 6_000_000
+MAX_CLUSTERS = 42  # as many as the map has colors and symbols; the time of k-means grows with their number
 _CLUSTER_SAMPLE = 20_000  # images that clusters are computed from
 _CLUSTERS = 10  # where there are no classes
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Attributes:
+    of: (N,) int64 number of each image's cluster; the largest cluster is number 0.
+    count: number of clusters.
+    fitted: number of images that they were computed from.
+    """
+
+    of: NDArray[np.int64]
+    count: int
+    fitted: int
+
+    def sentence(self) -> str:
+        """How they were computed, for people."""
+        sample = "" if self.fitted == len(self.of) else f", computed from a sample of {self.fitted:,} images"
+        return f"Clusters: k-means with k {self.count}{sample}."
 
 
 @dataclass(frozen=True)
@@ -33,14 +52,13 @@ class PageImages:
 
     Attributes:
         map: their coordinates.
-        clusters: (N,) int64.
         thumbnails: (N,) int64 place on the sheets, -1 for none.
         sprites: the sheets.
     """
 
     evaluated: Evaluated
     map: Coordinates
-    clusters: NDArray[np.int64]
+    clusters: Clusters
     duplicates: NDArray[np.bool_]
     thumbnails: NDArray[np.int64]
     sprites: SpriteSheets
@@ -60,7 +78,7 @@ class PageImages:
             "confidence": packed(confidence, np.float32),
             "x": packed(self.map.points[:, 0], np.float32),
             "y": packed(self.map.points[:, 1], np.float32),
-            "clusters": packed(self.clusters, np.int32),
+            "clusters": packed(self.clusters.of, np.int32),
             "duplicates": packed(self.duplicates, np.uint8),
             "neighborsPerImage": predictions.neighbors.shape[1],
             "neighbors": packed(predictions.neighbors, np.int32),
@@ -81,22 +99,30 @@ def packed(values: NDArray[Any], dtype: type[np.generic]) -> str:
 
 def map_of(evaluated: Evaluated, method: str, seed: int, device: torch.device) -> Coordinates:
     """The map of all images of an encoder; `method` as of `ReportSettings.map`."""
-    return coordinates(evaluated.features(), method, seed=seed, device=device)
+    near = evaluated.neighbors
+
+    def neighbors() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return near.of_all.similarities, near.of_all.numbers
+
+    return coordinates(evaluated.features(), method, seed=seed, device=device, neighbors=neighbors)
 
 
-def clusters_of(evaluated: Evaluated, seed: int) -> NDArray[np.int64]:
-    """(N,) by k-means of the L2-normalized features, with as many clusters as classes, the largest cluster first."""
+def clusters_of(evaluated: Evaluated, seed: int) -> Clusters:
+    """Mini-batch k-means of the L2-normalized features, with as many clusters as classes, at most `MAX_CLUSTERS`."""
     from sklearn.cluster import MiniBatchKMeans
 
-    rows = l2_normalized(evaluated.features()[:])
+    features = evaluated.features()
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:_CLUSTER_SAMPLE])
+    sample = l2_normalized(features[chosen])
     classes = len(np.unique(evaluated.labels[evaluated.labels >= 0]))
-    count = min(classes if classes > 1 else _CLUSTERS, len(np.unique(rows[:_CLUSTER_SAMPLE], axis=0)))
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:_CLUSTER_SAMPLE]
-    found = MiniBatchKMeans(count, n_init=3, random_state=seed).fit(rows[chosen]).predict(rows)
+    count = min(classes if classes > 1 else _CLUSTERS, MAX_CLUSTERS, len(np.unique(sample, axis=0)))
+    means = MiniBatchKMeans(count, n_init=3, random_state=seed).fit(sample)
+    blocks = [slice(start, start + _CLUSTER_SAMPLE) for start in range(0, len(features), _CLUSTER_SAMPLE)]
+    found = np.concatenate([means.predict(l2_normalized(features[block])) for block in blocks])
     order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
     place = np.empty(count, np.int64)
     place[order] = np.arange(count)
-    return place[found]
+    return Clusters(place[found], count, len(sample))
 
 
 def shown_images(evaluated: Evaluated, first: Sequence[int], limit: int) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ def report(settings: ReportSettings, **commands: Callable[..., Result]) -> Resul
     """
     from simsiam_eval.runtime.device import resolve_device
     from simsiam_eval.runtime.progress import say
+    from tasks.report import scoreboard
     from tasks.report.compute import compute
     from tasks.report.content import page_content
     from tasks.report.encoders import evaluate, files_by_encoder
@@ -48,9 +49,10 @@ def report(settings: ReportSettings, **commands: Callable[..., Result]) -> Resul
     if not files and not results.records and not results.trainings:
         raise DataError("Nothing to report: give at least one feature file, record or run.")
     encoders = []
-    for of_encoder in files:
+    for number, of_encoder in enumerate(files):
         say(f"{of_encoder.test}: nearest neighbors")
-        encoders.append(evaluate(of_encoder, results.heads, settings.k, settings.temperature, device))
+        deep = {} if number else {"deep_k": scoreboard.GRID_K, "deep_images": scoreboard.GRID_IMAGES}
+        encoders.append(evaluate(of_encoder, results.heads, settings.k, settings.temperature, device, **deep))
     content = page_content(encoders, results, settings, device)
     size = write_page(settings.out, content)
     board = content.board

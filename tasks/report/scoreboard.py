@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from simsiam_eval.commands.command_line import command_line
 from simsiam_eval.commands.record_file import Record
 from simsiam_eval.metrics.intervals import accuracy_interval
-from simsiam_eval.neighbors.classify import classify
+from simsiam_eval.neighbors.votes import votes
 from simsiam_eval.wording import percent
 from tasks.report import figures
 from tasks.report.encoders import Evaluated
@@ -25,7 +23,8 @@ from tasks.report.published import dataset_of, published_for, title_of
 Grid = dict[tuple[int, float], tuple[float, Sequence[float]]]
 # Of the heat map.
 _KS, _TEMPERATURES = (1, 5, 10, 20, 50, 100, 200), (0.03, 0.05, 0.07, 0.1, 0.2, 0.5)
-_GRID_IMAGES = 10_000  # test images that the heat map is of; a search with k 200 takes most of the time for many
+GRID_K = max(_KS)
+GRID_IMAGES = 10_000  # test images that the heat map is of; a search with k 200 takes most of the time for many
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,12 @@ class Scoreboard:
         self.scores.append(Score(measure, value, interval))
 
 
-def scoreboard(evaluated: Evaluated, results: Results, k: int, temperature: float, device: torch.device) -> Scoreboard:
+def scoreboard(evaluated: Evaluated, results: Results, k: int, temperature: float) -> Scoreboard:
     """What is known of an encoder: kNN from its features, the rest from records."""
     board = Scoreboard()
     if evaluated.has_classes:
-        rows = _sampled(evaluated.labeled_rows)
-        board.grid.update(_grid(evaluated, rows, k, temperature, device))
-        board.grid_images = len(rows)
+        board.grid.update(_grid(evaluated, k, temperature))
+        board.grid_images = len(evaluated.neighbors.deep_rows)
         correct, tests = int(evaluated.correct_by_neighbors.sum()), len(evaluated.labeled_rows)
         value, interval = correct / tests, accuracy_interval(correct, tests)
         how = "votes of the training images" if evaluated.train else "leave-one-out among the test images"
@@ -108,30 +106,17 @@ def _source(record: Record) -> str:
     return f"{protocol}{record.path.name}, {(record.finished or '')[:10]}"
 
 
-def _sampled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most `_GRID_IMAGES` of the rows, in order."""
-    if len(rows) <= _GRID_IMAGES:
-        return rows
-    return np.sort(np.random.default_rng(0).choice(rows, _GRID_IMAGES, replace=False))
-
-
-def _grid(evaluated: Evaluated, rows: NDArray[np.int64], k: int, temperature: float, device: torch.device) -> Grid:
-    """kNN top-1 of these labeled test images for several k and T, those of the options among them."""
-    bank, queries = evaluated.bank, evaluated.test.subset(rows)
-    available = len(bank) - (evaluated.train is None)
+def _grid(evaluated: Evaluated, k: int, temperature: float) -> Grid:
+    """kNN top-1 of the sample of labeled test images for several k and T, those of the options among them."""
+    found, rows = evaluated.neighbors.deep, evaluated.neighbors.deep_rows
+    available = len(evaluated.bank) - (evaluated.train is None)
     ks = sorted({k, *(value for value in _KS if value <= available)})
-    temperatures = sorted({temperature, *_TEMPERATURES})
-    if evaluated.train is not None:
-        own = None if evaluated.own is None else evaluated.own[rows]
-    else:  # the test images vote, each without itself
-        own = np.searchsorted(evaluated.labeled_rows, rows)
-    options: dict[str, Any] = {"device": device, "top": 1, "own": own}
-    ranked = classify(bank.features, bank.labels, queries.features, ks, temperatures, **options).ranked
+    labels = np.where(found.numbers < 0, -1, evaluated.labels[found.numbers])
     grid: Grid = {}
-    for (neighbors, t), guesses in ranked.items():
-        correct = int((guesses[:, 0] == queries.labels).sum())
-        assert t is not None
-        grid[neighbors, t] = correct / len(queries), accuracy_interval(correct, len(queries))
+    for t in sorted({temperature, *_TEMPERATURES}):
+        for neighbors, guesses in votes(found.similarities, labels, ks, t, top=1).items():
+            correct = int((guesses[:, 0] == evaluated.labels[rows]).sum())
+            grid[neighbors, t] = correct / len(rows), accuracy_interval(correct, len(rows))
     return grid
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simsiam_eval.neighbors.duplicates import pairs_above
+from simsiam_eval.neighbors.duplicates import ROUNDING, pairs_above
 from simsiam_eval.neighbors.suspects import NeighborSuspects, neighbor_suspects
 from tasks.report.encoders import Evaluated
 
@@ -72,11 +72,11 @@ def duplicates_of(evaluated: Evaluated, threshold: float, device: torch.device) 
         first, second = (np.concatenate([np.empty(0, np.int64), *(pairs[side] for pairs in found)]) for side in (0, 1))
         similarities = np.concatenate([np.empty(0, np.float32), *(pairs[2] for pairs in found)])
     else:
-        predictions = evaluated.predictions
-        rows, columns = np.nonzero((predictions.similarities >= threshold) & (predictions.neighbors >= 0))
-        pairs = np.sort(np.stack([rows, predictions.neighbors[rows, columns]]), axis=0)
+        near = evaluated.neighbors.of_all
+        rows, columns = np.nonzero((near.similarities >= threshold - ROUNDING) & (near.numbers >= 0))
+        pairs = np.sort(np.stack([rows, near.numbers[rows, columns]]), axis=0)
         (first, second), places = np.unique(pairs, axis=1, return_index=True)
-        similarities = predictions.similarities[rows, columns][places]
+        similarities = near.similarities[rows, columns][places]
     flags = np.zeros(evaluated.count, np.bool_)
     flags[first], flags[second] = True, True
     order = np.argsort(-similarities, kind="stable")
@@ -93,7 +93,11 @@ def suspects_of(
     """
     if evaluated.count < 2:
         return []
-    found = neighbor_suspects(evaluated.features(), evaluated.labels, k=k, temperature=temperature, device=device)
+    features, labels, near = evaluated.features()[:], evaluated.labels, evaluated.neighbors
+    found = neighbor_suspects(
+        features, labels, k=k, temperature=temperature, device=device,
+        neighbors=[near.of_all.block()], labeled_neighbors=lambda: [near.of_labeled().block()],
+    )  # fmt: skip
     leaked = (duplicates.first < len(evaluated.test)) & (duplicates.second >= len(evaluated.test))
     lists = [_wrong_labels(evaluated, found)] if found.labels is not None else []
     lists += _outliers(found)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from simsiam_eval.features.writer import write_features
 from tasks.report import scoreboard
+from tasks.report.images import MAX_CLUSTERS
 from tasks.report.page import embedded
 from tests.tasks.detection.conftest import write_voc
 from tests.tasks.report.conftest import CLASSES
@@ -75,7 +76,7 @@ def test_scores_are_those_of_the_commands(page, call, record):
 
 def test_the_heat_map_of_many_images_is_of_a_sample_and_the_score_of_all(call, features_of, tmp_path, monkeypatch):
     files = features_of(tmp_path, "many", 0.7)
-    monkeypatch.setattr(scoreboard, "_GRID_IMAGES", 20)
+    monkeypatch.setattr(scoreboard, "GRID_IMAGES", 20)
     for given in ([files["train"], files["test"]], [files["train"]]):
         shown = call("report", *given, "--map", "pca", "--out", tmp_path / "page.html", "--json")
         assert shown.exit_code == 0, shown.output
@@ -130,6 +131,23 @@ def test_unlabeled_images_have_a_map_and_no_accuracy(record, tmp_path, data_of):
     assert made["metrics"]["scores"] == {}
     assert made["metrics"]["thumbnails"] == 0
     assert data_of(tmp_path / "page.html")["images"]["count"] == 30
+
+
+def test_many_classes_have_fewer_clusters_and_a_part_of_the_confusion_matrix(record, tmp_path, data_of):
+    rng = np.random.default_rng(0)
+    labels = np.arange(210) % 70
+    features = (rng.normal(size=(70, 8))[labels] + 0.5 * rng.normal(size=(210, 8))).astype(np.float32)
+    source = {"spec": "nowhere", "fingerprint": "x", "class_names": [f"class {n}" for n in range(70)]}
+    path = tmp_path / "many.h5"
+    write_features(path, features, labels, [f"{n}.jpg" for n in range(210)], encoder={"arch": "made"}, source=source)
+    record("report", path, "--map", "pca", "--out", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"Clusters: k-means with k {MAX_CLUSTERS}." in text
+    assert "The 60 of 70 classes with the most frequent confusions." in text
+    images = data_of(tmp_path / "page.html")["images"]
+    clusters = np.frombuffer(base64.b64decode(images["clusters"]), "<i4")
+    assert sorted(set(clusters.tolist())) == list(range(MAX_CLUSTERS))
+    assert (np.diff(np.bincount(clusters)) <= 0).all()  # the largest first
 
 
 def test_few_thumbnails_are_those_of_errors_first(record, features_of, tmp_path, data_of):
