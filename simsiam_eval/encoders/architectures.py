@@ -8,7 +8,7 @@ from typing import Any
 
 BASIC, BOTTLENECK = "basic", "bottleneck"
 
-# torchvision's name: (residual block, blocks in layer1..layer4, groups, width per group). He et al. 2015,
+# torchvision's name, except of ours: (residual block, blocks in layer1..layer4, groups, width per group). He et al. 2015,
 # Xie et al. 2016, Zagoruyko and Komodakis 2016.
 ARCHITECTURES: dict[str, tuple[str, tuple[int, int, int, int], int, int]] = {
     "resnet18": (BASIC, (2, 2, 2, 2), 1, 64),
@@ -21,7 +21,20 @@ ARCHITECTURES: dict[str, tuple[str, tuple[int, int, int, int], int, int]] = {
     "resnext50_32x4d": (BOTTLENECK, (3, 4, 6, 3), 32, 4),
     "resnext101_32x8d": (BOTTLENECK, (3, 4, 23, 3), 32, 8),
     "resnext101_64x4d": (BOTTLENECK, (3, 4, 23, 3), 64, 4),
+    # Half the blocks and half the width of resnet18, for small images on a CPU.
+    "resnet10_x0_5": (BASIC, (1, 1, 1, 1), 1, 32),
 }
+NOT_IN_TORCHVISION = frozenset({"resnet10_x0_5"})  # nor in any other library
+
+
+def stem_width(arch: str) -> int:
+    """Number of channels of the stem and of the 3x3 convolutions of layer1; every later stage doubles it.
+
+    >>> stem_width("wide_resnet50_2"), stem_width("resnet10_x0_5")
+    (64, 32)
+    """
+    block, _, _, width = ARCHITECTURES[arch]
+    return width if block == BASIC else 64
 
 
 def feature_width(arch: str, layer: str = "pool") -> int:
@@ -31,10 +44,10 @@ def feature_width(arch: str, layer: str = "pool") -> int:
     (2048, 128, 64)
     """
     if layer == "stem":
-        return 64
+        return stem_width(arch)
     stage = 4 if layer == "pool" else int(layer.removeprefix("layer"))
     expansion = 4 if ARCHITECTURES[arch][0] == BOTTLENECK else 1
-    return 64 * 2 ** (stage - 1) * expansion
+    return stem_width(arch) * 2 ** (stage - 1) * expansion
 
 
 def arch_text(arch: str, stem: str | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant, feature_width
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, TRUNK, TrunkVariant, feature_width, stem_width
 from simsiam_eval.encoders.resnet import Bottleneck, ResNet, initialize_convolution
 from simsiam_eval.errors import UsageError
 from simsiam_eval.vocabulary import LAYERS, MAP_POOLINGS, POOLINGS, STEMS
@@ -44,7 +44,8 @@ def build_trunk(
     trunk = ResNet(arch, full.output_stride, zero_init_residual)
     trunk.fc = nn.Identity()
     if stem == "cifar" or full.channels != 3:
-        trunk.conv1 = nn.Conv2d(full.channels, 64, kernel_size=3 if stem == "cifar" else 7, bias=False)
+        kernel = 3 if stem == "cifar" else 7
+        trunk.conv1 = nn.Conv2d(full.channels, stem_width(arch), kernel, bias=False)
         initialize_convolution(trunk.conv1)
     assert full.stem_stride is not None and full.stem_padding is not None
     trunk.conv1.stride, trunk.conv1.padding = (full.stem_stride,) * 2, (full.stem_padding,) * 2

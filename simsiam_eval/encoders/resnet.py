@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, feature_width
+from simsiam_eval.encoders.architectures import ARCHITECTURES, BASIC, feature_width, stem_width
 
-_STAGE_WIDTHS = (64, 128, 256, 512)
 # Output stride -> dilation of the 3x3 convolutions that layer1 to layer4 end with.
 _DILATIONS = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}
 
@@ -91,8 +90,8 @@ class ResNet(nn.Module):
 
     def __init__(self, arch: str, output_stride: int = 32, zero_init_residual: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, stem_width(arch), kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_width(arch))
         self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(arch, output_stride)
@@ -126,8 +125,9 @@ def _stages(arch: str, output_stride: int) -> list[nn.Sequential]:
     """layer1 to layer4."""
     kind, depths, groups, width_per_group = ARCHITECTURES[arch]
     stages: list[nn.Sequential] = []
-    channels, last_dilation = 64, 1
-    for width, depth, dilation in zip(_STAGE_WIDTHS, depths, _DILATIONS[output_stride], strict=True):
+    channels, last_dilation = stem_width(arch), 1
+    for stage, (depth, dilation) in enumerate(zip(depths, _DILATIONS[output_stride], strict=True)):
+        width = stem_width(arch) * 2**stage
         # A stage that dilates more than the one before keeps the resolution; its first block dilates as the one before.
         stride = 2 if stages and dilation == last_dilation else 1
         blocks: list[nn.Module] = []

@@ -61,7 +61,7 @@ def _detect(settings: DetectSettings, processes: Processes, started: float) -> R
     }
     inits = inspect_initializations(choices, settings.random_arch, settings.stem, settings.extraction())
     on_cpu = processes.device.type == "cpu"
-    reasons = [unsupported_trunk(init.stem, init.variant) for init in inits]
+    reasons = [unsupported_trunk(init.arch, init.stem, init.variant) for init in inits]
     unsupported = next(filter(None, reasons), None)
     backend = choose_backend(settings.backend, unsupported, bf16_on_cpu=settings.precision == "bf16" and on_cpu)
     data = prepare_datasets(

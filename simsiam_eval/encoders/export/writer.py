@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from simsiam_eval.encoders.architectures import NOT_IN_TORCHVISION
 from simsiam_eval.encoders.encoder import Encoder, ResNetEncoder
 from simsiam_eval.encoders.export.comparison import Samples
 from simsiam_eval.encoders.report import CheckpointReport
@@ -168,23 +169,25 @@ class ResNetWriter(Writer):
 
     def check(self) -> None:
         stem, variant = self.encoder.stem, self.encoder.variant
-        if differences := trunk_differences(stem, variant.to_dict(stem), self.CARRIES):
+        if differences := trunk_differences(self.encoder.arch, stem, variant.to_dict(stem), self.CARRIES):
             raise UsageError(f"{cannot_rebuild(self.LIBRARY, differences)}. {_USE_A_GRAPH}")
 
 
-def trunk_differences(stem: str, variant: Mapping[str, Any], carries: Collection[str]) -> list[str]:
+def trunk_differences(arch: str, stem: str, variant: Mapping[str, Any], carries: Collection[str]) -> list[str]:
     """What a trunk has that a program cannot express, as phrases.
 
     Args:
+        arch: a name in ARCHITECTURES.
         stem: imagenet or cifar.
         variant: as from `TrunkVariant.to_dict`.
         carries: as ResNetWriter.CARRIES.
 
-    >>> trunk_differences("cifar", {"stem_padding": 2, "channels": 1}, {"channels"})
+    >>> trunk_differences("resnet18", "cifar", {"stem_padding": 2, "channels": 1}, {"channels"})
     ["the 3x3 stem of CIFAR's ResNets", 'padding 2 in the first convolution']
     """
+    archs = [f"the architecture {arch}"] if arch in NOT_IN_TORCHVISION else []
     stems = [] if stem != "cifar" or "cifar" in carries else ["the 3x3 stem of CIFAR's ResNets"]
-    return stems + [_REASONS[name].format(value) for name, value in variant.items() if name not in carries]
+    return archs + stems + [_REASONS[name].format(value) for name, value in variant.items() if name not in carries]
 
 
 def cannot_rebuild(library: str, differences: list[str]) -> str:

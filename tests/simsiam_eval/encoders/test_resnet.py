@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from simsiam_eval.encoders.architectures import ARCHITECTURES
+from simsiam_eval.encoders.architectures import ARCHITECTURES, NOT_IN_TORCHVISION
 from simsiam_eval.encoders.resnet import ResNet
 
 DILATED = {32: [False, False, False], 16: [False, False, True], 8: [False, True, True]}
@@ -15,12 +15,25 @@ def leaves(model):
     return [(name, repr(module)) for name, module in model.named_modules() if not any(module.children())]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch not in NOT_IN_TORCHVISION])
 def test_modules_are_those_of_torchvision(arch):
     with torch.device("meta"):
         ours, theirs = ResNet(arch), get_model(arch, weights=None)
     assert leaves(ours) == leaves(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def test_architectures_of_our_own():
+    """resnet10_x0_5 has the keys of one block per stage of ResNet-18, and half its channels."""
+    with torch.device("meta"):
+        ours, theirs = ResNet("resnet10_x0_5"), get_model("resnet18", weights=None)
+    first = {
+        key: tensor for key, tensor in theirs.state_dict().items() if ".1." not in key.replace("downsample.1.", "")
+    }
+    assert list(ours.state_dict()) == list(first)
+    for key, tensor in ours.state_dict().items():
+        channels = {size for size in first[key].shape[:2] if size not in (3, 1000)}
+        assert {size for size in tensor.shape[:2] if size not in (3, 1000)} == {size // 2 for size in channels}
 
 
 @pytest.mark.parametrize("output_stride", DILATED)

@@ -29,14 +29,15 @@ RULES: tuple[tuple[str, str], ...] = (
 CARRIES = frozenset({"stride_in_1x1"})
 
 
-def unsupported_trunk(stem: str, variant: Mapping[str, Any]) -> str | None:
+def unsupported_trunk(arch: str, stem: str, variant: Mapping[str, Any]) -> str | None:
     """Why detectron2's ResNets cannot be this trunk, as a sentence; None if they can.
 
     Args:
+        arch: a name in ARCHITECTURES.
         stem: imagenet or cifar.
         variant: as from `TrunkVariant.to_dict`.
     """
-    differences = trunk_differences(stem, variant, CARRIES)
+    differences = trunk_differences(arch, stem, variant, CARRIES)
     return f"{cannot_rebuild('detectron2', differences)}; use --backend torchvision." if differences else None
 
 

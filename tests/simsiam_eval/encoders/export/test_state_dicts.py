@@ -47,6 +47,16 @@ def test_lightly_keys(exported, tmp_path):
     assert "backbone.7.1.bn2.running_var" in state
 
 
+@pytest.mark.parametrize("target", ["reference", "safetensors", "timm", "timm-folder", "transformers", "lightly"])
+def test_architectures_of_our_own_are_rejected(exported, target, tmp_path):
+    name = {"timm-folder": "folder", "transformers": "folder", "safetensors": "a.safetensors"}.get(target, "a.pth")
+    with pytest.raises(
+        UsageError, match=r"cannot rebuild this encoder \(the architecture resnet10_x0_5\). Use --to onnx"
+    ):
+        exported(target, name, arch="resnet10_x0_5")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("target", ["lightly", "timm"])
 def test_stem_is_carried_by_lines_of_code(exported, target, tmp_path):
     variant = TrunkVariant(channels=1, stem_padding=2, stem_pool=True)

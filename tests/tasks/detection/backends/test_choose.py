@@ -54,15 +54,16 @@ def test_missing_packages_are_named(specs, tmp_path):
 def test_what_detectron2_does_not_support(monkeypatch):
     monkeypatch.setattr(Detectron2Backend, "unavailable", lambda _: None)
     assert choose_backend("auto", None).name == "detectron2"
-    for stem, variant, says in (
-        ("cifar", {}, "the 3x3 stem of CIFAR's ResNets"),
-        ("imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "padding 2 in the first convolution"),
+    for arch, stem, variant, says in (
+        ("resnet50", "cifar", {}, "the 3x3 stem of CIFAR's ResNets"),
+        ("resnet50", "imagenet", {"stem_padding": 2, "stride_in_1x1": True}, "padding 2 in the first convolution"),
+        ("resnet10_x0_5", "imagenet", {}, "the architecture resnet10_x0_5"),
     ):
-        unsupported = unsupported_trunk(stem, variant)
+        unsupported = unsupported_trunk(arch, stem, variant)
         assert choose_backend("auto", unsupported).name == "torchvision"
         with pytest.raises(UsageError, match=f"cannot rebuild this encoder .{says}.; use --backend torchvision"):
             choose_backend("detectron2", unsupported)
-    assert unsupported_trunk("imagenet", {"stride_in_1x1": True}) is None
+    assert unsupported_trunk("resnet50", "imagenet", {"stride_in_1x1": True}) is None
     for name in ("auto", "detectron2"):
         with pytest.raises(UsageError, match="supports --precision bf16 on CUDA only"):
             choose_backend(name, None, bf16_on_cpu=True)
