@@ -95,6 +95,27 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
             "knn_k": 20,
             "health_every": 10,
         },
+        # A small network and small views, for a CPU. Frequent grayscale teaches it to ignore the misleading colors.
+        "photo-digits": _IMAGENET
+        | {
+            "arch": "resnet10_x0_5",
+            "stem": "cifar",
+            "epochs": 18,
+            "batch_size": 64,
+            "lr": 1.2,
+            "weight_decay": 2e-3,
+            "predictor": "constant",
+            "dim": 256,
+            "pred_dim": 64,
+            "projector_layers": 2,
+            "image_size": 12,
+            "crop_area": 0.7,
+            "grayscale": 0.8,
+            "blur": 0.0,
+            "flip": 0.0,
+            "knn_k": 20,
+            "health_every": 20,
+        },
     }
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "data val max_unreadable strict",
@@ -124,7 +145,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
     preset: str = setting("imagenet", choices=tuple(PRESETS), help="Protocol that sets other defaults.")
     arch: str = setting(
         by_preset=True,
-        help=f"Encoder architecture: a ResNet of torchvision ({', '.join(ARCHITECTURES)}), or timm:NAME for any network of "
+        help=f"Encoder architecture: a ResNet ({', '.join(ARCHITECTURES)}), or timm:NAME for any network of "
         "timm (extra `timm`).",
     )
     stem: str = setting(
