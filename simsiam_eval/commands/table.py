@@ -82,7 +82,7 @@ _TABLE = (
         "Run the full pipeline on handwritten digits in a few minutes, without a GPU.",
         "tasks.demo:DemoSettings",
         "tasks.demo:demo",
-        uses=("pretrain",),
+        uses=("pretrain", "report"),
     ),
     Command(
         "pretrain",

@@ -220,9 +220,18 @@ def draw_images() -> None:
 
 
 def run_digits(records: Records) -> None:
-    """Run the demo, and the other commands on its encoders and feature files."""
-    records.run("demo", "demo --epochs 1 --seed 3 --out demo")
+    """Pretrain three encoders, and run the other commands on them and their feature files."""
     encoder, sets = "demo/simsiam/checkpoint_0000.pth.tar", "--train demo/simsiam-train.h5 --test demo/simsiam-test.h5"
+    for name, options, checkpoint in (
+        ("untrained", "--epochs 0", "checkpoint_untrained"),
+        ("simsiam", "--epochs 1", "checkpoint_0000"),
+        ("no-stop-gradient", "--epochs 1 --no-stop-gradient", "checkpoint_0000"),
+    ):
+        common = f"--data digits#train --preset digits --seed 3 --out demo/{name}"
+        records.run(f"pretrain on digits, {name}", f"pretrain {common} {options}")
+        for split in ("train", "test"):
+            data = f"--checkpoint demo/{name}/{checkpoint}.pth.tar --data digits#{split}"
+            records.run(f"extract digits {split}, {name}", f"extract {data} --out demo/{name}-{split}.h5")
     for name in ("simsiam", "no-stop-gradient"):
         records.log(f"log of {name}", f"demo/{name}/log.jsonl")
         records.checkpoint(name, f"demo/{name}/checkpoint_0000.pth.tar")
@@ -270,7 +279,7 @@ def run_digits(records: Records) -> None:
     records.run("retrieval search, index", f"retrieval search photos --checkpoint {encoder} --gallery d.index -k 2")
     records.run("duplicates, one set", "duplicates demo/simsiam-test.h5 --threshold 0.999")
     records.run("duplicates, two sets", "duplicates demo/simsiam-train.h5 demo/simsiam-test.h5 --threshold 0.999")
-    tests = "demo/simsiam-test.h5 demo/untrained-test.h5 demo/pixels-test.h5"
+    tests = "demo/simsiam-test.h5 demo/untrained-test.h5 demo/no-stop-gradient-test.h5"
     records.run("compare", f"compare {tests} --name a --name b --name c --out c.csv")
     trains = "--train demo/simsiam-train.h5 --train demo/no-stop-gradient-train.h5"
     records.run("compare, training sets", f"compare demo/simsiam-test.h5 demo/no-stop-gradient-test.h5 {trains} -k 5")

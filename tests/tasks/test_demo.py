@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROWS = ["raw_pixels", "untrained", "simsiam", "no_stop_gradient"]
-OPTIONS = ("--seed", 1, "--epochs", 6)
+OPTIONS = ("--seed", 1, "--epochs", 1)
 
 
 @pytest.fixture(scope="module")
