@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsiam_eval.sources.base import ArraySource, blocks
+from simsiam_eval.errors import UsageError
+from simsiam_eval.sources.base import ArraySource
 from simsiam_eval.sources.splits import split_among
 
 Floats = NDArray[np.float64]
@@ -29,11 +30,11 @@ _DIGIT_SIDES = (24, 30)  # smallest and largest side of a drawn digit
 _BACKGROUND_SIDES = (32, 64)  # smallest and largest side of a square of a photograph
 _LUMA = (299, 587, 114)  # thousandths of red, green and blue in a gray level (ITU-R BT.601)
 _GROUND = (80.0, 120.0)  # mean gray level of a background
-_TEXTURE = (5.0, 14.0)  # standard deviation of its gray levels
+_TEXTURE = (3.0, 8.0)  # standard deviation of its gray levels
 _MAX_MAGNIFICATION = 1.5  # of the differences within a background: a smooth one stays smooth
-_SATURATION = 3.0  # factor of the difference between a background's mean color and its gray
-_CONTRAST = (60.0, 110.0)  # of a digit, in gray levels; digits are lighter than their backgrounds
-_TINT = 120.0  # largest change of each channel of a digit's color, before its gray level is restored
+_SATURATION = 2.0  # factor of the difference between a background's mean color and its gray
+_CONTRAST = (80.0, 120.0)  # of a digit, in gray levels; digits are lighter than their backgrounds
+_TINT = 110.0  # largest change of each channel of a digit's color, before its gray level is restored
 _GAIN = (0.7, 1.2)  # contrast of the whole image
 _BRIGHTNESS = 25.0  # largest change, in gray levels
 _BOLDNESS = 1.3  # factor of the digit's opacity, which is clipped at 1
@@ -43,13 +44,13 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Part:
-    """What the images of one split are made of.
+    """What images are made of.
 
     Attributes:
-        first, last: its digits, as positions in a random order of all 1,797.
+        first, last: their digits, as positions in a random order of all 1,797.
         renderings: images of each digit.
-        strips: its strips of the photographs, from the left.
-        seed: of its random numbers.
+        strips: of the photographs, from the left.
+        seed: of the random numbers.
     """
 
     first: int
@@ -59,38 +60,48 @@ class Part:
     seed: int
 
 
+UNLABELED, TRAIN = "unlabeled", "train"
 PARTS = {
-    "train": Part(0, 1100, 2, (0, 2, 3, 5, 7, 8), seed=1),
+    UNLABELED: Part(0, 1100, 3, (0, 2, 3, 5, 7, 8), seed=1),
     "val": Part(1100, 1397, 1, (1, 6), seed=2),
     "test": Part(1397, 1797, 1, (4, 9), seed=3),
 }
+SPLITS = (UNLABELED, TRAIN, "val", "test")
+_TRAIN_DIGITS = 400  # the first digits of the unlabeled ones
 
 
 def open_photo_digits(spec: str, options: Mapping[str, str], default_split: str | None = None) -> ArraySource:
-    """The split train (1,100 digits, 2 images of each), val (297) or test (400), or all of them.
+    """The split unlabeled (1,100 digits, 2 images of each), train (400 of these images), val (297 images) or test (400).
 
-    No digit and no strip of a photograph is in two splits.
+    As in the semi-supervised protocols of ImageNet, all training images are there without labels, and a part of them with
+    labels. No digit and no strip of a photograph is in two of unlabeled, val and test.
 
     Raises:
-        UsageError: another split.
+        UsageError: no split, or another one.
     """
     from sklearn.datasets import load_digits, load_sample_images
 
-    split = split_among(tuple(PARTS), options.get("split", default_split), spec)
+    split = split_among(SPLITS, options.get("split", default_split), spec)
+    if split is None:
+        raise UsageError(f"{spec}: the splits cannot be joined; choose one of {', '.join(SPLITS)}.")
+    part = PARTS[UNLABELED if split == TRAIN else split]
     digits, photos = load_digits(), np.stack(load_sample_images().images)
     order = _random_order(digits.target)
-    pixels, labels, ids = [], [], []
-    for part in [PARTS[split]] if split else PARTS.values():
-        rows = np.sort(order[part.first : part.last])
-        ids += [f"photo-digits/{row:04d}-{rendering}" for row in rows for rendering in range(part.renderings)]
-        rows = np.repeat(rows, part.renderings)
-        labels.append(digits.target[rows])
-        draws = _uniforms(part.seed, len(rows), _Draws.COLUMNS)
-        for block in blocks(len(rows), _ROWS_AT_ONCE):
-            inside = slice(block.start, block.stop)
-            pixels.append(_render(digits.images[rows[inside]] / 16, photos, part.strips, _Draws(draws[inside])))
-    names = [str(name) for name in digits.target_names]
-    return ArraySource(spec, np.concatenate(pixels), np.concatenate(labels), names, ids)
+    rows = np.repeat(np.sort(order[part.first : part.last]), part.renderings)
+    rendering = np.arange(len(rows)) % part.renderings
+    draws = _uniforms(part.seed, len(rows), _Draws.COLUMNS)
+    pixels = np.concatenate(
+        [
+            _render(digits.images[rows[chunk]] / 16, photos, part.strips, _Draws(draws[chunk]))
+            for chunk in np.split(np.arange(len(rows)), range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE))
+        ]
+    )
+    labels = np.full(len(rows), -1) if split == UNLABELED else digits.target[rows]
+    if split == TRAIN:
+        kept = (rendering == 0) & np.isin(rows, order[:_TRAIN_DIGITS])
+        pixels, labels, rows, rendering = pixels[kept], labels[kept], rows[kept], rendering[kept]
+    ids = [f"photo-digits/{row:04d}-{copy}" for row, copy in zip(rows, rendering, strict=True)]
+    return ArraySource(spec, pixels, labels, [str(name) for name in digits.target_names], ids)
 
 
 def _random_order(labels: Integers) -> Integers:

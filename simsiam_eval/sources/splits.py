@@ -237,7 +237,7 @@ def choose_split(names: Iterable[str], requested: str | None, default: str | Non
 
 def split_among(splits: Sequence[str], name: str | None, spec: str) -> str | None:
     """The split of a dataset that has only `splits`; None where no split is named. Raises UsageError for another."""
-    split = name and split_of(name)
+    split = name if name in splits else name and split_of(name)
     if name is not None and split not in splits:
         raise UsageError(f"{spec}: the split must be {', '.join(splits[:-1])} or {splits[-1]}, got {name!r}.")
     return split
