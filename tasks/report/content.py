@@ -143,7 +143,7 @@ def _add_encoder(
     if content.comparison is not None and (other := content.comparison.other) is not None:
         say("map of the second encoder")
         of_other = map_of(other, settings.map, settings.seed, device)
-        content.data["pair"] = pair_data(main, other, coordinates, of_other)
+        content.data["pair"] = pair_data(main, other, coordinates, of_other, content.comparison.second)
 
 
 def _map_message(method: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 
 from simsiam_eval.neighbors.coordinates import Coordinates
-from simsiam_eval.wording import counted, printable
-from tasks.compare.comparisons import Method, differences_of, methods_of, similarities_of
+from simsiam_eval.sources.splits import parted
+from simsiam_eval.wording import counted, percent, printable
+from tasks.compare.comparisons import Difference, differences_of, methods_of, similarities_of
 from tasks.report.encoders import Evaluated
 from tasks.report.images import packed
 
@@ -21,16 +23,20 @@ from tasks.report.images import packed
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
-    rows: name and accuracy of each encoder, as cells.
-    sentences: on every two encoders.
-    other: the second encoder, whose map is shown beside that of the first; None if its images are others.
+    rows: short name, name and accuracy of each encoder, as cells.
+    pair_columns, pairs: table of every two encoders.
+    first, second: short names of the encoders whose maps are shown.
+    other: the second encoder; None if its images are others.
     left_out: encoders that were not tested on the same images, as sentences.
     """
 
-    rows: list[list[str]]
-    sentences: list[str]
-    other: Evaluated | None
-    left_out: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    pair_columns: list[str] = field(default_factory=list)
+    pairs: list[list[str]] = field(default_factory=list)
+    first: str = ""
+    second: str = ""
+    other: Evaluated | None = None
+    left_out: list[str] = field(default_factory=list)
 
 
 def compare_encoders(encoders: Sequence[Evaluated], device: torch.device, overlap_k: int = 10) -> Comparison | None:
@@ -47,28 +53,48 @@ def compare_encoders(encoders: Sequence[Evaluated], device: torch.device, overla
         else:
             left_out.append(f"{other.name} is not compared: {other.test.path} has other images than {first.test.path}.")
     if len(same) < 2:
-        return Comparison([], [], None, left_out)
-    names = _distinct([encoder.name for encoder in same])
-    correct = None
+        return Comparison(left_out=left_out)
+    names = short_names([Path(encoder.test.path) for encoder in same])
+    pairs = [
+        [*pair.names, f"{pair.cka:.4f}" if pair.cka == pair.cka else "undefined", percent(pair.neighbor_overlap)]
+        for pair in similarities_of([encoder.test for encoder in same], names, overlap_k, device)
+    ]
+    columns = ["first", "second", "linear CKA", f"common neighbors of {overlap_k}, %"]
+    accuracies = ["-"] * len(same)
     if all(encoder.has_classes for encoder in same):
         correct = np.stack([encoder.correct for encoder in same])
-    methods: list[Method] = methods_of(names, correct)
-    sentences: list[str] = []
-    if correct is not None:
-        sentences += [found.sentence() for found in differences_of(names, correct, first.test.ids[first.labeled_rows])]
-    tests = [encoder.test for encoder in same]
-    sentences += [pair.sentence(by_file=False) for pair in similarities_of(tests, names, overlap_k, device)]
-    rows = [method.cells() for method in methods] if correct is not None else [[name, "-"] for name in names]
-    return Comparison(rows, list(map(printable, sentences)), same[1], left_out)
+        accuracies = [method.cells()[1] for method in methods_of(names, correct)]
+        differences = differences_of(names, correct, first.test.ids[first.labeled_rows])
+        pairs = [
+            [*cells[:2], *_difference_cells(found), *cells[2:]] for cells, found in zip(pairs, differences, strict=True)
+        ]
+        columns[2:2] = ["second minus first, points [95 %]", "only second right", "only first right", "McNemar exact p"]
+    rows = [list(cells) for cells in zip(names, [encoder.name for encoder in same], accuracies, strict=True)]
+    return Comparison(rows, columns, pairs, names[0], names[1], same[1], left_out)
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Encoders of one name get their number: `methods_of` would take them for seeds of one method."""
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+def _difference_cells(difference: Difference) -> list[str]:
+    changes = difference.changes
+    counts = ["-"] * 3
+    if changes is not None:
+        counts = [str(changes.only_second_right), str(changes.only_first_right), f"{changes.mcnemar['exact']:.3g}"]
+    return [percent(difference.difference, difference.interval), *counts]
 
 
-def pair_data(first: Evaluated, other: Evaluated, of_first: Coordinates, of_other: Coordinates) -> dict[str, Any]:
-    """The second map for the page's script, turned and scaled onto the first, and which images were gained or lost."""
+def short_names(files: Sequence[Path]) -> list[str]:
+    """Encoders named after their feature files, without the word for the split; numbered where two are alike.
+
+    >>> short_names([Path("runs/simsiam-test.h5"), Path("byol_test.h5"), Path("other/byol_test.h5")])
+    ['simsiam', 'byol (2)', 'byol (3)']
+    """
+    stems = [parted(file.stem)[1].strip("-_. ") or file.stem for file in files]
+    return [stem if stems.count(stem) == 1 else f"{stem} ({number})" for number, stem in enumerate(stems, 1)]
+
+
+def pair_data(
+    first: Evaluated, other: Evaluated, of_first: Coordinates, of_other: Coordinates, name: str
+) -> dict[str, Any]:
+    """The second map, of the encoder `name`, turned and scaled onto the first, and which images were gained or lost."""
     tests = len(first.test)
     points = aligned(of_other.points[:tests], of_first.points[:tests])
     change = np.zeros(tests, np.int32)
@@ -76,7 +102,7 @@ def pair_data(first: Evaluated, other: Evaluated, of_first: Coordinates, of_othe
     if first.has_classes and other.has_classes:
         change[rows] = other.correct.astype(np.int32) - first.correct.astype(np.int32)
     return {
-        "name": printable(other.name),
+        "name": printable(name),
         "x": packed(points[:, 0], np.float32),
         "y": packed(points[:, 1], np.float32),
         "guesses": packed(_in_numbers_of(first, other), np.int32),

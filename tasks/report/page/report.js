@@ -485,7 +485,7 @@
         const wanted = Number(button.dataset.change);
         const list = tests.filter((i) => images.pair.change[i] === wanted);
         showList(byId("pair-list"), button.textContent.replace(/ \(.*/, ""), list,
-          (i) => `the second predicts ${className(images.pair.guesses[i])}`);
+          (i) => `${images.pair.name} predicts ${className(images.pair.guesses[i])}`);
       });
     }
   }

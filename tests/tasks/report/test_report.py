@@ -283,3 +283,14 @@ def test_commands_for_missing_parts_can_be_pasted(call, features_of, tmp_path):
 def test_numbers_that_are_not_finite_are_valid_json():
     assert json.loads(embedded({"score": float("inf"), "name": "</script>"})) == {"score": None, "name": "</script>"}
     assert "</" not in embedded("</script>")
+
+
+def test_encoders_are_compared_under_the_names_of_their_files(page):
+    words = [text.strip() for text in parsed(page[0] / "page.html").text if text.strip()]
+    p = words.index("McNemar exact p")
+    cells = dict(zip(words[p - 5 : p + 3], words[p + 3 : p + 11], strict=True))
+    assert (cells["first"], cells["second"]) == ("first", "second")
+    gained, lost = int(cells["only second right"]), int(cells["only first right"])
+    assert gained != lost
+    assert cells["second minus first, points [95 %]"].startswith(f"{100 * (gained - lost) / 36:.2f} [")
+    assert any(text.startswith(f"Only second is right ({gained} image") for text in words)
