@@ -147,13 +147,14 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
 
 
 def curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], marks: Sequence[tuple[float, str]]
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], marks: Sequence[float], meaning: str
 ) -> Figure:
     """Panels below each other by epoch.
 
     Args:
         panels: title -> name of a line -> its points (epoch, value).
-        marks: (epoch, what happened), drawn as vertical lines.
+        marks: epochs of vertical lines.
+        meaning: of these lines, for the legend.
     """
     from plotly.subplots import make_subplots
 
@@ -169,9 +170,11 @@ def curves(
         # The loss is between -1 and 1; of the others, zero is what matters.
         mode = "normal" if title == "loss" else "tozero"
         figure.update_yaxes(title={"text": title, "standoff": 8}, automargin=True, rangemode=mode, row=row, col=1)
-    for epoch, what in marks:
-        figure.add_vline(epoch, line={"color": "#d55e00", "dash": "dash"})
-        figure.add_annotation(x=epoch, y=1, yref="paper", text=plain(what), showarrow=False, yanchor="bottom")
+    mark_line = {"color": "#d55e00", "dash": "dash"}
+    for epoch in marks:
+        figure.add_vline(epoch, line=mark_line)
+    if marks:
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=mark_line, name=meaning, row=1, col=1)
     figure.update_xaxes(title="epoch", row=len(panels), col=1)
     figure.update_layout(
         template="none",

@@ -54,7 +54,7 @@ def compare_encoders(encoders: Sequence[Evaluated], device: torch.device, overla
             left_out.append(f"{other.name} is not compared: {other.test.path} has other images than {first.test.path}.")
     if len(same) < 2:
         return Comparison(left_out=left_out)
-    names = short_names([Path(encoder.test.path) for encoder in same])
+    names = short_names([encoder.test.path or Path(encoder.name) for encoder in same])
     pairs = [
         [*pair.names, f"{pair.cka:.4f}" if pair.cka == pair.cka else "undefined", percent(pair.neighbor_overlap)]
         for pair in similarities_of([encoder.test for encoder in same], names, overlap_k, device)

@@ -56,11 +56,12 @@ def training_of(folder: Path) -> Training:
         "online kNN %": {"online kNN %": [(x, 100 * y) for x, y in by_epoch(epochs, "knn_top1")]},
     }
     shown = {title: found for title, of in panels.items() if (found := {name: p for name, p in of.items() if p})}
-    marks, events, before = [], [], ""
+    marks: list[float] = []
+    events, before = [], ""
     for row in health:
         now = row.get("collapse", "")
         if now != before:
-            marks.append((row["step"] / steps, _TITLES.get(now, now)))
+            marks.append(row["step"] / steps)
             events.append(f"Epoch {row['step'] / steps:.1f} (step {row['step']}): {_TITLES.get(now, now)}.")
         before = now
     summary = f"{counted(len(epochs), 'epoch')} of training. "
@@ -73,4 +74,4 @@ def training_of(folder: Path) -> Training:
         summary += "No collapse check was run."
     elif not events:
         summary += "No collapse was found."
-    return Training(folder, summary.strip(), events, figures.curves(shown, marks))
+    return Training(folder, summary.strip(), events, figures.curves(shown, marks, "collapse check: new result"))

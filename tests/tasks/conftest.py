@@ -49,3 +49,31 @@ def browser():
         chromium = driver.chromium.launch(executable_path=program, args=arguments)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """opened(path, width, height) -> the page, and a list that fills with its errors and requests to elsewhere."""
+    contexts = []
+
+    def open_page(path, width=1280, height=900):
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        contexts.append(context)
+        page, faults = context.new_page(), []
+        page.set_default_timeout(120_000)
+        page.on(
+            "console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: faults.append(request.url) if is_elsewhere(request.url) else None)
+        page.goto(path.resolve().as_uri())
+        page.wait_for_function("window.reportReady")
+        return page, faults
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def is_elsewhere(url):
+    return not url.startswith(("file:", "data:", "blob:"))

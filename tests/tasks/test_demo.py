@@ -57,6 +57,14 @@ def test_report_is_about_simsiam(demo):
     assert "and a linear classifier" in page
 
 
+def test_report_opens_in_a_browser(demo, opened):
+    shown, faults = opened(demo[0] / "report.html")
+    for chart, classes in (("#map-chart", 10), ("[data-figure=confusion]", 1), ("#pair-second", 3)):
+        shown.locator(chart).scroll_into_view_if_needed()
+        shown.wait_for_function(f"document.querySelector('{chart}').data?.length >= {classes}")
+    assert faults == []
+
+
 def test_second_run_computes_nothing(demo, record):
     out, result = demo
     before = {path: path.stat().st_mtime_ns for path in Path(out).rglob("*.h5")}

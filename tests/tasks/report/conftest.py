@@ -96,31 +96,3 @@ def page(record, shapes, features_of, tmp_path_factory):
         *sorted(folder.glob("*.json")), "--map", "pca", "--out", folder / "page.html",
     )  # fmt: skip
     return folder, made
-
-
-@pytest.fixture
-def opened(browser):
-    """opened(path, width, height) -> the page, and a list that fills with its errors and requests to elsewhere."""
-    contexts = []
-
-    def open_page(path, width=1280, height=900):
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
-        contexts.append(context)
-        page, faults = context.new_page(), []
-        page.set_default_timeout(120_000)
-        page.on(
-            "console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: faults.append(request.url) if is_elsewhere(request.url) else None)
-        page.goto(path.resolve().as_uri())
-        page.wait_for_function("window.reportReady")
-        return page, faults
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def is_elsewhere(url):
-    return not url.startswith(("file:", "data:", "blob:"))
