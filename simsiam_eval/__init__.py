@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     detect: Callable[..., Result]
     runs: Callable[..., Result]
     report: Callable[..., Result]
+    atlas: Callable[..., Result]
 
 _MODULE_OF = {
     "load_encoder": "api",

@@ -9,7 +9,12 @@ from simsiam_eval.sources import photo_digits
 from simsiam_eval.sources.opening import open_source
 from simsiam_eval.sources.photo_digits import PARTS, SIDE, SPLITS, STRIP
 
-FINGERPRINTS = {"train": "7744f779a9dd2825", "val": "52f21699fa7e51c7", "test": "0bcfd0147262dde3"}  # their beginnings
+FINGERPRINTS = {  # their beginnings
+    "unlabeled": "2016a12a1d5086e0",
+    "train": "f90e6539224f001d",
+    "val": "c4c65b03467f3f51",
+    "test": "b2f0aff3bde22cde",
+}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +112,8 @@ def test_colors_mislead_a_nearest_neighbor(splits):
         levels = photo_digits._gray(images)
         return levels - levels.mean(axis=(1, 2), keepdims=True)
 
-    assert accuracy(lambda images: images) < 0.4
-    assert accuracy(gray) > 0.7
+    assert accuracy(lambda images: images) < 0.5
+    assert accuracy(gray) > 0.75
 
 
 @pytest.mark.parametrize(
