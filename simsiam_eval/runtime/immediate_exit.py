@@ -9,8 +9,8 @@ import signal
 EXIT_REPORTS = "SIMSIAM_EVAL_EXIT_REPORTS"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AFTER_A_SIGNAL = (
-    "Finished files are complete. Run the same command again: `extract`, `pretrain`, `detect` and "
-    "`linear-eval --end-to-end --out` resume, other commands start over."
+    "Finished files are complete. Run the same command again: `extract`, `pretrain`, `detect`, "
+    "`linear-eval --end-to-end --out` and `report --checkpoint` resume, other commands start over."
 )
 
 

@@ -24,6 +24,7 @@ from tasks.report.encoders import Evaluated
 # Of the thumbnails, before base64 makes a third more of them: with the chart library the page stays below 15 MB.
 THUMBNAIL_BYTES = 6_000_000
 MAX_CLUSTERS = 42  # as many as the map has colors and symbols; the time of k-means grows with their number
+SCALE = 32767  # of cosine similarities as whole numbers, half as large on the page as float32
 _CLUSTER_SAMPLE = 20_000  # images that clusters are computed from
 _CLUSTERS = 10  # where there are no classes
 
@@ -82,7 +83,8 @@ class PageImages:
             "duplicates": packed(self.duplicates, np.uint8),
             "neighborsPerImage": predictions.neighbors.shape[1],
             "neighbors": packed(predictions.neighbors, np.int32),
-            "similarities": packed(predictions.similarities, np.float32),
+            # Of neighbors that there are; three digits are shown.
+            "similarities": packed(np.round(SCALE * np.clip(predictions.similarities, -1, 1)), np.int16),
             "thumbnails": packed(self.thumbnails, np.int32),
             "sprites": {
                 "side": self.sprites.side,

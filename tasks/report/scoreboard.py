@@ -162,7 +162,7 @@ def _add_published(board: Scoreboard, evaluated: Evaluated) -> None:
 
 
 def _add_missing(board: Scoreboard, evaluated: Evaluated) -> None:
-    """The commands that make what is not there; they need a training set."""
+    """The commands that make what is not there; of accuracies only where there are classes to tell apart."""
 
     def add(what: str, output: str, task: str, **settings: Any) -> None:
         board.missing.append((what, f"{command_line(task, settings)} --json > {output}.json"))
@@ -171,7 +171,7 @@ def _add_missing(board: Scoreboard, evaluated: Evaluated) -> None:
     have = {row.measure.split()[0] for row in board.rows if not row.published}
     if "RankMe" not in have:
         add("quality without labels", "rank", "rank", file=[test])
-    if not len(evaluated.labeled_rows):
+    if not evaluated.has_classes:
         return
     if train is None:
         board.missing.append(("a training set", f"simsiam-eval report --train TRAIN.h5 --test {shlex.quote(test)}"))

@@ -26,7 +26,7 @@
   if (images) {
     const types = {
       labels: Int32Array, guesses: Int32Array, confidence: Float32Array, x: Float32Array, y: Float32Array,
-      clusters: Int32Array, duplicates: Uint8Array, neighbors: Int32Array, similarities: Float32Array, thumbnails: Int32Array,
+      clusters: Int32Array, duplicates: Uint8Array, neighbors: Int32Array, similarities: Int16Array, thumbnails: Int32Array,
     };
     for (const [name, Type] of Object.entries(types)) images[name] = numbers(images[name], Type);
     images.sprites.urls = [];
@@ -139,7 +139,7 @@
     const gallery = element("div", { className: "gallery" });
     for (let n = 0; n < width; n++) {
       const other = images.neighbors[i * width + n];
-      if (other >= 0) gallery.append(card(other, 76, `cosine ${images.similarities[i * width + n].toFixed(3)}`));
+      if (other >= 0) gallery.append(card(other, 76, `cosine ${(images.similarities[i * width + n] / 32767).toFixed(3)}`));
     }
     details.replaceChildren(close, thumb(i, 160), element("p", { className: "facts-of-image" }, ...describe(i)),
       element("h3", { textContent: `Nearest neighbors${hasTrain ? " in the training set" : ""}` }), gallery);
@@ -268,6 +268,8 @@
     },
     cluster: { title: "cluster", name: (i) => `cluster ${images.clusters[i] + 1}`, order: (i) => images.clusters[i] },
   };
+  // More values than there are styles share them: a trace for each style, without a legend.
+  const STYLES = COLORS.length * SYMBOLS.length;
   const styleOf = (coloring, value) => (value < 0 ? [GRAY, "circle"] : coloring.style ? coloring.style[value]
     : [COLORS[value % COLORS.length], SYMBOLS[Math.floor(value / COLORS.length) % SYMBOLS.length]]);
   // Without a GPU, SVG is drawn sooner than WebGL up to a few thousand points.
@@ -276,11 +278,13 @@
 
   function mapTraces() {
     const coloring = colorings[state.color];
+    const shared = sharesColors();
     const groups = new Map();
     let total = 0;
     for (let i = 0; i < images.count; i++) {
       if (!inSet[state.set](i)) continue;
-      const value = coloring.order(i);
+      const order = coloring.order(i);
+      const value = shared && order >= 0 ? order % STYLES : order;
       if (!groups.has(value)) groups.set(value, []);
       groups.get(value).push(i);
       total++;
@@ -295,6 +299,7 @@
       { color: color("text"), symbol: "circle-open", size: 12, line: { width: 2 } });
     return [...traces, { ...found, hoverinfo: "skip" }, ringTrace()];
   }
+  const sharesColors = () => state.color === "class" && images.classes.length > STYLES;
   const pointTrace = (list, from, name, marker) => ({
     type: pointType, mode: "markers", name, customdata: list, hoverinfo: "none", marker,
     x: Float32Array.from(list, (i) => from.x[i]), y: Float32Array.from(list, (i) => from.y[i]),
@@ -317,7 +322,8 @@
     return draw(mapChart, () => {
       const traces = mapTraces();
       const wide = mapChart.clientWidth > 600;
-      const legend = wide ? { itemsizing: "constant" } : traces.length <= 12 ? BELOW : null;
+      byId("map-shared").hidden = !sharesColors();
+      const legend = sharesColors() ? null : wide ? { itemsizing: "constant" } : traces.length <= 12 ? BELOW : null;
       return react(mapChart, traces, mapLayout(legend), MAP_CONFIG);
     });
   }

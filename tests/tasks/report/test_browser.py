@@ -2,8 +2,10 @@
 
 import csv
 
+import numpy as np
 import pytest
 
+from simsiam_eval.features.writer import write_features
 from tests.tasks.report.conftest import CLASSES
 
 # Where a point (trace, number) of a chart is on the screen.
@@ -92,6 +94,28 @@ def test_lasso_search_and_colors(page, opened):
     before = shown.evaluate("document.documentElement.dataset.theme")
     shown.locator("#theme").click()
     assert shown.evaluate("document.documentElement.dataset.theme") != before
+    assert faults == []
+
+
+def test_many_classes_share_colors(record, opened, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 100
+    source = {"spec": "nowhere", "fingerprint": "x", "class_names": [f"class {n}" for n in range(100)]}
+    features, ids = rng.normal(size=(300, 8)).astype(np.float32), [f"{n}.jpg" for n in range(300)]
+    write_features(tmp_path / "many.h5", features, labels, ids, encoder={"arch": "made"}, source=source)
+    record("report", tmp_path / "many.h5", "--map", "pca", "--out", tmp_path / "page.html")
+    shown, faults = opened(tmp_path / "page.html")
+    into_view(shown, "#map-chart")
+    points = shown.evaluate("document.querySelector('#map-chart').data.map((trace) => trace.x.length)")
+    assert len(points) == 42 + 2  # 7 colors x 6 symbols, the found images, the chosen one
+    assert sum(points[:42]) == 300
+    assert "several classes share one" in shown.locator("#map-shared").inner_text()
+    shown.fill("#map-search", "class 77")
+    shown.wait_for_selector("#map-list h3")
+    assert shown.locator("#map-list h3").inner_text() == 'Found "class 77": 3 images'
+    shown.select_option("#map-color", "right")
+    shown.wait_for_function("document.querySelector('#map-chart').data.length < 10")
+    assert not shown.locator("#map-shared").is_visible()
     assert faults == []
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from simsiam_eval.features.writer import write_features
 from tasks.report import scoreboard
-from tasks.report.images import MAX_CLUSTERS
+from tasks.report.images import MAX_CLUSTERS, SCALE
 from tasks.report.page import embedded
 from tests.tasks.detection.conftest import write_voc
 from tests.tasks.report.conftest import CLASSES
@@ -101,7 +101,8 @@ def test_numbers_of_the_map_are_complete(page, data_of):
     neighbors = decode("neighbors", "<i4").reshape(90, -1)
     assert neighbors.min() >= 36  # training images vote
     assert all(row not in found for row, found in enumerate(neighbors.tolist()))
-    similarities = decode("similarities", "<f4").reshape(neighbors.shape)
+    similarities = decode("similarities", "<i2").reshape(neighbors.shape) / SCALE
+    assert np.abs(similarities).max() <= 1
     assert (np.diff(similarities, axis=1) <= 0).all()
     assert np.isfinite(decode("x", "<f4")).all()
     assert sorted(decode("thumbnails", "<i4").tolist()) == list(range(90))
@@ -119,6 +120,16 @@ def test_missing_parts_are_said_with_the_command_that_makes_them(call, features_
     for what in ("linear evaluation", "few-shot accuracy", "retrieval", "quality without labels"):
         assert f"Missing: {what}" in text
     assert "simsiam-eval linear-eval --train" in text
+
+
+def test_images_of_one_class_lack_no_accuracy(record, tmp_path):
+    features, ids = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32), [f"{n}.jpg" for n in range(30)]
+    source = {"spec": "nowhere", "fingerprint": "x", "class_names": ["only"]}
+    path = tmp_path / "one.h5"
+    write_features(path, features, np.zeros(30, np.int64), ids, encoder={"arch": "made"}, source=source)
+    metrics = record("report", path, "--map", "pca", "--out", tmp_path / "page.html")["metrics"]
+    assert metrics["scores"] == {}
+    assert metrics["missing"] == ["quality without labels"]
 
 
 def test_unlabeled_images_have_a_map_and_no_accuracy(record, tmp_path, data_of):
