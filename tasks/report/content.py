@@ -203,7 +203,7 @@ def _add_confusion(content: Content, main: Evaluated) -> None:
     shown = np.flatnonzero(confusion.totals) if len(names) else np.arange(0)
     if len(shown) > figures.MAX_CONFUSED:
         shown = confusion.classes_of_worst_pairs(figures.MAX_CONFUSED)
-        content.confusion_note = f"The {len(shown)} of {len(names)} classes with the most frequent confusions."
+        content.confusion_note = f"The {len(shown)} of {len(names):,} classes with the most frequent confusions."
     content.confused = shown.tolist()
     content.figures["confusion"] = figures.confusion(confusion.matrix(shown), [names[label] for label in shown])
     content.classes = _class_rows(confusion, names)
