@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=40, help="Side of the caltech101-34 images for the encoder.")
     parser.add_argument("--epochs", type=int, default=4, help="Pretraining epochs without a checkpoint.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Random seeds of what is planted.")
+    parser.add_argument(
+        "--only", choices=("digits", "caltech101-34"), help="Measure the features of this data set alone."
+    )
     parser.add_argument("--neighbors-only", action="store_true", help="Leave out the rankings that train classifiers.")
     args = parser.parse_args()
     if args.neighbors_only:
@@ -78,6 +81,13 @@ def main() -> None:
 
 def _sets(args: argparse.Namespace, folder: Path) -> Iterable[tuple[str, tuple[Array, Array]]]:
     """Features and labels, by what they are of."""
+    if args.only != "caltech101-34":
+        yield from _digits(args, folder)
+    if args.only != "digits" and args.data is not None:
+        yield from _caltech(args, folder)
+
+
+def _digits(args: argparse.Namespace, folder: Path) -> Iterable[tuple[str, tuple[Array, Array]]]:
     checkpoint = args.digits_checkpoint or _pretrained(folder / "digits", args.epochs, preset="digits", data="digits",
                                                        image_size=8)  # fmt: skip
     encoder = se.load_encoder(checkpoint)
@@ -86,8 +96,9 @@ def _sets(args: argparse.Namespace, folder: Path) -> Iterable[tuple[str, tuple[A
     pixels = np.stack([_pixels(source, row).mean(axis=2).ravel() for row in range(len(source))])
     yield "digits, pixels", (pixels.astype(np.float32), digits.labels)
     yield f"digits, SimSiam {encoder.arch}, epoch {encoder.report.epoch}", (digits.features[:], digits.labels)
-    if args.data is None:
-        return
+
+
+def _caltech(args: argparse.Namespace, folder: Path) -> Iterable[tuple[str, tuple[Array, Array]]]:
     images = args.data / "caltech101-34"
     if not images.is_dir():
         with tarfile.open(args.data / "caltech101-34.tar") as archive:

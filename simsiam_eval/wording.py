@@ -31,13 +31,13 @@ class Measurement(str):
 
 def counted(number: int, what: str) -> str:
     """
-    >>> counted(1, "group"), counted(2, "key"), counted(0, "query")
-    ('1 group', '2 keys', '0 queries')
+    >>> counted(1, "group"), counted(2, "key"), counted(0, "query"), counted(1200, "image")
+    ('1 group', '2 keys', '0 queries', '1,200 images')
     """
     if number == 1:
         return f"1 {what}"
     plural = f"{what[:-1]}ies" if what.endswith("y") and what[-2] not in "aeou" else f"{what}s"
-    return f"{number} {plural}"
+    return f"{number:,} {plural}"
 
 
 def percent(value: float, interval: Sequence[float] | None = None) -> Measurement:

@@ -237,7 +237,8 @@ def _table(found: Sequence[Run], records: int, unfinished: int, unread: Sequence
     if unread:
         reasons = " ".join(entry.reason for entry in unread[:_NAMED])
         more = f" And {len(unread) - _NAMED} more." if len(unread) > _NAMED else ""
-        notes.append(f"Not read: {counted(len(unread), 'file')} or folders. {reasons}{more}")
+        number = "1 file or folder" if len(unread) == 1 else f"{len(unread):,} files or folders"
+        notes.append(f"Not read: {number}. {reasons}{more}")
     title = counted(records, "record") + (f", {counted(unfinished, 'unfinished run')}" if unfinished else "")
     return Table(
         title,

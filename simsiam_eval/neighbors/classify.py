@@ -35,10 +35,10 @@ class RankedClasses:
     nearest: NDArray[np.float32]
 
 
-def report_few_neighbors(ks: Iterable[int], available: int) -> None:
-    """Say for which k fewer neighbors than k are available."""
+def report_few_neighbors(ks: Iterable[int], available: int, name: str = "k", used: str = "all of them vote") -> None:
+    """Say for which k fewer neighbors than k are available, and what is `used` instead."""
     for k in sorted({k for k in ks if k > available}):
-        say(f"k = {k}: there are only {counted(available, 'neighbor')}; all of them vote.")
+        say(f"{name} = {k}: there {'is' if available == 1 else 'are'} only {counted(available, 'neighbor')}; {used}.")
 
 
 def classify(

@@ -123,8 +123,9 @@ class Found:
         )
 
     def _wrong_labels(self, found: LabelSuspects) -> Iterator[Suspect]:
-        who = f"the {self.k} nearest neighbors" if self.judge == "neighbors" else f"the {_JUDGES[self.judge]}"
-        verb = "favor" if self.judge == "neighbors" else "favors"
+        who, verb = _JUDGES.get(self.judge, (f"the {self.k} nearest neighbors", "favor"))
+        if self.judge == "neighbors" and self.k == 1:
+            who, verb = "the nearest neighbor", "favors"
         for rank, index in enumerate(found.order().tolist(), 1):
             margin, given = float(found.margin[index]), self.name(self.features.labels[index])
             suggested = self.name(found.suggested[index])
@@ -139,19 +140,19 @@ class Found:
             yield self._suspect(LABEL, rank, index, margin, reason, suggested=suggested)
 
     def _far(self, found: Outliers) -> Iterator[Suspect]:
-        median = float(np.nanmedian(found.distance))
+        median, last = float(np.nanmedian(found.distance)), min(found.k, len(found.distance) - 1)
         for rank, index in enumerate(found.order().tolist(), 1):
             distance = float(found.distance[index])
-            reason = f"cosine distance {distance:.3f} to neighbor {found.k}; median of all images {median:.3f}"
+            reason = f"cosine distance {distance:.3f} to neighbor {last}; median of all images {median:.3f}"
             yield self._suspect(OUTLIER, rank, index, distance, reason)
 
     def _far_from_class(self, found: Outliers) -> Iterator[Suspect]:
+        _, of_row, counts = np.unique(self.features.labels, return_inverse=True, return_counts=True)
+        last = np.minimum(found.k, counts - 1)[of_row]  # the rank of the neighbor that the distance is to
         for rank, index in enumerate(found.class_order().tolist(), 1):
             ratio, distance = float(found.class_ratio[index]), float(found.class_distance[index])
             name = self.name(self.features.labels[index])
-            reason = (
-                f"cosine distance {distance:.3f} to neighbor {found.k} in class {name}, {ratio:.2f} times its median"
-            )
+            reason = f"cosine distance {distance:.3f} to neighbor {last[index]} in class {name}, {ratio:.2f} times its median"
             yield self._suspect(CLASS_OUTLIER, rank, index, ratio, reason)
 
     def _conflicts(self) -> Iterator[Suspect]:
@@ -172,7 +173,11 @@ class Found:
                 yield self._suspect(DUPLICATE, rank, index, similarity, reason, group=group)
 
 
-_JUDGES = {"head": "head", "logistic": "logistic regression", "cleanlab": "confident learning"}
+_JUDGES = {
+    "head": ("the head", "favors"),
+    "logistic": ("the logistic regression", "favors"),
+    "cleanlab": ("confident learning", "favors"),
+}
 
 
 def sentence(found: Found, alone: int, unlabeled: int) -> list[str]:

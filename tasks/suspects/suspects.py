@@ -10,7 +10,7 @@ import numpy as np
 
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.errors import DataError
-from simsiam_eval.wording import first_few
+from simsiam_eval.wording import counted, first_few
 from tasks.suspects.ranking import COLUMNS, KINDS, Found, sentence
 from tasks.suspects.settings import CLEANLAB, DUPLICATES, HEAD, LABELS, NEIGHBORS, OUTLIERS, SuspectsSettings
 
@@ -87,10 +87,10 @@ def _find(settings: SuspectsSettings, features: Features, device: torch.device) 
             raise DataError(f"{features.name} has {why}, so no label can be judged.")
         say(f"{features.name} has {why}: likely wrong labels are not looked for.")
     voted = judged and settings.judge == NEIGHBORS
-    report_few_neighbors(
-        [*([settings.k] if voted else []), *([settings.outlier_k] if OUTLIERS in settings.find else [])],
-        (int(labeled.sum()) if voted else len(features)) - 1,
-    )
+    if voted:
+        report_few_neighbors([settings.k], int(labeled.sum()) - 1)
+    if OUTLIERS in settings.find:
+        report_few_neighbors([settings.outlier_k], len(features) - 1, "--outlier-k", "distances are to the last one")
     index, described = None, None
     if settings.index is not None and labeled.all() | (not voted):
         index = cached_index(features.features, settings.index, "cosine", settings.seed)
@@ -206,17 +206,14 @@ def _table(settings: SuspectsSettings, found: Found, alone: int, unlabeled: int)
     if counts["judged"] is not None:
         parts.append(f"{counts['wrong_labels']:,} of {counts['judged']:,} labels look wrong (--method {found.judge})")
     if counts["duplicate_groups"] is not None:
-        parts.append(
-            f"{counts['duplicate_groups']:,} groups of near-duplicates, {counts['conflicts']:,} images with a "
-            "near-duplicate of another label"
-        )
+        groups, images = counted(counts["duplicate_groups"], "group"), counted(counts["conflicts"] or 0, "image")
+        parts.append(f"{groups} of near-duplicates, {images} with a near-duplicate of another label")
     notes = sentence(found, alone, unlabeled)
     if found.judge == HEAD and found.labels is not None:
         notes.append("A head that was trained on these images has learned their labels, wrong ones too.")
-    given = [str(path) for path in (settings.csv, settings.sheet) if path is not None]
-    notes.append(
-        f"All ranked images are in {' and '.join(given)}." if settings.csv else "--csv writes all ranked images."
-    )
+    notes.append(f"All ranked images are in {settings.csv}." if settings.csv else "--csv writes all ranked images.")
+    if settings.sheet is not None:
+        notes.append(f"The worst of each kind are shown in {settings.sheet}.")
     return Table(
         f"{found.features.name!s}, {len(found.features):,} images" + "".join(f"; {part}" for part in parts),
         ("kind", "rank", "id", "label", "reason"),

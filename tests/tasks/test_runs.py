@@ -216,3 +216,11 @@ def test_unfinished_runs(record, call, pipeline, tmp_path):
 def test_control_characters_do_not_reach_the_terminal(call, tmp_path):
     write(tmp_path / "a\x1b[2J.json", made(protocol="\x1b]0;title\x07"))
     assert "\x1b" not in call("runs", tmp_path).stdout
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + "0" * 400, '"0.9"', "true", "null", "[0.9]"])
+def test_a_metric_that_is_no_finite_number_is_not_a_value(record, tmp_path, value):
+    text = '{"record": "simsiam-eval", "record_version": 1, "task": "knn", "metrics": {"top1": %s, "top5": 0.5}}'
+    (tmp_path / "a.json").write_text(text % value)
+    (line,) = record("runs", tmp_path, "--csv", tmp_path / "a.csv")["metrics"]["runs"]
+    assert list(line["metrics"]) == ["top5"] and line["metrics"]["top5"]["value"] == 0.5

@@ -118,7 +118,7 @@ def test_one_class_no_labels_and_large_k(record, call, tmp_path):
     assert failed.exit_code == 1 and "has no labels, so no label can be judged" in failed.stderr
     assert record("suspects", unlabeled)["metrics"]["suspects"]["class_outlier"] == []
     two = write(tmp_path / "two.h5", features, [0, 1] * 15)
-    assert "k = 500: there are only 29 neighbors" in call("suspects", two, "-k", 500).stderr
+    assert "k = 500: there are only 29 neighbors; all of them vote" in call("suspects", two, "-k", 500).stderr
     alone = call("suspects", write(tmp_path / "alone.h5", features[:1], [0]))
     assert alone.exit_code == 1 and "only one readable image" in alone.stderr
 
@@ -164,3 +164,43 @@ def test_control_characters_do_not_reach_the_terminal(call, tmp_path):
     ids = [f"\x1b[2J{row}" for row in range(30)]
     path = write(tmp_path / "a.h5", features, [0, 1] * 15, ["\x1b[31ma", "b"], ids=ids)
     assert "\x1b" not in call("suspects", path).stdout
+
+
+def test_a_reason_names_the_neighbor_that_the_distance_is_to(record, call, tmp_path):
+    features = load_digits(return_X_y=True)[0]
+    path = write(tmp_path / "few.h5", features[:9], [*[0] * 4, *[1] * 5])
+    found = record("suspects", path)["metrics"]["suspects"]
+    assert "to neighbor 8;" in found["outlier"][0]["reason"]
+    ranks = {one["label"]: one["reason"].partition("neighbor ")[2][0] for one in found["class_outlier"]}
+    assert ranks == {"0": "3", "1": "4"}
+    two = call("suspects", write(tmp_path / "two.h5", features[:2], [0, 1]))
+    assert "--outlier-k = 10: there is only 1 neighbor; distances are to the last one." in two.stderr
+    copies = call("suspects", write(tmp_path / "copies.h5", features[[0, 0, 1]], [0, 0, 1])).stdout
+    assert "1 group of near-duplicates, 0 images with a near-duplicate of another label" in " ".join(copies.split())
+
+
+def test_the_table_says_what_each_file_holds(call, planted, tmp_path):
+    table, sheet = tmp_path / "s.csv", tmp_path / "s.html"
+    notes = " ".join(call("suspects", planted[0], "--find", "labels", "--csv", table, "--sheet", sheet).stdout.split())
+    assert f"All ranked images are in {table}." in notes and f"The worst of each kind are shown in {sheet}." in notes
+    notes = " ".join(call("suspects", planted[0], "--find", "labels", "--sheet", sheet).stdout.split())
+    assert "--csv writes all ranked images." in notes and f"shown in {sheet}" in notes
+
+
+def test_cleanlab_with_a_class_of_one_image(record, call, tmp_path, recwarn):
+    pytest.importorskip("cleanlab")
+    features, labels = load_digits(return_X_y=True)
+    path = write(tmp_path / "a.h5", features[:60], [17, *labels[1:60]])
+    found = record("suspects", path, "--method", "cleanlab", "--find", "labels")["metrics"]
+    assert found["suspects"]["label"][0]["reason"].startswith("confident learning ")
+    assert found["judged"] == 59 and not [one for one in recwarn if "May not flag" in str(one.message)]
+
+
+def test_foreign_images_of_a_class_are_ranked_first(record, tmp_path):
+    features, labels = load_digits(return_X_y=True)
+    foreign = np.flatnonzero(labels == 0)[:10]
+    kept = np.concatenate([np.flatnonzero((labels != 0) & (np.arange(len(labels)) < 900)), foreign])
+    given = np.where(labels[kept] == 0, 1, labels[kept])
+    found = record("suspects", write(tmp_path / "a.h5", features[kept], given))["metrics"]["suspects"]
+    of_class = [one["row"] for one in found["class_outlier"] if one["label"] == "1"][:10]
+    assert np.isin(of_class, np.arange(len(kept) - 10, len(kept))).mean() > 0.6
