@@ -40,17 +40,8 @@ def create_app(service: Service) -> FastAPI:
     )
     gallery = service.gallery
     info = _info(service)
-    page = _page(info)
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page)
-
-    @app.get("/page/{name}", include_in_schema=False)
-    async def page_file(name: str) -> Response:
-        if name not in _TYPES:
-            raise HTTPException(404)
-        return Response((files("tasks.serve") / "page" / name).read_bytes(), media_type=_TYPES[name])
+    _add_page(app, info)
+    _add_error_answers(app)
 
     @app.get("/gallery", summary="Describe the gallery")
     async def describe() -> GalleryInfo:
@@ -113,6 +104,27 @@ def create_app(service: Service) -> FastAPI:
             query=named, metric=info.metric, exact=info.exact, offset=offset, total=total, more=more, hits=hits
         )
 
+    return app
+
+
+def _add_page(app: FastAPI, info: GalleryInfo) -> None:
+    """The web page, and the files that it loads."""
+    page = page_template("tasks.serve", "search.html").render(gallery=info)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page_file(name: str) -> Response:
+        if name not in _TYPES:
+            raise HTTPException(404)
+        return Response((files("tasks.serve") / "page" / name).read_bytes(), media_type=_TYPES[name])
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Answer every error with its status and one sentence."""
+
     @app.exception_handler(Rejected)
     async def rejected(_: Request, error: Rejected) -> JSONResponse:
         return _error(error.status, error.detail)
@@ -131,8 +143,6 @@ def create_app(service: Service) -> FastAPI:
     async def failed(_: Request, error: UserError) -> JSONResponse:
         say(f"Error: {error}")
         return _error(500, str(error))
-
-    return app
 
 
 def _image(service: Service, row: int) -> dict[str, Any]:
@@ -155,11 +165,6 @@ def _info(service: Service) -> GalleryInfo:
     )
 
 
-def _page(info: GalleryInfo) -> str:
-    text: str = page_template("tasks.serve", "search.html").render(gallery=info)
-    return text
-
-
 def _error(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"detail": sentence}, status)
 
@@ -167,9 +172,10 @@ def _error(status: int, sentence: str) -> JSONResponse:
 def _sentence(error: Any) -> str:
     """One of pydantic's errors as a sentence."""
     name = str(error["loc"][-1])
-    if error["type"] == "missing":
+    if error["type"] == "missing" or name == "image":  # nothing was sent by this name, or text instead of a file
         form = "; send the file as multipart form data, as in: curl -F image=@photo.jpg" if name == "image" else ""
         return f"{name} is required{form}."
     reason = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    value = "" if name == "image" else f", got {str(error.get('input'))[:_SHOWN]!r}"
-    return f"{name}{'' if reason.startswith('should') else ':'} {reason}{value}."
+    reason = reason.partition(", unable to parse")[0]
+    got = f", got {str(error.get('input'))[:_SHOWN]!r}"
+    return f"{name}{'' if reason.startswith('should') else ':'} {reason}{got}."

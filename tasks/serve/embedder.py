@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import DecompressionBombError
 
 from simsiam_eval.errors import DataError
 from simsiam_eval.extraction.options import ExtractionOptions
@@ -47,16 +48,15 @@ def prepared_image(data: bytes, preprocessing: Preprocessing, max_pixels: float)
 
 
 def _reject_many_pixels(data: bytes, max_pixels: float) -> None:
+    decodes = f"this server decodes at most {max_pixels / 1e6:g} million"
     try:
         width, height = image_size(data)
-    except (
-        UnreadableImage
-    ):  # an array or TIFF that Pillow does not know: its decoder has a limit, or says what is wrong
-        return
+    except UnreadableImage as error:
+        if isinstance(error.__cause__, DecompressionBombError):
+            raise Rejected(413, f"The image has too many pixels; {decodes}.") from error
+        return  # an array or TIFF that Pillow does not know: its decoder has a limit, or says what is wrong
     if width * height > max_pixels:
-        raise Rejected(
-            413, f"The image has {width} x {height} pixels; this server decodes at most {max_pixels / 1e6:g} million."
-        )
+        raise Rejected(413, f"The image has {width} x {height} pixels; {decodes}.")
 
 
 class Embedder:

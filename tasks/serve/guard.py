@@ -55,7 +55,8 @@ class Guard:
     """Checks every request before the application gets it.
 
     The Host header must be an IP address or an allowed name: otherwise a page of another site could let its own name lead
-    to this machine (DNS rebinding) and read answers. A request that another page sends (Origin) is rejected.
+    to this machine (DNS rebinding) and read answers. A request that another page sends (Origin, or Sec-Fetch-Site where
+    browsers send no Origin, as for images) is rejected; following a link to the page is not.
 
     Attributes:
         app: the application.
@@ -134,7 +135,9 @@ class Guard:
             raise Rejected(
                 400, f"Host {shown!r} is not a name of this server; use its address, or start it with --allow-host."
             )
-        if any(origin.partition("://")[2] != hosts[0] for origin in origins):
+        foreign = {"cross-site", "same-site"} & set(headers.get("sec-fetch-site", []))
+        embedded = foreign and headers.get("sec-fetch-mode", []) != ["navigate"]
+        if embedded or any(origin.partition("://")[2] != hosts[0] for origin in origins):
             raise Rejected(403, "Pages of other sites may not use this server.")
         if self.counts.open > MAX_REQUESTS:
             raise Rejected(503, f"{MAX_REQUESTS} requests are waiting already; try again later.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,10 +59,11 @@ def run_server(app: Any, opened: socket.socket, ready: Callable[[], None]) -> No
         app: an ASGI application.
         ready: called when requests are answered.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         log_config=None,
-        log_level="warning",
+        log_level="error",  # not the warnings of malformed requests, which name nothing
         access_log=False,
         server_header=False,
         lifespan="off",

@@ -152,7 +152,8 @@ class Found:
         for rank, index in enumerate(found.class_order().tolist(), 1):
             ratio, distance = float(found.class_ratio[index]), float(found.class_distance[index])
             name = self.name(self.features.labels[index])
-            reason = f"cosine distance {distance:.3f} to neighbor {last[index]} in class {name}, {ratio:.2f} times its median"
+            neighbor = f"neighbor {last[index]} in class {name}"
+            reason = f"cosine distance {distance:.3f} to {neighbor}, {ratio:.2f} times its median"
             yield self._suspect(CLASS_OUTLIER, rank, index, ratio, reason)
 
     def _conflicts(self) -> Iterator[Suspect]:

@@ -96,10 +96,21 @@
         return upload(query, parameters, signal); // the server has been restarted, or has had many others since
       }
     }
-    if (query.row !== undefined || query.id !== undefined) {
-      return ask("search", { ...parameters, row: query.row, id: query.id }, { signal });
+    if ((query.row !== undefined || query.id !== undefined) && query.contains === undefined) {
+      try {
+        return await ask("search", { ...parameters, row: query.row, id: query.id }, { signal });
+      } catch (error) {
+        if (error.status !== 404 || query.id === undefined) throw error;
+        const listed = await list({ ...parameters, contains: query.id }, signal);
+        if (!listed.hits.length) throw error;
+        query.contains = query.id; // a part of ids: more results are of the list
+        return listed;
+      }
     }
-    const answer = await ask("gallery/images", { ...parameters, contains: query.contains ?? "" }, { signal });
+    return list({ ...parameters, contains: query.contains ?? "" }, signal);
+  }
+  async function list(parameters, signal) {
+    const answer = await ask("gallery/images", parameters, { signal });
     return { ...answer, hits: answer.images, query: {} };
   }
   async function upload(query, parameters, signal) {
@@ -153,7 +164,8 @@
   }
   function describe(answer) {
     const name = classes?.value ? ` of class ${classes.value}` : "";
-    if (answer.images) summary.textContent = `Images of the gallery${name}; click one to search from it.`;
+    const part = shown.contains ? ` with "${shown.contains}" in their id` : "";
+    if (answer.images) summary.textContent = `Images of the gallery${name}${part}; click one to search from it.`;
     else if (!answer.hits.length) summary.textContent = `No similar images${name}.`;
     else summary.textContent = `${count(offset, "most similar image")} of ${total.toLocaleString("en-US")}${name}; click one to search from it.`;
   }

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -121,10 +123,17 @@ def test_what_does_not_exist_gets_a_sentence(client):
     assert "k should be greater than or equal to 1" in sentence(client.get("/search?row=1&k=0"), 422)
     assert "k should be less than or equal to 1000" in sentence(client.get("/search?row=1&k=1001"), 422)
     assert "offset + k must be at most 10000" in sentence(client.get("/search?row=1&k=10&offset=9995"), 422)
-    assert "integer" in sentence(client.get("/search?row=1&k=many"), 422)
+    assert sentence(client.get("/search?row=1&k=many"), 422) == "k should be a valid integer, got 'many'."
     assert "Give one of id, row and upload" in sentence(client.get("/search"), 422)
     assert "/openapi.json" in sentence(client.get("/docs"), 404)
     assert "Method Not Allowed" in sentence(client.delete("/search"), 405)
+
+
+def header_of(side):
+    """The start of a PNG of side x side pixels: more than Pillow decodes."""
+    fields = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + fields + struct.pack(">I", zlib.crc32(fields))
+    return header + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
 
 def test_bad_images_get_a_sentence(client, shapes, dogs):
@@ -140,7 +149,8 @@ def test_bad_images_get_a_sentence(client, shapes, dogs):
     assert "larger than 0.2 MB" in sentence(answer(whole + bytes(201_000)), 413)
     assert "larger than 0.2 MB" in sentence(answer(bytes(1_000_000)), 413)
     assert "image is required" in sentence(client.post("/embed"), 422)
-    assert "image" in sentence(client.post("/embed", data={"image": "text"}), 422)
+    assert "image is required" in sentence(client.post("/embed", data={"image": "text"}), 422)
+    assert "too many pixels; this server decodes at most 1 million" in sentence(answer(header_of(50_000)), 413)
     # The content is never taken for a path.
     assert "not an image" in sentence(answer(str(dogs[0]).encode()), 422)
 
@@ -167,6 +177,13 @@ def test_pages_of_other_sites_are_rejected(service_of, client_of, gallery_file, 
     assert named.get("/gallery", headers={"host": "GPU-box:8000"}).status_code == 200
     for origin in ("http://evil.example", "null", "http://127.0.0.1:3000"):
         assert "other sites" in sentence(client.post("/embed", headers={"origin": origin}), 403)
+    for site in ("cross-site", "same-site"):  # an image or a script of another page, which has no Origin
+        embedded = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
+        assert "other sites" in sentence(client.get("/thumbnails/1", headers=embedded), 403)
+        assert client.get("/", headers={"sec-fetch-site": site, "sec-fetch-mode": "navigate"}).status_code == 200
+    assert (
+        client.get("/gallery", headers={"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}).status_code == 200
+    )
     own = client.get("/gallery", headers={"origin": "http://127.0.0.1:8000"})
     assert own.status_code == 200
     assert own.headers["cross-origin-resource-policy"] == "same-origin"

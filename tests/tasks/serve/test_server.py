@@ -199,6 +199,10 @@ def test_messages_in_a_browser(page, tmp_path):
     opened.get_by_role("button", name="Search", exact=True).click()
     until(opened, lambda: "<b>nothing</b>" in opened.inner_text("#message"))
     assert all("Failed to load resource" in fault for fault in faults)  # the browser's own words for a 4xx
+    opened.fill("#id", "1-19.PNG")
+    opened.get_by_role("button", name="Search", exact=True).click()
+    until(opened, lambda: '"1-19.PNG" in their id' in opened.inner_text("#summary"))
+    assert opened.locator("#hits .card").count() == 1 and opened.locator("#message").is_hidden()
     opened.get_by_role("button", name="Browse all").click()
     opened.wait_for_selector("#hits .card")
     theme = opened.evaluate("document.documentElement.dataset.theme")
