@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simsiam_eval.commands.main_metrics import MAIN_METRICS, Measured, measured
+from simsiam_eval.commands.main_metrics import Measured, measured
 from simsiam_eval.commands.record import Result, Table, provenance
 from simsiam_eval.commands.record_file import Record, encoder_label
 from simsiam_eval.commands.record_search import Unfinished, Unread, find_records
 from simsiam_eval.commands.settings import Settings, setting
+from simsiam_eval.commands.table import COMMANDS
 from simsiam_eval.errors import DataError
 from simsiam_eval.wording import counted, first_few
 
@@ -34,7 +35,7 @@ class RunsSettings(Settings):
 
     folder: tuple[Path, ...] = setting(positional=True, help="Folders to search, with all folders below; or records.")
     task: tuple[str, ...] = setting(
-        (), choices=tuple(MAIN_METRICS), once=True, help="Only records of this command; repeatable. Default: all."
+        (), choices=tuple(COMMANDS), once=True, help="Only records of this command; repeatable. Default: all."
     )
     sort: str = setting(
         "date",

@@ -111,6 +111,8 @@ def test_only_records_of_a_task(record, call, tmp_path):
     write(tmp_path / "a.json", made())
     write(tmp_path / "b.json", made("predict"))
     assert record("runs", tmp_path, "--task", "predict")["metrics"]["records"] == 1
+    write(tmp_path / "c.json", made("verify"))  # a command without a main metric
+    assert record("runs", tmp_path, "--task", "verify")["metrics"]["records"] == 1
     assert "No records of rank found" in call("runs", tmp_path, "--task", "rank").stderr
     assert call("runs", tmp_path, "--sort", "size").exit_code == 2
 
