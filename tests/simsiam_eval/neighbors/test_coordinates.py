@@ -6,6 +6,7 @@ import pytest
 from simsiam_eval.errors import UsageError
 from simsiam_eval.neighbors import coordinates as module
 from simsiam_eval.neighbors.coordinates import coordinates
+from simsiam_eval.neighbors.exact import search
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,14 @@ def test_rows_outside_of_the_sample_are_placed_in_their_group(groups):
     assert made.fitted == 100
     assert "200 were placed by theirs" in made.sentence()
     assert share_of_nearest_in_group(made.points, of) > 0.95
+
+
+def test_neighbors_that_were_found_before_give_the_same_map(groups):
+    pytest.importorskip("umap")
+    features = groups[0]
+    found = search(features, None, module.NEIGHBORS + 5)
+    expected = coordinates(features, "umap")
+    np.testing.assert_array_equal(coordinates(features, "umap", neighbors=lambda: found).points, expected.points)
 
 
 def test_pca_is_that_of_scikit_learn_up_to_sign(groups):
