@@ -66,7 +66,8 @@ def test_the_record_of_every_command_is_read(record, tmp_path, name):
     golden = GOLDEN[name]
     (line, *_) = record("runs", write(tmp_path / "a.json", golden))["metrics"]["runs"]
     assert line["task"] == golden["task"]
-    if golden["task"] not in ("inspect", "verify", "retrieval search"):  # a search may have no recall
+    without = ("inspect", "verify", "retrieval search", "report", "runs", "serve")  # a search may have no recall
+    if golden["task"] not in without and name != "pretrain on digits, untrained":  # no epoch, no loss
         assert line["metrics"]
     if golden["task"] not in ("demo", "pretrain"):
         assert line["encoders"]
