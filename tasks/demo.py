@@ -32,7 +32,7 @@ class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--out simsiam-demo",)
 
     out: Path = setting(Path("simsiam-demo"), help="Output folder.")
-    epochs: int = setting(15, at_least=1, help="Number of pretraining epochs; a third of them without stop-gradient.")
+    epochs: int = setting(12, at_least=1, help="Number of pretraining epochs; a quarter of them without stop-gradient.")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ RUNS = {
     "untrained": Run("untrained encoder, BN estimated", lambda _: 0),
     "simsiam": Run("SimSiam", lambda epochs: epochs),
     # it collapses within the first hundred steps
-    "no-stop-gradient": Run("SimSiam without stop-gradient", lambda epochs: -(-epochs // 3), stop_gradient=False),
+    "no-stop-gradient": Run("SimSiam without stop-gradient", lambda epochs: -(-epochs // 4), stop_gradient=False),
 }
 
 
@@ -102,6 +102,7 @@ def demo(settings: DemoSettings, pretrain: Callable[..., Result], report: Callab
             data=f"{DATA}#unlabeled",
             epochs=run.epochs(settings.epochs),
             stop_gradient=run.stop_gradient,
+            channels_last=True,  # faster for this network: 265 images/s in place of 200 on two cores of an EPYC
             out=out / name,
             **shared,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROWS = ["raw_pixels", "untrained", "simsiam", "no_stop_gradient"]
-OPTIONS = ("--seed", 1, "--epochs", 6)
+OPTIONS = ("--seed", 1, "--epochs", 8)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_rows_show_learning_and_collapse(demo):
 def test_other_commands_use_its_files(demo, record):
     out, result = demo
     checkpoint = record("inspect", result["files"]["simsiam"])["metrics"]
-    assert (checkpoint["arch"], checkpoint["epoch"]) == ("resnet10_x0_5", 6)
+    assert (checkpoint["arch"], checkpoint["epoch"]) == ("resnet10_x0_5", 8)
     again = record("knn", "--train", out / "simsiam-train.h5", "--test", out / "simsiam-test.h5", "-k", 20)
     assert again["metrics"]["top1"] == result["metrics"]["simsiam"]["knn_top1"]
 
@@ -75,7 +75,7 @@ def test_second_run_computes_nothing(demo, record):
 def test_folder_with_other_settings_or_files_is_not_changed(demo, call, tmp_path):
     for options, message in (
         (("--seed", 4, *OPTIONS[2:]), "--seed 1, not 4"),
-        ((*OPTIONS[:2], "--epochs", 1), "--epochs 6, not 1"),
+        ((*OPTIONS[:2], "--epochs", 1), "--epochs 8, not 1"),
     ):
         other = call("demo", "--out", demo[0], *options)
         assert other.exit_code == 1
