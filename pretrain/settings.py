@@ -100,7 +100,7 @@ class PretrainSettings(CheckpointSettings, LabelSettings, ProcessSettings, Preci
         | {
             "arch": "resnet10_x0_5",
             "stem": "cifar",
-            "epochs": 12,
+            "epochs": 15,
             "batch_size": 64,
             "lr": 1.2,
             "weight_decay": 2e-3,

@@ -32,7 +32,7 @@ class DemoSettings(DeviceSettings, PrecisionSettings, SeedSettings):
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--out simsiam-demo",)
 
     out: Path = setting(Path("simsiam-demo"), help="Output folder.")
-    epochs: int = setting(12, at_least=1, help="Number of pretraining epochs; a quarter of them without stop-gradient.")
+    epochs: int = setting(15, at_least=1, help="Number of pretraining epochs; a fifth of them without stop-gradient.")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ RUNS = {
     "untrained": Run("untrained encoder, BN estimated", lambda _: 0),
     "simsiam": Run("SimSiam", lambda epochs: epochs),
     # it collapses within the first hundred steps
-    "no-stop-gradient": Run("SimSiam without stop-gradient", lambda epochs: -(-epochs // 4), stop_gradient=False),
+    "no-stop-gradient": Run("SimSiam without stop-gradient", lambda epochs: -(-epochs // 5), stop_gradient=False),
 }
 
 
