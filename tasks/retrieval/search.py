@@ -32,9 +32,8 @@ class RetrievalSearchSettings(GallerySettings):
     """Find the gallery images most similar to an image, or to each image of a folder."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "query gallery",
-        "index": "index_parameters",
-        "output": "out table images sheet_queries",
+        "data": "query",
+        "output": "out table sheet_queries",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "photo.jpg --gallery train.index --checkpoint checkpoint.pth.tar --out matches.html",

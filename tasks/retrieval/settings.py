@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from simsiam_eval.commands.settings import setting
 from simsiam_eval.errors import UsageError
@@ -15,6 +16,7 @@ class GallerySettings(EncoderSettings):
     """A gallery, its index and its images."""
 
     SETS = ("gallery",)
+    GROUPS: ClassVar[dict[str, str]] = {"data": "gallery images", "index": "index_parameters metric"}
 
     gallery: str = setting(
         help="Gallery: a feature file (.h5), an index by `retrieval build`, or an image source with --checkpoint."

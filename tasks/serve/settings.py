@@ -17,8 +17,6 @@ class ServeSettings(GallerySettings):
     """
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "gallery images",
-        "index": "index_parameters metric",
         "machine": "host port allow_host max_upload max_pixels upload_timeout",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--gallery photos.index --checkpoint checkpoint.pth.tar",)
