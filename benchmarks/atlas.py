@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from report import run, write_table
 from sklearn.datasets import load_digits
 from sklearn.manifold import trustworthiness
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks.report import run, write_table
 from simsiam_eval.features.writer import FeatureWriter
 from simsiam_eval.neighbors.coordinates import coordinates
 

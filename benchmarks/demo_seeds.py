@@ -44,7 +44,7 @@ def main() -> None:
         rows,
         [
             "The preset was chosen on the split val and seed 11; these are the test images.",
-            f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'PASSIVE (the default)')}: it changes the time alone.",
+            f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'PASSIVE (the default)')}.",
         ],
     )
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from report import run, write_table
 from sklearn.datasets import load_sample_images
 
-from benchmarks.report import run, write_table
 from simsiam_eval.features.writer import write_features
 from simsiam_eval.sources.opening import open_source
-from tasks.report.report import report
+from tasks.report.report import report as write_page
 from tasks.report.settings import ReportSettings
 
 CLASSES = 34
@@ -43,7 +43,7 @@ def main() -> None:
             features = make(folder, count, classes)
             started = time.perf_counter()
             settings = ReportSettings(results=(features,), map=args.map, out=folder / "page.html", device="cpu")
-            made = report(settings)
+            made = write_page(settings)
             seconds = time.perf_counter() - started
             used = in_browser(folder / "page.html")
             size = f"{made.metrics['bytes'] / 1e6:.1f}"

@@ -1,5 +1,6 @@
 """docs/settings.md says what the dataclasses say, and every link of the guides leads somewhere."""
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -101,3 +102,10 @@ def test_the_python_page_runs():
     exec(python_blocks(DOCS / "python.md"), names := {})
     assert names["search"].best_score_ > 0.3
     assert len(names["result"].to_frame()) == 2
+
+
+@pytest.mark.parametrize("script", sorted((DOCS.parent / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_run_as_scripts(script):
+    """`python benchmarks/NAME.py` finds its neighbors by their bare names; there is no package `benchmarks`."""
+    imported = {node.module for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in imported if name and name.partition(".")[0] == "benchmarks"]

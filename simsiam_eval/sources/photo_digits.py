@@ -71,7 +71,7 @@ _TRAIN_DIGITS = 400  # the first digits of the unlabeled ones
 
 
 def open_photo_digits(spec: str, options: Mapping[str, str], default_split: str | None = None) -> ArraySource:
-    """The split unlabeled (1,100 digits, 2 images of each), train (400 of these images), val (297 images) or test (400).
+    """The split unlabeled (1,100 digits, 3 images of each), train (400 of these images), val (297 images) or test (400).
 
     As in the semi-supervised protocols of ImageNet, all training images are there without labels, and a part of them with
     labels. No digit and no strip of a photograph is in two of unlabeled, val and test.

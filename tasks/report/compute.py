@@ -84,7 +84,7 @@ def _class_sizes(path: Path) -> NDArray[np.int64]:
 
 
 def _without_labels(settings: ReportSettings, tested: int) -> str:
-    """What is said where the test images have `tested` classes, or the training images fewer than two."""
+    """Message for test images of `tested` classes, or training images of fewer than two."""
     name = "--train" if settings.train is not None and tested else "--test"
     found = "do not have labels of at least two classes"
     return f"The images of {name} {getattr(settings, name[2:])} {found}: the page has no accuracies."
